@@ -1,0 +1,185 @@
+"""The one module that knows ComfyUI: folders, devices, memory, progress, interruption.
+
+Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_management`,
+`comfy.model_patcher`, `comfy.utils`, and the `PromptServer` that its documentation gives to nodes
+for messages to the browser). The engines never import any of it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+
+import comfy.model_management as management
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+from server import PromptServer
+
+from ..errors import MendableError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PREVIEW_SIDE = 512
+
+# A model that is a folder is known by the file that such a folder always holds.
+MODEL_FOLDER_MARKERS = {"kosmos": "config.json", "diffusers": "model_index.json"}
+
+
+class _Movable(torch.nn.Module):
+    """Holds a module, for ComfyUI writes a `device` that Hugging Face models forbid to set."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.module = module
+        self.device = device
+
+
+def adopt(module: torch.nn.Module) -> ModelPatcher:
+    """Put a module under ComfyUI's memory management; it moves when `bring_in` asks for it."""
+    offload_device = management.unet_offload_device()
+    return ModelPatcher(
+        _Movable(module, offload_device), management.get_torch_device(), offload_device
+    )
+
+
+def bring_in(*patchers: ModelPatcher) -> torch.device:
+    """Move adopted modules, whole, to the device to compute on, and return that device.
+
+    ComfyUI makes room by moving out models that are not needed now.
+    """
+    management.load_models_gpu(list(patchers), force_full_load=True)
+    return management.get_torch_device()
+
+
+def torch_dtype(choice: str) -> torch.dtype:
+    """Turn a widget's "auto", "fp32", "fp16" or "bf16" into a dtype.
+
+    "auto" is float32 on a CPU, and elsewhere the half precision that the device does well.
+    """
+    if choice != "auto":
+        return DTYPES[choice]
+    device = management.get_torch_device()
+    if management.is_device_cpu(device):
+        return torch.float32
+    if management.should_use_fp16(device):
+        return torch.float16
+    if management.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float32
+
+
+def free_memory() -> int:
+    """Return the bytes that are free on the device to compute on."""
+    return int(management.get_free_memory(management.get_torch_device()))
+
+
+def check_interrupted() -> None:
+    """Raise ComfyUI's own exception when the user has pressed Cancel."""
+    management.throw_exception_if_processing_interrupted()
+
+
+def is_interrupted() -> bool:
+    """Tell whether the user has pressed Cancel, and leave it to others to act on it."""
+    return bool(management.processing_interrupted())
+
+
+class Progress:
+    """The progress bar, and the live preview, of the node that is running."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def step(self, done: int, preview: torch.Tensor | None = None) -> None:
+        """Show that `done` of the total is done; `preview` is [H,W,3], float 0..1.
+
+        Raises ComfyUI's interruption when the user has pressed Cancel.
+        """
+        check_interrupted()
+        picture = None if preview is None else ("JPEG", _preview_picture(preview), PREVIEW_SIDE)
+        self._bar.update_absolute(done, preview=picture)
+
+
+def _preview_picture(image: torch.Tensor) -> Image.Image:
+    """Turn [H,W,3] float 0..1 into a picture large enough to look at in a node."""
+    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+    picture = Image.fromarray(pixels)
+    scale = PREVIEW_SIDE // (2 * max(picture.size))
+    if scale > 1:
+        size = (picture.width * scale, picture.height * scale)
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return picture
+
+
+def say(text: str) -> None:
+    """Show a line of text in the node that is running."""
+    server = PromptServer.instance
+    server.send_progress_text(text, server.last_node_id, server.client_id)
+
+
+def models_folder(kind: str) -> list[Path]:
+    """Return the folders in which ComfyUI keeps models of a kind, the pack's "kosmos" included."""
+    if kind == "kosmos":
+        folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
+    return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+
+
+def list_models(kind: str) -> list[str]:
+    """Return the names of a kind's models, for a combo: read anew each time it is called.
+
+    "kosmos" and "diffusers" models are folders; all others are `.safetensors` files.
+    """
+    marker = MODEL_FOLDER_MARKERS.get(kind)
+    names = set()
+    for root in models_folder(kind):
+        for folder, _, files in os.walk(root, followlinks=True):
+            here = Path(folder).relative_to(root)
+            if marker is None:
+                found = [here / name for name in files if name.endswith(".safetensors")]
+            else:
+                found = [here] if marker in files and here.parts else []
+            names.update(path.as_posix() for path in found)
+    return sorted(names)
+
+
+def resolve(kind: str, name: str) -> Path:
+    """Return the path of the model `name` of a kind.
+
+    Raises MendableError when it is not in ComfyUI's folders for that kind.
+    """
+    for root in models_folder(kind):
+        path = _confined(root, name)
+        if path.exists():
+            return path
+    raise MendableError(
+        f'There is no model "{name}" in ComfyUI\'s models/{kind} folder: put it there and press R, '
+        "or choose another one."
+    )
+
+
+def output_folder(*parts: str) -> Path:
+    """Return a path inside ComfyUI's output folder; it is the caller who makes it."""
+    return _confined(Path(folder_paths.get_output_directory()), *parts)
+
+
+def input_folder() -> Path:
+    """Return ComfyUI's input folder."""
+    return Path(folder_paths.get_input_directory())
+
+
+def temp_folder() -> Path:
+    """Return the folder that ComfyUI empties when it starts."""
+    return Path(folder_paths.get_temp_directory())
+
+
+def _confined(root: Path, *parts: str) -> Path:
+    """Join a path that a widget gave to a folder, and see that it stays below that folder."""
+    for part in parts:
+        pure = PurePath(part.replace("\\", "/"))
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in part:
+            raise MendableError(
+                f'"{part}" is no name inside {root.name}: give one without "..", drive or '
+                "leading slash."
+            )
+    return root.joinpath(*(part.replace("\\", "/") for part in parts))

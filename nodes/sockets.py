@@ -1,0 +1,29 @@
+"""The pack's own socket types, and core's by the names used here.
+
+Each of ours carries one frozen dataclass, which is described where it is defined.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+KOSMOS = io.Custom("KOSMOS")
+"""A loaded Kosmos-2: `kosmos.model.Kosmos`."""
+
+GROUNDING = io.Custom("GROUNDING")
+"""Captions whose phrases carry boxes, one per picture: `kosmos.grounding.Grounding`."""
+
+DIFFUSION = io.Custom("DIFFUSION")
+"""A loaded Stable Diffusion: `diffusion.model.Diffusion`."""
+
+PRIORS = io.Custom("PRIORS")
+"""Class pictures on disk, made by the base model: `diffusion.priors.Priors`."""
+
+SUBJECT = io.Custom("SUBJECT_DATASET")
+"""Pictures of one subject with their captions: `training.dataset.Subject`."""
+
+LORA_MODEL = io.LoraModel
+"""Core's LoRA weights: a dictionary of tensors by key."""
+
+LOSS_MAP = io.LossMap
+"""Core's loss curve: `{"loss": [float, ...]}`, one figure a step."""
