@@ -102,14 +102,8 @@ class Progress:
 
 
 def _preview_picture(image: torch.Tensor) -> Image.Image:
-    """Turn [H,W,3] float 0..1 into a picture large enough to look at in a node."""
     pixels = image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
-    picture = Image.fromarray(pixels)
-    scale = PREVIEW_SIDE // (2 * max(picture.size))
-    if scale > 1:
-        size = (picture.width * scale, picture.height * scale)
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return picture
+    return Image.fromarray(pixels)
 
 
 def say(text: str) -> None:

@@ -1,0 +1,1 @@
+"""The one-command walk through the pack, on a real ComfyUI."""
