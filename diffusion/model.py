@@ -1,0 +1,72 @@
+"""The DIFFUSION socket: one Stable Diffusion model, ready to paint or to be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Diffusion:
+    """A latent diffusion model with a single CLIP text encoder (Stable Diffusion 1.x and 2.x).
+
+    The modules are in evaluation mode and ask for no gradients. Pictures are [B,H,W,3] floats in
+    0..1; latents are [B,C,H/f,W/f], scaled by `vae.config.scaling_factor`, with f = `vae_factor`.
+
+    scheduler_config: diffusers' noise schedule and prediction type, as in scheduler_config.json.
+    source: the folder or file the weights came from, for cache keys and for the training worker.
+    name: what a person calls the model.
+    resolution: side in pixels of the square pictures that the model was trained on.
+    loras: files whose weights are merged into the modules, in the order they were merged.
+    home: handle of whoever moves the modules between devices; the engine does not look at it.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerBase
+    scheduler_config: dict[str, Any]
+    source: str
+    name: str
+    resolution: int
+    loras: tuple[str, ...] = ()
+    home: object | None = field(default=None, repr=False)
+
+    @cached_property
+    def modules(self) -> torch.nn.ModuleDict:
+        """All weights in one container, so that they travel between devices together."""
+        return torch.nn.ModuleDict(
+            {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet lies now."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the UNet's weights."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size_step(self) -> int:
+        """Width and height of a picture must be multiples of this many pixels."""
+        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon", "v_prediction" or "sample"."""
+        return self.scheduler_config.get("prediction_type", "epsilon")

@@ -1,0 +1,68 @@
+"""A quick look at a picture that is still being painted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin
+
+# A decoder up to this size is quick enough to run at every step.
+SMALL_DECODER = 5_000_000
+PROBE_CELLS = 16
+
+
+def predicted_original(
+    scheduler: SchedulerMixin,
+    scaled: torch.Tensor,
+    prediction: torch.Tensor,
+    timestep: torch.Tensor,
+) -> torch.Tensor:
+    """The clean latents that one prediction implies (DDIM, Song et al. 2021, equation 12).
+
+    scaled: latents as `scale_model_input` made them, of unit variance; all are [N,C,h,w].
+    For v-prediction see Salimans and Ho 2022, appendix D.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return prediction
+    signal = scheduler.alphas_cumprod[round(float(timestep))].clamp(min=1e-6).to(scaled.device)
+    if kind == "v_prediction":
+        return signal.sqrt() * scaled - (1 - signal).sqrt() * prediction
+    return (scaled - (1 - signal).sqrt() * prediction) / signal.sqrt()
+
+
+def previewer(vae: AutoencoderKL) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from scaled latents [C,h,w] to a picture [H,W,3], float 0..1 on the CPU.
+
+    A small decoder is simply run. For a large one a linear map from a latent cell to its mean
+    colour is fitted to one decoded probe, and the picture has one pixel to a cell.
+    """
+    if sum(p.numel() for p in vae.decoder.parameters()) <= SMALL_DECODER:
+        return lambda latents: decode(vae, latents[None])[0]
+    colours = _fit_colours(vae)
+
+    def paint_cells(latents: torch.Tensor) -> torch.Tensor:
+        cells = torch.cat([latents.float(), torch.ones_like(latents[:1], dtype=torch.float32)])
+        return torch.einsum("chw,cd->hwd", cells.cpu(), colours).clamp(0, 1)
+
+    return paint_cells
+
+
+def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Scaled latents [N,C,h,w] to pictures [N,H,W,3], float32 0..1 on the CPU."""
+    unscaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    pictures = vae.decode(unscaled, return_dict=False)[0]
+    return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
+
+
+def _fit_colours(vae: AutoencoderKL) -> torch.Tensor:
+    """[C+1, 3]: weights of each latent channel, and a constant, in the mean colour of its cell."""
+    generator = torch.Generator().manual_seed(0)
+    channels = vae.config.latent_channels
+    blocks = torch.randn((1, channels, PROBE_CELLS // 4, PROBE_CELLS // 4), generator=generator)
+    probe = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    picture = decode(vae, probe.to(vae.device)).permute(0, 3, 1, 2)
+    colour = torch.nn.functional.adaptive_avg_pool2d(picture, PROBE_CELLS)
+    inputs = torch.cat([probe, torch.ones_like(probe[:, :1])], 1)[0].flatten(1).T
+    return torch.linalg.lstsq(inputs, colour[0].flatten(1).T).solution

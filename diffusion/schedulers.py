@@ -1,0 +1,65 @@
+"""The samplers by the names that users know, each one of diffusers' schedulers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from ..errors import MendableError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One entry of the table.
+
+    options: what sets it apart from the scheduler's defaults.
+    noisy: whether each step draws fresh noise from the pictures' generators.
+    zero_snr: whether it can start from pure noise (zero-terminal SNR, Lin et al. 2024,
+        "Common Diffusion Noise Schedules and Sample Steps are Flawed").
+    """
+
+    scheduler: type[SchedulerMixin]
+    options: dict[str, Any] = field(default_factory=dict)
+    noisy: bool = False
+    zero_snr: bool = True
+
+
+SCHEDULERS: dict[str, Sampler] = {
+    "ddim": Sampler(DDIMScheduler),
+    "plms": Sampler(PNDMScheduler, {"skip_prk_steps": True}, zero_snr=False),
+    "euler": Sampler(EulerDiscreteScheduler),
+    "euler_a": Sampler(EulerAncestralDiscreteScheduler, noisy=True),
+    "dpmpp_2m": Sampler(DPMSolverMultistepScheduler),
+    "dpmpp_2m_karras": Sampler(DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "unipc": Sampler(UniPCMultistepScheduler),
+}
+
+# As diffusers' StableDiffusionPipeline has it, whatever an old configuration says: latents have
+# no range to be clipped to, and "leading" steps begin at 1.
+LATENT_DIFFUSION = {"clip_sample": False, "steps_offset": 1}
+
+
+def make_scheduler(name: str, config: dict[str, Any]) -> SchedulerMixin:
+    """A fresh scheduler for a model's noise schedule.
+
+    config: the model's scheduler_config. Raises MendableError when the sampler divides by the
+    signal that a zero-terminal-SNR model's first step does not have.
+    """
+    sampler = SCHEDULERS[name]
+    if config.get("rescale_betas_zero_snr") and not sampler.zero_snr:
+        fitting = ", ".join(key for key, value in SCHEDULERS.items() if value.zero_snr)
+        raise MendableError(
+            f"The scheduler {name} cannot start from the pure noise that this model was trained "
+            f"on (zero-terminal SNR): choose one of {fitting}."
+        )
+    return sampler.scheduler.from_config({**config, **LATENT_DIFFUSION, **sampler.options})

@@ -1,0 +1,55 @@
+"""What a user chooses about one painting run, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import MendableError
+from .model import Diffusion
+from .schedulers import SCHEDULERS
+
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to paint.
+
+    negative: what to steer away from; takes part only above guidance 1.
+    steps: denoising steps, 1 to 1000.
+    guidance: scale of classifier-free guidance, 1 (none) or more.
+    scheduler: a key of `schedulers.SCHEDULERS`.
+    width, height: in pixels; 0 is the model's own resolution.
+
+    Raises MendableError on a value out of its range.
+    """
+
+    negative: str = ""
+    steps: int = 25
+    guidance: float = 5.0
+    scheduler: str = "ddim"
+    width: int = 0
+    height: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise MendableError(f"Steps is {self.steps}: choose 1 to {MOST_STEPS}.")
+        if not math.isfinite(self.guidance) or self.guidance < 1:
+            raise MendableError(f"Guidance is {self.guidance}: choose 1 (no guidance) or more.")
+        if self.scheduler not in SCHEDULERS:
+            raise MendableError(
+                f'Scheduler is "{self.scheduler}": choose one of {", ".join(SCHEDULERS)}.'
+            )
+
+    def size_for(self, diffusion: Diffusion) -> tuple[int, int]:
+        """Width and height in pixels for this model; MendableError if it cannot paint them."""
+        step = diffusion.size_step
+        for side, pixels in (("Width", self.width), ("Height", self.height)):
+            if pixels < 0 or pixels % step:
+                nearest = max(step, round(pixels / step) * step)
+                raise MendableError(
+                    f"{side} is {pixels}, but {diffusion.name} paints multiples of {step} pixels: "
+                    f"choose {nearest}, or 0 for the model's own size."
+                )
+        return self.width or diffusion.resolution, self.height or diffusion.resolution

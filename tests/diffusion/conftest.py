@@ -1,0 +1,121 @@
+"""Stable Diffusion with random weights, small enough to run hundreds of steps a second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = ("a", "red", "blue", "dog", "cat", "in", "the", "meadow", "snow")
+EPSILON = {"prediction_type": "epsilon", "timestep_spacing": "leading"}
+VELOCITY = {
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's byte-pair vocabulary with a few whole words, 16 tokens at most."""
+    folder.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    merges, pieces = [], [*letters, *(letter + "</w>" for letter in letters)]
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            left, right = parts[:2]
+            if f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+                pieces.append(left + right)
+            parts = [left + right, *parts[2:]]
+    vocabulary = dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"])
+    numbered = {piece: number for number, piece in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(numbered))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_model(folder: Path, scheduler: dict[str, object]) -> Path:
+    """Save a random Stable Diffusion of 32-pixel pictures as a diffusers folder."""
+    torch.manual_seed(0)
+    tokenizer = write_tokenizer(folder / "words")
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=PNDMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            skip_prk_steps=True,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "clip_sample": False, **scheduler}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "tiny", EPSILON)
+
+
+@pytest.fixture
+def folder_copy(model_folder, tmp_path):
+    """The model's folder, free to be damaged."""
+    return shutil.copytree(model_folder, tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def diffusion(model_folder):
+    return load_diffusion(model_folder)
+
+
+@pytest.fixture(scope="session")
+def velocity_diffusion(tmp_path_factory):
+    return load_diffusion(write_model(tmp_path_factory.mktemp("models") / "velocity", VELOCITY))

@@ -1,0 +1,238 @@
+"""Pictures are those of diffusers' own pipeline, one forward pass a step, whatever the batch."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.sample import consecutive_seeds, paint, sample
+from kosmos_dreambooth.diffusion.settings import Settings
+from kosmos_dreambooth.errors import MendableError
+
+PROMPTS = ["a red dog in the meadow", "a blue cat"]
+REFERENCES = {
+    "ddim": ("DDIMScheduler", {}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+def reference_pictures(model, scheduler: str, guidance: float, steps: int) -> torch.Tensor:
+    name, options = REFERENCES[scheduler]
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        unet=model.unet,
+        scheduler=getattr(diffusers, name).from_config(model.scheduler_config, **options),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(7 + i) for i in range(len(PROMPTS))]
+    pictures = pipeline(
+        PROMPTS,
+        negative_prompt=["snow"] * len(PROMPTS),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=generators,
+        output_type="np",
+    ).images
+    return torch.from_numpy(pictures)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+@pytest.mark.parametrize("scheduler", REFERENCES)
+def test_pictures_equal_diffusers_pipeline(diffusion, scheduler, guidance):
+    ours = sample(
+        diffusion,
+        PROMPTS,
+        negative="snow",
+        steps=7,
+        guidance=guidance,
+        seed=7,
+        scheduler=scheduler,
+    )
+    theirs = reference_pictures(diffusion, scheduler, guidance, steps=7)
+    assert ours.shape == (2, 32, 32, 3)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("scheduler", [name for name in REFERENCES if name != "plms"])
+def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion, scheduler):
+    ours = sample(
+        velocity_diffusion,
+        PROMPTS,
+        negative="snow",
+        steps=7,
+        guidance=4.0,
+        seed=7,
+        scheduler=scheduler,
+    )
+    theirs = reference_pictures(velocity_diffusion, scheduler, 4.0, steps=7)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+def test_plms_says_that_it_cannot_start_from_pure_noise(velocity_diffusion):
+    with pytest.raises(MendableError, match="plms cannot start from the pure noise"):
+        sample(velocity_diffusion, PROMPTS, steps=2, scheduler="plms")
+
+
+@pytest.mark.parametrize(("guidance", "batch"), [(1.0, 2), (3.0, 4)])
+def test_each_step_is_one_forward_pass(diffusion, guidance, batch):
+    sizes = []
+    hook = diffusion.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    try:
+        sample(diffusion, PROMPTS, steps=3, guidance=guidance)
+    finally:
+        hook.remove()
+    assert sizes == [batch] * 3
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
+def test_a_picture_does_not_depend_on_its_batch(diffusion, scheduler):
+    prompts = ["a dog", "a cat", "a dog in the snow"]
+    together = sample(diffusion, prompts, steps=4, seed=11, scheduler=scheduler)
+    in_pairs = sample(diffusion, prompts, steps=4, seed=11, scheduler=scheduler, batch_size=2)
+    alone = sample(diffusion, prompts[2:], steps=4, seed=13, scheduler=scheduler)
+    assert torch.allclose(together, in_pairs, atol=1e-5)
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_the_last_seed_is_followed_by_the_first():
+    assert consecutive_seeds(2**64 - 1, 2) == [2**64 - 1, 0]
+
+
+def test_another_size_than_the_models_own(diffusion):
+    picture = sample(diffusion, ["a dog"], steps=2, width=48, height=64)
+    assert picture.shape == (1, 64, 48, 3)
+    assert picture.dtype == torch.float32
+    assert 0 <= picture.min() <= picture.max() <= 1
+
+
+def test_progress_counts_the_steps_of_all_pictures(diffusion):
+    seen = []
+    sample(
+        diffusion,
+        ["a dog"] * 3,
+        steps=2,
+        batch_size=2,
+        on_step=lambda done, total, preview: seen.append((done, total, tuple(preview.shape))),
+    )
+    assert [entry[:2] for entry in seen] == [(2, 6), (4, 6), (5, 6), (6, 6)]
+    assert all(shape == (32, 32, 3) for _, _, shape in seen)
+
+
+def test_the_last_preview_is_the_picture(diffusion):
+    previews = []
+    picture = sample(diffusion, ["a dog"], steps=3, on_step=lambda *step: previews.append(step[2]))
+    assert torch.allclose(previews[-1], picture[0], atol=1e-2)
+    assert not torch.allclose(previews[0], picture[0], atol=1e-2)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_the_callback_can_end_a_run_and_finished_batches_stay(diffusion):
+    finished = []
+
+    def stop_in_the_second_batch(done, total, preview):
+        if done > total / 2:
+            raise StoppedError
+
+    run = paint(
+        diffusion,
+        ["a dog"] * 2,
+        [0, 1],
+        Settings(steps=2),
+        batch_size=1,
+        on_step=stop_in_the_second_batch,
+    )
+    with pytest.raises(StoppedError):
+        finished.extend(run)
+    assert [part.first for part in finished] == [0]
+
+
+def test_a_batch_that_does_not_fit_is_halved(diffusion):
+    sizes = []
+
+    def small_memory(_, args):
+        sizes.append(len(args[0]))
+        if len(args[0]) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+
+    plain = sample(diffusion, ["a dog"] * 5, steps=1)
+    hook = diffusion.unet.register_forward_pre_hook(small_memory)
+    try:
+        pictures = sample(diffusion, ["a dog"] * 5, steps=1)
+    finally:
+        hook.remove()
+    assert sizes == [10, 4, 4, 2]
+    assert torch.allclose(pictures, plain, atol=1e-5)
+
+
+def test_one_picture_too_large_for_memory_says_so(diffusion):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = diffusion.unet.register_forward_pre_hook(no_memory)
+    try:
+        with pytest.raises(MendableError, match="smaller width and height"):
+            sample(diffusion, ["a dog"] * 2, steps=1)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"steps": 0}, "Steps is 0: choose 1 to 1000"),
+        ({"guidance": 0.5}, "Guidance is 0.5: choose 1"),
+        ({"guidance": float("nan")}, "Guidance is nan: choose 1"),
+        ({"scheduler": "magic"}, 'Scheduler is "magic": choose one of ddim'),
+        ({"width": 30}, "Width is 30, but tiny paints multiples of 4 pixels: choose 32"),
+        ({"height": -4}, "Height is -4"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(diffusion, choice, sentence):
+    with pytest.raises(MendableError, match=sentence):
+        sample(diffusion, ["a dog"], **choice)
+
+
+def test_no_prompt_at_all_is_named(diffusion):
+    with pytest.raises(MendableError, match="write at least one line"):
+        sample(diffusion, [])
+
+
+def test_a_prompt_longer_than_the_encoder_names_the_first_word_it_loses(diffusion):
+    fits = "a dog " * 7
+    assert len(sample(diffusion, [fits], steps=1)) == 1
+    with pytest.raises(MendableError, match=r'17 tokens and tiny reads 14.*cut at "xyz"'):
+        sample(diffusion, [f"{fits}xyz"], steps=1)
+    with pytest.raises(MendableError, match='cut at "snow"'):
+        sample(diffusion, ["a dog"], negative=fits + "snow", steps=1)
+
+
+def test_pictures_made_under_inference_mode_are_ordinary_tensors(diffusion):
+    with torch.inference_mode():
+        picture = sample(diffusion, ["a dog"], steps=1)
+    assert not picture.is_inference()
+
+
+def test_weights_that_overflow_are_reported_with_a_remedy(diffusion):
+    def overflow(_, args, output):
+        return (output[0] * float("nan"),)
+
+    hook = diffusion.unet.register_forward_hook(overflow)
+    try:
+        with pytest.raises(MendableError, match="dtype fp32 or bf16"):
+            sample(diffusion, ["a dog"], steps=1)
+    finally:
+        hook.remove()
