@@ -55,7 +55,7 @@ class ComfyUI:
         command += ["--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            self._process = subprocess.Popen(
                 command,
                 cwd=home,
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,99 @@
+"""What a ComfyUI user is promised of the pack as a whole."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+from kosmos_dreambooth.demo.client import Client
+from kosmos_dreambooth.demo.comfyui import PACK_NAME, ComfyUI
+
+NODES = (
+    "LoadKosmos",
+    "GroundedCaption",
+    "SubjectDataset",
+    "LoadDiffusion",
+    "PriorGenerator",
+    "DreamBoothTrain",
+    "CFGSampler",
+)
+
+
+@pytest.fixture(scope="module")
+def known(client: Client) -> dict:
+    return client.nodes()
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_server_has_the_node_from_this_pack_and_not_from_core(known: dict, node: str) -> None:
+    # ComfyUI keeps its own node when a pack brings one of the same id.
+    assert known[node]["python_module"] == f"custom_nodes.{PACK_NAME}"
+    assert known[node]["category"].startswith("Kosmos DreamBooth/")
+
+
+def test_the_pack_brings_no_other_nodes(known: dict) -> None:
+    ours = {name for name, info in known.items() if info["python_module"].endswith(PACK_NAME)}
+    assert ours == set(NODES)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str) -> None:
+    assert len(known[node]["description"]) > 20
+    for kind in ("required", "optional"):
+        for name, (_, options) in known[node]["input"].get(kind, {}).items():
+            assert options.get("tooltip"), f"{node}.{name}"
+    assert all(known[node]["output_tooltips"]), known[node]["output_name"]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_browser_finds_a_help_page(server: ComfyUI, node: str) -> None:
+    url = f"{server.address}/extensions/{PACK_NAME}/docs/{node}.md"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.read().decode("utf-8").startswith("# ")
+
+
+def test_the_workflows_are_in_the_template_browser(client: Client) -> None:
+    templates = client.get("/workflow_templates")
+    assert templates[PACK_NAME] == ["personalize_and_caption"]
+
+
+def test_the_pack_is_quick_to_import(server: ComfyUI) -> None:
+    lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    [line] = [line for line in lines if "seconds" in line and line.endswith(PACK_NAME)]
+    assert float(line.split("seconds")[0]) < 5
+
+
+def test_a_failing_node_gives_one_sentence_and_the_server_lives_on(
+    server: ComfyUI, client: Client
+) -> None:
+    (server.base / "models" / "kosmos" / "broken").mkdir(parents=True)
+    (server.base / "models" / "kosmos" / "broken" / "config.json").write_text("{}")
+    look = {
+        "1": {
+            "class_type": "LoadKosmos",
+            "inputs": {"model": "broken", "dtype": "auto", "attention": "auto"},
+        },
+        "2": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0},
+        },
+        "3": {
+            "class_type": "GroundedCaption",
+            "inputs": {
+                "kosmos": ["1", 0],
+                "image": ["2", 0],
+                "style": "brief",
+                "prompt": "",
+                "max_new_tokens": 8,
+                "batch_size": 0,
+            },
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 2]}},
+    }
+    failure = client.run(look).failure
+    assert failure is not None
+    assert failure.node == "1"
+    assert failure.kind.endswith("MendableError")
+    assert "\n" not in failure.sentence
+    paint = {"2": look["2"], "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}
+    assert client.run(paint).failure is None
