@@ -43,8 +43,9 @@ def load_diffusion(source: Path | str, dtype: torch.dtype = torch.float32) -> Di
     so that they may be trained.
     """
     folder = Path(source)
+    name = folder.name
     if isinstance(source, str) and not folder.exists() and HUB_ID.fullmatch(source):
-        folder = _download(source)
+        folder, name = _download(source), source
     if not folder.exists():
         raise MendableError(f"There is no model at {folder}: choose one that exists.")
     _require_stable_diffusion(folder)
@@ -57,8 +58,8 @@ def load_diffusion(source: Path | str, dtype: torch.dtype = torch.float32) -> Di
         text_encoder,
         _load_tokenizer(folder / "tokenizer"),
         _read_json(folder / "scheduler" / "scheduler_config.json"),
-        source=str(source),
-        name=str(source) if HUB_ID.fullmatch(str(source)) else folder.name,
+        source=str(folder),
+        name=name,
     )
 
 

@@ -21,17 +21,17 @@ class Diffusion:
     0..1; latents are [B,C,H/f,W/f], scaled by `vae.config.scaling_factor`, with f = `vae_factor`.
 
     scheduler_config: diffusers' noise schedule and prediction type, as in scheduler_config.json.
-    source: the folder or file the weights came from, for cache keys and for the training worker.
+    source: path of the folder or file the weights came from; `load_diffusion` reads it again.
     name: what a person calls the model.
     resolution: side in pixels of the square pictures that the model was trained on.
     loras: files whose weights are merged into the modules, in the order they were merged.
     home: handle of whoever moves the modules between devices; the engine does not look at it.
     """
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: PreTrainedTokenizerBase
+    unet: UNet2DConditionModel = field(repr=False)
+    vae: AutoencoderKL = field(repr=False)
+    text_encoder: CLIPTextModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     scheduler_config: dict[str, Any]
     source: str
     name: str

@@ -1,0 +1,147 @@
+"""Class pictures made by the base model, kept on disk and topped up, never remade."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import MendableError
+from .fingerprint import fingerprint
+from .model import Diffusion
+from .sample import OnStep, consecutive_seeds, paint
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Pictures of a class for prior preservation (DreamBooth, Ruiz et al. 2023, section 3.3).
+
+    folder: where they lie, with a recipe.json that says how they were made.
+    prompt: what they were painted from.
+    files: PNG files, 8-bit RGB and all of one size, in the order of their seeds.
+    """
+
+    folder: Path
+    prompt: str
+    files: tuple[Path, ...]
+
+    def pictures(self) -> torch.Tensor:
+        """All pictures as [len(files),H,W,3], float32 0..1."""
+        arrays = []
+        for file in self.files:
+            with Image.open(file) as picture:
+                arrays.append(np.asarray(picture.convert("RGB")))
+        return torch.from_numpy(np.stack(arrays)).float() / 255
+
+
+def make_priors(
+    diffusion: Diffusion,
+    prompt: str,
+    count: int,
+    cache: Path,
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    batch_size: int = 0,
+    on_step: OnStep | None = None,
+) -> Priors:
+    """Have `count` pictures of `prompt` with seeds from `seed` on, painting only missing ones.
+
+    cache: the folder of all priors; within it, everything that the pictures follow from (the
+        model's weights, prompt, settings and size) addresses a folder of their own, and in that
+        a picture is named by its seed. A damaged picture counts as missing.
+    on_step: as for `paint`, counted over the missing pictures. When it raises, or the process
+        dies, the batches that were finished stay and the next call goes on from there.
+
+    Raises MendableError for a count below 1, for settings or a prompt that the model cannot
+    serve, and when a picture cannot be written.
+    """
+    if count < 1:
+        raise MendableError(f"Count is {count}: ask for at least 1 picture.")
+    settings = settings or Settings(steps=20, guidance=3.0)
+    width, height = settings.size_for(diffusion)
+    recipe = {
+        "model": diffusion.name,
+        "fingerprint": fingerprint(diffusion),
+        "prompt": prompt,
+        **asdict(replace(settings, width=width, height=height)),
+    }
+    folder = _folder(cache, recipe)
+    files = {s: folder / f"{s:010d}.png" for s in consecutive_seeds(seed, count)}
+    missing = [s for s, file in files.items() if not _is_whole(file, (width, height))]
+    log.info("%d of %d prior pictures are there already.", count - len(missing), count)
+    if missing:
+        _save(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
+        _paint_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
+    return Priors(folder, prompt, tuple(files.values()))
+
+
+def _folder(cache: Path, recipe: dict[str, object]) -> Path:
+    """A name that a person can read, made unique by all of the recipe but the model's name."""
+    content = {key: value for key, value in recipe.items() if key != "model"}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    words = re.sub(r"[^a-z0-9]+", "_", str(recipe["prompt"]).lower()).strip("_")[:40]
+    return cache / f"{words or 'prior'}-{key[:16]}"
+
+
+def _paint_missing(
+    diffusion: Diffusion,
+    prompt: str,
+    seeds: Sequence[int],
+    files: dict[int, Path],
+    settings: Settings,
+    batch_size: int,
+    on_step: OnStep | None,
+) -> None:
+    for painted in paint(
+        diffusion,
+        [prompt] * len(seeds),
+        seeds,
+        settings,
+        batch_size=batch_size,
+        on_step=on_step,
+    ):
+        for offset, picture in enumerate(painted.pictures):
+            pixels = (picture * 255).round().byte().numpy()
+            _save(files[seeds[painted.first + offset]], Image.fromarray(pixels))
+
+
+def _is_whole(file: Path, size: tuple[int, int]) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+            return picture.size == size
+    except (OSError, SyntaxError):
+        log.warning("%s is damaged and is painted again.", file)
+        return False
+
+
+def _save(file: Path, content: Image.Image | bytes) -> None:
+    """Write a file at once or not at all."""
+    draft = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            draft.write_bytes(content)
+        else:
+            content.save(draft, format="PNG")
+        draft.replace(file)
+    except OSError as reason:
+        draft.unlink(missing_ok=True)
+        raise MendableError(
+            f"{file} could not be written ({reason.strerror or reason}): make room on that disk "
+            "and run again; the pictures that are finished are kept."
+        ) from reason

@@ -1,0 +1,118 @@
+"""Good folders load whole and frozen; every bad one ends in a sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.errors import MendableError
+from safetensors.torch import load_file, save_file
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_folder_loads_frozen_and_knows_its_sizes(diffusion, model_folder):
+    assert diffusion.name == "tiny"
+    assert diffusion.source == str(model_folder)
+    assert (diffusion.resolution, diffusion.vae_factor, diffusion.size_step) == (32, 2, 4)
+    assert diffusion.prediction_type == "epsilon"
+    assert not any(key.startswith("_") for key in diffusion.scheduler_config)
+    assert not any(module.training for module in diffusion.modules.values())
+    assert not any(parameter.requires_grad for parameter in diffusion.modules.parameters())
+
+
+def test_half_precision_files_become_the_dtype_that_was_asked_for(folder_copy):
+    for file in folder_copy.glob("*/*.safetensors"):
+        halves = {key: value.half() for key, value in load_file(file).items()}
+        save_file(halves, file, metadata={"format": "pt"})
+    full = load_diffusion(folder_copy)
+    assert {p.dtype for p in full.modules.parameters()} == {torch.float32}
+    brief = load_diffusion(folder_copy, torch.bfloat16)
+    assert {p.dtype for p in brief.modules.parameters()} == {torch.bfloat16}
+
+
+def test_fp16_variant_files_are_found(folder_copy):
+    file = folder_copy / UNET
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert load_diffusion(folder_copy).unet.dtype == torch.float32
+
+
+def test_weights_loaded_under_inference_mode_can_be_trained(model_folder):
+    with torch.inference_mode():
+        unet = load_diffusion(model_folder).unet
+    assert not any(parameter.is_inference() for parameter in unet.parameters())
+
+
+def cut_in_half(folder):
+    file = folder / UNET
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def put_foreign_weights(folder):
+    save_file({"layer.weight": torch.zeros(4, 4)}, folder / UNET, metadata={"format": "pt"})
+
+
+def put_weights_of_another_shape(folder):
+    weights = load_file(folder / UNET)
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, :3].contiguous()
+    save_file(weights, folder / UNET, metadata={"format": "pt"})
+
+
+def lose_one_text_weight(folder):
+    file = folder / "text_encoder" / "model.safetensors"
+    weights = load_file(file)
+    del weights[next(key for key in weights if "q_proj.weight" in key)]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def keep_only_a_pickle(folder):
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (cut_in_half, "damaged or only half written.*fetch it again"),
+        (lambda f: (f / UNET).write_bytes(b""), "damaged or only half written"),
+        (lambda f: (f / UNET).write_text("<html>not found</html>"), "damaged or only half"),
+        (put_foreign_weights, "do not fit its config.json"),
+        (put_weights_of_another_shape, "do not fit its config.json"),
+        (lose_one_text_weight, "do not fit its config.json"),
+        (keep_only_a_pickle, "only safetensors are read"),
+        (lambda f: (f / "vae" / "config.json").unlink(), "vae.config.json is missing or damaged"),
+        (lambda f: (f / "unet" / "config.json").write_text("{"), "unet.config.json is missing"),
+        (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("[]"), "configuration"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing: fetch"),
+        (lambda f: shutil.rmtree(f), "There is no model at"),
+        (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
+        (
+            lambda f: edit_json(f / "model_index.json", _class_name="FluxPipeline"),
+            "holds a FluxPipeline, which this node cannot use",
+        ),
+        (
+            lambda f: edit_json(f / "scheduler" / "scheduler_config.json", prediction_type="flow"),
+            'predicts "flow"',
+        ),
+    ],
+)
+def test_a_bad_folder_is_named_with_a_remedy(folder_copy, damage, sentence):
+    damage(folder_copy)
+    with pytest.raises(MendableError, match=sentence) as caught:
+        load_diffusion(folder_copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_do_not_belong_together_are_named(folder_copy):
+    weights = load_file(folder_copy / UNET)
+    weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    save_file(weights, folder_copy / UNET, metadata={"format": "pt"})
+    edit_json(folder_copy / "unet" / "config.json", in_channels=9)
+    with pytest.raises(MendableError, match="UNet for 9 latent channels and a VAE that makes 4"):
+        load_diffusion(folder_copy)
