@@ -1,0 +1,1 @@
+"""The DreamBooth engine: one run is a process, a directory and an event stream."""

@@ -1,0 +1,64 @@
+"""Randomness that is addressed, not remembered.
+
+Whatever a step draws is a function of (seed, step, slot in the global batch) alone, so a resumed
+run, or one that shares its batch among several processes, draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one slot of one step draws.
+
+    `picture` indexes the pictures, `timestep` the diffusion process; `noise` and `posterior` are
+    standard normal tensors [C,h,w]: the noise to add, and the place in the VAE's posterior.
+    """
+
+    picture: int
+    timestep: int
+    noise: torch.Tensor
+    posterior: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Deck:
+    """The pictures of one `kind`, from which each step draws `slots` times.
+
+    `shape` is that of one latent, [C,h,w]; `timesteps` is the length of the diffusion process.
+    """
+
+    seed: int
+    kind: str
+    slots: int
+    pictures: int
+    shape: tuple[int, ...]
+    timesteps: int
+
+    def draw(self, step: int, slot: int) -> Draw:
+        """Draw for one slot of one step.
+
+        Pictures are dealt like cards: each of them once, in an order of its own, before any comes
+        again.
+        """
+        deal, place = divmod(step * self.slots + slot, self.pictures)
+        order = torch.randperm(
+            self.pictures, generator=_generator(self.seed, self.kind, "deal", deal)
+        )
+        source = _generator(self.seed, self.kind, step, slot)
+        return Draw(
+            picture=int(order[place]),
+            timestep=int(torch.randint(self.timesteps, (), generator=source)),
+            noise=torch.randn(self.shape, generator=source),
+            posterior=torch.randn(self.shape, generator=source),
+        )
+
+
+def _generator(*address: int | str) -> torch.Generator:
+    digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

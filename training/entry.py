@@ -1,0 +1,65 @@
+"""The worker's program: light to import, so that it listens before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from pathlib import Path
+
+from ..errors import MendableError
+from .events import Event, append
+from .folder import RunFolder
+from .stop import STOPPED, StopRequest
+
+log = logging.getLogger(__name__)
+
+FAILED = 4
+"""Exit code of a worker that says in its log, and if it can in its events, what went wrong."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main() -> None:
+    """Train the run whose config.yaml is named on the command line."""
+    parser = argparse.ArgumentParser(description="Train a DreamBooth run; it resumes by itself.")
+    parser.add_argument("config", type=Path, help="config.yaml in a run folder")
+    parser.add_argument(
+        "--attended",
+        action="store_true",
+        help="save and stop when standard input ends, as it does when the starter dies",
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    stop = StopRequest()
+    stop.listen(attended=arguments.attended)
+    sys.exit(_train(RunFolder(arguments.config.resolve().parent), stop))
+
+
+def _train(run: RunFolder, stop: StopRequest) -> int:
+    try:
+        from .loop import train  # takes seconds
+
+        finished = train(run, stop)
+        append(run.events, [Event("finished" if finished else "stopped", run.steps_saved())])
+    except Exception as error:
+        log.exception("The run failed.")
+        try:
+            append(run.events, [Event("failed", run.steps_saved(), text=sentence(error))])
+        except OSError:
+            log.exception("The failure could not be written to %s.", run.events)
+        return FAILED
+    return 0 if finished else STOPPED
+
+
+def sentence(error: Exception) -> str:
+    """Say what a user can do about an error; without a full stop, for the reader goes on."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, MendableError):
+        return text
+    if isinstance(error, OSError) and (error.errno in NO_SPACE or error.errno is None):
+        return f"The run could not be saved ({text}): free some disk space"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "The training does not fit into memory: set a smaller batch_size, or method to lora"
+    return f"The training failed ({type(error).__name__}: {text[:200]})"

@@ -1,0 +1,143 @@
+"""The run folder: everything about one run lies in it, and it alone is enough to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from ..errors import MendableError
+from . import checkpoint
+from .atomic import write_text
+from .config import TrainingConfig, read_config
+from .dataset import Subject, write_class_pictures, write_subject
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run lie below `path`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def pictures(self) -> Path:
+        """The subject: `00.png` with its caption `00.txt`, and so on."""
+        return self.path / "pictures"
+
+    @property
+    def class_pictures(self) -> Path:
+        """The class: pictures for prior preservation."""
+        return self.path / "priors"
+
+    @property
+    def latents(self) -> Path:
+        """What the VAE made of both."""
+        return self.path / "latents.safetensors"
+
+    @property
+    def events(self) -> Path:
+        """The event stream."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the worker had to say to a developer."""
+        return self.path / "worker.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints; there is one, but for the moment in which it is replaced."""
+        return self.path / "checkpoint"
+
+    @property
+    def previews(self) -> Path:
+        """Pictures painted on the way."""
+        return self.path / "previews"
+
+    @property
+    def lora(self) -> Path:
+        """The result of the method "lora"."""
+        return self.path / "lora.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The result of the method "full", a diffusers folder."""
+        return self.path / "model"
+
+    @property
+    def result(self) -> Path:
+        """Says of how many steps the result is; written last."""
+        return self.path / "result.json"
+
+    def steps_saved(self) -> int:
+        """Return the step at which the run would go on."""
+        return checkpoint.step_of(checkpoint.latest(self.checkpoints))
+
+    def is_finished(self) -> bool:
+        """Tell whether the result of all the steps in `config.yaml` is there."""
+        if not self.result.exists():
+            return False
+        made = json.loads(self.result.read_text(encoding="utf-8"))
+        return bool(made["steps"] == read_config(self.config).steps)
+
+    def mark_finished(self, steps: int) -> None:
+        """Say that the result of so many steps is complete."""
+        write_text(self.result, json.dumps({"steps": steps}))
+
+
+def open_run(
+    root: Path,
+    name: str,
+    config: TrainingConfig,
+    subject: Subject,
+    class_pictures: Sequence[Path],
+    *,
+    resume: bool,
+) -> RunFolder:
+    """Return the folder of a run that these settings continue, or make one.
+
+    Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or other pictures
+    never touch an earlier run. With `resume`, the first that fits goes on where it was;
+    it may get more steps than it had. Raises OSError when the disk does not take the files.
+    """
+    for number in count(1):
+        run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
+        if not run.path.exists():
+            _make(run, config, subject, class_pictures)
+            return run
+        if resume and _fits(run, config):
+            write_text(run.config, config.to_yaml())
+            return run
+    raise AssertionError("count() never ends")
+
+
+def _fits(run: RunFolder, config: TrainingConfig) -> bool:
+    if not run.config.exists():
+        return False
+    try:
+        return config.continues(read_config(run.config)) and run.steps_saved() <= config.steps
+    except MendableError:
+        return False
+
+
+def _make(
+    run: RunFolder, config: TrainingConfig, subject: Subject, class_pictures: Sequence[Path]
+) -> None:
+    """Make the folder aside and move it into place, so that a folder that exists is complete."""
+    draft = RunFolder(run.path.with_name(f"{run.path.name}.{os.getpid()}.tmp"))
+    try:
+        write_subject(draft.pictures, subject)
+        write_class_pictures(draft.class_pictures, class_pictures)
+        write_text(draft.config, config.to_yaml())
+        draft.path.replace(run.path)
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""Low-rank adapters (Hu et al. 2021, "LoRA"): put in by peft, kept in ComfyUI's keys, fused.
+
+The file's keys are those that kohya's scripts introduced and ComfyUI's own LoRA loader reads:
+`lora_unet_<module>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and `.alpha`,
+where <module> is diffusers' name with `_` for `.`; the text encoder's begin with `lora_te_`.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from transformers import CLIPTextModel
+
+UNET_LAYERS = {
+    "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+    "all": r".*\.(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
+    r"|conv1|conv2|conv_shortcut|time_emb_proj|conv)|conv_in|conv_out",
+}
+TEXT_LAYERS = {
+    "attention": r".*\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
+    "all": r".*\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc1|mlp\.fc2)",
+}
+
+
+def adapt(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel | None,
+    *,
+    layers: str,
+    rank: int,
+    seed: int,
+) -> None:
+    """Put trainable adapters of scale 1 into the models; all other weights stay frozen.
+
+    `layers` is "attention" or "all" (convolutions and feed-forward layers too); `text_encoder`
+    None leaves it alone. At first the adapters change nothing: their upper half is zero.
+    """
+    torch.manual_seed(seed)
+    targets = [(unet, UNET_LAYERS)]
+    if text_encoder is not None:
+        targets.append((text_encoder, TEXT_LAYERS))
+    for model, patterns in targets:
+        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers])
+        inject_adapter_in_model(choice, model)
+
+
+def extract(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
+    """Return the adapters' weights, float32 on the CPU, in the keys named above."""
+    tensors = {}
+    for model in (unet, text_encoder):
+        for name, layer in model.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            for adapter, down in layer.lora_A.items():
+                key = _key(model, name)
+                tensors[f"{key}.lora_down.weight"] = down.weight
+                tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
+                tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
+    return {key: tensor.detach().float().cpu().clone() for key, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def fuse(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Add a LoRA to the weights of models without adapters: W + alpha / rank * up @ down.
+
+    Raises ValueError when a key names no layer of the two models.
+    """
+    layers = {
+        _key(model, name): layer
+        for model in (unet, text_encoder)
+        for name, layer in model.named_modules()
+        if hasattr(layer, "weight")
+    }
+    for key in sorted({key.partition(".")[0] for key in tensors}):
+        if key not in layers:
+            raise ValueError(f'The LoRA\'s "{key}" is no layer of this model.')
+        weight = layers[key].weight
+        down = tensors[f"{key}.lora_down.weight"].float()
+        up = tensors[f"{key}.lora_up.weight"].float()
+        scale = tensors[f"{key}.alpha"].item() / len(down)
+        change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape) * scale
+        weight.copy_(weight.float() + change.to(weight.device))
+
+
+def _key(model: torch.nn.Module, name: str) -> str:
+    if isinstance(model, UNet2DConditionModel):
+        return f"lora_unet_{name}".replace(".", "_")
+    # transformers 5 dropped the level `text_model` that the keys still have
+    return f"lora_te_text_model.{name.removeprefix('text_model.')}".replace(".", "_")

@@ -1,0 +1,11 @@
+"""Start a training run by path: `python training/worker.py <run folder>/config.yaml`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from as_package import load
+
+if __name__ == "__main__":
+    load("training.entry").main()
