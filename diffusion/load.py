@@ -159,7 +159,7 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
         ) from reason
 
 
-def _load(kind: type[torch.nn.Module], folder: Path, stem: str, dtype: torch.dtype):
+def _load(kind: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
     """Load one part of a diffusers folder with every weight in its place."""
     variant = _weight_variant(folder, stem)
     _read_json(folder / "config.json")

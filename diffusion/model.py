@@ -58,13 +58,8 @@ class Diffusion:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels along one side of a latent cell."""
+        """Pixels along one side of a latent cell; a picture's sides are multiples of it."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def size_step(self) -> int:
-        """Width and height of a picture must be multiples of this many pixels."""
-        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
     def prediction_type(self) -> str:

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MendableError
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
 @dataclass(frozen=True)
 class Sampler:
     """One entry of the table.
 
+    scheduler: the class's name in diffusers, which is imported when one is made, so that the
+        names are at hand without it.
     options: what sets it apart from the scheduler's defaults.
     noisy: whether each step draws fresh noise from the pictures' generators.
     zero_snr: whether it can start from pure noise (zero-terminal SNR, Lin et al. 2024,
         "Common Diffusion Noise Schedules and Sample Steps are Flawed").
     """
 
-    scheduler: type[SchedulerMixin]
+    scheduler: str
     options: dict[str, Any] = field(default_factory=dict)
     noisy: bool = False
     zero_snr: bool = True
 
 
 SCHEDULERS: dict[str, Sampler] = {
-    "ddim": Sampler(DDIMScheduler),
-    "plms": Sampler(PNDMScheduler, {"skip_prk_steps": True}, zero_snr=False),
-    "euler": Sampler(EulerDiscreteScheduler),
-    "euler_a": Sampler(EulerAncestralDiscreteScheduler, noisy=True),
-    "dpmpp_2m": Sampler(DPMSolverMultistepScheduler),
-    "dpmpp_2m_karras": Sampler(DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
-    "unipc": Sampler(UniPCMultistepScheduler),
+    "ddim": Sampler("DDIMScheduler"),
+    "plms": Sampler("PNDMScheduler", {"skip_prk_steps": True}, zero_snr=False),
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler", noisy=True),
+    "dpmpp_2m": Sampler("DPMSolverMultistepScheduler"),
+    "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": Sampler("UniPCMultistepScheduler"),
 }
 
 # As diffusers' StableDiffusionPipeline has it, whatever an old configuration says: latents have
@@ -62,4 +57,7 @@ def make_scheduler(name: str, config: dict[str, Any]) -> SchedulerMixin:
             f"The scheduler {name} cannot start from the pure noise that this model was trained "
             f"on (zero-terminal SNR): choose one of {fitting}."
         )
-    return sampler.scheduler.from_config({**config, **LATENT_DIFFUSION, **sampler.options})
+    import diffusers
+
+    kind = getattr(diffusers, sampler.scheduler)
+    return kind.from_config({**config, **LATENT_DIFFUSION, **sampler.options})

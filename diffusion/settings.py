@@ -44,7 +44,7 @@ class Settings:
 
     def size_for(self, diffusion: Diffusion) -> tuple[int, int]:
         """Width and height in pixels for this model; MendableError if it cannot paint them."""
-        step = diffusion.size_step
+        step = diffusion.vae_factor
         for side, pixels in (("Width", self.width), ("Height", self.height)):
             if pixels < 0 or pixels % step:
                 nearest = max(step, round(pixels / step) * step)

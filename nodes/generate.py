@@ -1,0 +1,284 @@
+"""Load a Stable Diffusion, paint class pictures with it, and paint from prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..diffusion.schedulers import SCHEDULERS
+from ..sandbox import DIFFUSION as SANDBOX
+from . import host
+from .sockets import DIFFUSION, PRIORS
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..diffusion.sample import OnStep
+
+CATEGORY = "Kosmos DreamBooth/generate"
+HUB_MODELS = ["stable-diffusion-v1-5/stable-diffusion-v1-5"]
+LAST_SEED = 2**64 - 1
+LARGEST_SIDE = 16384
+
+
+class LoadDiffusion(io.ComfyNode):
+    """DIFFUSION from the sandbox, ComfyUI's folders or the hub."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LoadDiffusion",
+            display_name="Load Diffusion",
+            category=CATEGORY,
+            description="Loads a Stable Diffusion model to paint with and to personalise. "
+            "The sandbox is a small one that comes with the pack and runs on any computer.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=["sandbox", *host.list_models("diffusers"), *HUB_MODELS],
+                    default="sandbox",
+                    tooltip="The sandbox, a diffusers folder in models/diffusers, or a model of "
+                    "the Hugging Face hub (owner/name), which is downloaded once.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *host.DTYPES],
+                    default="auto",
+                    tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the "
+                    "half precision that it does well.",
+                ),
+            ],
+            outputs=[DIFFUSION.Output("diffusion", tooltip="The model.")],
+        )
+
+    @classmethod
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        """Load the model into ComfyUI's memory management."""
+        from ..diffusion.load import load_diffusion
+
+        if model == "sandbox":
+            source = SANDBOX
+        else:
+            source = model if model in HUB_MODELS else host.resolve("diffusers", model)
+        diffusion = load_diffusion(source, host.torch_dtype(dtype))
+        if model == "sandbox":
+            diffusion = replace(diffusion, name="the sandbox")
+        return io.NodeOutput(replace(diffusion, home=host.adopt(diffusion.modules)))
+
+
+class PriorGenerator(io.ComfyNode):
+    """Class pictures, kept on disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="PriorGenerator",
+            display_name="Prior Generator",
+            category=CATEGORY,
+            description="Paints pictures of the class with the model itself, so that training on "
+            "a subject does not change what the model knows of its class. They are kept in "
+            "output/priors: only those that are missing are painted.",
+            inputs=[
+                DIFFUSION.Input("diffusion", tooltip="The model before it is trained."),
+                io.String.Input(
+                    "prompt",
+                    default="a dog",
+                    tooltip="The class without the rare token, such as: a dog",
+                ),
+                io.Int.Input(
+                    "count", default=16, min=1, max=10000, tooltip="How many pictures to have."
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps per picture."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=3.0,
+                    min=1.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How strictly to follow the prompt; 1 is without guidance. A low "
+                    "value keeps the class diverse.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=LAST_SEED,
+                    tooltip="Seed of the first picture; each next one has the next seed.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Pictures painted at once; 0 takes as many as fit. When memory runs "
+                    "out it is halved and the work goes on.",
+                ),
+            ],
+            outputs=[
+                PRIORS.Output("priors", tooltip="The pictures' files, for DreamBoothTrain."),
+                io.Image.Output("image", tooltip="The pictures."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        diffusion: Diffusion,
+        prompt: str,
+        count: int,
+        steps: int,
+        guidance: float,
+        seed: int,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        """Paint what is missing."""
+        from ..diffusion.priors import make_priors
+        from ..diffusion.settings import Settings
+
+        host.bring_in(diffusion.home)
+        priors = make_priors(
+            diffusion,
+            prompt.strip(),
+            count,
+            host.output_folder("priors"),
+            settings=Settings(steps=steps, guidance=guidance),
+            seed=seed,
+            batch_size=batch_size,
+            on_step=_show_progress(),
+        )
+        return io.NodeOutput(priors, priors.pictures())
+
+
+class CFGSampler(io.ComfyNode):
+    """Pictures from prompts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="CFGSampler",
+            display_name="CFG Sampler",
+            category=CATEGORY,
+            description="Paints pictures from prompts with classifier-free guidance, whose two "
+            "predictions are made in one pass of the model.",
+            inputs=[
+                DIFFUSION.Input("diffusion", tooltip="The model to paint with."),
+                io.String.Input(
+                    "prompt",
+                    default="a dog in the snow",
+                    multiline=True,
+                    tooltip="What to paint; each line is a prompt of its own.",
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    multiline=True,
+                    tooltip="What to steer away from; needs a guidance above 1.",
+                ),
+                io.Int.Input(
+                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps per picture."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=4.0,
+                    min=1.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How strictly to follow the prompt; 1 is without guidance and takes "
+                    "half the work.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(SCHEDULERS),
+                    default="ddim",
+                    tooltip="How each step moves from noise to picture. ddim suits every model; "
+                    "plms cannot be used with zero-terminal-SNR models such as the sandbox.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=LAST_SEED,
+                    control_after_generate=True,
+                    tooltip="Seed of the first picture; each next one has the next seed. A "
+                    "picture depends on its own seed only, not on how many are painted.",
+                ),
+                io.Int.Input(
+                    "count", default=1, min=1, max=1024, tooltip="Pictures for each prompt."
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=0,
+                        min=0,
+                        max=LARGEST_SIDE,
+                        step=8,
+                        tooltip=f"The pictures' {side} in pixels; 0 is what the model was "
+                        "trained on.",
+                    )
+                    for side in ("width", "height")
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The pictures, prompt after prompt."),
+                io.String.Output(
+                    "prompts", is_output_list=True, tooltip="Each picture's own prompt."
+                ),
+                io.Latent.Output("latent", tooltip="The pictures' latents, for core's nodes."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        diffusion: Diffusion,
+        prompt: str,
+        negative: str,
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        seed: int,
+        count: int,
+        width: int,
+        height: int,
+    ) -> io.NodeOutput:
+        """Paint `count` pictures for each line of the prompt."""
+        from ..diffusion.sample import consecutive_seeds, paint
+        from ..diffusion.settings import Settings
+
+        lines = [line.strip() for line in prompt.splitlines() if line.strip()]
+        prompts = [line for line in lines for _ in range(count)]
+        host.bring_in(diffusion.home)
+        parts = list(
+            paint(
+                diffusion,
+                prompts,
+                consecutive_seeds(seed, len(prompts)),
+                Settings(negative.strip(), steps, guidance, scheduler, width, height),
+                on_step=_show_progress(),
+            )
+        )
+        latents = torch.cat([part.latents for part in parts])
+        return io.NodeOutput(
+            torch.cat([part.pictures for part in parts]),
+            prompts,
+            {"samples": latents / diffusion.vae.config.scaling_factor},
+        )
+
+
+def _show_progress() -> OnStep:
+    """A callback that starts the node's progress bar when it first hears how much there is."""
+    progress: host.Progress | None = None
+
+    def on_step(done: int, total: int, preview: torch.Tensor) -> None:
+        nonlocal progress
+        progress = progress or host.Progress(total)
+        progress.step(done, preview)
+
+    return on_step
