@@ -15,6 +15,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from server import PromptServer
 
@@ -73,6 +74,22 @@ def torch_dtype(choice: str) -> torch.dtype:
 def free_memory() -> int:
     """Return the bytes that are free on the device to compute on."""
     return int(management.get_free_memory(management.get_torch_device()))
+
+
+def device_type() -> str:
+    """Return what ComfyUI computes on: "cpu" (also when started with --cpu), "cuda", "mps", ..."""
+    return str(management.get_torch_device().type)
+
+
+def make_room() -> None:
+    """Move all of ComfyUI's models off the device, for a process that needs it."""
+    management.unload_all_models()
+    management.soft_empty_cache()
+
+
+def blocked(reason: str) -> ExecutionBlocker:
+    """Return the value of an output that does not exist now: a node that needs it says why."""
+    return ExecutionBlocker(reason)
 
 
 def check_interrupted() -> None:
