@@ -39,10 +39,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class TrainingConfig:
     """One run's settings; `config.yaml` in the run folder is this, field by field.
 
-    `base` is the diffusers folder, checkpoint file or hub id of the model to start from, and
-    `base_loras` are LoRA files that are fused into it first. `data` is the fingerprint of
-    pictures, captions and class pictures (`dataset.fingerprint`). `resolution` is the side of the
-    square training pictures in pixels. `learning_rate` 0 asks for `suggested_learning_rate`.
+    `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
+    `base_hash` its fingerprint, and `base_loras` are LoRA files that are fused into it first.
+    `data` is the fingerprint of pictures, captions and class pictures (`dataset.fingerprint`).
+    `resolution` is the side of the square training pictures in pixels. `learning_rate` 0 asks for
+    `suggested_learning_rate`, and `warmup` is the number of steps in which the rate rises.
     `layers` says which layers a LoRA adapts: those of attention, or convolutions and feed-forward
     layers too. `preview_every` 0 means no preview pictures.
 
@@ -54,6 +55,7 @@ class TrainingConfig:
     class_name: str
     data: str
     resolution: int
+    base_hash: str = ""
     base_loras: tuple[str, ...] = ()
     class_prompt: str = ""
     method: str = "lora"

@@ -1,0 +1,353 @@
+"""Name a subject and teach it to a Stable Diffusion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+
+from ..errors import MendableError
+from ..training.config import METHODS, TrainingConfig
+from ..training.dataset import Subject, fingerprint, personal_caption
+from ..training.events import Event, loss_curve
+from ..training.folder import RunFolder, open_run
+from ..training.run import Worker
+from . import host
+from .sockets import DIFFUSION, GROUNDING, LORA_MODEL, LOSS_MAP, PRIORS, SUBJECT
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..diffusion.priors import Priors
+    from ..kosmos.grounding import Grounding
+
+CATEGORY = "Kosmos DreamBooth/personalise"
+PREVIEWS = 8
+
+
+class SubjectDataset(io.ComfyNode):
+    """SUBJECT_DATASET from pictures and captions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SubjectDataset",
+            display_name="Subject Dataset",
+            category=CATEGORY,
+            description="Gives a subject a name: 3 to 5 pictures of it, a rare word that will "
+            "mean it, and captions in which that word stands in place of the subject's looks.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="Pictures of one subject: a batch, or a list of any sizes. Best are "
+                    "3 to 5 with different backgrounds and poses.",
+                ),
+                io.String.Input(
+                    "token",
+                    default="sks",
+                    tooltip="A rare word without spaces that will mean the subject.",
+                ),
+                io.String.Input(
+                    "class_name",
+                    default="dog",
+                    tooltip="What the subject is, in a word: dog, cup, house.",
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    force_input=True,
+                    tooltip="A caption for each picture, or one for all. Without captions every "
+                    'picture is "a <token> <class_name>".',
+                ),
+                GROUNDING.Input(
+                    "grounding",
+                    optional=True,
+                    tooltip="From GroundedCaption: tells which words of a caption describe the "
+                    "subject; also gives the captions when there are no others.",
+                ),
+            ],
+            outputs=[
+                SUBJECT.Output("subject", tooltip="The subject, for DreamBoothTrain."),
+                io.String.Output(
+                    "captions",
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="Each picture's caption with the token in it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: list[torch.Tensor],
+        token: list[str],
+        class_name: list[str],
+        captions: list[str] | None = None,
+        grounding: list[Grounding] | None = None,
+    ) -> io.NodeOutput:
+        """Put the token into the captions."""
+        pictures = [_pixels(picture) for batch in image for picture in batch]
+        seen = [picture for part in grounding or [] for picture in part.pictures]
+        texts = captions or [picture.caption for picture in seen]
+        if not texts:
+            texts = [""]
+        if len(texts) == 1:
+            texts = texts * len(pictures)
+        if len(seen) not in (0, len(pictures)):
+            raise MendableError(
+                f"There are {len(pictures)} pictures but the grounding of {len(seen)}: connect "
+                "the same pictures to GroundedCaption and SubjectDataset."
+            )
+        name, noun = token[0].strip(), class_name[0].strip()
+        spans = [
+            [(phrase.start, phrase.end) for phrase in picture.phrases]
+            if picture.caption == text
+            else []
+            for picture, text in zip(seen, texts, strict=False)
+        ] or [[] for _ in texts]
+        personal = tuple(
+            personal_caption(text, name, noun, phrases)
+            for text, phrases in zip(texts, spans, strict=False)
+        )
+        return io.NodeOutput(Subject(tuple(pictures), personal, name, noun), list(personal))
+
+
+def _pixels(picture: torch.Tensor) -> np.ndarray:
+    """Turn [H,W,C] float 0..1 into uint8 [H,W,3]; grey becomes RGB, an alpha channel goes."""
+    pixels = picture[..., :3].expand(*picture.shape[:2], 3)
+    return np.asarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu())
+
+
+class DreamBoothTrain(io.ComfyNode):
+    """A DIFFUSION that knows the subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="DreamBoothTrain",
+            display_name="DreamBooth Train",
+            category=CATEGORY,
+            description="Teaches a subject to a Stable Diffusion (DreamBooth), in a process of "
+            "its own. Cancel saves a checkpoint, and queueing again goes on from there; a run "
+            "that is finished is not trained again.",
+            inputs=[
+                DIFFUSION.Input("diffusion", tooltip="The model to start from."),
+                SUBJECT.Input("subject", tooltip="From SubjectDataset."),
+                PRIORS.Input(
+                    "priors",
+                    optional=True,
+                    tooltip="Class pictures from PriorGenerator: they keep the model from turning "
+                    "the whole class into the subject.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="lora",
+                    tooltip="lora trains a small file beside the model; full trains all weights, "
+                    "needs several times the memory and makes no lora output.",
+                ),
+                io.Boolean.Input(
+                    "train_text_encoder",
+                    default=True,
+                    tooltip="Also train what the words mean. The likeness is better, at the price "
+                    "of more memory.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Training steps. More bring out the likeness; too many wear out the "
+                    "rest. A finished run goes on when you raise this.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-7,
+                    round=False,
+                    tooltip="Size of a step; 0 chooses one for the method and the model's size: "
+                    "1e-4 (lora) or 5e-6 (full) for Stable Diffusion 1.5.",
+                ),
+                io.Int.Input(
+                    "rank",
+                    default=16,
+                    min=1,
+                    max=1024,
+                    tooltip="How much a LoRA can hold: its file grows with it. Not used by full.",
+                ),
+                io.Float.Input(
+                    "prior_weight",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Weight of the class pictures beside the subject's. Not used without "
+                    "priors.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures of the subject in a step; as many of the class come on top. "
+                    "Lower it when memory runs out.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    tooltip="The same seed, settings and pictures make the same model.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="sks_dog",
+                    tooltip="The run is kept in output/dreambooth under this name; other settings "
+                    "or pictures get a number behind it.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    tooltip="Go on with a run of this name that has the same settings and "
+                    "pictures, or use its result. Off: always begin anew, beside it.",
+                ),
+                io.String.Input(
+                    "preview_prompt",
+                    default="",
+                    tooltip="Painted now and then during training and shown in the node; empty is "
+                    '"a <token> <class>".',
+                ),
+            ],
+            outputs=[
+                DIFFUSION.Output("trained", tooltip="The model that knows the subject."),
+                LORA_MODEL.Output(
+                    "lora",
+                    tooltip="The LoRA's weights, for core's LoRA nodes; only the method lora "
+                    "makes one.",
+                ),
+                LOSS_MAP.Output("loss_map", tooltip="The loss of each step, for core's graph."),
+                io.String.Output(
+                    "run_folder",
+                    tooltip="Where settings, pictures, checkpoint and result lie.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        diffusion: Diffusion,
+        subject: Subject,
+        method: str,
+        train_text_encoder: bool,
+        steps: int,
+        learning_rate: float,
+        rank: int,
+        prior_weight: float,
+        batch_size: int,
+        seed: int,
+        run_name: str,
+        resume: bool,
+        preview_prompt: str,
+        priors: Priors | None = None,
+    ) -> io.NodeOutput:
+        """Train, or fetch what was trained before."""
+        from ..diffusion.fingerprint import fingerprint as model_fingerprint
+
+        class_pictures = priors.files if priors else ()
+        config = TrainingConfig(
+            base=diffusion.source,
+            base_hash=model_fingerprint(diffusion),
+            base_loras=diffusion.loras,
+            token=subject.token,
+            class_name=subject.class_name,
+            class_prompt=priors.prompt if priors else "",
+            data=fingerprint(subject, class_pictures),
+            resolution=diffusion.resolution,
+            method=method,
+            train_text_encoder=train_text_encoder,
+            steps=steps,
+            learning_rate=learning_rate,
+            rank=rank,
+            prior_weight=prior_weight,
+            batch_size=batch_size,
+            seed=seed,
+            device="cpu" if host.device_type() == "cpu" else "auto",
+            preview_prompt=preview_prompt.strip(),
+            preview_every=max(1, steps // PREVIEWS),
+        )
+        place = host.output_folder("dreambooth", run_name.strip())
+        try:
+            run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)
+            if not run.is_finished():
+                host.make_room()
+                _train(run, steps)
+        except OSError as error:
+            raise MendableError(
+                f"The run in {place} could not be written ({error}): free some disk space, and "
+                "queue again to go on."
+            ) from error
+        return _outputs(run, diffusion)
+
+
+def _train(run: RunFolder, steps: int) -> None:
+    """Show a run until it is finished; when this is left early, the worker saves and stops."""
+    progress = host.Progress(steps)
+    shown, preview, last = run.steps_saved(), None, None
+    with Worker(run) as worker:
+        for event in worker.events():
+            if event is None:
+                if last is not None:
+                    host.say(_status(last, steps))
+                    progress.step(shown, preview)
+                    preview, last = None, None
+                host.check_interrupted()
+                continue
+            last = event
+            shown = max(shown, event.step)
+            if event.kind == "preview":
+                preview = _read_image(run, event)
+    progress.step(steps, preview)
+
+
+def _status(event: Event, steps: int) -> str:
+    """Say where a run is, in a line."""
+    if event.loss is not None:
+        return f"step {event.step} of {steps}, loss {event.loss:.4f}"
+    return f"step {event.step} of {steps}, {event.text or event.kind}"
+
+
+def _read_image(run: RunFolder, event: Event) -> torch.Tensor:
+    with Image.open(run.path / str(event.file)) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+
+
+@torch.inference_mode(False)
+def _outputs(run: RunFolder, base: Diffusion) -> io.NodeOutput:
+    from safetensors.torch import load_file
+
+    from ..training.loop import load_result
+
+    trained = load_result(run, base.dtype)
+    if run.lora.exists():
+        lora = load_file(run.lora)
+    else:
+        lora = host.blocked(
+            "The method full trains the whole model and makes no LoRA: set DreamBoothTrain's "
+            "method to lora to get one."
+        )
+    return io.NodeOutput(
+        replace(trained, home=host.adopt(trained.modules)),
+        lora,
+        {"loss": loss_curve(run.events)},
+        str(run.path),
+    )
