@@ -1,8 +1,8 @@
 """The one module that knows ComfyUI: folders, devices, memory, progress, interruption.
 
 Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_management`,
-`comfy.model_patcher`, `comfy.utils`, and the `PromptServer` that its documentation gives to nodes
-for messages to the browser). The engines never import any of it.
+`comfy.model_patcher`, `comfy.utils`, and what its documentation gives to nodes besides: the
+`PromptServer` for messages to the browser, and the `ExecutionBlocker`). The engines never import any of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from server import PromptServer
@@ -71,6 +72,17 @@ def torch_dtype(choice: str) -> torch.dtype:
     return torch.float32
 
 
+def device_type() -> str:
+    """Return the kind of the device to compute on: "cpu", "cuda", "mps" ..."""
+    return str(management.get_torch_device().type)
+
+
+def make_room() -> None:
+    """Move every model out and give the device's memory back, for a process beside this one."""
+    management.unload_all_models()
+    management.soft_empty_cache()
+
+
 def free_memory() -> int:
     """Return the bytes that are free on the device to compute on."""
     return int(management.get_free_memory(management.get_torch_device()))
@@ -121,6 +133,11 @@ class Progress:
 def _preview_picture(image: torch.Tensor) -> Image.Image:
     pixels = image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
     return Image.fromarray(pixels)
+
+
+def blocked(why: str) -> ExecutionBlocker:
+    """Stand in for an output that there is none of; a node that wants it shows the sentence."""
+    return ExecutionBlocker(why)
 
 
 def say(text: str) -> None:
