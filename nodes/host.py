@@ -1,8 +1,8 @@
 """The one module that knows ComfyUI: folders, devices, memory, progress, interruption.
 
 Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_management`,
-`comfy.model_patcher`, `comfy.utils`, and what its documentation gives to nodes besides: the
-`PromptServer` for messages to the browser, and the `ExecutionBlocker`). The engines never import any of it.
+`comfy.model_patcher`, `comfy.utils`) and on what its documentation gives to nodes besides: the
+`PromptServer` for messages to the browser, and the `ExecutionBlocker`. The engines never import it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph import ExecutionBlocker
-from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from server import PromptServer
 
@@ -86,22 +85,6 @@ def make_room() -> None:
 def free_memory() -> int:
     """Return the bytes that are free on the device to compute on."""
     return int(management.get_free_memory(management.get_torch_device()))
-
-
-def device_type() -> str:
-    """Return what ComfyUI computes on: "cpu" (also when started with --cpu), "cuda", "mps", ..."""
-    return str(management.get_torch_device().type)
-
-
-def make_room() -> None:
-    """Move all of ComfyUI's models off the device, for a process that needs it."""
-    management.unload_all_models()
-    management.soft_empty_cache()
-
-
-def blocked(reason: str) -> ExecutionBlocker:
-    """Return the value of an output that does not exist now: a node that needs it says why."""
-    return ExecutionBlocker(reason)
 
 
 def check_interrupted() -> None:
