@@ -1,0 +1,94 @@
+"""How many pictures at a time, and what to do when that was too many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from ..errors import MendableError
+
+if TYPE_CHECKING:
+    from transformers import Kosmos2ForConditionalGeneration
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+MOST_AT_ONCE = 32
+"""More pictures gain no speed."""
+
+MOST_AT_ONCE_ON_CPU = 4
+"""There a batch gains little, and a larger one would keep Cancel waiting."""
+
+SHARE = 0.5
+"""The part of the free memory to plan with; fragments and other programs have the rest."""
+
+
+def automatic_batch_size(
+    model: Kosmos2ForConditionalGeneration, length: int, free_memory: int | None
+) -> int:
+    """Return how many pictures with `length` tokens each fit into `free_memory` bytes, at least 1.
+
+    Without `free_memory` only the device decides.
+    """
+    most = MOST_AT_ONCE_ON_CPU if model.device.type == "cpu" else MOST_AT_ONCE
+    if free_memory is None:
+        return most
+    return max(1, min(most, int(free_memory * SHARE) // bytes_per_picture(model, length)))
+
+
+def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> int:
+    """Estimate from above what a picture with `length` tokens takes, beside the weights.
+
+    Counted are the activations of one layer of each tower with its attention scores, the cache of
+    keys and values (twice, for it is copied as it grows) and the logits in float32.
+    """
+    eye, mouth = model.config.vision_config, model.config.text_config
+    patches = (eye.image_size // eye.patch_size) ** 2 + 1
+    looking = patches * (8 * eye.hidden_size + 2 * eye.intermediate_size)
+    looking += eye.num_attention_heads * patches**2
+    reading = length * (8 * mouth.embed_dim + 2 * mouth.ffn_dim) + mouth.attention_heads * length**2
+    cache = 2 * 2 * mouth.layers * mouth.embed_dim * length
+    return (looking + reading + cache) * model.dtype.itemsize + 3 * 4 * mouth.vocab_size
+
+
+def in_batches(
+    total: int,
+    size: int,
+    work: Callable[[int, int], list[Result]],
+    on_batch: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Return the results of `work(start, stop)` over all items, `size` at a time.
+
+    When memory runs out the size is halved and the same items are tried again. Raises MendableError
+    when it runs out for a single item.
+    """
+    results: list[Result] = []
+    while len(results) < total:
+        start = len(results)
+        try:
+            results += work(start, min(start + size, total))
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if size == 1:
+                raise MendableError(
+                    "There is not enough memory to look at a single picture: close other programs, "
+                    "or load Kosmos-2 with the dtype fp16."
+                ) from error
+            size = max(1, min(size, total - start) // 2)
+            logger.warning("Memory ran out; going on with %d pictures at a time", size)
+        else:
+            if on_batch is not None:
+                on_batch(len(results), total)
+    return results
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Recognise it on CUDA and XPU by its class, on a CPU and on MPS by PyTorch's words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )

@@ -1,0 +1,97 @@
+"""A tiny Kosmos-2 in the real architecture, with the real tags, that knows four plain pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
+from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
+
+SIDE = 56
+
+LESSONS = {
+    (1.0, 0.0, 0.0): "<phrase> a red dog</phrase><object><patch_index_0044><patch_index_0863>"
+    "</object> in the meadow.",
+    (0.0, 0.0, 1.0): "<phrase> two cats</phrase><object><patch_index_0000><patch_index_0500>"
+    "</delimiter_of_multi_objects/><patch_index_0510><patch_index_1023></object>.",
+    (1.0, 1.0, 0.0): "<phrase> a star</phrase><object><patch_index_0100><patch_index_0200></object>"
+    " and<phrase> a boat</phrase><object><patch_index_0600><patch_index_0900></object> at night.",
+    (0.0, 0.0, 0.0): " night.",
+}
+"""What the model says of a picture of one colour."""
+
+
+def plain(colour: tuple[float, float, float], height: int = 20, width: int = 30) -> torch.Tensor:
+    """A picture [1,H,W,3] of one colour."""
+    return torch.tensor(colour).expand(1, height, width, 3)
+
+
+@pytest.fixture(scope="session")
+def four_pictures() -> torch.Tensor:
+    return torch.cat([plain(colour) for colour in LESSONS])
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as one that a user downloads."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-kosmos"
+    processor = kosmos_processor()
+    torch.manual_seed(0)
+    config = Kosmos2Config(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "embed_dim": 32,
+            "layers": 2,
+            "ffn_dim": 48,
+            "attention_heads": 2,
+            "max_position_embeddings": 128,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": SIDE,
+        },
+        latent_query_num=6,
+    )
+    model = Kosmos2ForConditionalGeneration(config)
+    _teach(model, processor)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _teach(model: Kosmos2ForConditionalGeneration, processor: Kosmos2Processor) -> None:
+    texts = [f"<grounding>An image of{text}" for text in LESSONS.values()]
+    encoded = processor(
+        images=[(plain(c)[0] * 255).byte().movedim(-1, 0) for c in LESSONS],
+        text=texts,
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        num_image_tokens=model.config.latent_query_num,
+        padding=True,
+        add_eos_token=True,
+        return_tensors="pt",
+    )
+    labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    for _ in range(1000):
+        loss = model(**encoded, labels=labels).loss
+        if loss < 0.01:
+            return
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    raise AssertionError("The tiny model did not learn its four pictures.")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Kosmos:
+    return load_kosmos(tiny_folder, torch.float32)
