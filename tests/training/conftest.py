@@ -1,0 +1,73 @@
+"""A subject, a tiny Stable Diffusion with random weights, and runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.dataset import Subject, fingerprint
+from kosmos_dreambooth.training.folder import RunFolder, open_run
+from PIL import Image
+
+from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
+
+RunMaker = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="session")
+def velocity_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "velocity", VELOCITY)
+
+
+@pytest.fixture(scope="session")
+def epsilon_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "epsilon", EPSILON)
+
+
+@pytest.fixture(scope="session")
+def subject() -> Subject:
+    rng = np.random.default_rng(0)
+    sizes = [(16, 16), (20, 31), (64, 17)]
+    pictures = tuple(rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
+    captions = ("a sks dog in the snow", "a sks dog", "a sks dog in the meadow")
+    return Subject(pictures, captions, "sks", "dog")
+
+
+@pytest.fixture(scope="session")
+def class_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    rng = np.random.default_rng(1)
+    files = [tmp_path_factory.mktemp("priors") / f"{k}.png" for k in range(5)]
+    for file in files:
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file)
+    return tuple(files)
+
+
+@pytest.fixture(scope="session")
+def make_run(velocity_model: Path, subject: Subject, class_pictures: tuple[Path, ...]) -> RunMaker:
+    """Return a function that opens a run of a few steps on 8x8 latents."""
+
+    def make(
+        root: Path, name: str = "run", *, resume: bool = True, **settings: object
+    ) -> RunFolder:
+        defaults: dict[str, object] = {
+            "base": str(velocity_model),
+            "token": "sks",
+            "class_name": "dog",
+            "data": fingerprint(subject, class_pictures),
+            "resolution": 16,
+            "steps": 12,
+            "batch_size": 2,
+            "rank": 2,
+            "warmup": 3,
+            "seed": 7,
+            "device": "cpu",
+            "preview_every": 0,
+            "checkpoint_every": 4,
+        }
+        config = TrainingConfig(**defaults | settings)
+        return open_run(root, name, config, subject, class_pictures, resume=resume)
+
+    return make

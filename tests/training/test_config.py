@@ -1,0 +1,83 @@
+"""What a run's config.yaml promises."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.config import (
+    CHOICES,
+    LIMITS,
+    TrainingConfig,
+    read_config,
+    suggested_learning_rate,
+)
+
+PLAIN = TrainingConfig(base="model", token="sks", class_name="dog", data="0", resolution=64)  # noqa: S106
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
+numbers = {
+    name: st.floats(low, high)
+    if isinstance(getattr(PLAIN, name), float)
+    else st.integers(low, high)
+    for name, (low, high) in LIMITS.items()
+}
+configs = st.builds(
+    TrainingConfig,
+    base=texts,
+    token=texts,
+    class_name=texts,
+    data=texts,
+    base_loras=st.lists(texts, max_size=3).map(tuple),
+    preview_prompt=texts,
+    train_text_encoder=st.booleans(),
+    **numbers,
+    **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
+)
+
+
+@given(configs)
+def test_yaml_gives_back_the_settings(tmp_path_factory: pytest.TempPathFactory, config) -> None:
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert read_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("steps: [", "not YAML"),
+        ("- 1", "no settings"),
+        (PLAIN.to_yaml() + "stepz: 3\n", "stepz"),
+        (PLAIN.to_yaml().replace("steps: 400", "steps: many"), "steps"),
+        (PLAIN.to_yaml().replace("steps: 400", "steps: 0"), "steps"),
+        (PLAIN.to_yaml().replace("method: lora", "method: magic"), "lora, full"),
+        ("base: model\n", "token"),
+    ],
+)
+def test_a_spoilt_yaml_is_told_in_a_sentence(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(MendableError, match=named) as told:
+        read_config(path)
+    assert "\n" not in str(told.value)
+
+
+def test_more_steps_continue_a_run_and_another_seed_does_not() -> None:
+    assert replace(PLAIN, steps=800, preview_prompt="a cat").continues(PLAIN)
+    changed = [
+        replace(PLAIN, **{name: value + 1})
+        for name, value in asdict(PLAIN).items()
+        if name in ("seed", "rank", "batch_size", "warmup")
+    ]
+    assert not any(config.continues(PLAIN) for config in changed)
+
+
+def test_small_models_are_given_larger_steps() -> None:
+    assert suggested_learning_rate("lora", 860_000_000) == pytest.approx(1e-4)
+    assert suggested_learning_rate("full", 860_000_000) == pytest.approx(5e-6)
+    assert suggested_learning_rate("lora", 5_900_000) == pytest.approx(1.2e-3, rel=0.02)

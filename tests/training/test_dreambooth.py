@@ -1,0 +1,58 @@
+"""The loss is the published one: Ruiz et al. 2022, eq. 2, computed here from the paper alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.dreambooth import dreambooth_loss, noising, target
+
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+EPSILON = SCHEDULE | {"prediction_type": "epsilon"}
+VELOCITY = SCHEDULE | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+def alphas_and_sigmas(config: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noise schedule by its definition; zero-terminal SNR as Lin et al. 2023, algorithm 1."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alpha = (1 - betas).cumprod(0).sqrt()
+    if config.get("rescale_betas_zero_snr"):
+        first, last = alpha[0].clone(), alpha[-1].clone()
+        alpha = (alpha - last) * first / (first - last)
+    return alpha, (1 - alpha**2).sqrt()
+
+
+@pytest.mark.parametrize(("config", "weights"), [(EPSILON, "snr"), (VELOCITY, "snr + 1")])
+def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 2, 4, 4, generator=source)
+    noise = torch.randn(6, 2, 4, 4, generator=source)
+    prediction = torch.randn(6, 2, 4, 4, generator=source)
+    timesteps = torch.tensor([0, 400, 900, 17, 999 if config is VELOCITY else 998, 600])
+    prior_weight = 0.7
+
+    scheduler = noising(config)
+    got = dreambooth_loss(prediction, target(scheduler, x, noise, timesteps), 3, prior_weight)
+
+    alphas, sigmas = alphas_and_sigmas(config)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    sigma = sigmas[timesteps].view(-1, 1, 1, 1)
+    x, noise, prediction = x.double(), noise.double(), prediction.double()
+    noisy = alpha * x + sigma * noise
+    if config is EPSILON:
+        x_hat, weight = (noisy - sigma * prediction) / alpha, (alpha / sigma) ** 2
+    else:
+        x_hat, weight = alpha * noisy - sigma * prediction, (alpha / sigma) ** 2 + 1
+    rows = (weight * (x_hat - x) ** 2).mean((1, 2, 3))
+    expected = rows[:3].mean() + prior_weight * rows[3:].mean()
+    assert got.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_without_class_pictures_the_loss_is_the_subject_s_alone() -> None:
+    prediction, wanted = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
+    assert dreambooth_loss(prediction, wanted, 3, 5.0).item() == 1.0
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    with pytest.raises(MendableError, match="sample"):
+        noising(SCHEDULE | {"prediction_type": "sample"})
