@@ -1,0 +1,102 @@
+"""What every way of loading a model needs: files that are whole, and parts that fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTextModel, CLIPTokenizerFast
+
+from ..errors import MendableError
+from .model import Diffusion
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def assemble(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizerFast,
+    scheduler_config: dict[str, Any],
+    *,
+    source: str,
+    name: str,
+) -> Diffusion:
+    """Check that the parts belong together and join them, frozen and in evaluation mode.
+
+    Raises MendableError when the UNet's channels or prompt width fit no other part.
+    """
+    misfit = _misfit(unet, vae, text_encoder, scheduler_config)
+    if misfit:
+        raise MendableError(f"The model {name} {misfit}: choose a plain Stable Diffusion model.")
+    for module in (unet, vae, text_encoder):
+        module.eval().requires_grad_(False)
+    size = unet.config.sample_size or 64
+    cells = size if isinstance(size, int) else max(size)
+    return Diffusion(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler_config={k: v for k, v in scheduler_config.items() if not k.startswith("_")},
+        source=source,
+        name=name,
+        resolution=cells * 2 ** (len(vae.config.block_out_channels) - 1),
+    )
+
+
+def _misfit(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    scheduler_config: dict[str, Any],
+) -> str | None:
+    """What is wrong with the parts, to be read after the model's name; None if they fit."""
+    wanted, channels = unet.config.in_channels, vae.config.latent_channels
+    if wanted != channels:
+        return f"has a UNet for {wanted} latent channels and a VAE that makes {channels}"
+    wanted, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
+    if wanted != width:
+        return f"has a UNet for prompts of width {wanted} and a text encoder of width {width}"
+    prediction = scheduler_config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        return f'predicts "{prediction}", which is not one of {", ".join(PREDICTIONS)}'
+    return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; MendableError if there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise MendableError(f"{file} is missing or damaged: fetch the model again.") from reason
+    if not isinstance(content, dict):
+        raise MendableError(f"{file} is not a configuration: fetch the model again.")
+    return content
+
+
+def load_tokenizer(folder: Path, **changes: int) -> CLIPTokenizerFast:
+    """CLIP's tokenizer from its vocabulary; `changes` overrule what its configuration says."""
+    if not folder.is_dir():
+        raise MendableError(f"{folder} is missing: fetch the model again.")
+    try:
+        return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, **changes)
+    except (OSError, ValueError, TypeError) as reason:
+        raise MendableError(
+            f"{folder} holds no CLIP vocabulary: fetch the model again."
+        ) from reason
+
+
+def require_whole(file: Path) -> None:
+    """Raise MendableError unless `file` is a safetensors file from its first byte to its last."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            weights.keys()
+    except (SafetensorError, OSError) as reason:
+        raise MendableError(
+            f"{file} is damaged or only half written ({reason}): fetch it again."
+        ) from reason

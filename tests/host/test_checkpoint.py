@@ -1,0 +1,158 @@
+"""One checkpoint file in core's own layout is a whole model, without a network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.demo.comfyui import ROOT
+from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.model import Diffusion
+from kosmos_dreambooth.diffusion.sample import sample
+from kosmos_dreambooth.errors import MendableError
+from safetensors.torch import load_file, save_file
+
+COMFYUI = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
+PYTHON = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
+VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
+CONFIGS = ROOT / "diffusion" / "configs" / "sd1"
+SMALLER = {
+    "unet/config.json": {
+        "block_out_channels": [32, 64],
+        "cross_attention_dim": 64,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        "layers_per_block": 1,
+        "sample_size": 16,
+    },
+    "vae/config.json": {
+        "block_out_channels": [32, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "layers_per_block": 1,
+    },
+    "text_encoder/config.json": {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("core")
+    script = Path(__file__).with_name("core_models.py")
+    subprocess.run([PYTHON, script, "--cpu", folder], cwd=COMFYUI, check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The architecture's configurations, at the size of core's small checkpoint."""
+    folder = shutil.copytree(CONFIGS, tmp_path_factory.mktemp("configs") / "smaller")
+    for name, changes in SMALLER.items():
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(core: Path, smaller: Path) -> Diffusion:
+    return load_checkpoint(core / "small.safetensors", torch.float32, VOCABULARY, smaller)
+
+
+def test_every_part_answers_as_core_does(core: Path, loaded: Diffusion) -> None:
+    known = load_file(core / "answers.safetensors")
+    with torch.no_grad():
+        states = loaded.text_encoder(known["tokens"]).last_hidden_state
+        prediction = loaded.unet(known["latents"], known["times"], known["context"]).sample
+        pictures = loaded.vae.decode(known["latents"]).sample
+    assert torch.allclose(states, known["states"], atol=1e-4)
+    assert torch.allclose(prediction, known["prediction"], atol=1e-4)
+    assert torch.allclose(pictures, known["pictures"], atol=1e-4)
+
+
+def test_it_paints(loaded: Diffusion) -> None:
+    assert loaded.name == "small"
+    assert sample(loaded, ["a photograph of a dog"], steps=2).shape == (1, 32, 32, 3)
+
+
+def write_hollow(file: Path, shapes: dict[str, list[int]]) -> None:
+    """A half-precision safetensors file of zeros that takes no room on the disk."""
+    head, end = {}, 0
+    for key, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        head[key] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(head).encode()
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + end)
+
+
+def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> None:
+    file = tmp_path / "v1-5-pruned.safetensors"
+    write_hollow(file, json.loads((core / "full.json").read_text()))
+    diffusion = load_diffusion(file, torch.float16, VOCABULARY)
+    assert (diffusion.name, diffusion.resolution) == ("v1-5-pruned", 512)
+    assert diffusion.tokenizer.model_max_length == 77
+    assert sum(p.numel() for p in diffusion.unet.parameters()) == 859_520_964
+    assert Path(diffusion.tokenizer.name_or_path) == VOCABULARY
+
+
+UNET = "model.diffusion_model."
+PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sentence"),
+    [
+        ({PROMPT: [320, 1024]}, "is Stable Diffusion 2.x: choose a Stable Diffusion 1.x"),
+        ({PROMPT: [320, 2048]}, "is Stable Diffusion XL"),
+        ({PROMPT: [320, 999]}, "is of an unknown kind"),
+        ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
+        ({}, "does not hold a whole Stable Diffusion 1.x unet"),
+    ],
+)
+def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sentence: str) -> None:
+    layers = {"input_blocks.0.0.weight": [320, 4, 3, 3], PROMPT: [320, 768], **shapes}
+    file = tmp_path / "other.safetensors"
+    write_hollow(file, {UNET + key: shape for key, shape in layers.items()})
+    with pytest.raises(MendableError, match=sentence):
+        load_diffusion(file, torch.float16, VOCABULARY)
+
+
+@pytest.mark.parametrize("part", ["first_stage_model.", "cond_stage_model."])
+def test_a_checkpoint_without_a_part_says_which(
+    core: Path, smaller: Path, tmp_path: Path, part: str
+) -> None:
+    weights = load_file(core / "small.safetensors")
+    file = tmp_path / "part.safetensors"
+    save_file({key: value for key, value in weights.items() if not key.startswith(part)}, file)
+    with pytest.raises(MendableError, match="does not hold a whole Stable Diffusion"):
+        load_checkpoint(file, torch.float32, VOCABULARY, smaller)
+
+
+def test_a_lora_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, file)
+    with pytest.raises(MendableError, match="is a LoRA, not a checkpoint"):
+        load_diffusion(file, vocabulary=VOCABULARY)
+
+
+def test_a_half_written_checkpoint_is_named(core: Path, tmp_path: Path) -> None:
+    whole = (core / "small.safetensors").read_bytes()
+    file = tmp_path / "half.safetensors"
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MendableError, match="half written"):
+        load_diffusion(file, vocabulary=VOCABULARY)
