@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,10 +39,16 @@ class LoadDiffusion(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=["sandbox", *host.list_models("diffusers"), *HUB_MODELS],
+                    options=[
+                        "sandbox",
+                        *host.list_models("diffusers"),
+                        *host.list_models("checkpoints"),
+                        *HUB_MODELS,
+                    ],
                     default="sandbox",
-                    tooltip="The sandbox, a diffusers folder in models/diffusers, or a model of "
-                    "the Hugging Face hub (owner/name), which is downloaded once.",
+                    tooltip="The sandbox, a diffusers folder in models/diffusers, a Stable "
+                    "Diffusion 1.x file in models/checkpoints, or a model of the Hugging Face "
+                    "hub (owner/name), which is downloaded once.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -59,14 +66,9 @@ class LoadDiffusion(io.ComfyNode):
         """Load the model into ComfyUI's memory management."""
         from ..diffusion.load import load_diffusion
 
-        if model == "sandbox":
-            source = SANDBOX
-        else:
-            source = model if model in HUB_MODELS else host.resolve("diffusers", model)
-        diffusion = load_diffusion(source, host.torch_dtype(dtype))
-        if model == "sandbox":
-            diffusion = replace(diffusion, name="the sandbox")
-        return io.NodeOutput(replace(diffusion, home=host.adopt(diffusion.modules)))
+        diffusion = load_diffusion(_find(model), host.torch_dtype(dtype), host.clip_vocabulary())
+        home = host.adopt(diffusion.modules)
+        return io.NodeOutput(replace(diffusion, name=model, home=home))
 
 
 class PriorGenerator(io.ComfyNode):
@@ -270,6 +272,15 @@ class CFGSampler(io.ComfyNode):
             prompts,
             {"samples": latents / diffusion.vae.config.scaling_factor},
         )
+
+
+def _find(model: str) -> Path | str:
+    """What the combo's choice stands for: a folder, a file, or a hub id."""
+    if model == "sandbox":
+        return SANDBOX
+    if model in HUB_MODELS:
+        return model
+    return host.resolve("checkpoints" if model.endswith(".safetensors") else "diffusers", model)
 
 
 def _show_progress() -> OnStep:

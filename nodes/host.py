@@ -169,6 +169,11 @@ def resolve(kind: str, name: str) -> Path:
     )
 
 
+def clip_vocabulary() -> Path:
+    """Return the folder with CLIP's vocab.json and merges.txt that ComfyUI itself reads."""
+    return Path(comfy.utils.__file__).parent / "sd1_tokenizer"
+
+
 def output_folder(*parts: str) -> Path:
     """Return a path inside ComfyUI's output folder; it is the caller who makes it."""
     return _confined(Path(folder_paths.get_output_directory()), *parts)
