@@ -58,7 +58,7 @@ class LoadDiffusion(io.ComfyNode):
                     "half precision that it does well.",
                 ),
             ],
-            outputs=[DIFFUSION.Output("diffusion", tooltip="The model.")],
+            outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The model.")],
         )
 
     @classmethod
@@ -111,6 +111,7 @@ class PriorGenerator(io.ComfyNode):
                     default=0,
                     min=0,
                     max=LAST_SEED,
+                    control_after_generate=False,
                     tooltip="Seed of the first picture; each next one has the next seed.",
                 ),
                 io.Int.Input(
@@ -123,8 +124,10 @@ class PriorGenerator(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PRIORS.Output("priors", tooltip="The pictures' files, for DreamBoothTrain."),
-                io.Image.Output("image", tooltip="The pictures."),
+                PRIORS.Output(
+                    display_name="priors", tooltip="The pictures' files, for DreamBoothTrain."
+                ),
+                io.Image.Output(display_name="image", tooltip="The pictures."),
             ],
         )
 
@@ -228,11 +231,15 @@ class CFGSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", tooltip="The pictures, prompt after prompt."),
+                io.Image.Output(display_name="image", tooltip="The pictures, prompt after prompt."),
                 io.String.Output(
-                    "prompts", is_output_list=True, tooltip="Each picture's own prompt."
+                    display_name="prompts",
+                    is_output_list=True,
+                    tooltip="Each picture's own prompt.",
                 ),
-                io.Latent.Output("latent", tooltip="The pictures' latents, for core's nodes."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The pictures' latents, for core's nodes."
+                ),
             ],
         )
 

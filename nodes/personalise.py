@@ -74,7 +74,7 @@ class SubjectDataset(io.ComfyNode):
             outputs=[
                 SUBJECT.Output("subject", tooltip="The subject, for DreamBoothTrain."),
                 io.String.Output(
-                    "captions",
+                    "personal_captions",
                     display_name="captions",
                     is_output_list=True,
                     tooltip="Each picture's caption with the token in it.",
@@ -206,6 +206,7 @@ class DreamBoothTrain(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
+                    control_after_generate=False,
                     tooltip="The same seed, settings and pictures make the same model.",
                 ),
                 io.String.Input(
