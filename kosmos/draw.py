@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,7 +50,9 @@ def draw_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
     factor = math.ceil(SMALLEST / longest) if longest < SMALLEST else 1
     height, width, longest = height * factor, width * factor, longest * factor
     sheet_width = max(width, longest // 2)
-    font = ImageFont.load_default(max(round((height + width) / 64), SMALLEST_LETTERS))
+    letters = max(round((height + width) / 64), SMALLEST_LETTERS)
+    # Pillow's own font; one that is asked for by size can be scaled.
+    font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(letters))
 
     strips = [Strip(_runs(grounded), sheet_width, font) for grounded in pictures]
     size = (sheet_width, height + max(strip.height for strip in strips))

@@ -19,7 +19,7 @@ LESSONS = {
     (0.0, 0.0, 1.0): "<phrase> two cats</phrase><object><patch_index_0000><patch_index_0500>"
     "</delimiter_of_multi_objects/><patch_index_0510><patch_index_1023></object>.",
     (1.0, 1.0, 0.0): "<phrase> a star</phrase><object><patch_index_0100><patch_index_0200></object>"
-    " and<phrase> a boat</phrase><object><patch_index_0600><patch_index_0900></object> at night.",
+    " and<phrase> a boat</phrase><object><patch_index_0580><patch_index_0905></object> at night.",
     (0.0, 0.0, 0.0): " night.",
 }
 """What the model says of a picture of one colour."""
@@ -33,6 +33,12 @@ def plain(colour: tuple[float, float, float], height: int = 20, width: int = 30)
 @pytest.fixture(scope="session")
 def four_pictures() -> torch.Tensor:
     return torch.cat([plain(colour) for colour in LESSONS])
+
+
+@pytest.fixture(scope="session")
+def lessons() -> list[str]:
+    """What the tiny model writes under each of the four pictures, behind "An image of"."""
+    return list(LESSONS.values())
 
 
 @pytest.fixture(scope="session")

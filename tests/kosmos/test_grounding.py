@@ -1,0 +1,153 @@
+"""The text of Kosmos-2 and its boxes: the same as the published decoder, and never a crash."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kosmos_dreambooth.kosmos.grounding import (
+    BINS,
+    DELIMITER,
+    Box,
+    GroundedText,
+    Phrase,
+    box_to_tokens,
+    parse,
+    tokens_to_box,
+    write,
+)
+from transformers.models.kosmos2.processing_kosmos2 import (
+    clean_text_and_extract_entities_with_bboxes as published_parse,
+)
+from transformers.models.kosmos2.processing_kosmos2 import (
+    coordinate_to_patch_index as published_encode,
+)
+
+bins = st.integers(0, BINS - 1)
+words = st.text("abc é犬,", min_size=1, max_size=12).filter(lambda text: text == text.strip())
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    left, right = sorted((draw(bins), draw(bins)))
+    top, bottom = sorted((draw(bins), draw(bins)))
+    return tokens_to_box(top * BINS + left, bottom * BINS + right)
+
+
+@st.composite
+def captions(draw: st.DrawFn) -> GroundedText:
+    caption = draw(words)
+    phrases = []
+    for text in draw(st.lists(words, max_size=4)):
+        start = len(caption) + 1
+        end = start + len(text)
+        phrases.append(Phrase(text, start, end, tuple(draw(st.lists(boxes(), max_size=3)))))
+        caption += f" {text}"
+        caption += draw(st.just("") | words.map(lambda text: f" {text}"))
+    return GroundedText(caption, tuple(phrases))
+
+
+def test_every_bin_survives_the_round_trip() -> None:
+    for index in range(BINS * BINS):
+        box = tokens_to_box(index, index)
+        assert box_to_tokens(box) == (index, index)
+        assert (round(box.x0 * BINS), round(box.y0 * BINS)) == (index % BINS, index // BINS)
+        assert box.x1 - box.x0 == box.y1 - box.y0 == 1 / BINS
+
+
+@given(boxes())
+def test_every_box_survives_the_round_trip(box: Box) -> None:
+    assert tokens_to_box(*box_to_tokens(box)) == box
+
+
+@given(st.tuples(*[st.integers(0, 1000)] * 4))
+def test_boxes_are_encoded_as_the_published_encoder_does(corners: tuple[int, ...]) -> None:
+    x0, x1, y0, y1 = (corner / 1000 for corner in corners)
+    if x0 < x1 and y0 < y1:
+        assert box_to_tokens(Box(x0, y0, x1, y1)) == published_encode((x0, y0, x1, y1), BINS)
+
+
+@given(st.builds(Box, *[st.floats(-9, 9)] * 4))
+def test_boxes_without_area_or_beyond_the_picture_get_bins_too(box: Box) -> None:
+    first, last = box_to_tokens(box)
+    assert 0 <= first <= last < BINS * BINS
+    assert first % BINS <= last % BINS
+
+
+@given(captions())
+def test_what_is_written_is_read_back(grounded: GroundedText) -> None:
+    assert parse(write(grounded)) == grounded
+
+
+@given(captions())
+def test_captions_are_read_as_the_published_decoder_does(grounded: GroundedText) -> None:
+    raw = f"<grounding>{write(grounded)}"
+    caption, entities = published_parse(raw)
+    seen = parse(raw)
+    assert seen.caption == caption
+    assert [(p.text, (p.start, p.end), list(p.boxes)) for p in seen.phrases if p.boxes] == entities
+
+
+def test_the_example_of_the_model_card_is_understood() -> None:
+    raw = (
+        "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044>"
+        "<patch_index_0863></object> warming himself by<phrase> a fire</phrase><object>"
+        "<patch_index_0005><patch_index_0911></object>."
+    )
+    seen = parse(raw)
+    assert seen.caption == "An image of a snowman warming himself by a fire."
+    assert seen.phrases == (
+        Phrase("a snowman", 12, 21, (Box(0.390625, 0.046875, 0.984375, 0.828125),)),
+        Phrase("a fire", 41, 47, (Box(0.171875, 0.015625, 0.484375, 0.890625),)),
+    )
+
+
+TAGS = ["<phrase>", "</phrase>", "<object>", "</object>", DELIMITER, "<grounding>", "</s>"]
+LOCATIONS = ["<patch_index_0000>", "<patch_index_1023>", "<patch_index_1024>"]
+pieces = st.sampled_from([*TAGS, *LOCATIONS, "<patch_index_", "<", ">", " ", "a"])
+
+
+@given(st.lists(pieces, max_size=30).map("".join))
+def test_whatever_a_model_writes_is_understood(raw: str) -> None:
+    seen = parse(raw)
+    end = 0
+    for phrase in seen.phrases:
+        assert end <= phrase.start
+        assert seen.caption[phrase.start : phrase.end] == phrase.text
+        assert phrase.text or phrase.boxes
+        end = phrase.end
+    assert all(0 <= b.x0 < b.x1 <= 1 and 0 <= b.y0 < b.y1 <= 1 for b in seen.boxes)
+    assert "patch_index_0" not in seen.caption
+
+
+@pytest.mark.parametrize(
+    ("raw", "caption", "boxes_per_phrase"),
+    [
+        ("", "", []),
+        ("An image of the sea.", "An image of the sea.", []),
+        ("<phrase> a dog</phrase> runs", "a dog runs", [0]),
+        ("<phrase> a dog</phrase><object><patch_index_0044></object> runs", "a dog runs", [0]),
+        ("<phrase> a dog<object><patch_index_0044><patch_index_0863>", "a dog", [1]),
+        ("<object><patch_index_0044><patch_index_0863></object>", "", [1]),
+        ("<object> <patch_index_0044> <patch_index_0863> </object> end", "end", [1]),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2", []),
+    ],
+)
+def test_incomplete_text_keeps_what_is_complete(
+    raw: str, caption: str, boxes_per_phrase: list[int]
+) -> None:
+    seen = parse(raw)
+    assert seen.caption == caption
+    assert [len(phrase.boxes) for phrase in seen.phrases] == boxes_per_phrase
+
+
+def test_corners_in_the_wrong_order_are_put_right() -> None:
+    assert tokens_to_box(863, 44) == tokens_to_box(44, 863)
+
+
+def test_overlapping_phrases_are_refused() -> None:
+    overlapping = GroundedText(
+        "a red dog", (Phrase("a red", 0, 5, ()), Phrase("red dog", 2, 9, ()))
+    )
+    with pytest.raises(ValueError, match="red dog"):
+        write(overlapping)

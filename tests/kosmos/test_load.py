@@ -1,0 +1,149 @@
+"""A folder is loaded as it is, and one that cannot be is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos.caption import caption
+from kosmos_dreambooth.kosmos.load import fetch, load_kosmos
+from kosmos_dreambooth.kosmos.model import Kosmos
+from safetensors.torch import load_file, save_file
+from transformers import XLMRobertaTokenizer
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "my-kosmos"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+def test_every_dtype_and_attention_describes(
+    folder: Path, four_pictures: torch.Tensor, dtype: torch.dtype, attention: str
+) -> None:
+    kosmos = load_kosmos(folder, dtype, attention)
+    assert kosmos.model.dtype == dtype
+    assert caption(kosmos, four_pictures)[0].caption == "An image of a red dog in the meadow."
+
+
+def test_weights_loaded_inside_comfyui_can_still_be_trained(
+    folder: Path, four_pictures: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        kosmos = load_kosmos(folder, torch.float32)
+        caption(kosmos, four_pictures[:1])
+    kosmos.model.text_model.model.embed_tokens.weight.square().sum().backward()
+
+
+def test_the_layout_of_the_hub_is_understood(
+    folder: Path, tiny: Kosmos, four_pictures: torch.Tensor
+) -> None:
+    (folder / "processor_config.json").unlink()
+    published = {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "Kosmos2Processor",
+        "size": {"shortest_edge": 224},
+        "crop_size": {"height": 224, "width": 224},
+        "use_square_size": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(published))
+    kosmos = load_kosmos(folder, torch.float32)
+    assert caption(kosmos, four_pictures) == caption(tiny, four_pictures)
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def foreign_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def html_instead_of_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("<html>404</html>")
+
+
+def foreign_weights(folder: Path) -> None:
+    save_file({"lora.down": torch.zeros(4, 4)}, folder / "model.safetensors")
+
+
+def weights_of_another_size(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    wider = {name: torch.cat([tensor, tensor]) for name, tensor in weights.items()}
+    save_file(wider, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+
+
+def foreign_tokenizer(folder: Path) -> None:
+    plain = XLMRobertaTokenizer(
+        vocab=[(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+        + [(f"▁word{k}", -1.0) for k in range(2000)]
+    )
+    plain.save_pretrained(folder)
+
+
+def no_processor(folder: Path) -> None:
+    (folder / "processor_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        no_config,
+        broken_config,
+        foreign_config,
+        no_weights,
+        cut_weights,
+        html_instead_of_weights,
+        foreign_weights,
+        weights_of_another_size,
+        no_tokenizer,
+        broken_tokenizer,
+        foreign_tokenizer,
+        no_processor,
+    ],
+)
+def test_a_folder_that_is_no_kosmos_is_refused_in_one_sentence(
+    folder: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(folder)
+    with pytest.raises(MendableError, match=r"my-kosmos.*: \w.*[^.]\.$") as refused:
+        load_kosmos(folder, torch.float32)
+    assert str(refused.value).count(". ") == 0
+    assert "\n" not in str(refused.value)
+
+
+def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MendableError, match=r"microsoft/kosmos-2-patch14-224.*internet"):
+        fetch("microsoft/kosmos-2-patch14-224")
