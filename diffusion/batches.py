@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 # Latent cells in the first batch that is tried. On a CPU one full-size picture keeps all cores
 # busy, and small ones gain from company; a GPU takes what its memory holds, and halving finds it.
 CPU_CELLS = 64 * 64
-GPU_CELLS = 64 * CPU_CELLS
+GPU_CELLS = 16 * CPU_CELLS
 
 
 def first_batch(device: torch.device, cells: int) -> int:

@@ -1,0 +1,181 @@
+"""What a user of the generating nodes is promised, on a real server with the sandbox model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.demo.client import Client, Failure, Outcome
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.sandbox import DIFFUSION
+from PIL import Image
+from safetensors.torch import load_file
+
+LOAD = {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}}
+
+
+def sampler(**changes: object) -> dict:
+    inputs = {
+        "diffusion": ["load", 0],
+        "prompt": "a red dog in the meadow\n\n  a blue cat in the snow ",
+        "negative": "",
+        "steps": 4,
+        "guidance": 3.0,
+        "scheduler": "ddim",
+        "seed": 3,
+        "count": 2,
+        "width": 0,
+        "height": 0,
+        **changes,
+    }
+    return {
+        "load": LOAD,
+        "paint": {"class_type": "CFGSampler", "inputs": inputs},
+        "save": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["paint", 0], "filename_prefix": "painted"},
+        },
+    }
+
+
+def priors(**changes: object) -> dict:
+    inputs = {
+        "diffusion": ["load", 0],
+        "prompt": "a dog",
+        "count": 2,
+        "steps": 2,
+        "guidance": 3.0,
+        "seed": 0,
+        "batch_size": 0,
+        **changes,
+    }
+    return {
+        "load": LOAD,
+        "make": {"class_type": "PriorGenerator", "inputs": inputs},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["make", 1]}},
+    }
+
+
+def saved(server: ComfyUI, outcome: Outcome) -> list[Image.Image]:
+    assert outcome.failure is None
+    return [
+        Image.open(server.output / entry["filename"]) for entry in outcome.outputs["save"]["images"]
+    ]
+
+
+def prior_files(server: ComfyUI) -> set[Path]:
+    return set((server.output / "priors").rglob("*.png"))
+
+
+def test_each_line_is_painted_and_can_be_watched(server: ComfyUI, client: Client) -> None:
+    workflow = sampler()
+    workflow["say"] = {"class_type": "PreviewAny", "inputs": {"source": ["paint", 1]}}
+    outcome = client.run(workflow)
+    assert [picture.size for picture in saved(server, outcome)] == [(64, 64)] * 4
+    bars = [(step.done, step.total) for step in outcome.steps if step.node == "paint"]
+    assert bars[-1] == (16, 16)
+    assert sum(preview.node == "paint" for preview in outcome.previews) >= 2
+
+
+def test_a_picture_has_its_own_seed(server: ComfyUI, client: Client) -> None:
+    four = saved(server, client.run(sampler()))
+    alone = sampler(prompt="a blue cat in the snow", seed=5, count=1)
+    [one] = saved(server, client.run(alone))
+    difference = torch.tensor(list(four[2].tobytes())).sub(torch.tensor(list(one.tobytes())))
+    assert difference.abs().max() <= 1
+
+
+def test_each_picture_comes_with_its_prompt(client: Client) -> None:
+    workflow = sampler()
+    workflow["say"] = {"class_type": "PreviewAny", "inputs": {"source": ["paint", 1]}}
+    text = client.run(workflow).outputs["say"]["text"]
+    assert text == ["a red dog in the meadow"] * 2 + ["a blue cat in the snow"] * 2
+
+
+def test_the_latent_is_cores(server: ComfyUI, client: Client) -> None:
+    workflow = sampler()
+    workflow["keep"] = {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": ["paint", 2], "filename_prefix": "painted"},
+    }
+    assert client.run(workflow).failure is None
+    [file] = server.output.glob("painted*.latent")
+    assert load_file(file)["latent_tensor"].shape[::2] == (4, 8)
+
+
+def test_prior_pictures_are_topped_up(server: ComfyUI, client: Client) -> None:
+    assert client.run(priors()).failure is None
+    first = {file: file.stat().st_mtime_ns for file in prior_files(server)}
+    more = client.run(priors(count=5))
+    assert len(more.outputs["show"]["images"]) == 5
+    assert len(prior_files(server)) == 5
+    assert all(file.stat().st_mtime_ns == time for file, time in first.items())
+    assert next(step.total for step in more.steps if step.node == "make") == 3 * 2
+
+
+def test_cancel_keeps_finished_priors_and_the_next_run_goes_on(
+    server: ComfyUI, client: Client
+) -> None:
+    before = prior_files(server)
+    long = {"prompt": "a cat", "count": 5, "steps": 12, "batch_size": 1}
+    stopped = client.run(
+        priors(**long), cancel_when=lambda outcome: any(s.done > 24 for s in outcome.steps)
+    )
+    assert stopped.interrupted
+    kept = prior_files(server) - before
+    assert 2 <= len(kept) < 5
+    resumed = client.run(priors(**long))
+    assert len(resumed.outputs["show"]["images"]) == 5
+    assert next(step.total for step in resumed.steps if step.node == "make") == (5 - len(kept)) * 12
+
+
+def failure_of(client: Client, workflow: dict) -> Failure:
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert failure.kind.endswith("MendableError")
+    assert "\n" not in failure.sentence
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": "a red dog in the meadow " * 40}, "shorten it, because it would be cut at"),
+        ({"prompt": " \n "}, "There is no prompt"),
+        ({"width": 100}, "Width is 100, but sandbox paints multiples of 8 pixels: choose"),
+        ({"scheduler": "plms"}, "choose one of ddim"),
+    ],
+)
+def test_an_impossible_wish_ends_in_one_sentence(
+    client: Client, changes: dict, sentence: str
+) -> None:
+    failure = failure_of(client, sampler(**changes))
+    assert failure.node == "paint"
+    assert sentence in failure.sentence
+    assert client.run(sampler()).failure is None
+
+
+def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
+    server: ComfyUI, client: Client
+) -> None:
+    folder = server.base / "models" / "diffusers" / "half"
+    shutil.copytree(DIFFUSION, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    shutil.copy(DIFFUSION / "vae" / weights.name, checkpoints / "vae.safetensors")
+    for model, sentence in (
+        ("half", "half written"),
+        ("vae.safetensors", "not a checkpoint"),
+    ):
+        workflow = sampler()
+        workflow["load"] = {
+            "class_type": "LoadDiffusion",
+            "inputs": {**LOAD["inputs"], "model": model},
+        }
+        failure = failure_of(client, workflow)
+        assert failure.node == "load"
+        assert sentence in failure.sentence
