@@ -43,6 +43,7 @@ def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str)
         for name, (_, options) in known[node]["input"].get(kind, {}).items():
             assert options.get("tooltip"), f"{node}.{name}"
     assert all(known[node]["output_tooltips"]), known[node]["output_name"]
+    assert not set(known[node]["output_name"]) & set(known[node]["output"])
 
 
 @pytest.mark.parametrize("node", NODES)

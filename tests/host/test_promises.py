@@ -1,0 +1,36 @@
+"""A schema is a promise: what was saved once still opens after every later change.
+
+`promises.json` holds every node's inputs and outputs as they were released. Saved workflows store
+widget values by position and links by slot number, so a node may only add at the end, and what it
+adds must be optional.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.client import Client
+
+PROMISES = json.loads(Path(__file__).with_name("promises.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("node", PROMISES)
+def test_a_node_keeps_what_it_promised(client: Client, node: str) -> None:
+    info = client.get(f"/object_info/{node}")[node]
+    promised, outputs = PROMISES[node]["inputs"], PROMISES[node]["outputs"]
+    required, optional = (inputs_of(info, section) for section in ("required", "optional"))
+    assert required == promised["required"]
+    kept = promised.get("optional", [])
+    assert optional[: len(kept)] == kept
+    assert info["output"][: len(outputs)] == outputs
+
+
+def inputs_of(info: dict, section: str) -> list[list[str]]:
+    """Name and type of each input, in the order in which the browser shows them."""
+    inputs = []
+    for name in info["input_order"].get(section, []):
+        kind = info["input"][section][name][0]
+        inputs.append([name, "COMBO" if isinstance(kind, list) else kind])
+    return inputs

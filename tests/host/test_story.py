@@ -1,0 +1,88 @@
+"""The saved workflow tells its whole story, here with few steps: what comes out is not looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.cli import COMFY
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from PIL import Image
+
+WORKFLOW = ROOT / "workflows" / "personalize_and_caption.json"
+FEW = {
+    "PriorGenerator": {"count": 2, "steps": 2},
+    "DreamBoothTrain": {"steps": 4, "run_name": "story"},
+    "CFGSampler": {"steps": 2},
+    "GroundedCaption": {"max_new_tokens": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def graph(server: ComfyUI) -> dict:
+    """The workflow as comfy-cli sends it."""
+    command = [str(COMFY), "--skip-prompt", "run", "--print-prompt", "--workflow", str(WORKFLOW)]
+    done = subprocess.run(
+        [*command, "--host", "127.0.0.1", "--port", str(server.port)],
+        env=os.environ | {"DO_NOT_TRACK": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)["data"]["prompt"]
+
+
+@pytest.fixture(scope="module")
+def outcome(server: ComfyUI, client: Client, graph: dict) -> Outcome:
+    for picture in (ROOT / "sandbox" / "subject").glob("*.png"):
+        shutil.copy(picture, server.input)
+    for node in graph.values():
+        node["inputs"] |= FEW.get(node["class_type"], {})
+    return client.run(graph)
+
+
+def titled(graph: dict, title: str) -> str:
+    return next(name for name, node in graph.items() if node["_meta"]["title"] == title)
+
+
+def test_it_reaches_its_end(outcome: Outcome) -> None:
+    assert outcome.failure is None
+
+
+def test_every_picture_is_saved_and_described(
+    outcome: Outcome, graph: dict, server: ComfyUI
+) -> None:
+    for who in ("subject", "class"):
+        pictures = outcome.outputs[titled(graph, f"Pictures of the {who}")]["images"]
+        prompts = outcome.outputs[titled(graph, f"Prompts of the {who}")]["text"]
+        seen = outcome.outputs[titled(graph, f"Seen in the {who}")]["text"]
+        assert len(pictures) == len(prompts) == len(seen) == 4
+        for picture in pictures:
+            path = Path(server.output, picture["subfolder"], picture["filename"])
+            with Image.open(path) as image:
+                assert image.size == (64, 64)
+
+
+def test_the_captions_to_learn_from_call_the_subject_by_its_word(
+    outcome: Outcome, graph: dict
+) -> None:
+    captions = outcome.outputs[titled(graph, "Captions to learn from")]["text"]
+    assert len(captions) == 4
+    assert all("sks dog" in caption for caption in captions)
+
+
+def test_training_shows_its_progress_its_loss_and_a_preview(outcome: Outcome, graph: dict) -> None:
+    node = titled(graph, "Learn the subject")
+    assert [step.done for step in outcome.steps if step.node == node][-1] == 4
+    assert any("loss" in text for where, text in outcome.texts if where == node)
+    assert any(preview.node == node for preview in outcome.previews)
+
+
+def test_the_loss_and_the_lora_fit_into_core(outcome: Outcome, graph: dict) -> None:
+    assert outcome.outputs[titled(graph, "Loss")]["images"]
