@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .model import Diffusion
 
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CHUNK = 1 << 20
 
 
@@ -18,7 +19,7 @@ def fingerprint(diffusion: Diffusion) -> str:
     size or time since it was last read is not read again.
     """
     source = Path(diffusion.source)
-    files = sorted(source.glob("*/*")) if source.is_dir() else [source]
+    files = [file for part in PARTS for file in sorted(source.glob(f"{part}/*"))] or [source]
     digest = hashlib.sha256()
     for file in (*files, *map(Path, diffusion.loras)):
         if file.suffix in (".safetensors", ".json", ".txt"):

@@ -60,8 +60,3 @@ class Diffusion:
     def vae_factor(self) -> int:
         """Pixels along one side of a latent cell; a picture's sides are multiples of it."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon", "v_prediction" or "sample"."""
-        return self.scheduler_config.get("prediction_type", "epsilon")

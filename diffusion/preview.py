@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, SchedulerMixin
 
 # A decoder up to this size is quick enough to run at every step.
 SMALL_DECODER = 5_000_000
-PROBE_CELLS = 16
+PROBES, PROBE_CELLS = 8, 12
 
 
 def predicted_original(
@@ -36,7 +36,8 @@ def previewer(vae: AutoencoderKL) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from scaled latents [C,h,w] to a picture [H,W,3], float 0..1 on the CPU.
 
     A small decoder is simply run. For a large one a linear map from a latent cell to its mean
-    colour is fitted to one decoded probe, and the picture has one pixel to a cell.
+    colour is fitted to a few encoded pictures of soft blobs, and a preview has one pixel to a
+    cell.
     """
     if sum(p.numel() for p in vae.decoder.parameters()) <= SMALL_DECODER:
         return lambda latents: decode(vae, latents[None])[0]
@@ -59,10 +60,16 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 def _fit_colours(vae: AutoencoderKL) -> torch.Tensor:
     """[C+1, 3]: weights of each latent channel, and a constant, in the mean colour of its cell."""
     generator = torch.Generator().manual_seed(0)
-    channels = vae.config.latent_channels
-    blocks = torch.randn((1, channels, PROBE_CELLS // 4, PROBE_CELLS // 4), generator=generator)
-    probe = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    picture = decode(vae, probe.to(vae.device)).permute(0, 3, 1, 2)
-    colour = torch.nn.functional.adaptive_avg_pool2d(picture, PROBE_CELLS)
-    inputs = torch.cat([probe, torch.ones_like(probe[:, :1])], 1)[0].flatten(1).T
-    return torch.linalg.lstsq(inputs, colour[0].flatten(1).T).solution
+    blobs = torch.rand((PROBES, 3, 4, 4), generator=generator)
+    side = PROBE_CELLS * 2 ** (len(vae.config.block_out_channels) - 1)
+    pictures = torch.nn.functional.interpolate(blobs, size=side, mode="bilinear")
+    colours = torch.nn.functional.interpolate(blobs, size=PROBE_CELLS, mode="bilinear")
+    encoded = vae.encode((pictures * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+    latents = encoded.float().cpu() * vae.config.scaling_factor
+    inputs = torch.cat([latents, torch.ones_like(latents[:, :1])], 1)
+    return torch.linalg.lstsq(_rows(inputs), _rows(colours)).solution
+
+
+def _rows(cells: torch.Tensor) -> torch.Tensor:
+    """[N,C,h,w] to [N*h*w,C]."""
+    return cells.permute(0, 2, 3, 1).flatten(0, 2)

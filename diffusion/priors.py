@@ -64,11 +64,13 @@ def make_priors(
     on_step: as for `paint`, counted over the missing pictures. When it raises, or the process
         dies, the batches that were finished stay and the next call goes on from there.
 
-    Raises MendableError for a count below 1, for settings or a prompt that the model cannot
-    serve, and when a picture cannot be written.
+    Raises MendableError for a count below 1, for an empty prompt, for settings or a prompt that
+    the model cannot serve, and when a picture cannot be written.
     """
     if count < 1:
         raise MendableError(f"Count is {count}: ask for at least 1 picture.")
+    if not prompt.strip():
+        raise MendableError('The class prompt is empty: write one, such as "a dog".')
     settings = settings or Settings(steps=20, guidance=3.0)
     width, height = settings.size_for(diffusion)
     recipe = {

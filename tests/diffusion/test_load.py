@@ -22,7 +22,6 @@ def test_a_folder_loads_frozen_and_knows_its_sizes(diffusion, model_folder):
     assert diffusion.name == "tiny"
     assert diffusion.source == str(model_folder)
     assert (diffusion.resolution, diffusion.vae_factor) == (32, 2)
-    assert diffusion.prediction_type == "epsilon"
     assert not any(key.startswith("_") for key in diffusion.scheduler_config)
     assert not any(module.training for module in diffusion.modules.values())
     assert not any(parameter.requires_grad for parameter in diffusion.modules.parameters())
@@ -48,6 +47,23 @@ def test_weights_loaded_under_inference_mode_can_be_trained(model_folder):
     with torch.inference_mode():
         unet = load_diffusion(model_folder).unet
     assert not any(parameter.is_inference() for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_text_encoders_of_old_and_new_transformers_load(diffusion, folder_copy, prefix):
+    file = folder_copy / "text_encoder" / "model.safetensors"
+    weights = {
+        prefix + key.removeprefix("text_model."): value for key, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+    loaded = load_diffusion(folder_copy).text_encoder.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in diffusion.text_encoder.state_dict().items())
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MendableError, match="nobody/nothing could not be downloaded"):
+        load_diffusion("nobody/nothing")
 
 
 def cut_in_half(folder):

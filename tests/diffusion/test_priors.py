@@ -143,6 +143,11 @@ def test_no_pictures_at_all_is_named(diffusion, tmp_path):
         make_priors(diffusion, "a dog", 0, tmp_path)
 
 
+def test_an_empty_class_prompt_is_named(diffusion, tmp_path):
+    with pytest.raises(MendableError, match="class prompt is empty"):
+        make_priors(diffusion, " ", 1, tmp_path)
+
+
 def test_pictures_are_eight_bit_rgb(diffusion, tmp_path):
     priors = make_priors(diffusion, "a dog", 1, tmp_path, settings=QUICK)
     with Image.open(priors.files[0]) as picture:
