@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 MOST_AT_ONCE = 32
 """More pictures gain no speed."""
 
-MOST_AT_ONCE_ON_CPU = 4
-"""There a batch gains little, and a larger one would keep Cancel waiting."""
+CPU_WORK = 1e12
+"""Multiplications and additions that a CPU may do before it reads Cancel: seconds, not minutes."""
 
 SHARE = 0.5
 """The part of the free memory to plan with; fragments and other programs have the rest."""
@@ -34,10 +34,12 @@ def automatic_batch_size(
 
     Without `free_memory` only the device decides.
     """
-    most = MOST_AT_ONCE_ON_CPU if model.device.type == "cpu" else MOST_AT_ONCE
-    if free_memory is None:
-        return most
-    return max(1, min(most, int(free_memory * SHARE) // bytes_per_picture(model, length)))
+    most = MOST_AT_ONCE
+    if model.device.type == "cpu":
+        most = min(most, int(CPU_WORK / (2 * model.num_parameters() * length)))
+    if free_memory is not None:
+        most = min(most, int(free_memory * SHARE) // bytes_per_picture(model, length))
+    return max(1, most)
 
 
 def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> int:

@@ -55,7 +55,7 @@ def fetch(hub_id: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MendableError(
             f'The model "{hub_id}" is not on this machine and could not be downloaded: connect to '
-            'the internet, or put its folder into models/kosmos, or choose "sandbox".'
+            "the internet, see that the disk has room, or put its folder into models/kosmos."
         ) from error
 
 

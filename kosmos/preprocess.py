@@ -44,11 +44,14 @@ def preprocess(kosmos: Kosmos, images: Tensor) -> Tensor:
     Kosmos-2 was trained that way.
     """
     side = kosmos.model.config.vision_config.image_size
-    pixels = kosmos.processor.image_processor(
-        list(to_rgb(images).movedim(-1, 1)),
-        size={"height": side, "width": side},
-        do_center_crop=False,
-        input_data_format="channels_first",
-        return_tensors="pt",
-    )["pixel_values"]
-    return pixels.to(kosmos.model.device, kosmos.model.dtype)
+    squares = [  # one at a time: a batch of large pictures would take gigabytes on the way
+        kosmos.processor.image_processor(
+            to_rgb(image[None])[0].movedim(-1, 0),
+            size={"height": side, "width": side},
+            do_center_crop=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
+        )["pixel_values"]
+        for image in images
+    ]
+    return torch.cat(squares).to(kosmos.model.device, kosmos.model.dtype)

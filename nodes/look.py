@@ -103,7 +103,7 @@ class GroundedCaption(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "max_new_tokens",
-                    default=64,
+                    default=128,
                     min=1,
                     max=1024,
                     tooltip="Where a caption is cut off at the latest. A box takes 4 tokens.",
