@@ -10,9 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from .cli import Event
 
+WORTH_A_LINE = 0.5  # seconds
+
 
 class Ticker:
-    """One line for each node: a bar while it runs, and the seconds it took when it is done."""
+    """A bar for the node that runs, and a line with its seconds when it took any."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,4 +71,5 @@ class Ticker:
         seconds = time.monotonic() - self._began
         self._bars.remove_task(self._task)
         self._task = None
-        self._console.print(f"  {self._title:<44} {note} {seconds:6.1f} s", highlight=False)
+        if note or seconds >= WORTH_A_LINE:
+            self._console.print(f"  {self._title:<44} {note} {seconds:6.1f} s", highlight=False)

@@ -1,4 +1,4 @@
-"""The saved workflow tells its whole story, here with few steps: what comes out is not looked at."""
+"""The saved workflow tells its whole story, here in few steps: nobody looks at the pictures."""
 
 from __future__ import annotations
 
