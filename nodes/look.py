@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from .. import sandbox
 from ..errors import MendableError
+from ..kosmos.model import Kosmos
 from . import host
 from .sockets import GROUNDING, KOSMOS
 
@@ -139,7 +140,7 @@ class GroundedCaption(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        kosmos: object,
+        kosmos: Kosmos,
         image: torch.Tensor,
         style: str,
         prompt: str,
