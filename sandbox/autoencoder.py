@@ -11,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import nn
+from torch.nn import functional
 
 from . import DIFFUSION
 from .averaging import Average
 from .checkpoint import load_state, save_state
 from .pool import Pool, Sample
+from .world.individual import shifted
 from .world.scene import Scene, draw_scene, render
 
 log = logging.getLogger(__name__)
@@ -27,16 +32,70 @@ PIXELS = 64
 
 def new_model() -> AutoencoderKL:
     """AutoencoderKL of four levels, so a factor of 8 between pixels and latents."""
-    return AutoencoderKL(
-        block_out_channels=(16, 32, 64, 96),
+    model = AutoencoderKL(
+        block_out_channels=(16, 24, 48, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=8,
-        norm_num_groups=8,
+        norm_num_groups=1,
         sample_size=PIXELS,
         mid_block_add_attention=False,
     )
+    start_as_average(model)
+    return model
+
+
+@torch.no_grad()
+def start_as_average(model: AutoencoderKL) -> None:
+    """Begin with latents that are the mean colour of each 8x8 block, and pictures made of them.
+
+    Six channels carry +RGB and -RGB through all levels: silu(x) - silu(-x) = x, so they pass the
+    activations unchanged. Residual branches begin at zero. From there, right colours are there
+    at once and only detail has to be learned; from a random start they took most of the time.
+    """
+    for module in model.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+            if module.conv_shortcut is not None:
+                _carry(module.conv_shortcut, torch.ones(1, 1))
+        elif isinstance(module, Downsample2D):
+            kernel = torch.zeros(3, 3)
+            kernel[:2, :2] = 0.25
+            _carry(module.conv, kernel)
+        elif isinstance(module, Upsample2D):
+            ramp = torch.tensor([0.25, 0.5, 0.25])
+            _carry(module.conv, ramp.outer(ramp))
+    _carry(model.encoder.conv_in, _centre(1.0), inputs=3)
+    _carry(model.decoder.conv_in, _centre(1.0), inputs=3)
+    for conv in (model.encoder.conv_out, model.decoder.conv_out):
+        conv.weight[:3] = 0
+        for colour in range(3):
+            conv.weight[colour, colour] = _centre(0.5)
+            conv.weight[colour, 3 + colour] = _centre(-0.5)
+    latents = model.config.latent_channels
+    nn.init.zeros_(model.encoder.conv_out.weight[latents:])
+    nn.init.constant_(model.encoder.conv_out.bias[latents:], -6.0)
+    for conv in (model.quant_conv, model.post_quant_conv):
+        conv.weight.copy_(torch.eye(conv.out_channels).view_as(conv.weight))
+        nn.init.zeros_(conv.bias)
+
+
+def _centre(value: float) -> torch.Tensor:
+    kernel = torch.zeros(3, 3)
+    kernel[1, 1] = value
+    return kernel
+
+
+def _carry(conv: nn.Conv2d, kernel: torch.Tensor, inputs: int = 6) -> None:
+    """Let the first six channels pass; from three inputs, as themselves and negated."""
+    conv.weight[:6] = 0
+    if conv.bias is not None:
+        conv.bias[:6] = 0
+    for channel in range(6):
+        sign = -1 if channel >= inputs else 1
+        conv.weight[channel, channel % inputs] = sign * kernel
 
 
 def draw_varied(seed: int, size: int) -> Sample:
@@ -48,7 +107,7 @@ def draw_varied(seed: int, size: int) -> Sample:
     scene = draw_scene(seed)
     rng = np.random.default_rng((seed, 1))
     if rng.uniform() < 0.25:
-        tints = [tuple(int(v) for v in rng.integers(20, 250, 3)) for _ in range(4)]
+        tints = [shifted((0, 0, 0), 1, rng.integers(20, 250, 3).tolist()) for _ in range(4)]
         things = tuple(
             replace(
                 thing,
@@ -79,16 +138,16 @@ def _edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def reconstruction_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Absolute error of the pixels, and of their differences, which keeps outlines sharp."""
-    loss = F.l1_loss(made, true) + 0.5 * F.mse_loss(made, true)
-    for a, b in zip(_edges(made), _edges(true)):
-        loss = loss + F.l1_loss(a, b)
+    loss = functional.l1_loss(made, true) + 2 * functional.mse_loss(made, true)
+    for a, b in zip(_edges(made), _edges(true), strict=True):
+        loss = loss + functional.l1_loss(a, b) / 2
     return loss
 
 
 def train(
     folder: Path, minutes: float, batch: int, rate: float, seed: int, decoder_only: bool
 ) -> None:
-    """Train for ``minutes``; ``decoder_only`` leaves the latents, and so the painter, as they are."""
+    """Train for ``minutes``; ``decoder_only`` leaves the latents, and so the painter, alone."""
     torch.manual_seed(seed)
     known = (folder / "config.json").exists()
     model = AutoencoderKL.from_pretrained(folder) if known else new_model()
@@ -131,27 +190,48 @@ def train(
 
 
 @torch.no_grad()
-def latent_scale(model: AutoencoderKL, count: int = 256) -> float:
-    """One over the standard deviation of the latents, diffusers' ``scaling_factor``."""
+def standardise(model: AutoencoderKL, count: int = 512) -> None:
+    """Give each latent channel mean 0 and standard deviation 1, without changing a picture.
+
+    The two 1x1 convolutions round the latents take the shift and the scale in. A painter's loss
+    counts all channels alike, so they had better be of one size.
+    """
     samples = [draw_varied(60_000_000 + k, PIXELS) for k in range(count)]
-    return 1 / model.encode(to_tensor(samples)).latent_dist.mean.std().item()
+    latents = model.encode(to_tensor(samples)).latent_dist.mean
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    into, out = model.quant_conv, model.post_quant_conv
+    into.weight[:channels] /= std.view(-1, 1, 1, 1)
+    into.bias[:channels] = (into.bias[:channels] - mean) / std
+    into.bias[channels:] -= 2 * std.log()
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= std.view(1, -1, 1, 1)
+    model.register_to_config(scaling_factor=1.0)
 
 
-def _keep(folder: Path, name: str, step: int, model, optimizer, average: Average) -> None:
+def _keep(
+    folder: Path,
+    name: str,
+    step: int,
+    model: AutoencoderKL,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> None:
     save_state(name, step, model, optimizer, average)
     average.swap(model)
-    if name == "autoencoder":
-        model.register_to_config(scaling_factor=round(latent_scale(model), 5))
     small = AutoencoderKL.from_config(model.config)
     small.load_state_dict(model.state_dict())
+    if name == "autoencoder":
+        standardise(small)
     small.half().save_pretrained(folder)
     average.swap(model)
 
 
 def main() -> None:
+    """Read the command line and train the autoencoder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

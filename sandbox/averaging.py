@@ -16,6 +16,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Take the model's weights after one more step into the average."""
         self.steps += 1
         rate = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, p in model.named_parameters():

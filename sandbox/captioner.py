@@ -102,7 +102,7 @@ def encode(
     start = head.index(image) + 1
     head[start : start + QUERIES] = range(first, first + QUERIES)
     texts = [grounded_text(write(s.scene, s.boxes)) for s in samples]
-    tails = [tokenizer(t, add_special_tokens=False).input_ids + [2] for t in texts]
+    tails = [[*tokenizer(t, add_special_tokens=False).input_ids, 2] for t in texts]
     longest = max(map(len, tails))
     ids = torch.full((len(samples), len(head) + longest), tokenizer.pad_token_id)
     labels = torch.full_like(ids, -100)
@@ -172,7 +172,13 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
     _keep(folder, step, model, optimizer, average)
 
 
-def _keep(folder: Path, step: int, model, optimizer, average: Average) -> None:
+def _keep(
+    folder: Path,
+    step: int,
+    model: Kosmos2ForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> None:
     save_state("captioner", step, model, optimizer, average)
     average.swap(model)
     small = Kosmos2ForConditionalGeneration(model.config)
@@ -182,6 +188,7 @@ def _keep(folder: Path, step: int, model, optimizer, average: Average) -> None:
 
 
 def main() -> None:
+    """Read the command line and train the captioner."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=48)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ def save_state(
     }
     part = STATES / f"{name}.part"
     torch.save(state, part)
-    os.replace(part, STATES / f"{name}.pt")
+    part.replace(STATES / f"{name}.pt")
 
 
 def load_state(

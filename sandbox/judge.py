@@ -8,6 +8,7 @@ background, which is what "nearer to the subject than to the class" is measured 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import time
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 from . import DIFFUSION, JUDGE
 from .autoencoder import PIXELS, draw_varied, to_tensor
@@ -50,7 +51,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 96, 128)
         layers: list[nn.Module] = []
-        for k, (before, after) in enumerate(zip(widths, widths[1:])):
+        for k, (before, after) in enumerate(itertools.pairwise(widths)):
             layers += [
                 nn.Conv2d(before, after, 3, stride=2 if k < 3 else 1, padding=1),
                 nn.BatchNorm2d(after),
@@ -80,7 +81,7 @@ class Judge(nn.Module):
             kinds.amax(-1),
             (colours * where).sum(-1),
             self.backgrounds(grid.mean((2, 3))),
-            F.normalize(pooled, dim=-1),
+            functional.normalize(pooled, dim=-1),
         )
 
     @torch.no_grad()
@@ -107,7 +108,9 @@ class Judge(nn.Module):
 def _prepare(images: torch.Tensor) -> torch.Tensor:
     pictures = images.float().permute(0, 3, 1, 2)
     if pictures.shape[-2:] != (PIXELS, PIXELS):
-        pictures = F.interpolate(pictures, (PIXELS, PIXELS), mode="bilinear", antialias=True)
+        pictures = functional.interpolate(
+            pictures, (PIXELS, PIXELS), mode="bilinear", antialias=True
+        )
     return pictures * 2 - 1
 
 
@@ -165,7 +168,7 @@ def _identity_loss(vectors: torch.Tensor) -> torch.Tensor:
     similar = vectors @ vectors.T / 0.1
     similar.fill_diagonal_(-math.inf)
     twin = torch.arange(2 * count).roll(count)
-    return F.cross_entropy(similar, twin)
+    return functional.cross_entropy(similar, twin)
 
 
 def train(folder: Path, minutes: float, seed: int) -> None:
@@ -192,11 +195,11 @@ def train(folder: Path, minutes: float, seed: int) -> None:
         kinds, colours, backgrounds, vectors = judge(pictures)
         true_kinds, true_colours, true_backgrounds = _truth(scenes)
         here = len(scenes)
-        told = F.cross_entropy(colours[:here].flatten(0, 1), true_colours.flatten())
+        told = functional.cross_entropy(colours[:here].flatten(0, 1), true_colours.flatten())
         loss = (
-            5 * F.binary_cross_entropy_with_logits(kinds[:here], true_kinds)
+            5 * functional.binary_cross_entropy_with_logits(kinds[:here], true_kinds)
             + told
-            + F.cross_entropy(backgrounds[:here], true_backgrounds)
+            + functional.cross_entropy(backgrounds[:here], true_backgrounds)
             + _identity_loss(vectors[here:])
         )
         optimizer.zero_grad(set_to_none=True)
@@ -211,6 +214,7 @@ def train(folder: Path, minutes: float, seed: int) -> None:
 
 
 def main() -> None:
+    """Read the command line and train the judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)

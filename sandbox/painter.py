@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import DIFFUSION
@@ -145,7 +144,7 @@ def loss_on(
     noisy = signal * latents + spread * noise
     words = painter.text_encoder(ids).last_hidden_state
     made = painter.unet(noisy, times, encoder_hidden_states=words).sample
-    return F.mse_loss(made, signal * noise - spread * latents)
+    return functional.mse_loss(made, signal * noise - spread * latents)
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:
@@ -208,7 +207,14 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     _keep(folder, step, painter, optimizer, average, tokenizer)
 
 
-def _keep(folder: Path, step: int, painter: Painter, optimizer, average, tokenizer) -> None:
+def _keep(
+    folder: Path,
+    step: int,
+    painter: Painter,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    tokenizer: CLIPTokenizer,
+) -> None:
     save_state("painter", step, painter, optimizer, average)
     average.swap(painter)
     unet = UNet2DConditionModel.from_config(painter.unet.config)
@@ -229,6 +235,7 @@ def _keep(folder: Path, step: int, painter: Painter, optimizer, average, tokeniz
 
 
 def main() -> None:
+    """Read the command line and train the painter."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--batch", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Freshly drawn scenes for training: a pool that is sampled often and renewed a little each step."""
+"""Drawn scenes for training: a pool that is sampled often and renewed a little each step."""
 
 from __future__ import annotations
 

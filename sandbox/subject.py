@@ -33,6 +33,7 @@ def portraits(size: int = 256) -> list[Image.Image]:
 
 
 def main() -> None:
+    """Write the four pictures as PNG files."""
     FOLDER.mkdir(exist_ok=True)
     for k, picture in enumerate(portraits(), start=1):
         picture.save(FOLDER / f"sks_dog_{k}.png", optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -65,7 +66,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     for word in dict.fromkeys(w.lower() for w in english_words()):
         symbols = [*word[:-1], word[-1] + "</w>"]
         while len(symbols) > 1:
-            pairs = list(zip(symbols, symbols[1:]))
+            pairs = list(itertools.pairwise(symbols))
             best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
             if best not in ranks:
                 best = pairs[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .individual import RGB
+from .individual import RGB, shifted
 
 TONES: dict[str, tuple[RGB, RGB]] = {
     "meadow": ((190, 228, 250), (132, 200, 104)),
@@ -25,10 +25,8 @@ def draw_backdrop(
 ) -> Image.Image:
     """Paint a background; ``horizon`` is where the ground begins, 0 (top) to 1 (bottom)."""
     upper, lower = TONES[name]
-    shade = rng.integers(-6, 7, 3)
-    upper, lower = (
-        tuple(int(np.clip(c + s, 0, 255)) for c, s in zip(tone, shade)) for tone in (upper, lower)
-    )
+    shade = rng.integers(-6, 7, 3).tolist()
+    upper, lower = (shifted(tone, 1, shade) for tone in (upper, lower))
     picture = Image.new("RGB", (width, height), upper)
     draw = ImageDraw.Draw(picture)
     line = horizon * height
@@ -48,7 +46,7 @@ def draw_backdrop(
         ground = [(0, line + bend), (width / 2, line - bend), (width, line + bend)]
         draw.polygon([*ground, (width, height), (0, height)], fill=lower)
     if name == "sea":
-        pale = tuple(min(255, c + 46) for c in lower)
+        pale = shifted(lower, 1, (46, 46, 46))
         for row in range(3):
             y = line + (row + 0.7) * (height - line) / 3.4
             start = rng.uniform(0, 0.3) * width

@@ -32,7 +32,7 @@ def noun_phrase(thing: Thing, *, colour: bool = True, pattern: bool = True, coun
 def _groups(scene: Scene, boxes: list[Box]) -> list[tuple[Thing, list[Box]]]:
     """Things from left to right; those that one phrase describes share it."""
     groups: dict[tuple[str, str, str], tuple[Thing, list[Box]]] = {}
-    for thing, box in sorted(zip(scene.things, boxes), key=lambda pair: pair[1][0]):
+    for thing, box in sorted(zip(scene.things, boxes, strict=True), key=lambda pair: pair[1][0]):
         one = thing.one
         groups.setdefault((one.kind, one.colour, one.pattern), (thing, []))[1].append(box)
     return list(groups.values())
@@ -61,8 +61,7 @@ def detailed(scene: Scene, boxes: list[Box]) -> list[Part]:
         )
         size = "large" if (x1 - x0) * (y1 - y0) > 0.25 else "small"
         verb = "are" if len(places) > 1 else "is"
-        parts.append(" There" if k == 0 else " Then there")
-        parts[-1] += f" {verb}"
+        parts.append(f" {'There' if k == 0 else 'Then there'} {verb}")
         parts.append((noun_phrase(thing, count=len(places)), places))
         parts.append(f", {size}," if len(places) == 1 else ",")
         parts.append(f" {side}.")

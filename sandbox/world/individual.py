@@ -1,8 +1,9 @@
-"""Individuals: what makes one dog differ from the next, and the demo's subject, who differs more."""
+"""Individuals: what makes one dog differ from the next, and the demo's subject from them all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,12 +23,21 @@ PALETTE: dict[str, RGB] = {
 }
 
 
+def shifted(colour: RGB, factor: float, added: Sequence[int] = (0, 0, 0)) -> RGB:
+    """A lighter or darker tone of a colour: each part times ``factor`` plus ``added``."""
+    red, green, blue = (
+        int(np.clip(round(part * factor + plus), 0, 255))
+        for part, plus in zip(colour, added, strict=True)
+    )
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class Individual:
     """One member of a kind.
 
     ``stretch`` is width over height relative to the kind's drawing; ``feature`` (0..1) moves the
-    kind's own small feature (ears, petals, windows, sail ...); ``flip`` faces left instead of right.
+    kind's own small feature (ears, petals, windows, sail ...); ``flip`` mirrors the drawing.
     ``second`` colours the part below or beside the main one; None means one colour all over.
     ``scarf`` and ``odd_ear`` are worn by subjects only, never by the world's own individuals.
     """
@@ -43,7 +53,6 @@ class Individual:
     second: RGB | None = None
     scarf: RGB | None = None
     odd_ear: RGB | None = None
-    extras: tuple[str, ...] = field(default=())
 
 
 def draw_individual(rng: np.random.Generator, kind: str | None = None) -> Individual:
@@ -53,7 +62,7 @@ def draw_individual(rng: np.random.Generator, kind: str | None = None) -> Indivi
     pattern = PATTERNS[rng.choice(3, p=(0.6, 0.2, 0.2))]
     shade = rng.uniform(0.92, 1.08)
     jitter = rng.integers(-8, 9, 3)
-    tint = tuple(int(np.clip(c * shade + j, 0, 255)) for c, j in zip(PALETTE[colour], jitter))
+    tint = shifted(PALETTE[colour], shade, jitter.tolist())
     others = [c for c in COLOURS if c != colour]
     return Individual(
         kind=kind,

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw
 
-INK = (44, 38, 66)
+from .individual import RGB
+
+INK: RGB = (44, 38, 66)
 Point = tuple[float, float]
 
 
@@ -24,7 +26,7 @@ class Pen:
         self.layer = Image.new("RGBA", self.size)
         self._draw = ImageDraw.Draw(self.layer)
         self._main = Image.new("L", self.size)
-        self._waiting: list[tuple[str, list[Point], tuple[int, int, int], bool]] = []
+        self._waiting: list[tuple[str, list[Point], RGB, bool]] = []
 
     def _pixels(self, points: Sequence[Point]) -> list[Point]:
         width, height = self.size
@@ -43,14 +45,12 @@ class Pen:
         (x0, y0), (x1, y1) = points
         return [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
 
-    def polygon(
-        self, points: Sequence[Point], fill: tuple[int, int, int], main: bool = False
-    ) -> None:
+    def polygon(self, points: Sequence[Point], fill: RGB, main: bool = False) -> None:
         """Add a polygon to the silhouette; ``main`` shapes take the individual's pattern."""
         self._waiting.append(("polygon", self._pixels(points), fill, main))
 
     def ellipse(
-        self, x0: float, y0: float, x1: float, y1: float, fill: tuple[int, int, int], main=False
+        self, x0: float, y0: float, x1: float, y1: float, fill: RGB, main: bool = False
     ) -> None:
         """Add an ellipse, given by its bounding box, to the silhouette."""
         box = self._ordered(self._pixels([(x0, y0), (x1, y1)]))
@@ -74,7 +74,7 @@ class Pen:
             getattr(main, shape)(flat, fill=255 if is_main else 0)
         self._waiting.clear()
 
-    def paint_main(self, pattern: str, fill: tuple[int, int, int]) -> None:
+    def paint_main(self, pattern: str, fill: RGB) -> None:
         """Paint spots, stripes or (``below``) the lower half onto the main shapes."""
         width, height = self.size
         paint = Image.new("L", self.size)
@@ -94,16 +94,16 @@ class Pen:
             draw.rectangle((0, height * 0.56, width, height), fill=255)
         self.layer.paste(fill, mask=ImageChops.multiply(paint, self._main))
 
-    def mark(self, x0: float, y0: float, x1: float, y1: float, fill: tuple[int, int, int]) -> None:
+    def mark(self, x0: float, y0: float, x1: float, y1: float, fill: RGB) -> None:
         """Draw an ellipse, given by its bounding box, over the settled shapes."""
         (a, b), (c, d) = self._ordered(self._pixels([(x0, y0), (x1, y1)]))
         self._draw.ellipse((a, b, c, d), fill=fill)
 
-    def line(self, points: Sequence[Point], width: float, fill: tuple[int, int, int]) -> None:
+    def line(self, points: Sequence[Point], width: float, fill: RGB) -> None:
         """Draw a line over the settled shapes; ``width`` in units of the thing's width."""
         pixels = self._pixels(points)
         self._draw.line(pixels, fill=fill, width=max(1, round(width * self.size[0])), joint="curve")
 
-    def patch(self, points: Sequence[Point], fill: tuple[int, int, int]) -> None:
+    def patch(self, points: Sequence[Point], fill: RGB) -> None:
         """Draw a polygon over the settled shapes."""
         self._draw.polygon(self._pixels(points), fill=fill)

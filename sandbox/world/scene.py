@@ -59,7 +59,7 @@ def place(
     """Put one to three individuals into a scene; the wide ones are made lower to fit."""
     widest = {1: 0.86, 2: 0.48, 3: 0.38}[len(individuals)]
     things = []
-    for one, (x, y, height) in zip(individuals, _places(len(individuals), rng)):
+    for one, (x, y, height) in zip(individuals, _places(len(individuals), rng), strict=True):
         height = min(height, widest / (ASPECT[one.kind] * one.stretch))
         things.append(Thing(one, x, y, height))
     return Scene(tuple(things), background, seed, float(rng.uniform(0.56, 0.68)))
@@ -95,7 +95,8 @@ def render(scene: Scene, size: int) -> tuple[Image.Image, list[Box]]:
         left = round(thing.x * full - width / 2)
         top = round(thing.y * full - height / 2)
         picture.paste(pen.layer, (left, top), pen.layer)
-        x0, y0, x1, y1 = pen.layer.getbbox()
-        edges = ((left + x0), (top + y0), (left + x1), (top + y1))
-        boxes.append(tuple(float(np.clip(e / full, 0, 1)) for e in edges))
+        x0, y0, x1, y1 = pen.layer.getbbox() or (0, 0, 0, 0)
+        corners = np.array((left + x0, top + y0, left + x1, top + y1)) / full
+        x0, y0, x1, y1 = corners.clip(0, 1).tolist()
+        boxes.append((x0, y0, x1, y1))
     return picture.resize((size, size), Image.Resampling.BOX), boxes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .individual import RGB, Individual
+from .individual import RGB, Individual, shifted
 from .pen import INK, Pen
 
 WHITE: RGB = (252, 250, 244)
@@ -28,7 +28,7 @@ def _worn(pen: Pen, one: Individual) -> None:
     if one.second:
         pen.paint_main("below", one.second)
     if one.pattern != "plain":
-        pen.paint_main(one.pattern, tuple(round(c * 0.62) for c in one.tint))
+        pen.paint_main(one.pattern, shifted(one.tint, 0.62))
 
 
 def cat(pen: Pen, one: Individual) -> None:
@@ -41,7 +41,7 @@ def cat(pen: Pen, one: Individual) -> None:
     pen.ellipse(0.08, 0.12, 0.92, 0.66, one.tint, main=True)
     pen.settle()
     _worn(pen, one)
-    inner = tuple(min(255, c + 60) for c in one.tint)
+    inner = shifted(one.tint, 1, (60, 60, 60))
     pen.patch([(0.17, 0.24), (0.17, 0.09), (0.29, 0.17)], inner)
     pen.patch([(0.83, 0.24), (0.83, 0.09), (0.71, 0.17)], inner)
     _eyes(pen, 0.33, 0.67, 0.38, 0.058)
@@ -53,7 +53,7 @@ def cat(pen: Pen, one: Individual) -> None:
 
 def dog(pen: Pen, one: Individual) -> None:
     """Sits upright: long hanging ears, a pale muzzle with a big nose, tongue out."""
-    ear = one.odd_ear or tuple(round(c * 0.68) for c in one.tint)
+    ear = one.odd_ear or shifted(one.tint, 0.68)
     drop = 0.46 + 0.16 * one.feature
     pen.polygon([(0.74, 0.9), (0.97, 0.66), (1.0, 0.74), (0.84, 0.97)], one.tint)
     pen.ellipse(0.2, 0.5, 0.8, 1.0, one.tint, main=True)
@@ -63,7 +63,7 @@ def dog(pen: Pen, one: Individual) -> None:
     if one.scarf:
         pen.polygon([(0.24, 0.6), (0.76, 0.6), (0.8, 0.72), (0.2, 0.72)], one.scarf)
         pen.polygon([(0.56, 0.7), (0.72, 0.7), (0.76, 0.94), (0.6, 0.94)], one.scarf)
-    dark = tuple(round(c * 0.68) for c in one.tint)
+    dark = shifted(one.tint, 0.68)
     pen.polygon([(0.3, 0.08), (0.1, 0.1), (0.0, drop), (0.14, drop + 0.06), (0.26, 0.3)], ear)
     pen.polygon([(0.7, 0.08), (0.9, 0.1), (1.0, drop), (0.86, drop + 0.06), (0.74, 0.3)], dark)
     pen.settle()

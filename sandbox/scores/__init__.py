@@ -1,0 +1,1 @@
+"""How well the sandbox's models do, on scenes and prompts that no training drew."""

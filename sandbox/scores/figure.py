@@ -1,0 +1,75 @@
+"""A measured share with its spread, and the table of them in the model card."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+CARD = Path(__file__).resolve().parents[1] / "MODEL_CARD.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+TABLE_HEAD = "| figure | measured | 95 % interval | of | asked | met |\n|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured share (0..1): ``right`` out of ``count``, and what the project asks of it."""
+
+    name: str
+    right: float
+    count: int
+    asked: float | None = None
+
+    @property
+    def share(self) -> float:
+        """``right`` over ``count``."""
+        return self.right / self.count
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 95 % interval of the share (Wilson 1927)."""
+        z, n, p = 1.96, self.count, self.share
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return centre - half, centre + half
+
+    def row(self) -> str:
+        """A row of the table in the model card."""
+        low, high = (round(100 * v) for v in self.spread)
+        asked, met = "", ""
+        if self.asked is not None:
+            asked = f"{100 * self.asked:.0f} %"
+            met = "yes" if self.share >= self.asked else "no"
+        return (
+            f"| {self.name} | {100 * self.share:.1f} % | {low} to {high} % | {self.count} "
+            f"| {asked} | {met} |"
+        )
+
+
+def count_true(answers: Iterable[bool]) -> int:
+    """How many answers are yes."""
+    return sum(map(bool, answers))
+
+
+def environment() -> str:
+    """Where the figures were measured, in a line."""
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} CPU threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def write_card(figures: Sequence[Figure], seconds: float) -> None:
+    """Put the table between the model card's two marks."""
+    head, rest = CARD.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    table = "\n".join([TABLE_HEAD, *(figure.row() for figure in figures)])
+    minutes = round(seconds / 60)
+    made = (
+        f"`python sandbox/score.py --write` measured this in {minutes} minutes ({environment()})."
+    )
+    CARD.write_text(f"{head}{BEGIN}\n{table}\n\n{made}\n{END}{tail}", encoding="utf-8")

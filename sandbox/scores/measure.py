@@ -1,0 +1,50 @@
+"""Measures everything and writes the model card's table."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+
+import torch
+
+from ...diffusion.load import load_diffusion
+from ...kosmos.load import load_kosmos
+from .. import DIFFUSION, KOSMOS
+from ..judge import load_judge
+from .figure import Figure, write_card
+from .looking import captions, judged
+from .painting import paintings
+from .personal import personalised
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Read the command line, measure, print, and rewrite the model card if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=300, help="scenes for the captioner")
+    parser.add_argument("--prompts", type=int, default=100, help="prompts for the painter")
+    parser.add_argument(
+        "--pictures", type=int, default=32, help="pictures for each personal figure"
+    )
+    parser.add_argument("--runs", type=int, default=2, help="personalisation runs, a seed each")
+    parser.add_argument("--write", action="store_true", help="write the figures into the card")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    began = time.monotonic()
+    kosmos = load_kosmos(KOSMOS, torch.float32)
+    diffusion = load_diffusion(DIFFUSION)
+    judge = load_judge()
+    figures: list[Figure] = []
+    for part in (
+        judged(judge, options.scenes),
+        captions(kosmos, options.scenes),
+        paintings(diffusion, kosmos, judge, options.prompts),
+        personalised(diffusion, judge, options.pictures, range(options.runs)),
+    ):
+        for figure in part:
+            log.info(figure.row())
+            figures.append(figure)
+    if options.write:
+        write_card(figures, time.monotonic() - began)

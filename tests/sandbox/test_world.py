@@ -1,0 +1,134 @@
+"""The drawn world is what its captions and boxes say, and the same for everyone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kosmos_dreambooth.kosmos.grounding import parse
+from kosmos_dreambooth.sandbox.autoencoder import draw_varied
+from kosmos_dreambooth.sandbox.captioner import grounded_text
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.reading import read
+from kosmos_dreambooth.sandbox.subject import FOLDER, SEEN, UNSEEN, portraits
+from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer, english_words, kosmos_processor
+from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
+from kosmos_dreambooth.sandbox.world.individual import PALETTE, SUBJECT, draw_individual
+from kosmos_dreambooth.sandbox.world.lexicon import (
+    BACKGROUNDS,
+    COLOURS,
+    KINDS,
+    RARE_TOKENS,
+    TRANSLATIONS,
+)
+from kosmos_dreambooth.sandbox.world.scene import place, render
+from kosmos_dreambooth.sandbox.world.shapes import DRAW
+from PIL import Image
+
+seeds = st.integers(0, 2**31)
+
+
+@given(seeds)
+@settings(max_examples=60, deadline=None)
+def test_boxes_hold_their_things_and_nothing_else(seed: int) -> None:
+    sample = draw_sample(seed, 96)
+    bare, _ = render(replace(sample.scene, things=()), 96)
+    changed = np.abs(sample.pixels.astype(int) - np.asarray(bare)).sum(-1) > 0
+    inside = np.zeros_like(changed)
+    for x0, y0, x1, y1 in sample.boxes:
+        assert 0 <= x0 < x1 <= 1
+        assert 0 <= y0 < y1 <= 1
+        rows = slice(math.floor(y0 * 96), math.ceil(y1 * 96))
+        columns = slice(math.floor(x0 * 96), math.ceil(x1 * 96))
+        inside[rows, columns] = True
+    assert not (changed & ~inside).any()
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_a_seed_always_draws_the_same_picture(seed: int) -> None:
+    assert np.array_equal(draw_sample(seed, 48).pixels, draw_sample(seed, 48).pixels)
+
+
+@given(seeds)
+@settings(max_examples=60, deadline=None)
+def test_captions_say_what_was_drawn(seed: int) -> None:
+    sample = draw_sample(seed, 16)
+    kinds = {t.one.kind for t in sample.scene.things}
+    for write in (brief, detailed):
+        facts = read(plain_text(write(sample.scene, sample.boxes)))
+        assert facts.kinds == kinds
+        assert facts.background == sample.scene.background
+        assert set(facts.things) == {(t.one.kind, t.one.colour) for t in sample.scene.things}
+
+
+@given(seeds)
+@settings(max_examples=40, deadline=None)
+def test_what_the_captioner_learns_from_is_what_the_pack_reads(seed: int) -> None:
+    sample = draw_sample(seed, 16)
+    told = parse("An image of" + grounded_text(brief(sample.scene, sample.boxes)))
+    assert len(told.boxes) == len(sample.boxes)
+    for drawn in sample.boxes:
+        assert any(drawn == pytest.approx(tuple(box), abs=1 / 32) for box in told.boxes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_drawn_whole_and_no_two_individuals_are_alike(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    pictures = []
+    for _ in range(4):
+        scene = place([draw_individual(rng, kind)], "white", 1, rng)
+        picture, [(x0, y0, x1, y1)] = render(scene, 64)
+        assert x1 - x0 > 0.2
+        assert y1 - y0 > 0.2
+        pictures.append(np.asarray(picture).astype(int))
+    for k in range(1, 4):
+        assert np.abs(pictures[0] - pictures[k]).mean() > 1
+
+
+def test_the_subject_is_from_outside_the_world() -> None:
+    assert SUBJECT.colour not in COLOURS
+    nearest = min(np.abs(np.subtract(SUBJECT.tint, tint)).sum() for tint in PALETTE.values())
+    assert nearest > 60
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        one = draw_individual(rng)
+        assert one.second is None
+        assert one.scarf is None
+        assert one.odd_ear is None
+
+
+def test_the_subjects_four_pictures_lie_in_git_as_they_are_drawn() -> None:
+    assert not set(SEEN) & set(UNSEEN)
+    for k, drawn in enumerate(portraits(), start=1):
+        with Image.open(FOLDER / f"sks_dog_{k}.png") as kept:
+            assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
+
+
+def test_the_autoencoder_sees_other_clothes_but_never_the_subject() -> None:
+    worn = [t.one for seed in range(300) for t in draw_varied(seed, 8).scene.things]
+    assert any(one.scarf for one in worn)
+    assert all(one.tint != SUBJECT.tint for one in worn)
+
+
+def test_every_word_of_the_world_is_one_token_for_both_models() -> None:
+    clip, kosmos = clip_tokenizer(), kosmos_processor().tokenizer
+    for word in english_words():
+        assert len(clip.tokenize(word)) == 1, word
+        assert len(kosmos.tokenize(word)) == 1, word
+    for token in RARE_TOKENS:
+        assert len(clip.tokenize(token)) == 1
+
+
+def test_every_language_names_everything() -> None:
+    for language, table in TRANSLATIONS.items():
+        missing = {*KINDS, *COLOURS, *BACKGROUNDS, "spotted", "striped"} - table.keys()
+        assert not missing, language
+
+
+def test_every_kind_has_a_drawing() -> None:
+    assert set(DRAW) == set(KINDS)
