@@ -269,6 +269,7 @@ class DreamBoothTrain(io.ComfyNode):
             base=diffusion.source,
             base_hash=model_fingerprint(diffusion),
             base_loras=diffusion.loras,
+            vocabulary=diffusion.tokenizer.name_or_path,
             token=subject.token,
             class_name=subject.class_name,
             class_prompt=priors.prompt if priors else "",

@@ -14,7 +14,9 @@ LAYERS = ("attention", "all")
 DEVICES = ("auto", "cpu")
 
 # Settings that may change between two starts of one run without making it another run.
-FREE = frozenset({"steps", "device", "preview_prompt", "preview_every", "checkpoint_every"})
+FREE = frozenset(
+    {"steps", "vocabulary", "device", "preview_prompt", "preview_every", "checkpoint_every"}
+)
 
 LIMITS: dict[str, tuple[float, float]] = {
     "steps": (1, 1_000_000),
@@ -41,6 +43,7 @@ class TrainingConfig:
 
     `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
     `base_hash` its fingerprint, and `base_loras` are LoRA files that are fused into it first.
+    `vocabulary` is the folder of CLIP's vocabulary for a checkpoint file, which carries none.
     `data` is the fingerprint of pictures, captions and class pictures (`dataset.fingerprint`).
     `resolution` is the side of the square training pictures in pixels. `learning_rate` 0 asks for
     `suggested_learning_rate`, and `warmup` is the number of steps in which the rate rises.
@@ -56,6 +59,7 @@ class TrainingConfig:
     data: str
     resolution: int
     base_hash: str = ""
+    vocabulary: str = ""
     base_loras: tuple[str, ...] = ()
     class_prompt: str = ""
     method: str = "lora"

@@ -39,6 +39,7 @@ def main() -> None:
 
 def _train(run: RunFolder, stop: StopRequest) -> int:
     try:
+        append(run.events, [Event("phase", run.steps_saved(), text="starting")])
         from .loop import train  # takes seconds
 
         finished = train(run, stop)

@@ -79,7 +79,8 @@ def make_trainer(config: TrainingConfig, journal: Journal) -> Trainer:
 
 def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
     """Load the model to start from, its own LoRAs fused in."""
-    diffusion = load_diffusion(config.base, dtype)
+    vocabulary = Path(config.vocabulary) if config.vocabulary else None
+    diffusion = load_diffusion(config.base, dtype, vocabulary)
     for file in config.base_loras:
         diffusion = fuse(diffusion, Path(file))
     return diffusion

@@ -47,7 +47,7 @@ def adapt(
 
 
 def extract(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """Return the adapters' weights, float32 on the CPU, in the keys named above."""
+    """Return the adapters' weights, float32, in the keys named above."""
     tensors = {}
     for model in (unet, text_encoder):
         for name, layer in model.named_modules():
@@ -58,7 +58,7 @@ def extract(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> dict[str
                 tensors[f"{key}.lora_down.weight"] = down.weight
                 tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
-    return {key: tensor.detach().float().cpu().clone() for key, tensor in tensors.items()}
+    return {key: tensor.detach().float() for key, tensor in tensors.items()}
 
 
 @torch.no_grad()
