@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -304,28 +305,34 @@ class DreamBoothTrain(io.ComfyNode):
 def _train(run: RunFolder, steps: int) -> None:
     """Show a run until it is finished; when this is left early, the worker saves and stops."""
     progress = host.Progress(steps)
-    shown, preview, last = run.steps_saved(), None, None
+    first: Event | None = None
+    last: Event | None = None
+    preview: torch.Tensor | None = None
     with Worker(run) as worker:
         for event in worker.events():
             if event is None:
                 if last is not None:
-                    host.say(_status(last, steps))
-                    progress.step(shown, preview)
+                    host.say(_status(first, last, steps))
+                    progress.step(last.step, preview)
                     preview, last = None, None
                 host.check_interrupted()
                 continue
             last = event
-            shown = max(shown, event.step)
-            if event.kind == "preview":
+            if event.kind == "step":
+                first = first or event
+            elif event.kind == "preview":
                 preview = _read_image(run, event)
     progress.step(steps, preview)
 
 
-def _status(event: Event, steps: int) -> str:
-    """Say where a run is, in a line."""
-    if event.loss is not None:
-        return f"step {event.step} of {steps}, loss {event.loss:.4f}"
-    return f"step {event.step} of {steps}, {event.text or event.kind}"
+def _status(first: Event | None, now: Event, steps: int) -> str:
+    """Say where a run is, in a line; `first` is the first step of this session."""
+    where = f"step {now.step} of {steps}"
+    if first is None or now.loss is None or now.step == first.step:
+        return f"{where}, {now.text or now.kind}"
+    rate = (now.step - first.step) / max(now.time - first.time, 1e-3)
+    left = timedelta(seconds=round((steps - now.step) / rate))
+    return f"{where}, loss {now.loss:.4f}, {rate:.1f} steps/s, {left} left"
 
 
 def _read_image(run: RunFolder, event: Event) -> torch.Tensor:

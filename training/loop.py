@@ -9,12 +9,13 @@ import shutil
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from lightning import Trainer
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..diffusion.load import load_diffusion
 from ..diffusion.model import Diffusion
@@ -49,8 +50,8 @@ def train(run: RunFolder, stop: StopRequest) -> bool:
         config, diffusion, subject, class_pictures, checkpoint.latest(run.checkpoints)
     )
     append(run.events, [Event("phase", start, text="training")])
-    steps = DataLoader(range(start, config.steps), batch_size=None)
-    trainer.fit(module, steps)
+    steps = cast("Dataset[int]", range(start, config.steps))
+    trainer.fit(module, DataLoader(steps, batch_size=None))
     if run.steps_saved() < config.steps:
         return False
     write_result(run, config, diffusion)
