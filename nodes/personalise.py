@@ -138,6 +138,7 @@ class DreamBoothTrain(io.ComfyNode):
             description="Teaches a subject to a Stable Diffusion (DreamBooth), in a process of "
             "its own. Cancel saves a checkpoint, and queueing again goes on from there; a run "
             "that is finished is not trained again.",
+            is_output_node=True,
             inputs=[
                 DIFFUSION.Input("diffusion", tooltip="The model to start from."),
                 SUBJECT.Input("subject", tooltip="From SubjectDataset."),

@@ -43,7 +43,9 @@ def _train(run: RunFolder, stop: StopRequest) -> int:
         from .loop import train  # takes seconds
 
         finished = train(run, stop)
-        append(run.events, [Event("finished" if finished else "stopped", run.steps_saved())])
+        ending = Event("finished" if finished else "stopped", run.steps_saved())
+        append(run.events, [ending])
+        log.info("The run %s %s at step %d.", run.path, ending.kind, ending.step)
     except Exception as error:
         log.exception("The run failed.")
         try:

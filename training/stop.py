@@ -1,4 +1,4 @@
-"""How a worker is asked to stop: SIGTERM, or the end of its standard input."""
+"""How a worker is asked to stop: SIGTERM, Ctrl-C, or the end of its standard input."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ class StopRequest:
         self._deferred = False
 
     def listen(self, *, attended: bool) -> None:
-        """Listen for SIGTERM and, if `attended`, for the end of standard input.
+        """Listen for SIGTERM and SIGINT and, if `attended`, for the end of standard input.
 
         An attended worker was started by a process that holds the other end of its standard input
         and ends it to say stop; when that process dies in whatever way, the input ends as well.
         """
-        signal.signal(signal.SIGTERM, self._on_signal)
+        self._catch_signals()
         if attended:
             threading.Thread(target=self._on_end_of_input, daemon=True).start()
 
     def defer(self) -> None:
         """From now on there is something to save."""
         self._deferred = True
-        signal.signal(signal.SIGTERM, self._on_signal)
+        self._catch_signals()  # anew, for Lightning has its own idea of SIGTERM
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._request()

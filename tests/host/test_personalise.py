@@ -199,22 +199,32 @@ def test_a_full_run_needs_no_consumer_of_its_lora(server: ComfyUI, client: Clien
     assert "set DreamBoothTrain's method to lora" in failure.sentence
 
 
-def test_pictures_of_any_sizes_meet_their_captions_in_order(client: Client) -> None:
+def test_a_folder_s_pictures_of_any_sizes_meet_their_captions(
+    server: ComfyUI, client: Client
+) -> None:
+    folder = server.input / "captioned"
+    folder.mkdir()
+    for number, (size, text) in enumerate([((40, 30), "at night"), ((20, 50), "by the sea")]):
+        Image.new("RGB", size).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a red dog {text}")
     workflow = {
-        "one": {"class_type": "LoadImage", "inputs": {"image": "subject_1.png"}},
-        "text": {"class_type": "PrimitiveString", "inputs": {"value": "a red dog in the snow"}},
+        "read": {
+            "class_type": "LoadImageTextDataSetFromFolder",
+            "inputs": {"folder": "captioned"},
+        },
         "subject": {
             "class_type": "SubjectDataset",
             "inputs": {
-                "image": ["one", 0],
+                "image": ["read", 0],
                 "token": "sks",
                 "class_name": "dog",
-                "captions": ["text", 0],
+                "captions": ["read", 1],
             },
         },
         "show": {"class_type": "PreviewAny", "inputs": {"source": ["subject", 1]}},
     }
-    assert client.run(workflow).outputs["show"]["text"] == ["a sks dog in the snow"]
+    shown = client.run(workflow).outputs["show"]["text"]
+    assert sorted(shown) == ["a sks dog at night", "a sks dog by the sea"]
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,11 @@ def test_leaving_before_training_begins_leaves_no_process(make_run, tmp_path: Pa
         os.kill(pid, 0)
 
 
-def test_sigterm_saves_the_step_that_was_reached(make_run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_that_was_reached(make_run, tmp_path: Path, number: int) -> None:
     run = make_run(tmp_path, steps=5000, checkpoint_every=1000)
     with pytest.raises(MendableError, match="resumes at step"):
-        work(run, send(signal.SIGTERM, at=2))
+        work(run, send(number, at=2))
     assert len(loss_curve(run.events)) == run.steps_saved() >= 2
 
 
