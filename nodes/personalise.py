@@ -73,9 +73,8 @@ class SubjectDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                SUBJECT.Output("subject", tooltip="The subject, for DreamBoothTrain."),
+                SUBJECT.Output(display_name="subject", tooltip="The subject, for DreamBoothTrain."),
                 io.String.Output(
-                    "personal_captions",
                     display_name="captions",
                     is_output_list=True,
                     tooltip="Each picture's caption with the token in it.",
@@ -231,15 +230,20 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
             ],
             outputs=[
-                DIFFUSION.Output("trained", tooltip="The model that knows the subject."),
+                DIFFUSION.Output(
+                    display_name="trained", tooltip="The model that knows the subject."
+                ),
                 LORA_MODEL.Output(
-                    "lora",
+                    display_name="lora",
                     tooltip="The LoRA's weights, for core's LoRA nodes; only the method lora "
                     "makes one.",
                 ),
-                LOSS_MAP.Output("loss_map", tooltip="The loss of each step, for core's graph."),
+                LOSS_MAP.Output(
+                    display_name="loss_map",
+                    tooltip="The loss of each step, for core's graph.",
+                ),
                 io.String.Output(
-                    "run_folder",
+                    display_name="run_folder",
                     tooltip="Where settings, pictures, checkpoint and result lie.",
                 ),
             ],

@@ -67,12 +67,12 @@ def test_the_pack_is_quick_to_import(server: ComfyUI) -> None:
 def test_a_failing_node_gives_one_sentence_and_the_server_lives_on(
     server: ComfyUI, client: Client
 ) -> None:
-    (server.base / "models" / "kosmos" / "broken").mkdir(parents=True)
-    (server.base / "models" / "kosmos" / "broken" / "config.json").write_text("{}")
+    (server.base / "models" / "kosmos" / "unfinished").mkdir(parents=True)
+    (server.base / "models" / "kosmos" / "unfinished" / "config.json").write_text("{}")
     look = {
         "1": {
             "class_type": "LoadKosmos",
-            "inputs": {"model": "broken", "dtype": "auto", "attention": "auto"},
+            "inputs": {"model": "unfinished", "dtype": "auto", "attention": "auto"},
         },
         "2": {
             "class_type": "EmptyImage",
