@@ -176,7 +176,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_a_sentence(
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(make_run, tmp_path: Path) -> None:
-    run = make_run(tmp_path, learning_rate=1.0, warmup=0, method="full", steps=400)
+    settings = {"learning_rate": 1.0, "warmup": 0, "method": "full", "checkpoint_every": 1}
+    run = make_run(tmp_path, steps=400, **settings)
     with pytest.raises(MendableError, match="lower learning_rate"):
         train(run, StopRequest())
     assert all(value.isfinite().all() for key, value in state(run).items() if "weights" in key)
