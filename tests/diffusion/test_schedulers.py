@@ -1,0 +1,27 @@
+"""Schedulers are ways to one picture, on a model that starts from pure noise too."""
+
+from __future__ import annotations
+
+import pytest
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.sample import sample
+from kosmos_dreambooth.diffusion.schedulers import SCHEDULERS
+from kosmos_dreambooth.sandbox import DIFFUSION
+
+PROMPTS = ["a red dog in the meadow", "a blue cat at night"]
+DETERMINISTIC = [name for name, one in SCHEDULERS.items() if one.zero_snr and not one.noisy]
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """The sandbox, and its pictures after so many steps that more change nothing."""
+    sandbox = load_diffusion(DIFFUSION)
+    return sandbox, sample(sandbox, PROMPTS, steps=60, guidance=3.0)
+
+
+@pytest.mark.parametrize("scheduler", DETERMINISTIC)
+def test_twenty_steps_come_close_to_the_settled_picture(settled, scheduler):
+    sandbox, pictures = settled
+    quick = sample(sandbox, PROMPTS, steps=20, guidance=3.0, scheduler=scheduler)
+    assert (quick - pictures).abs().mean() < 0.04
+    assert (quick[0] - quick[1]).abs().mean() > 0.1
