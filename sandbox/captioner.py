@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
 
 from . import KOSMOS
 from .averaging import Average
 from .checkpoint import load_state, save_state
 from .pool import Pool, Sample
+from .sight import Sight
 from .vocabulary import KOSMOS_PIXELS, kosmos_processor, save
 from .world.captions import Part, brief, detailed
 
@@ -27,6 +29,10 @@ STYLES = {
     "brief": "<grounding>An image of",
     "detailed": "<grounding>Describe this image in detail:",
 }
+EYES_FIRST = 500
+"""Steps before words are learned at all."""
+SIGHT = 0.3
+"""Weight of what the eyes are asked beside the words."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 """CLIP's normalisation, as the processor saved beside the weights applies it."""
@@ -55,7 +61,13 @@ def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
         },
         latent_query_num=QUERIES,
     )
-    return Kosmos2ForConditionalGeneration(config)
+    model = Kosmos2ForConditionalGeneration(config)
+    connector = model.image_to_text_projection
+    # The published initialisation lets pictures in at a fiftieth of the latent queries' size.
+    nn.init.normal_(connector.dense.weight, std=1.0)
+    for layer in (connector.x_attn.q_proj, connector.x_attn.k_proj, connector.x_attn.v_proj):
+        nn.init.xavier_uniform_(layer.weight)
+    return model
 
 
 def _location(x: float, y: float) -> str:
@@ -143,9 +155,13 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
     else:
         model = new_model(processor)
     log.info("captioner: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
+    sight = Sight(model)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *sight.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.02
+    )
     average = Average(model)
-    step = load_state("captioner", model, optimizer, average)
+    whole = nn.ModuleDict({"model": model, "sight": sight})
+    step = load_state("captioner", whole, optimizer, average)
     pool = Pool(KOSMOS_PIXELS, capacity=20_000, fresh=24, first_seed=seed + step * 24)
     rng = np.random.default_rng((seed, step))
     began = time.monotonic()
@@ -156,7 +172,10 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2)
         style = "brief" if rng.uniform() < 0.65 else "detailed"
-        loss = loss_on(model, pool.batch(batch, rng), style, processor)
+        samples = pool.batch(batch, rng)
+        loss = sight.loss_on(model, pixel_values(samples), samples) * SIGHT
+        if step >= EYES_FIRST:
+            loss = loss + loss_on(model, samples, style, processor)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,19 +186,20 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
         if step % 50 == 0:
             log.info("step %d  loss %.4f  %.1f %%", step, np.mean(recent[-50:]), 100 * spent)
         if time.monotonic() - saved > 240:
-            _keep(folder, step, model, optimizer, average)
+            _keep(folder, step, whole, optimizer, average)
             saved = time.monotonic()
-    _keep(folder, step, model, optimizer, average)
+    _keep(folder, step, whole, optimizer, average)
 
 
 def _keep(
     folder: Path,
     step: int,
-    model: Kosmos2ForConditionalGeneration,
+    whole: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
     average: Average,
 ) -> None:
-    save_state("captioner", step, model, optimizer, average)
+    save_state("captioner", step, whole, optimizer, average)
+    model = whole["model"]
     average.swap(model)
     small = Kosmos2ForConditionalGeneration(model.config)
     small.load_state_dict(model.state_dict())
