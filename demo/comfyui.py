@@ -21,7 +21,7 @@ STOP_SECONDS = 20
 
 
 class ServerFailedError(RuntimeError):
-    """ComfyUI did not start; the message holds the end of its log."""
+    """ComfyUI did not start; the message says why, or holds the end of its log."""
 
 
 class ComfyUI:
@@ -49,6 +49,8 @@ class ComfyUI:
         self._prepare()
         self.port = _free_port()
         home = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
+        if not (home / "main.py").exists():
+            raise ServerFailedError(f"{home} holds no ComfyUI: let COMFYUI_DIR name one.")
         python = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
         command = [str(python), "main.py", "--cpu", "--disable-auto-launch"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
