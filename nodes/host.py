@@ -50,7 +50,8 @@ def bring_in(*patchers: ModelPatcher) -> torch.device:
 
     ComfyUI makes room by moving out models that are not needed now.
     """
-    management.load_models_gpu(list(patchers), force_full_load=True)
+    with torch.inference_mode(False):  # or what moves could never be trained
+        management.load_models_gpu(list(patchers), force_full_load=True)
     return management.get_torch_device()
 
 
