@@ -31,8 +31,10 @@ STYLES = {
 }
 EYES_FIRST = 500
 """Steps before words are learned at all."""
-SIGHT = 0.3
+SIGHT = 0.5
 """Weight of what the eyes are asked beside the words."""
+BRIEF = 0.8
+"""Share of brief captions; a detailed one takes half as long again."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 """CLIP's normalisation, as the processor saved beside the weights applies it."""
@@ -171,7 +173,7 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
         warm = min(1.0, (step + 1) / 300)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2)
-        style = "brief" if rng.uniform() < 0.65 else "detailed"
+        style = "brief" if rng.uniform() < BRIEF else "detailed"
         samples = pool.batch(batch, rng)
         loss = sight.loss_on(model, pixel_values(samples), samples) * SIGHT
         if step >= EYES_FIRST:
