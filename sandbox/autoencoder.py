@@ -22,6 +22,7 @@ from . import DIFFUSION
 from .averaging import Average
 from .checkpoint import load_state, save_state
 from .pool import Pool, Sample
+from .record import record
 from .world.individual import shifted
 from .world.scene import Scene, draw_scene, render
 
@@ -160,7 +161,7 @@ def train(
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average(model)
     name = "decoder" if decoder_only else "autoencoder"
-    step = load_state(name, model, optimizer, average)
+    first = step = load_state(name, model, optimizer, average)
     pool = Pool(PIXELS, 20_000, batch // 2, seed + 50_000_000 + step * batch // 2, draw_varied)
     rng = np.random.default_rng((seed, step))
     began = saved = time.monotonic()
@@ -187,6 +188,7 @@ def train(
             _keep(folder, name, step, model, optimizer, average)
             saved = time.monotonic()
     _keep(folder, name, step, model, optimizer, average)
+    record(name, step - first, batch, minutes, seed)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from . import KOSMOS
 from .averaging import Average
 from .checkpoint import load_state, save_state
 from .pool import Pool, Sample
+from .record import record
 from .sight import Sight
 from .vocabulary import KOSMOS_PIXELS, kosmos_processor, save
 from .world.captions import Part, brief, detailed
@@ -163,7 +164,7 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
     )
     average = Average(model)
     whole = nn.ModuleDict({"model": model, "sight": sight})
-    step = load_state("captioner", whole, optimizer, average)
+    first = step = load_state("captioner", whole, optimizer, average)
     pool = Pool(KOSMOS_PIXELS, capacity=20_000, fresh=24, first_seed=seed + step * 24)
     rng = np.random.default_rng((seed, step))
     began = time.monotonic()
@@ -191,6 +192,7 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
             _keep(folder, step, whole, optimizer, average)
             saved = time.monotonic()
     _keep(folder, step, whole, optimizer, average)
+    record("captioner", step - first, batch, minutes, seed)
 
 
 def _keep(

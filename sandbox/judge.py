@@ -25,6 +25,7 @@ from torch.nn import functional
 from . import DIFFUSION, JUDGE
 from .autoencoder import PIXELS, draw_varied, to_tensor
 from .pool import Pool, Sample, draw_sample
+from .record import record
 from .world.individual import Individual, draw_individual
 from .world.lexicon import BACKGROUNDS, COLOURS, KINDS
 from .world.scene import place, render
@@ -211,6 +212,7 @@ def train(folder: Path, minutes: float, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
+    record("judge", step, len(pictures), minutes, seed, anew=True)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from .autoencoder import PIXELS, to_tensor
 from .averaging import Average
 from .checkpoint import STATES, load_state, save_state
 from .pool import draw_sample
+from .record import record
 from .vocabulary import TEXT_LENGTH, clip_tokenizer
 from .world.captions import prompt
 from .world.lexicon import RARE_TOKENS
@@ -170,7 +171,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         weight_decay=1e-3,
     )
     average = Average(painter, decay=0.9995)
-    step = load_state("painter", painter, optimizer, average)
+    first = step = load_state("painter", painter, optimizer, average)
     latents = load_latents(vae, options.singles, options.pairs)
     alphas = new_scheduler().alphas_cumprod
     rng = np.random.default_rng((options.seed, step))
@@ -205,6 +206,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             _keep(folder, step, painter, optimizer, average, tokenizer)
             saved = time.monotonic()
     _keep(folder, step, painter, optimizer, average, tokenizer)
+    record("painter", step - first, options.batch, options.minutes, options.seed)
 
 
 def _keep(

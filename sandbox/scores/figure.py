@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
+from ..record import efforts
+
 CARD = Path(__file__).resolve().parents[1] / "MODEL_CARD.md"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+SPENT_HEAD = "| trained | steps | samples | minutes | seed |\n|---|---|---|---|---|"
 TABLE_HEAD = "| figure | measured | 95 % interval | of | asked | met |\n|---|---|---|---|---|---|"
 
 
@@ -68,8 +71,14 @@ def write_card(figures: Sequence[Figure], seconds: float) -> None:
     head, rest = CARD.read_text(encoding="utf-8").split(BEGIN)
     tail = rest.split(END)[1]
     table = "\n".join([TABLE_HEAD, *(figure.row() for figure in figures)])
+    spent = "\n".join(
+        f"| {name} | {e.steps:,} | {e.samples:,} | {e.minutes:.0f} | {e.seed} |"
+        for name, e in efforts().items()
+    )
     minutes = round(seconds / 60)
     made = (
         f"`python sandbox/score.py --write` measured this in {minutes} minutes ({environment()})."
     )
-    CARD.write_text(f"{head}{BEGIN}\n{table}\n\n{made}\n{END}{tail}", encoding="utf-8")
+    CARD.write_text(
+        f"{head}{BEGIN}\n{table}\n\n{made}\n\n{SPENT_HEAD}\n{spent}\n{END}{tail}", encoding="utf-8"
+    )
