@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from . import DIFFUSION
 from .averaging import Average
-from .checkpoint import load_state, save_state
+from .checkpoint import load_state, save_state, without_origin
 from .pool import Pool, Sample
 from .record import record
 from .world.individual import shifted
@@ -221,7 +221,7 @@ def _keep(
 ) -> None:
     save_state(name, step, model, optimizer, average)
     average.swap(model)
-    small = AutoencoderKL.from_config(model.config)
+    small = AutoencoderKL.from_config(without_origin(model.config))
     small.load_state_dict(model.state_dict())
     if name == "autoencoder":
         standardise(small)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +14,11 @@ from .averaging import Average
 
 STATES = Path(__file__).resolve().parents[1] / ".cache" / "sandbox"
 log = logging.getLogger(__name__)
+
+
+def without_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without the path that its model was once loaded from."""
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
 
 
 def save_state(

@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from . import DIFFUSION
 from .autoencoder import PIXELS, to_tensor
 from .averaging import Average
-from .checkpoint import STATES, load_state, save_state
+from .checkpoint import STATES, load_state, save_state, without_origin
 from .pool import draw_sample
 from .record import record
 from .vocabulary import TEXT_LENGTH, clip_tokenizer
@@ -219,13 +219,16 @@ def _keep(
 ) -> None:
     save_state("painter", step, painter, optimizer, average)
     average.swap(painter)
-    unet = UNet2DConditionModel.from_config(painter.unet.config)
+    unet = UNet2DConditionModel.from_config(without_origin(painter.unet.config))
     unet.load_state_dict(painter.unet.state_dict())
     text_encoder = CLIPTextModel(painter.text_encoder.config)
     text_encoder.load_state_dict(painter.text_encoder.state_dict())
     average.swap(painter)
+    kept = AutoencoderKL.from_pretrained(folder / "vae")
+    vae = AutoencoderKL.from_config(without_origin(kept.config))
+    vae.load_state_dict(kept.state_dict())
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+        vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
