@@ -82,9 +82,9 @@ def _walk(console: Console) -> None:
                 _measured(story, "subject"),
             ),
             Row(
-                "… and “a dog” is still any dog",
-                "The same model and seeds without the rare word: prior preservation kept the "
-                "class as it was.",
+                "… and “a dog”, without it",
+                "The same model and seeds without the rare word: prior preservation works against "
+                "every dog becoming this one.",
                 _measured(story, "class"),
             ),
         ]
