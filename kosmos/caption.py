@@ -1,38 +1,22 @@
-"""Describe pictures in batches: one pass of the vision tower, then greedy decoding with a cache."""
+"""Describe pictures in batches, with boxes around what the descriptions name."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ..errors import MendableError
 from .batches import automatic_batch_size, in_batches
-from .encode import encode
+from .beam import search
+from .decoding import GREEDY, Decoding
+from .generate import reply
 from .grounding import GroundedText, parse
 from .model import Kosmos
-from .preprocess import check, preprocess
+from .preprocess import check
+from .prompt import read_text, tokenize
 
 BRIEF = "An image of"
 DETAILED = "Describe this image in detail:"
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """A tokenized prompt: image slots in front, then the text.
-
-    `ids` and `slots` are [1,T]; `slots` is 1 where a latent query of the picture goes. `text_at` is
-    the index of the first token of the text.
-    """
-
-    ids: Tensor
-    slots: Tensor
-    text_at: int
-    kept: bool
 
 
 def caption(
@@ -40,6 +24,7 @@ def caption(
     images: Tensor,
     prompt: str = BRIEF,
     *,
+    decoding: Decoding = GREEDY,
     max_new_tokens: int = 64,
     batch_size: int = 0,
     free_memory: int | None = None,
@@ -60,98 +45,34 @@ def caption(
     memory does not even suffice for a single picture.
     """
     check(images)
-    tokens = _tokenize(kosmos, prompt, max_new_tokens)
-    if batch_size == 0:
-        length = tokens.ids.shape[1] + max_new_tokens
-        batch_size = automatic_batch_size(kosmos.model, length, free_memory)
-
-    def describe(start: int, stop: int) -> list[GroundedText]:
-        features = encode(kosmos, preprocess(kosmos, images[start:stop]))
-        return _decode(kosmos, features, tokens, max_new_tokens, on_token)
-
-    return in_batches(len(images), batch_size, describe, on_batch)
-
-
-def _tokenize(kosmos: Kosmos, prompt: str, max_new_tokens: int) -> _Prompt:
-    processor, config = kosmos.processor, kosmos.model.config
-    # The processor leaves room for a picture only when it is shown one.
-    blank = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    encoded = processor(
-        images=blank,
-        text=f"<grounding>{prompt.strip()}",
-        num_image_tokens=config.latent_query_num,
-        return_tensors="pt",
-    )
-    ids, slots = encoded["input_ids"], encoded["image_embeds_position_mask"]
-    room = config.text_config.max_position_embeddings - max_new_tokens
-    if ids.shape[1] > room:
-        raise MendableError(
-            f"The prompt takes {ids.shape[1]} tokens with the picture, and the model has room for "
-            f"{max(room, 0)} beside {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
+    tokens = tokenize(kosmos, prompt, max_new_tokens)
+    if decoding.beams == 1:
+        replies = reply(
+            kosmos,
+            images,
+            [[tokens]] * len(images),
+            decoding=decoding,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            free_memory=free_memory,
+            on_batch=on_batch,
+            on_token=on_token,
         )
-    last_slot = int(slots[0].nonzero().max())
-    kept = not prompt.rstrip().endswith((":", "?"))
-    return _Prompt(ids, slots, last_slot + 2, kept)  # behind the slots comes </image>
+        return [parse(read_text(kosmos, tokens, only.ids)) for (only,) in replies]
 
+    def work(start: int, stop: int) -> list[list[int]]:
+        return search(
+            kosmos,
+            images[start:stop],
+            tokens,
+            beams=decoding.beams,
+            max_new_tokens=max_new_tokens,
+            on_token=on_token,
+        )
 
-def _decode(
-    kosmos: Kosmos,
-    features: Tensor,
-    prompt: _Prompt,
-    max_new_tokens: int,
-    on_token: Callable[[], None] | None,
-) -> list[GroundedText]:
-    """Decode greedily. All prompts are equally long, so that no row needs padding on the left,
-    with which the positions of Kosmos-2 in transformers would go wrong."""
-    count, device = len(features), kosmos.model.device
-    ids = prompt.ids.to(device).expand(count, -1)
-    config = kosmos.model.config.text_config
-    written = kosmos.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        image_embeds=features,
-        image_embeds_position_mask=prompt.slots.to(device).expand(count, -1),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        stopping_criteria=StoppingCriteriaList([_EachToken(on_token)] if on_token else []),
-    ).tolist()
-    return [parse(_text(kosmos, row, prompt)) for row in written]
-
-
-def _text(kosmos: Kosmos, row: list[int], prompt: _Prompt) -> str:
-    """Return the text of a row.
-
-    It is decoded with its prompt, for a tokenizer drops the blank before the first word that it
-    decodes; and it may add one between a tag and a punctuation mark.
-    """
-    tokenizer = kosmos.processor.tokenizer
-    silent = {
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-        tokenizer.unk_token_id,
-    }
-
-    def read(ids: list[int]) -> str:
-        text = tokenizer.decode([token for token in ids if token not in silent])
-        return re.sub(r"> (?=[.,;:!?])", ">", text)
-
-    text = read(row[prompt.text_at :])
-    return (
-        text if prompt.kept else text.removeprefix(read(row[prompt.text_at : prompt.ids.shape[1]]))
-    )
-
-
-class _EachToken(StoppingCriteria):
-    """Calls back after each token, and never stops by itself."""
-
-    def __init__(self, on_token: Callable[[], None]) -> None:
-        self._on_token = on_token
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        self._on_token()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    if batch_size == 0:
+        length = len(tokens.ids) + max_new_tokens
+        rows = automatic_batch_size(kosmos.model, length, free_memory)
+        batch_size = max(1, rows // decoding.beams)
+    written = in_batches(len(images), batch_size, work, on_batch)
+    return [parse(read_text(kosmos, tokens, ids)) for ids in written]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.preprocess import to_rgb
+from kosmos_dreambooth.sandbox import KOSMOS
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
+from PIL import Image
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
 
 SIDE = 56
@@ -101,3 +109,47 @@ def _teach(model: Kosmos2ForConditionalGeneration, processor: Kosmos2Processor) 
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Kosmos:
     return load_kosmos(tiny_folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def sandbox_model() -> Kosmos:
+    return load_kosmos(KOSMOS, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def scenes() -> torch.Tensor:
+    """Five drawn scenes [5,112,112,3] that the sandbox was not trained on."""
+    drawn = [draw_sample(HELD_OUT + 77 + k, 112).pixels for k in range(5)]
+    return torch.from_numpy(np.stack(drawn)).float() / 255
+
+
+Published = Callable[..., list[list[GroundedText]]]
+
+
+@pytest.fixture(scope="session")
+def published() -> Published:
+    """What transformers writes, for each picture and prompt by itself, as its documentation does:
+    `published(kosmos, images, prompts, **settings of generate)`."""
+
+    def write(
+        kosmos: Kosmos, images: torch.Tensor, prompts: Sequence[str], **settings: object
+    ) -> list[list[GroundedText]]:
+        side = kosmos.model.config.vision_config.image_size
+
+        def one(image: torch.Tensor, prompt: str) -> GroundedText:
+            inputs = kosmos.processor(
+                images=Image.fromarray(to_rgb(image[None])[0].numpy()),
+                text=f"<grounding>{prompt}",
+                size={"height": side, "width": side},
+                do_center_crop=False,
+                num_image_tokens=kosmos.model.config.latent_query_num,
+                return_tensors="pt",
+            )
+            written = kosmos.model.generate(**inputs, do_sample=False, **settings)
+            raw = kosmos.processor.batch_decode(written, skip_special_tokens=True)[0]
+            # The published decoder leaves the blank that its tokenizer adds behind a closed tag.
+            return parse(re.sub(r"> (?=[.,;:!?])", ">", raw.split("</image>")[1]))
+
+        return [[one(image, prompt) for prompt in prompts] for image in images]
+
+    return write
