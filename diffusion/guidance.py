@@ -1,37 +1,82 @@
-"""Classifier-free guidance (Ho and Salimans 2022, equation 6) in one pass of the UNet."""
+"""Classifier-free guidance (Ho and Salimans 2022, equation 6), and what is known to better it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from diffusers import UNet2DConditionModel
+
+from ..errors import MendableError
+
+# How much of the guidance works at each moment, by progress from 0 (noise) to 1 (picture). Each
+# has a mean of 1, as in Wang et al. 2024, "Analysis of Classifier-Free Guidance Weight
+# Schedulers", section 4: rising schedules spare the beginning, where guidance costs diversity.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 2 * progress,
+    "cosine": lambda progress: 1 - math.cos(math.pi * progress),
+}
 
 
-def guidance_states(prompts: torch.Tensor, negative: torch.Tensor, guidance: float) -> torch.Tensor:
-    """What the UNet is told for a batch of N pictures.
+@dataclass(frozen=True)
+class GuidanceOptions:
+    """How guidance changes while a picture is painted, and what it may not do to the picture.
 
-    prompts: [N, tokens, width]; negative: [tokens, width]. Returns [2N, tokens, width], negative
-    half first, or `prompts` alone at guidance 1, where the negative half would cancel out.
+    Progress is the share of the noise schedule that lies behind: 1 - t / (T - 1) at training
+    timestep t of T, so 0 at pure noise and 1 at the finished picture, whatever the steps are.
+
+    rescale: 0 to 1; how much of the contrast that guidance adds is taken back, by giving the
+        guided prediction the standard deviation of the prompted one (phi in Lin et al. 2024,
+        "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 15 and 16).
+    start, end: the interval of progress in which guidance works (Kynkäänniemi et al. 2024,
+        "Applying Guidance in a Limited Interval"). Outside it only the prompted prediction is
+        computed.
+    schedule: a key of `SCHEDULES`.
+    zero_init_steps: at so many first steps the model is not asked, and the velocity is zero
+        (Fan et al. 2025, "CFG-Zero*", section 4.2).
+
+    Raises MendableError on a value out of its range.
     """
-    if guidance == 1:
-        return prompts
-    return torch.cat([negative.expand_as(prompts), prompts])
+
+    rescale: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+    schedule: str = "constant"
+    zero_init_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise MendableError(f"Rescale is {self.rescale}: choose 0 (off) to 1.")
+        if not 0 <= self.start <= self.end <= 1:
+            raise MendableError(
+                f"The guidance interval is {self.start} to {self.end}: choose a start from 0 on "
+                "and an end up to 1, the start first."
+            )
+        if self.schedule not in SCHEDULES:
+            raise MendableError(
+                f'Schedule is "{self.schedule}": choose one of {", ".join(SCHEDULES)}.'
+            )
+        if self.zero_init_steps < 0:
+            raise MendableError(
+                f"Zero-init steps is {self.zero_init_steps}: choose 0 (off) or more."
+            )
+
+    def scale_at(self, guidance: float, progress: float) -> float:
+        """The guidance scale at a moment; 1 means that the negative prediction is not needed."""
+        if not self.start <= progress <= self.end:
+            return 1.0
+        return 1 + (guidance - 1) * SCHEDULES[self.schedule](progress)
+
+    def combine(self, negative: torch.Tensor, prompted: torch.Tensor, scale: float) -> torch.Tensor:
+        """The guided prediction from a model's two own outputs, all of one shape [N,...]."""
+        guided = negative + scale * (prompted - negative)
+        if not self.rescale:
+            return guided
+        axes = list(range(1, guided.ndim))
+        ratio = prompted.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.rescale * ratio + 1 - self.rescale)
 
 
-def guided_prediction(
-    unet: UNet2DConditionModel,
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    states: torch.Tensor,
-    guidance: float,
-) -> torch.Tensor:
-    """The guided prediction for N latents, with both halves in one batch of 2N.
-
-    latents: [N,C,h,w] as the scheduler scaled them; states: from `guidance_states`.
-    Returns [N,C,h,w] float32: negative + guidance * (prompted - negative).
-    """
-    both = latents.repeat(len(states) // len(latents), 1, 1, 1).to(unet.dtype)
-    output = unet(both, timestep, encoder_hidden_states=states, return_dict=False)[0].float()
-    if len(output) == len(latents):
-        return output
-    negative, prompted = output.chunk(2)
-    return negative + guidance * (prompted - negative)
+PLAIN = GuidanceOptions()

@@ -26,10 +26,15 @@ def predicted_original(
     kind = scheduler.config.prediction_type
     if kind == "sample":
         return prediction
-    signal = scheduler.alphas_cumprod[round(float(timestep))].clamp(min=1e-6).to(scaled.device)
+    signal = signal_at(scheduler, timestep).clamp(min=1e-6).to(scaled.device)
     if kind == "v_prediction":
         return signal.sqrt() * scaled - (1 - signal).sqrt() * prediction
     return (scaled - (1 - signal).sqrt() * prediction) / signal.sqrt()
+
+
+def signal_at(scheduler: SchedulerMixin, timestep: torch.Tensor) -> torch.Tensor:
+    """The share of the clean latents in the variance of the noisy ones, 0..1 (alpha-bar)."""
+    return scheduler.alphas_cumprod[round(float(timestep))]
 
 
 def previewer(vae: AutoencoderKL) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 
 from ..errors import MendableError
 from .model import Diffusion
+
+MOST_REMEMBERED = 64
+
+Tokens = tuple[int, ...]
+
+
+@dataclass
+class _Memory:
+    """What one text encoder said lately, and the state of its weights when it said so."""
+
+    weights: int
+    states: OrderedDict[Tokens, torch.Tensor] = field(default_factory=OrderedDict)
+
+
+_memories: WeakKeyDictionary[torch.nn.Module, _Memory] = WeakKeyDictionary()
 
 
 @torch.inference_mode(False)
@@ -15,22 +33,46 @@ from .model import Diffusion
 def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, torch.Tensor]:
     """The text encoder's last hidden states, each distinct prompt encoded once.
 
+    A frozen encoder is not asked again for the prompts that it read last.
+
     Returns prompt -> [tokens, width] on the text encoder's device and in its precision.
     Raises MendableError for a prompt that is longer than the encoder reads.
     """
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         _require_fits(diffusion, prompt)
-    tokens = diffusion.tokenizer(
-        distinct,
-        padding="max_length",
-        max_length=diffusion.tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    states = diffusion.text_encoder(
-        tokens.input_ids.to(diffusion.text_encoder.device)
-    ).last_hidden_state
-    return dict(zip(distinct, states, strict=True))
+    rows = diffusion.tokenizer(
+        distinct, padding="max_length", max_length=diffusion.tokenizer.model_max_length
+    ).input_ids
+    tokens = [tuple(row) for row in rows]
+    encoder = diffusion.text_encoder
+    known = _remembered(encoder)
+    new = list(dict.fromkeys(row for row in tokens if row not in known))
+    if new:
+        states = encoder(torch.tensor(new, device=encoder.device)).last_hidden_state
+        known.update(zip(new, states, strict=True))
+    for row in tokens:
+        known.move_to_end(row)
+    found = {
+        prompt: known[row].to(encoder.device, encoder.dtype)
+        for prompt, row in zip(distinct, tokens, strict=True)
+    }
+    while len(known) > MOST_REMEMBERED:
+        known.popitem(last=False)
+    return found
+
+
+def _remembered(encoder: torch.nn.Module) -> OrderedDict[Tokens, torch.Tensor]:
+    """What this encoder said with the weights that it has now; empty while it is trained."""
+    weights = list(encoder.parameters())
+    if any(weight.requires_grad for weight in weights):
+        return OrderedDict()
+    # torch counts the changes that are made to a tensor in its place, as merging a LoRA does.
+    changes = sum(weight._version for weight in weights)
+    memory = _memories.get(encoder)
+    if memory is None or memory.weights != changes:
+        memory = _memories[encoder] = _Memory(changes)
+    return memory.states
 
 
 def _require_fits(diffusion: Diffusion, prompt: str) -> None:

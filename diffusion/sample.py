@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import MendableError
 from .batches import first_batch, in_batches
-from .guidance import guidance_states, guided_prediction
+from .canvas import Canvas
+from .denoise import OnStep, Told, denoise
+from .guidance import PLAIN, GuidanceOptions
 from .model import Diffusion
-from .preview import decode, predicted_original, previewer
+from .preview import decode
 from .prompts import encode_prompts
-from .schedulers import SCHEDULERS, make_scheduler
+from .schedulers import make_scheduler
 from .settings import Settings
-
-OnStep = Callable[[int, int, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def paint(
     seeds: Sequence[int],
     settings: Settings,
     *,
+    options: GuidanceOptions = PLAIN,
+    canvas: Canvas | None = None,
     batch_size: int = 0,
     on_step: OnStep | None = None,
 ) -> Iterator[Painted]:
@@ -77,30 +79,39 @@ def paint(
     A picture depends on its prompt, its seed and the settings, not on the batch that it is in or
     the device: all of its noise comes from its own generator on the CPU.
 
+    options: how the guidance changes on the way.
+    canvas: pictures to start from, one for each prompt, which give the size.
     batch_size: pictures at once; 0 takes as many as seem to fit. Either is halved when memory
         runs out.
     on_step: called after each step as on_step(done, total, preview), counted in steps of single
         pictures, with a preview [h,w,3] float 0..1 of the batch's first picture. An exception
         that it raises ends the run.
 
-    Raises MendableError for settings or prompts that the model cannot serve.
+    Raises MendableError for settings, prompts or pictures that the model cannot serve.
     """
     if not prompts:
         raise MendableError("There is no prompt: write at least one line of text.")
     width, height = settings.size_for(diffusion)
+    if canvas is not None:
+        width, height = canvas.size_for(diffusion, settings)
+        canvas.first_step(settings.steps)
     cells = (height // diffusion.vae_factor, width // diffusion.vae_factor)
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
     states = encode_prompts(diffusion, [*prompts, settings.negative])
 
     def work(part: slice) -> Painted:
-        told = torch.stack([states[prompt] for prompt in prompts[part]])
+        told = Told(
+            torch.stack([states[prompt] for prompt in prompts[part]]), states[settings.negative]
+        )
+        under = canvas[part] if canvas else None
         report = None
         if on_step is not None:
             report = _scaled_report(on_step, part, len(prompts), settings.steps)
-        latents = _denoise(
-            diffusion, told, states[settings.negative], seeds[part], cells, settings, report
-        )
-        return Painted(part.start, _finished_pictures(diffusion, latents), latents.cpu())
+        latents = denoise(diffusion, told, seeds[part], cells, settings, options, under, report)
+        pictures = _finished_pictures(diffusion, latents)
+        if under is not None:
+            pictures = under.keep_outside(pictures)
+        return Painted(part.start, pictures, latents.cpu())
 
     size = batch_size or first_batch(diffusion.device, cells[0] * cells[1])
     for _, painted in in_batches(len(prompts), size, work):
@@ -115,43 +126,6 @@ def _scaled_report(on_step: OnStep, part: slice, count: int, steps: int) -> OnSt
         on_step(round(finished * steps), count * steps, preview)
 
     return report
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _denoise(
-    diffusion: Diffusion,
-    prompts: torch.Tensor,
-    negative: torch.Tensor,
-    seeds: Sequence[int],
-    cells: tuple[int, int],
-    settings: Settings,
-    on_step: OnStep | None,
-) -> torch.Tensor:
-    """From noise to latents [len(seeds),C,*cells], float32 on the model's device.
-
-    prompts: [len(seeds), tokens, width] text states; negative: [tokens, width].
-    """
-    device, unet = diffusion.device, diffusion.unet
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    shape = (1, unet.config.in_channels, *cells)
-    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-
-    scheduler = make_scheduler(settings.scheduler, diffusion.scheduler_config)
-    scheduler.set_timesteps(settings.steps, device=device)
-    fresh = {"generator": generators} if SCHEDULERS[settings.scheduler].noisy else {}
-    states = guidance_states(prompts, negative, settings.guidance).to(device, unet.dtype)
-    look = previewer(diffusion.vae) if on_step else None
-
-    latents = noise.to(device) * scheduler.init_noise_sigma
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
-        scaled = scheduler.scale_model_input(latents, timestep)
-        prediction = guided_prediction(unet, scaled, timestep, states, settings.guidance)
-        latents = scheduler.step(prediction, timestep, latents, **fresh, return_dict=False)[0]
-        if on_step and look:
-            original = predicted_original(scheduler, scaled, prediction, timestep)
-            on_step(done, len(scheduler.timesteps), look(original[0]))
-    return latents
 
 
 @torch.inference_mode(False)

@@ -21,13 +21,17 @@ class Sampler:
     noisy: whether each step draws fresh noise from the pictures' generators.
     zero_snr: whether it can start from pure noise (zero-terminal SNR, Lin et al. 2024,
         "Common Diffusion Noise Schedules and Sample Steps are Flawed").
+    most_steps: how many steps it can be divided into.
     """
 
     scheduler: str
     options: dict[str, Any] = field(default_factory=dict)
     noisy: bool = False
     zero_snr: bool = True
+    most_steps: int = 1000
 
+
+SDE = {"algorithm_type": "sde-dpmsolver++"}
 
 SCHEDULERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler"),
@@ -37,6 +41,11 @@ SCHEDULERS: dict[str, Sampler] = {
     "dpmpp_2m": Sampler("DPMSolverMultistepScheduler"),
     "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "unipc": Sampler("UniPCMultistepScheduler"),
+    "dpmpp_2m_sde": Sampler("DPMSolverMultistepScheduler", SDE, noisy=True),
+    "dpmpp_2m_sde_karras": Sampler(
+        "DPMSolverMultistepScheduler", {**SDE, "use_karras_sigmas": True}, noisy=True
+    ),
+    "lcm": Sampler("LCMScheduler", noisy=True, most_steps=50),
 }
 
 # As diffusers' StableDiffusionPipeline has it, whatever an old configuration says: latents have

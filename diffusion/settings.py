@@ -9,15 +9,13 @@ from ..errors import MendableError
 from .model import Diffusion
 from .schedulers import SCHEDULERS
 
-MOST_STEPS = 1000
-
 
 @dataclass(frozen=True)
 class Settings:
     """How to paint.
 
     negative: what to steer away from; takes part only above guidance 1.
-    steps: denoising steps, 1 to 1000.
+    steps: denoising steps, 1 to what the scheduler can do (1000; lcm 50).
     guidance: scale of classifier-free guidance, 1 (none) or more.
     scheduler: a key of `schedulers.SCHEDULERS`.
     width, height: in pixels; 0 is the model's own resolution.
@@ -33,13 +31,16 @@ class Settings:
     height: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise MendableError(f"Steps is {self.steps}: choose 1 to {MOST_STEPS}.")
         if not math.isfinite(self.guidance) or self.guidance < 1:
             raise MendableError(f"Guidance is {self.guidance}: choose 1 (no guidance) or more.")
         if self.scheduler not in SCHEDULERS:
             raise MendableError(
                 f'Scheduler is "{self.scheduler}": choose one of {", ".join(SCHEDULERS)}.'
+            )
+        most = SCHEDULERS[self.scheduler].most_steps
+        if not 1 <= self.steps <= most:
+            raise MendableError(
+                f"Steps is {self.steps}: choose 1 to {most} for the scheduler {self.scheduler}."
             )
 
     def size_for(self, diffusion: Diffusion) -> tuple[int, int]:

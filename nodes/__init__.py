@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
+from .guidance import GuidanceOptions
 from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
 
@@ -22,4 +23,5 @@ class KosmosDreamBooth(ComfyExtension):
             PriorGenerator,
             DreamBoothTrain,
             CFGSampler,
+            GuidanceOptions,
         ]

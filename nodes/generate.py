@@ -1,4 +1,4 @@
-"""Load a Stable Diffusion, paint class pictures with it, and paint from prompts."""
+"""Load a Stable Diffusion, paint class pictures with it, and paint from prompts and pictures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 from comfy_api.latest import io
 
 from ..diffusion.schedulers import SCHEDULERS
+from ..errors import MendableError
 from ..sandbox import DIFFUSION as SANDBOX
 from . import host
-from .sockets import DIFFUSION, PRIORS
+from .sockets import DIFFUSION, GUIDANCE, PRIORS
 
 if TYPE_CHECKING:
+    from ..diffusion.canvas import Canvas
+    from ..diffusion.guidance import GuidanceOptions
     from ..diffusion.model import Diffusion
     from ..diffusion.sample import OnStep
 
@@ -171,7 +174,8 @@ class CFGSampler(io.ComfyNode):
             display_name="CFG Sampler",
             category=CATEGORY,
             description="Paints pictures from prompts with classifier-free guidance, whose two "
-            "predictions are made in one pass of the model.",
+            "predictions are made in one pass of the model. With an image it paints over that, "
+            "with a mask only there.",
             inputs=[
                 DIFFUSION.Input("diffusion", tooltip="The model to paint with."),
                 io.String.Input(
@@ -229,6 +233,33 @@ class CFGSampler(io.ComfyNode):
                     )
                     for side in ("width", "height")
                 ),
+                GUIDANCE.Input(
+                    "guidance_options",
+                    optional=True,
+                    tooltip="From GuidanceOptions: where guidance works, and what it may not do.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="Pictures to start from: one for all, or one for each prompt. They "
+                    "give the size; denoise says how much of them is painted over.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to paint over the image, of the image's size: white is painted, "
+                    "black stays as it is, pixel for pixel.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=0.75,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much of the image is painted over; little keeps it, and takes as "
+                    "little of the steps. 1 paints a mask's inside anew. Not used without image.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The pictures, prompt after prompt."),
@@ -256,13 +287,21 @@ class CFGSampler(io.ComfyNode):
         count: int,
         width: int,
         height: int,
+        guidance_options: GuidanceOptions | None = None,
+        image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        denoise: float = 0.75,
     ) -> io.NodeOutput:
         """Paint `count` pictures for each line of the prompt."""
+        from ..diffusion.guidance import PLAIN
         from ..diffusion.sample import consecutive_seeds, paint
         from ..diffusion.settings import Settings
 
         lines = [line.strip() for line in prompt.splitlines() if line.strip()]
+        if image is not None and len(lines) == 1:
+            lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
+        canvas = _canvas(image, mask, denoise, len(lines), count)
         host.bring_in(diffusion.home)
         parts = list(
             paint(
@@ -270,6 +309,8 @@ class CFGSampler(io.ComfyNode):
                 prompts,
                 consecutive_seeds(seed, len(prompts)),
                 Settings(negative.strip(), steps, guidance, scheduler, width, height),
+                options=guidance_options or PLAIN,
+                canvas=canvas,
                 on_step=_show_progress(),
             )
         )
@@ -279,6 +320,34 @@ class CFGSampler(io.ComfyNode):
             prompts,
             {"samples": latents / diffusion.vae.config.scaling_factor},
         )
+
+
+def _canvas(
+    image: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    denoise: float,
+    lines: int,
+    count: int,
+) -> Canvas | None:
+    """Give each of `lines` prompts its picture and its mask, `count` times."""
+    from ..diffusion.canvas import Canvas
+
+    if image is None:
+        if mask is not None:
+            raise MendableError("There is a mask but no image: connect the image to paint over.")
+        return None
+    for name, batch in (("images", image), ("masks", mask)):
+        if batch is not None and len(batch) not in (1, lines):
+            raise MendableError(
+                f"There are {len(batch)} {name} for {lines} prompts: give one for all, or one for "
+                "each prompt."
+            )
+    each = torch.arange(lines).repeat_interleave(count)
+    return Canvas(
+        image[each % len(image)],
+        None if mask is None else mask[each % len(mask)],
+        denoise,
+    )
 
 
 def _find(model: str) -> Path | str:

@@ -16,6 +16,9 @@ GROUNDING = io.Custom("GROUNDING")
 DIFFUSION = io.Custom("DIFFUSION")
 """A loaded Stable Diffusion: `diffusion.model.Diffusion`."""
 
+GUIDANCE = io.Custom("GUIDANCE")
+"""How guidance changes while a picture is painted: `diffusion.guidance.GuidanceOptions`."""
+
 PRIORS = io.Custom("PRIORS")
 """Class pictures on disk, made by the base model: `diffusion.priors.Priors`."""
 

@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.sample import consecutive_seeds, paint, sample
+from kosmos_dreambooth.diffusion.schedulers import SCHEDULERS
 from kosmos_dreambooth.diffusion.settings import Settings
 from kosmos_dreambooth.errors import MendableError
 
@@ -18,6 +19,12 @@ REFERENCES = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "lcm": ("LCMScheduler", {}),
 }
 
 
@@ -194,6 +201,7 @@ def test_one_picture_too_large_for_memory_says_so(diffusion):
     ("choice", "sentence"),
     [
         ({"steps": 0}, "Steps is 0: choose 1 to 1000"),
+        ({"steps": 51, "scheduler": "lcm"}, "Steps is 51: choose 1 to 50 for the scheduler lcm"),
         ({"guidance": 0.5}, "Guidance is 0.5: choose 1"),
         ({"guidance": float("nan")}, "Guidance is nan: choose 1"),
         ({"scheduler": "magic"}, 'Scheduler is "magic": choose one of ddim'),
@@ -204,6 +212,10 @@ def test_one_picture_too_large_for_memory_says_so(diffusion):
 def test_a_setting_out_of_range_is_named(diffusion, choice, sentence):
     with pytest.raises(MendableError, match=sentence):
         sample(diffusion, ["a dog"], **choice)
+
+
+def test_every_scheduler_is_compared():
+    assert set(REFERENCES) == set(SCHEDULERS)
 
 
 def test_no_prompt_at_all_is_named(diffusion):
