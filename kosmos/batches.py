@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -25,6 +26,28 @@ CPU_WORK = 1e12
 
 SHARE = 0.5
 """The part of the free memory to plan with; fragments and other programs have the rest."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How work is cut into batches, and who watches it.
+
+    `batch_size` 0 takes as many items at a time as fit into `free_memory` (bytes). `on_batch` hears
+    how many items of how many are done; `on_token` is called after each token. What either raises
+    ends the work.
+    """
+
+    batch_size: int = 0
+    free_memory: int | None = None
+    on_batch: Callable[[int, int], None] | None = None
+    on_token: Callable[[], None] | None = None
+
+    def size(self, model: Kosmos2ForConditionalGeneration, length: int) -> int:
+        """Return how many items with `length` tokens each to take at a time."""
+        return self.batch_size or automatic_batch_size(model, length, self.free_memory)
+
+
+UNWATCHED = Pace()
 
 
 def automatic_batch_size(

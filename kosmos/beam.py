@@ -10,13 +10,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from .encode import encode
 from .model import Kosmos
-from .preprocess import preprocess
+from .preprocess import Images, preprocess
 from .prompt import Prompt
 
 
 def search(
     kosmos: Kosmos,
-    images: Tensor,
+    images: Images,
     prompt: Prompt,
     *,
     beams: int,
@@ -25,7 +25,7 @@ def search(
 ) -> list[list[int]]:
     """Return the likeliest text that `beams` candidates lead to, as token ids, for each picture.
 
-    `images` is [B,H,W,C] as in `preprocess`. All prompts are the same, so that no row needs padding
+    All prompts are the same, so that no row needs padding
     in front, with which transformers' positions would go wrong. Scores are mean log-probabilities
     of the tokens. `on_token` is called after each token, and may raise to end the work.
     """

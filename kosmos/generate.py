@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
-from .batches import automatic_batch_size, in_batches
+from .batches import UNWATCHED, Pace, in_batches
 from .decoding import GREEDY, Decoding, choose
-from .memory import Growing, Memory, Pictures
+from .memory import Growing, Memory
 from .model import Kosmos
-from .preprocess import check
+from .pictures import Pictures
 from .prompt import Prompt
 
 
@@ -40,68 +40,47 @@ class Reply:
 
 def reply(
     kosmos: Kosmos,
-    images: Tensor,
+    pictures: Pictures,
     prompts: Sequence[Sequence[Prompt]],
     *,
     decoding: Decoding = GREEDY,
     max_new_tokens: int,
     stop_at: int | None = None,
-    batch_size: int = 0,
-    free_memory: int | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-    on_token: Callable[[], None] | None = None,
+    pace: Pace = UNWATCHED,
 ) -> list[list[Reply]]:
     """Reply to the prompts of each picture; what is written does not depend on the batches.
 
-    `images` is float [B,H,W,C] in 0..1 with 1, 3 or 4 channels, and `prompts` has B entries. A
-    picture is encoded once and read once with what all prompts begin with; the keys and values of
-    that are shared. Prompts of different lengths are padded in front, behind what they share;
-    padding is masked and counts as no position. Rows that have ended are dropped when they are
-    half of a batch.
+    `prompts` has an entry for each picture. A picture is encoded once, and the keys and values of
+    its slots are computed once and shared by its prompts. Prompts of different lengths are padded
+    in front, behind the picture; padding is masked and counts as no position. Rows that have ended
+    are dropped when they are half of a batch.
 
     A reply ends before the token for the end, behind the token `stop_at`, or after
-    `max_new_tokens`. `batch_size` counts prompts at a time, 0 takes as many as fit into
-    `free_memory` (bytes). When memory runs out, batches are halved and the work goes on.
-    `on_batch` hears how many prompts of how many are done; `on_token` is called after each token.
-    What either raises ends the work.
-
-    Raises MendableError for an empty batch, and when memory does not suffice for one prompt.
+    `max_new_tokens`. `pace` counts prompts. Raises MendableError when memory does not suffice for a
+    single prompt.
     """
-    check(images)
     pairs = [(k, prompt) for k, asked in enumerate(prompts) for prompt in asked]
     rows = [Row(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
-    if not rows:
-        return [[] for _ in prompts]
-    shared = _shared_length([row.prompt for row in rows])
-    if batch_size == 0:
-        longest = max(len(row.prompt.ids) for row in rows) + max_new_tokens
-        batch_size = automatic_batch_size(kosmos.model, longest, free_memory)
-    pictures = Pictures(kosmos, images, rows[0].prompt, shared)
+    longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
 
     def work(start: int, stop: int) -> list[Reply]:
         part = rows[start:stop]
-        memory = pictures.remember([row.picture for row in part])
-        return _write(kosmos, memory, part, shared, decoding, max_new_tokens, stop_at, on_token)
+        memory = pictures.remember([row.picture for row in part], part[0].prompt)
+        return _write(kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token)
 
-    replies = iter(in_batches(len(rows), batch_size, work, on_batch))
+    replies = iter(in_batches(len(rows), pace.size(kosmos.model, longest), work, pace.on_batch))
     return [[next(replies) for _ in asked] for asked in prompts]
-
-
-def _shared_length(prompts: Sequence[Prompt]) -> int:
-    """Count the tokens that all prompts begin with; each keeps at least one of its own."""
-    shortest = min(len(prompt.ids) for prompt in prompts) - 1
-    columns = zip(*(prompt.ids[:shortest] for prompt in prompts), strict=True)
-    return next((k for k, column in enumerate(columns) if len(set(column)) > 1), shortest)
 
 
 class _Batch:
     """Rows on their way through the decoder, one token at a time."""
 
     def __init__(
-        self, kosmos: Kosmos, memory: Memory, rows: Sequence[Row], shared: int, new_tokens: int
+        self, kosmos: Kosmos, memory: Memory, rows: Sequence[Row], new_tokens: int
     ) -> None:
         self._decoder = kosmos.model.text_model
         pad = kosmos.model.config.text_config.pad_token_id
+        shared = rows[0].prompt.text_at
         own = [row.prompt.ids[shared:] for row in rows]
         longest = max(map(len, own))
         pads = torch.tensor([longest - len(ids) for ids in own])
@@ -159,14 +138,13 @@ def _write(
     kosmos: Kosmos,
     memory: Memory,
     rows: Sequence[Row],
-    shared: int,
     decoding: Decoding,
     max_new_tokens: int,
     stop_at: int | None,
     on_token: Callable[[], None] | None,
 ) -> list[Reply]:
     end = kosmos.model.config.text_config.eos_token_id
-    batch = _Batch(kosmos, memory, rows, shared, max_new_tokens)
+    batch = _Batch(kosmos, memory, rows, max_new_tokens)
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
     finished = [False] * len(rows)
     there = list(range(len(rows)))

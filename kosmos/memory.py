@@ -1,4 +1,4 @@
-"""What the decoder remembers of pictures and prompts: the keys and values of its attention."""
+"""What the decoder remembers of what it has read: the keys and values of its attention."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-
-from .encode import encode
-from .model import Kosmos
-from .preprocess import preprocess
-from .prompt import Prompt
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 @dataclass(frozen=True)
@@ -36,55 +31,6 @@ class Memory:
                 for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True)
             )
         )
-
-
-class Pictures:
-    """Pictures as the decoder remembers them, once it has read what all prompts begin with.
-
-    `images` is [B,H,W,C] as in `preprocess`; `shared` is how many tokens all prompts have in
-    common, image slots included. Each picture is encoded, and read with those tokens, once, as long
-    as batches take the pictures in their order: the last one is kept for the next batch.
-    """
-
-    def __init__(self, kosmos: Kosmos, images: Tensor, prompt: Prompt, shared: int) -> None:
-        self._kosmos = kosmos
-        self._images = images
-        self._ids = prompt.ids[:shared]
-        self._slots = prompt.slots
-        self._last: tuple[int, Memory] | None = None
-
-    def remember(self, pictures: Sequence[int]) -> Memory:
-        """Return the memory of pictures by their numbers, ascending, each as often as named."""
-        wanted = list(dict.fromkeys(pictures))
-        if self._last is None or self._last[0] != wanted[0]:
-            memory = self._read(wanted)
-        else:
-            memory = self._last[1]
-            if len(wanted) > 1:
-                memory = memory.beside(self._read(wanted[1:]))
-        self._last = (wanted[-1], memory.pick([len(wanted) - 1]))
-        return memory.pick([wanted.index(k) for k in pictures])
-
-    def _read(self, pictures: Sequence[int]) -> Memory:
-        kosmos = self._kosmos
-        features = encode(kosmos, preprocess(kosmos, self._images[pictures]))
-        ids = torch.tensor(self._ids, device=features.device)
-        slots = torch.zeros_like(ids, dtype=torch.bool)
-        slots[self._slots[0] : self._slots[1]] = True
-        first = kosmos.model.config.text_config.pad_token_id + 1
-        positions = torch.arange(first, first + len(ids), device=features.device)
-        positions = positions.repeat(len(features), 1)
-        cache = DynamicCache()
-        with torch.no_grad():
-            kosmos.model.text_model.model(
-                input_ids=ids.expand(len(features), -1),
-                position_ids=positions,
-                image_embeds=features,
-                image_embeds_position_mask=slots.expand(len(features), -1),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        return Memory(tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
 class Growing(Cache):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..errors import MendableError
 from .model import Kosmos
 
+Images = Tensor | Sequence[Tensor]
+"""Float 0..1 with 1, 3 or 4 channels: a batch [B,H,W,C], or pictures [H,W,C] of any sizes."""
 
-def check(images: Tensor) -> None:
-    """Raise MendableError unless `images` is [B,H,W,C] with a picture and 1, 3 or 4 channels."""
+
+def check(images: Images) -> None:
+    """Raise MendableError unless there is a picture, and each has pixels and 1, 3 or 4 channels."""
+    if not isinstance(images, Tensor):
+        for image in images:
+            check(image[None])
+        images = torch.empty(len(images), 1, 1, 3)
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
         raise MendableError(
             f"The image input has the shape {list(images.shape)}: connect an IMAGE of 1, 3 or 4 "
@@ -36,10 +45,10 @@ def to_rgb(images: Tensor) -> Tensor:
     return images.expand(*images.shape[:3], 3)
 
 
-def preprocess(kosmos: Kosmos, images: Tensor) -> Tensor:
+def preprocess(kosmos: Kosmos, images: Images) -> Tensor:
     """Return the pixel values [B,3,S,S] of a batch, in the model's dtype and on its device.
 
-    `images` is as in `to_rgb`. The model's own image processor does the work, with the whole
+    The model's own image processor does the work, with the whole
     picture squeezed into the square S x S of the vision tower: boxes then refer to all of it, and
     Kosmos-2 was trained that way.
     """

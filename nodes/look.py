@@ -148,6 +148,7 @@ class GroundedCaption(io.ComfyNode):
         batch_size: int,
     ) -> io.NodeOutput:
         """Describe the pictures."""
+        from ..kosmos.batches import Pace
         from ..kosmos.caption import BRIEF, DETAILED, caption
         from ..kosmos.draw import draw_batch, mask
         from ..kosmos.grounding import Grounding
@@ -163,10 +164,12 @@ class GroundedCaption(io.ComfyNode):
             image,
             {"brief": BRIEF, "detailed": DETAILED, "custom": prompt}[style],
             max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            free_memory=host.free_memory(),
-            on_batch=lambda done, _: progress.step(done),
-            on_token=host.check_interrupted,
+            pace=Pace(
+                batch_size=batch_size,
+                free_memory=host.free_memory(),
+                on_batch=lambda done, _: progress.step(done),
+                on_token=host.check_interrupted,
+            ),
         )
         height, width = image.shape[1:3]
         return io.NodeOutput(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from ...kosmos.batches import Pace
 from ...kosmos.caption import BRIEF, caption
 from ...kosmos.grounding import GroundedText
 from ...kosmos.model import Kosmos
@@ -46,7 +47,7 @@ def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     """Brief captions of ``count`` held-out scenes of one to three things."""
     samples = [draw_sample(HELD_OUT + k, KOSMOS_PIXELS) for k in range(count)]
     pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
-    told = caption(kosmos, pictures, BRIEF, batch_size=50)
+    told = caption(kosmos, pictures, BRIEF, pace=Pace(batch_size=50))
     facts = [read(text.caption) for text in told]
     truths = [true_facts(s.scene) for s in samples]
     pairs = list(zip(facts, truths, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...diffusion.model import Diffusion
 from ...diffusion.sample import sample
+from ...kosmos.batches import Pace
 from ...kosmos.caption import BRIEF, caption
 from ...kosmos.model import Kosmos
 from ..judge import Judge
@@ -42,7 +43,7 @@ def paintings(diffusion: Diffusion, kosmos: Kosmos, judge: Judge, count: int) ->
         diffusion, [text for text, _ in asked], steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT
     )
     seen = judge.look(pictures)
-    told = [read(t.caption) for t in caption(kosmos, pictures, BRIEF, batch_size=50)]
+    told = [read(t.caption) for t in caption(kosmos, pictures, BRIEF, pace=Pace(batch_size=50))]
     facts = [f for _, f in asked]
     for name, n in (("one thing", 1), ("two things", 2)):
         chosen = [k for k, f in enumerate(facts) if len(f.things) == n]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.batches import automatic_batch_size, bytes_per_picture
+from kosmos_dreambooth.kosmos.batches import Pace, automatic_batch_size, bytes_per_picture
 from kosmos_dreambooth.kosmos.caption import BRIEF, DETAILED, caption
 from kosmos_dreambooth.kosmos.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
@@ -55,8 +55,8 @@ def test_the_batch_size_changes_nothing(
     tiny: Kosmos, four_pictures: torch.Tensor, noise: torch.Tensor, batch_size: int
 ) -> None:
     for images in (four_pictures, noise):
-        one_by_one = [caption(tiny, image[None], batch_size=1)[0] for image in images]
-        assert caption(tiny, images, batch_size=batch_size) == one_by_one
+        one_by_one = [caption(tiny, image[None], pace=Pace(batch_size=1))[0] for image in images]
+        assert caption(tiny, images, pace=Pace(batch_size=batch_size)) == one_by_one
 
 
 def test_pictures_are_encoded_once_and_tokens_are_cached(
@@ -72,14 +72,14 @@ def test_pictures_are_encoded_once_and_tokens_are_cached(
         ),
     ]
     try:
-        caption(tiny, four_pictures, batch_size=4)
+        caption(tiny, four_pictures, pace=Pace(batch_size=4))
     finally:
         for hook in hooks:
             hook.remove()
     assert encoded == [4]
     rows, tokens = zip(*decoded, strict=True)
-    assert tokens[0] > 1
-    assert set(tokens[1:]) == {1}
+    assert min(tokens[:2]) > 1  # the pictures' slots, then the prompt
+    assert set(tokens[2:]) == {1}
     assert list(rows) == sorted(rows, reverse=True)  # a row that has ended is dropped
     assert rows[1] == 4
     assert rows[-1] < 4
@@ -98,15 +98,17 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
     expected = caption(tiny, noise)
     done: list[tuple[int, int]] = []
     with memory_for(2, tiny):
-        seen = caption(tiny, noise, batch_size=7, on_batch=lambda *counts: done.append(counts))
+        seen = caption(
+            tiny, noise, pace=Pace(batch_size=7, on_batch=lambda *counts: done.append(counts))
+        )
     assert seen == expected
     assert done == [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]
 
 
 def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor) -> None:
     drawn = Decoding(temperature=1.5, top_p=0.95, seed=3)
-    one_at_a_time = caption(tiny, noise, decoding=drawn, batch_size=1)
-    assert caption(tiny, noise, decoding=drawn, batch_size=7) == one_at_a_time
+    one_at_a_time = caption(tiny, noise, decoding=drawn, pace=Pace(batch_size=1))
+    assert caption(tiny, noise, decoding=drawn, pace=Pace(batch_size=7)) == one_at_a_time
     other = Decoding(temperature=1.5, top_p=0.95, seed=4)
     assert caption(tiny, noise, decoding=other) != one_at_a_time
     # With next to nothing in the nucleus only the likeliest word is left.
@@ -118,7 +120,7 @@ def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor)
 def test_beams_find_what_transformers_finds(
     tiny: Kosmos, noise: torch.Tensor, published: Published, batch_size: int
 ) -> None:
-    seen = caption(tiny, noise, decoding=Decoding(beams=3), batch_size=batch_size)
+    seen = caption(tiny, noise, decoding=Decoding(beams=3), pace=Pace(batch_size=batch_size))
     expected = published(tiny, noise, [BRIEF], num_beams=3, max_new_tokens=64)
     assert [[text] for text in seen] == expected
 
@@ -139,7 +141,7 @@ def test_a_cancelled_caption_ends_at_the_next_token(tiny: Kosmos, noise: torch.T
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption(tiny, noise, on_token=listen)
+        caption(tiny, noise, pace=Pace(on_token=listen))
     assert len(heard) == 3
 
 

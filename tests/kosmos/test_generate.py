@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from kosmos_dreambooth.kosmos.batches import Pace
 from kosmos_dreambooth.kosmos.generate import Reply, reply
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.pictures import Pictures
 from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
 
 Published = Callable[..., list[list[GroundedText]]]
@@ -21,12 +23,18 @@ PROMPTS = [
     "A",
     "This is one large picture of the house and the two cats in the middle and there is",
 ]
-"""Of different lengths; the first token behind the picture is all that they share."""
+"""Of different lengths."""
 
 
 def texts(kosmos: Kosmos, images: torch.Tensor, **settings: int) -> list[list[GroundedText]]:
     prompts = [tokenize(kosmos, text, 24) for text in PROMPTS]
-    replies = reply(kosmos, images, [prompts] * len(images), max_new_tokens=24, **settings)
+    replies = reply(
+        kosmos,
+        Pictures(kosmos, images),
+        [prompts] * len(images),
+        max_new_tokens=24,
+        pace=Pace(**settings),
+    )
     return [
         [
             parse(read_text(kosmos, prompt, one.ids))
@@ -77,20 +85,33 @@ def test_each_picture_is_looked_at_once(
     assert shown == at_a_time
 
 
+def test_pictures_are_not_looked_at_again_for_later_prompts(
+    tiny: Kosmos, four_pictures: torch.Tensor
+) -> None:
+    pictures, prompt = Pictures(tiny, four_pictures), tokenize(tiny, "A", 8)
+    with looks(tiny) as shown:
+        first, again = (
+            reply(tiny, pictures, [[prompt]] * 4, max_new_tokens=8, pace=Pace(batch_size=3))
+            for _ in range(2)
+        )
+    assert shown == [3, 1]
+    assert first == again
+
+
 def test_pictures_may_have_prompts_of_their_own_or_none(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
     one, two = (tokenize(tiny, text, 8) for text in PROMPTS[:2])
     asked = [[one], [], [two, one], []]
-    replies = reply(tiny, four_pictures, asked, max_new_tokens=8)
+    replies = reply(tiny, Pictures(tiny, four_pictures), asked, max_new_tokens=8)
     assert [len(each) for each in replies] == [1, 0, 2, 0]
-    alone = reply(tiny, four_pictures[2:3], [[one]], max_new_tokens=8)
+    alone = reply(tiny, Pictures(tiny, four_pictures[2:3]), [[one]], max_new_tokens=8)
     assert replies[2][1].ids == alone[0][0].ids
 
 
 def only(kosmos: Kosmos, image: torch.Tensor, text: str, **settings: int) -> Reply:
     prompt = tokenize(kosmos, text, 64)
-    return reply(kosmos, image, [[prompt]], max_new_tokens=64, **settings)[0][0]
+    return reply(kosmos, Pictures(kosmos, image), [[prompt]], max_new_tokens=64, **settings)[0][0]
 
 
 def test_a_reply_ends_where_it_is_told_to(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
