@@ -23,7 +23,7 @@ from .averaging import Average
 from .checkpoint import load_state, save_state, without_origin
 from .pool import Pool, Sample
 from .record import record
-from .world.individual import shifted
+from .world.individual import nearest_colour, shifted
 from .world.scene import Scene, draw_scene, render
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def draw_varied(seed: int, size: int) -> Sample:
                 thing,
                 one=replace(
                     thing.one,
+                    colour=nearest_colour(tints[0]),
                     tint=tints[0],
                     second=tints[1] if rng.uniform() < 0.5 else None,
                     scarf=tints[2] if rng.uniform() < 0.5 else None,

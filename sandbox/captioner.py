@@ -6,36 +6,40 @@ import argparse
 import logging
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
+from PIL import Image
 from torch import nn
+from torch.nn import functional
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
 
-from . import KOSMOS
+from . import DIFFUSION, KOSMOS
+from .autoencoder import PIXELS, draw_varied, to_tensor
 from .averaging import Average
 from .checkpoint import load_state, save_state
+from .exercises import BINS, Exercise, brief_caption, detailed_caption, short_exercise
 from .pool import Pool, Sample
 from .record import record
 from .sight import Sight
 from .vocabulary import KOSMOS_PIXELS, kosmos_processor, save
-from .world.captions import Part, brief, detailed
 
 log = logging.getLogger(__name__)
 
 QUERIES = 16
-BINS = 32
-STYLES = {
-    "brief": "<grounding>An image of",
-    "detailed": "<grounding>Describe this image in detail:",
-}
+BLUR = 0.6
+"""Standard deviation of a location's targets, in bins."""
 EYES_FIRST = 500
 """Steps before words are learned at all."""
 SIGHT = 0.5
 """Weight of what the eyes are asked beside the words."""
-BRIEF = 0.8
-"""Share of brief captions; a detailed one takes half as long again."""
+SHARES = {brief_caption: 0.6, detailed_caption: 0.12, short_exercise: 0.28}
+"""How often each kind of exercise is practised."""
+PAINTED = 0.25
+"""Share of pictures as a painter's autoencoder returns them, at its size."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 """CLIP's normalisation, as the processor saved beside the weights applies it."""
@@ -73,79 +77,106 @@ def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
     return model
 
 
-def _location(x: float, y: float) -> str:
-    column, row = (min(int(v * BINS), BINS - 1) for v in (x, y))
-    return f"<patch_index_{row * BINS + column:04d}>"
-
-
-def _box_text(box: tuple[float, float, float, float]) -> str:
-    """Two location tokens: the bins of the upper left and of the lower right corner."""
-    x0, y0, x1, y1 = box
-    edge = 1e-6
-    return _location(x0, y0) + _location(x1 - edge, y1 - edge)
-
-
-def grounded_text(parts: list[Part]) -> str:
-    """A caption as Kosmos-2 writes it: phrases in tags, each followed by its boxes."""
-    text = ""
-    for part in parts:
-        if isinstance(part, str):
-            text += part
-        else:
-            phrase, boxes = part
-            places = "</delimiter_of_multi_objects/>".join(map(_box_text, boxes))
-            text += f"<phrase> {phrase}</phrase><object>{places}</object>"
-    return text
-
-
 def pixel_values(samples: list[Sample]) -> torch.Tensor:
     """[B, 3, H, W] normalised as CLIP's processor does."""
     pixels = torch.from_numpy(np.stack([s.pixels for s in samples])).permute(0, 3, 1, 2)
     return (pixels.float() / 255 - MEAN) / STD
 
 
+class Eyes:
+    """Draws what the captioner sees: the world's pictures, some as a painter would hand them on."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        self.autoencoder = autoencoder.float().eval()
+
+    @torch.no_grad()
+    def __call__(self, seed: int, size: int) -> Sample:
+        """The scene of ``seed``, ``size`` x ``size`` pixels."""
+        rng = np.random.default_rng((seed, 3))
+        if rng.uniform() > PAINTED:
+            return draw_varied(seed, size)
+        sample = draw_varied(seed, PIXELS)
+        latents = self.autoencoder.encode(to_tensor([sample])).latent_dist.mean
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        made = self.autoencoder.decode(latents + rng.uniform(0, 0.25) * noise).sample[0]
+        pixels = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        larger = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        return replace(sample, pixels=np.asarray(larger))
+
+
+def look(
+    model: Kosmos2ForConditionalGeneration, pixel_values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches as the connector reads them, [B, 1 + P, C], and the slots it makes, [B, Q, D]."""
+    patches = model.vision_model(pixel_values=pixel_values).last_hidden_state
+    patches = model.vision_model.model.post_layernorm(patches)
+    return patches, model.image_to_text_projection(functional.normalize(patches, dim=-1))[0]
+
+
 def encode(
-    samples: list[Sample], style: str, processor: Kosmos2Processor
+    exercises: list[Exercise], processor: Kosmos2Processor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, the mask of image slots, and labels (-100 where nothing is to be learned)."""
     tokenizer = processor.tokenizer
-    write = brief if style == "brief" else detailed
-    slots = [f"<image>{'<image>' * QUERIES}</image>"]
-    head = tokenizer(f"<s>{slots[0]}{STYLES[style]}", add_special_tokens=False).input_ids
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    head = tokenizer(f"<s><image>{'<image>' * QUERIES}</image>", add_special_tokens=False).input_ids
+    start = head.index(tokenizer.convert_tokens_to_ids("<image>")) + 1
     first = tokenizer.unk_token_id + 1
-    start = head.index(image) + 1
     head[start : start + QUERIES] = range(first, first + QUERIES)
-    texts = [grounded_text(write(s.scene, s.boxes)) for s in samples]
-    tails = [[*tokenizer(t, add_special_tokens=False).input_ids, 2] for t in texts]
-    longest = max(map(len, tails))
-    ids = torch.full((len(samples), len(head) + longest), tokenizer.pad_token_id)
+    prompts, answers = (
+        tokenizer(list(texts), add_special_tokens=False).input_ids
+        for texts in zip(*exercises, strict=True)
+    )
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) + 1
+    ids = torch.full((len(exercises), len(head) + longest), tokenizer.pad_token_id)
     labels = torch.full_like(ids, -100)
-    for row, tail in enumerate(tails):
-        end = len(head) + len(tail)
-        ids[row, :end] = torch.tensor(head + tail)
-        labels[row, len(head) : end] = torch.tensor(tail)
-    slots_mask = torch.zeros_like(ids)
-    slots_mask[:, start : start + QUERIES] = 1
-    return ids, slots_mask, labels
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        told, tail = [*head, *prompt], [*answer, tokenizer.eos_token_id]
+        end = len(told) + len(tail)
+        ids[row, :end] = torch.tensor(told + tail)
+        labels[row, len(told) : end] = torch.tensor(tail)
+    slots = torch.zeros_like(ids)
+    slots[:, start : start + QUERIES] = 1
+    return ids, slots, labels
 
 
-def loss_on(
-    model: Kosmos2ForConditionalGeneration,
-    samples: list[Sample],
-    style: str,
-    processor: Kosmos2Processor,
-) -> torch.Tensor:
-    """Mean cross-entropy of the caption's tokens."""
-    ids, slots, labels = encode(samples, style, processor)
-    return model(
-        pixel_values=pixel_values(samples),
-        input_ids=ids,
-        image_embeds_position_mask=slots,
-        attention_mask=(ids != processor.tokenizer.pad_token_id).long(),
-        labels=labels,
-        use_cache=False,
-    ).loss
+class WordLoss:
+    """Cross-entropy of an answer's tokens, with neighbouring bins half right for locations.
+
+    A location token that is one bin off is nearly right, which a plain cross-entropy cannot know:
+    the targets of locations are a Gaussian of ``BLUR`` bins round the true one.
+    """
+
+    def __init__(self, processor: Kosmos2Processor) -> None:
+        self.processor = processor
+        self.first = processor.tokenizer.convert_tokens_to_ids("<patch_index_0000>")
+        bins = torch.arange(BINS * BINS)
+        places = torch.stack([bins // BINS, bins % BINS], 1).float()
+        squares = (places[:, None] - places[None]).square().sum(-1)
+        self.targets = (-squares / (2 * BLUR**2)).softmax(-1)
+
+    def __call__(
+        self,
+        model: Kosmos2ForConditionalGeneration,
+        image_embeds: torch.Tensor,
+        exercises: list[Exercise],
+    ) -> torch.Tensor:
+        """Mean over the answers' tokens; ``image_embeds`` [B, QUERIES, C] as the connector's."""
+        ids, slots, labels = encode(exercises, self.processor)
+        logits = model(
+            image_embeds=image_embeds,
+            input_ids=ids,
+            image_embeds_position_mask=slots,
+            attention_mask=(ids != self.processor.tokenizer.pad_token_id).long(),
+            use_cache=False,
+        ).logits
+        told = labels[:, 1:] != -100
+        true = labels[:, 1:][told]
+        sure = logits[:, :-1][told].log_softmax(-1)
+        places = (true >= self.first) & (true < self.first + len(self.targets))
+        located = sure[places, self.first : self.first + len(self.targets)]
+        wrong = -(self.targets[true[places] - self.first] * located).sum()
+        wrong = wrong + functional.nll_loss(sure[~places], true[~places], reduction="sum")
+        return wrong / len(true)
 
 
 def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> None:
@@ -159,13 +190,13 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
         model = new_model(processor)
     log.info("captioner: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     sight = Sight(model)
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *sight.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.02
-    )
-    average = Average(model)
     whole = nn.ModuleDict({"model": model, "sight": sight})
+    optimizer = torch.optim.AdamW(whole.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
+    average = Average(model)
     first = step = load_state("captioner", whole, optimizer, average)
-    pool = Pool(KOSMOS_PIXELS, capacity=20_000, fresh=24, first_seed=seed + step * 24)
+    words, kinds = WordLoss(processor), list(SHARES)
+    draw = Eyes(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
+    pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=seed + step * 24, draw=draw)
     rng = np.random.default_rng((seed, step))
     began = time.monotonic()
     saved, recent = began, []
@@ -174,14 +205,15 @@ def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> N
         warm = min(1.0, (step + 1) / 300)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2)
-        style = "brief" if rng.uniform() < BRIEF else "detailed"
         samples = pool.batch(batch, rng)
-        loss = sight.loss_on(model, pixel_values(samples), samples) * SIGHT
+        patches, embeds = look(model, pixel_values(samples))
+        loss = sight(patches, embeds, samples) * SIGHT
         if step >= EYES_FIRST:
-            loss = loss + loss_on(model, samples, style, processor)
+            practise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
+            loss = loss + words(model, embeds, [practise(s, rng) for s in samples])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
         optimizer.step()
         average.update(model)
         step += 1

@@ -29,16 +29,13 @@ class Sight(nn.Module):
         answers = len(KINDS) * (1 + len(COLOURS) + 4) + len(NAMES)
         self.queries = nn.Linear(config.latent_query_num * config.text_config.embed_dim, answers)
 
-    def loss_on(
-        self,
-        model: Kosmos2ForConditionalGeneration,
-        pixel_values: torch.Tensor,
-        samples: list[Sample],
+    def forward(
+        self, patches: torch.Tensor, queries: torch.Tensor, samples: list[Sample]
     ) -> torch.Tensor:
-        """Cross-entropies of kinds, colours and background, and the mean error of the boxes."""
-        patches = model.vision_model(pixel_values=pixel_values).last_hidden_state
-        patches = model.vision_model.model.post_layernorm(patches)
-        queries, _ = model.image_to_text_projection(functional.normalize(patches, dim=-1))
+        """Cross-entropies of kinds, colours and background, and the mean error of the boxes.
+
+        ``patches`` [B, 1 + P, C] begin with the class token; ``queries`` are [B, Q, D].
+        """
         side = round((patches.shape[1] - 1) ** 0.5)
         return self._patch_loss(patches[:, 1:], samples, side) + self._query_loss(queries, samples)
 

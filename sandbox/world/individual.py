@@ -32,6 +32,18 @@ def shifted(colour: RGB, factor: float, added: Sequence[int] = (0, 0, 0)) -> RGB
     return red, green, blue
 
 
+def nearest_colour(tint: RGB) -> str:
+    """The colour word that a person would choose for a tint, by weighted distance in RGB."""
+
+    def distance(name: str) -> float:
+        other = PALETTE[name]
+        red = (tint[0] + other[0]) / 512
+        weights = (2 + red, 4, 3 - red)
+        return sum(w * (a - b) ** 2 for w, a, b in zip(weights, tint, other, strict=True))
+
+    return min(PALETTE, key=distance)
+
+
 @dataclass(frozen=True)
 class Individual:
     """One member of a kind.

@@ -11,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.kosmos.grounding import parse
 from kosmos_dreambooth.sandbox.autoencoder import draw_varied
-from kosmos_dreambooth.sandbox.captioner import grounded_text
+from kosmos_dreambooth.sandbox.exercises import grounded_text, short_exercise
 from kosmos_dreambooth.sandbox.pool import draw_sample
 from kosmos_dreambooth.sandbox.reading import read
 from kosmos_dreambooth.sandbox.subject import FOLDER, SEEN, UNSEEN, portraits
 from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
-from kosmos_dreambooth.sandbox.world.individual import PALETTE, SUBJECT, draw_individual
+from kosmos_dreambooth.sandbox.world.individual import (
+    PALETTE,
+    SUBJECT,
+    draw_individual,
+    nearest_colour,
+)
 from kosmos_dreambooth.sandbox.world.lexicon import (
     BACKGROUNDS,
     COLOURS,
@@ -74,6 +79,31 @@ def test_what_the_captioner_learns_from_is_what_the_pack_reads(seed: int) -> Non
     assert len(told.boxes) == len(sample.boxes)
     for drawn in sample.boxes:
         assert any(drawn == pytest.approx(tuple(box), abs=1 / 32) for box in told.boxes)
+
+
+@given(seeds)
+@settings(max_examples=100, deadline=None)
+def test_short_exercises_are_answered_truly(seed: int) -> None:
+    sample = draw_sample(seed, 16)
+    prompt, answer = short_exercise(sample, np.random.default_rng(seed))
+    things = {(t.one.kind, t.one.colour) for t in sample.scene.things}
+    if "<phrase> It" in prompt:
+        assert set(read(answer).things) <= things
+    elif "what colour" in prompt:
+        (kind,) = read(prompt).kinds
+        assert (kind, answer.strip(" .")) in things
+    elif "how many" in prompt:
+        assert answer == f" {('one', 'two', 'three')[len(sample.boxes) - 1]}."
+    else:
+        (phrase,) = parse(prompt + answer).phrases
+        ((kind, colour),) = read(phrase.text).things
+        alike = [k for k, c in things if k == kind and colour in ("", c)]
+        assert len(phrase.boxes) >= len(alike) > 0
+
+
+@pytest.mark.parametrize("name", PALETTE)
+def test_a_tint_of_a_colour_is_called_by_its_name(name: str) -> None:
+    assert nearest_colour(PALETTE[name]) == name
 
 
 @pytest.mark.parametrize("kind", KINDS)
