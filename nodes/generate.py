@@ -60,16 +60,27 @@ class LoadDiffusion(io.ComfyNode):
                     tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the "
                     "half precision that it does well.",
                 ),
+                io.String.Input(
+                    "loras",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="LoRA files in models/loras to merge into the weights, one a line.",
+                ),
             ],
             outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The model.")],
         )
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
         """Load the model into ComfyUI's memory management."""
         from ..diffusion.load import load_diffusion
+        from ..diffusion.lora import merge_lora
 
+        files = [host.resolve("loras", line.strip()) for line in loras.splitlines() if line.strip()]
         diffusion = load_diffusion(_find(model), host.torch_dtype(dtype), host.clip_vocabulary())
+        for file in files:
+            diffusion = merge_lora(diffusion, file)
         home = host.adopt(diffusion.modules)
         return io.NodeOutput(replace(diffusion, name=model, home=home))
 

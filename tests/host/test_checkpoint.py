@@ -14,6 +14,7 @@ import pytest
 import torch
 from kosmos_dreambooth.demo.comfyui import ROOT
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
+from kosmos_dreambooth.diffusion.layout import checkpoint_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
 from kosmos_dreambooth.diffusion.sample import sample
@@ -87,6 +88,13 @@ def test_it_paints(loaded: Diffusion) -> None:
     assert sample(loaded, ["a photograph of a dog"], steps=2).shape == (1, 32, 32, 3)
 
 
+def test_written_again_it_is_the_same_file(core: Path, loaded: Diffusion) -> None:
+    original = load_file(core / "small.safetensors")
+    written = checkpoint_weights(loaded)
+    assert written.keys() == original.keys()
+    assert all(torch.equal(written[key], weight) for key, weight in original.items())
+
+
 def write_hollow(file: Path, shapes: dict[str, list[int]]) -> None:
     """A half-precision safetensors file of zeros that takes no room on the disk."""
     head, end = {}, 0
@@ -108,6 +116,8 @@ def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> No
     assert diffusion.tokenizer.model_max_length == 77
     assert sum(p.numel() for p in diffusion.unet.parameters()) == 859_520_964
     assert Path(diffusion.tokenizer.name_or_path) == VOCABULARY
+    shapes = {key: list(weight.shape) for key, weight in checkpoint_weights(diffusion).items()}
+    assert shapes == json.loads((core / "full.json").read_text())
 
 
 UNET = "model.diffusion_model."

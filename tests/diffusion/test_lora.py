@@ -1,0 +1,108 @@
+"""A LoRA file is merged exactly, or not at all and with a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.lora import merge_lora
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.lora import adapt, extract
+from safetensors.torch import save_file
+
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+PROMPT_LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.fixture
+def trained(model_folder, tmp_path):
+    """A model with adapters on every kind of layer, as training leaves it, and its LoRA file."""
+    model = load_diffusion(model_folder)
+    adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0)
+    with torch.no_grad():
+        for name, weight in model.modules.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    file = tmp_path / "subject.safetensors"
+    save_file(extract(model.unet, model.text_encoder), file)
+    return model, file
+
+
+def test_the_merged_model_answers_as_the_one_that_was_trained(trained, model_folder):
+    model, file = trained
+    merged = merge_lora(load_diffusion(model_folder), file)
+    latents, states = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 32)
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        assert torch.allclose(
+            merged.unet(latents, 500, states).sample,
+            model.unet(latents, 500, states).sample,
+            atol=1e-4,
+        )
+        assert torch.allclose(
+            merged.text_encoder(tokens).last_hidden_state,
+            model.text_encoder(tokens).last_hidden_state,
+            atol=1e-4,
+        )
+    assert merged.loras == (str(file),)
+
+
+def test_several_add_up(model_folder, tmp_path, diffusion):
+    model = load_diffusion(model_folder)
+    file = tmp_path / "one.safetensors"
+    half = {
+        f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 32),
+        f"{PROMPT_LAYER}.lora_up.weight": torch.ones(64, 2),
+        f"{PROMPT_LAYER}.alpha": torch.tensor(1.0),
+    }
+    save_file(half, file)
+    twice = merge_lora(merge_lora(model, file), file)
+    before = diffusion.unet.get_parameter(f"{ATTENTION}.weight")
+    after = twice.unet.get_parameter(f"{ATTENTION}.weight")
+    assert torch.allclose(after - before, torch.full_like(before, 2.0))
+    assert twice.loras == (str(file),) * 2
+
+
+def lora(**changes):
+    return {
+        f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 32),
+        f"{PROMPT_LAYER}.lora_up.weight": torch.ones(64, 2),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (lora(**{f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 768)}), "for another model"),
+        (
+            {
+                "lora_unet_input_blocks_1.lora_down.weight": torch.ones(2, 32),
+                "lora_unet_input_blocks_1.lora_up.weight": torch.ones(64, 2),
+            },
+            "for another model than tiny, which has no such lora_unet_input_blocks_1",
+        ),
+        ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's format"),
+    ],
+)
+def test_a_foreign_lora_is_named_and_changes_nothing(
+    model_folder, tmp_path, diffusion, tensors, sentence
+):
+    file = tmp_path / "foreign.safetensors"
+    save_file({**lora(), **tensors}, file)
+    model = load_diffusion(model_folder)
+    with pytest.raises(MendableError, match=sentence):
+        merge_lora(model, file)
+    assert all(
+        torch.equal(ours, plain)
+        for ours, plain in zip(
+            model.modules.parameters(), diffusion.modules.parameters(), strict=True
+        )
+    )
+
+
+def test_a_half_written_lora_is_named(trained, model_folder):
+    _, file = trained
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(MendableError, match="half written"):
+        merge_lora(load_diffusion(model_folder), file)
