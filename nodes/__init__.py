@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceOptions
+from .interop import ToComfyModel
 from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
+from .training_options import TrainingOptions
 
 
 class KosmosDreamBooth(ComfyExtension):
@@ -18,10 +21,14 @@ class KosmosDreamBooth(ComfyExtension):
         return [
             LoadKosmos,
             GroundedCaption,
+            EmbedImageText,
+            CompareEmbeddings,
             SubjectDataset,
             LoadDiffusion,
             PriorGenerator,
+            TrainingOptions,
             DreamBoothTrain,
             CFGSampler,
             GuidanceOptions,
+            ToComfyModel,
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,21 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..errors import MendableError
-from ..training.config import METHODS, TrainingConfig
+from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject, fingerprint, personal_caption
 from ..training.events import Event, loss_curve
 from ..training.folder import RunFolder, open_run
 from ..training.run import Worker
 from . import host
-from .sockets import DIFFUSION, GROUNDING, LORA_MODEL, LOSS_MAP, PRIORS, SUBJECT
+from .sockets import (
+    DIFFUSION,
+    GROUNDING,
+    LORA_MODEL,
+    LOSS_MAP,
+    PRIORS,
+    SUBJECT,
+    TRAINING_OPTIONS,
+)
 
 if TYPE_CHECKING:
     from ..diffusion.model import Diffusion
@@ -149,10 +157,11 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
+                    options=["lora", "full", "dora"],
                     default="lora",
-                    tooltip="lora trains a small file beside the model; full trains all weights, "
-                    "needs several times the memory and makes no lora output.",
+                    tooltip="lora trains a small file beside the model; dora is a lora that learns "
+                    "length and direction apart, better at a low rank and slower; full trains all "
+                    "weights, needs several times the memory and makes no lora output.",
                 ),
                 io.Boolean.Input(
                     "train_text_encoder",
@@ -228,6 +237,11 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Painted now and then during training and shown in the node; empty is "
                     '"a <token> <class>".',
                 ),
+                TRAINING_OPTIONS.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From TrainingOptions: everything else that can be chosen.",
+                ),
             ],
             outputs=[
                 DIFFUSION.Output(
@@ -266,12 +280,15 @@ class DreamBoothTrain(io.ComfyNode):
         resume: bool,
         preview_prompt: str,
         priors: Priors | None = None,
+        options: Options | None = None,
     ) -> io.NodeOutput:
         """Train, or fetch what was trained before."""
         from ..diffusion.fingerprint import fingerprint as model_fingerprint
 
         class_pictures = priors.files if priors else ()
+        options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
+            **asdict(options),
             base=diffusion.source,
             base_hash=model_fingerprint(diffusion),
             base_loras=diffusion.loras,
@@ -291,7 +308,6 @@ class DreamBoothTrain(io.ComfyNode):
             seed=seed,
             device="cpu" if host.device_type() == "cpu" else "auto",
             preview_prompt=preview_prompt.strip(),
-            preview_every=max(1, steps // PREVIEWS),
         )
         place = host.output_folder("dreambooth", run_name.strip())
         try:
@@ -349,7 +365,7 @@ def _read_image(run: RunFolder, event: Event) -> torch.Tensor:
 def _outputs(run: RunFolder, base: Diffusion) -> io.NodeOutput:
     from safetensors.torch import load_file
 
-    from ..training.loop import load_result
+    from ..training.results import load_result
 
     trained = load_result(run, base.dtype)
     if run.lora.exists():

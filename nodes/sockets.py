@@ -13,6 +13,9 @@ KOSMOS = io.Custom("KOSMOS")
 GROUNDING = io.Custom("GROUNDING")
 """Captions whose phrases carry boxes, one per picture: `kosmos.grounding.Grounding`."""
 
+EMBEDDING = io.Custom("EMBEDDING")
+"""Vectors of pictures, texts or patches: `kosmos.embedding.Embedding`."""
+
 DIFFUSION = io.Custom("DIFFUSION")
 """A loaded Stable Diffusion: `diffusion.model.Diffusion`."""
 
@@ -24,6 +27,9 @@ PRIORS = io.Custom("PRIORS")
 
 SUBJECT = io.Custom("SUBJECT_DATASET")
 """Pictures of one subject with their captions: `training.dataset.Subject`."""
+
+TRAINING_OPTIONS = io.Custom("TRAINING_OPTIONS")
+"""How to train, beside what DreamBoothTrain asks for: `training.config.Options`."""
 
 LORA_MODEL = io.LoraModel
 """Core's LoRA weights: a dictionary of tensors by key."""

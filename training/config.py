@@ -1,44 +1,131 @@
-"""All settings of one training run, validated, with a YAML form."""
+"""All settings of one training run, validated; `config_yaml` writes and reads them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-
-import yaml
+from dataclasses import asdict, dataclass
 
 from ..errors import MendableError
 
-METHODS = ("lora", "full")
+METHODS = ("lora", "full", "dora", "embedding")
 LAYERS = ("attention", "all")
 DEVICES = ("auto", "cpu")
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
+SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Settings that may change between two starts of one run without making it another run.
 FREE = frozenset(
-    {"steps", "vocabulary", "device", "preview_prompt", "preview_every", "checkpoint_every"}
+    {
+        "steps",
+        "vocabulary",
+        "device",
+        "devices",
+        "nodes",
+        "preview_prompt",
+        "sample_prompts",
+        "preview_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "wandb",
+    }
 )
 
 LIMITS: dict[str, tuple[float, float]] = {
     "steps": (1, 1_000_000),
     "learning_rate": (0.0, 1.0),
+    "text_learning_rate": (0.0, 1.0),
     "warmup": (0, 100_000),
+    "weight_decay": (0.0, 1.0),
+    "clip_norm": (0.0, 1000.0),
     "rank": (1, 1024),
+    "token_vectors": (1, 32),
     "prior_weight": (0.0, 100.0),
     "batch_size": (1, 256),
+    "accumulation": (1, 1024),
+    "ema": (0.0, 0.99999),
+    "min_snr_gamma": (0.0, 100.0),
+    "noise_offset": (0.0, 1.0),
+    "background_weight": (0.0, 1.0),
+    "caption_dropout": (0.0, 1.0),
     "resolution": (8, 4096),
     "seed": (0, 2**64 - 1),
+    "devices": (1, 1024),
+    "nodes": (1, 1024),
     "preview_every": (0, 1_000_000),
     "checkpoint_every": (1, 1_000_000),
+    "keep_checkpoints": (1, 1000),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "layers": LAYERS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
     "device": DEVICES,
 }
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to train, apart from what and for how long; the TRAINING_OPTIONS socket.
+
+    What is trained: `layers` says which layers a LoRA adapts: those of attention, or convolutions
+    and feed-forward layers too. `token_vectors` is how many vectors the method "embedding" learns.
+    The rate: `warmup` is the number of steps in which it rises, `schedule` what it does after, and
+    `text_learning_rate` is the text encoder's own; 0 is the same as the UNet's.
+    The optimizer: `weight_decay`, and `clip_norm`, to which the gradients' norm is cut; 0 leaves
+    it. `ema` is the decay of a running average of the weights that becomes the result; 0 is none.
+    Memory: a step's batch has `accumulation` parts of `batch_size`, computed one after another;
+    `gradient_checkpointing` computes twice what it then need not keep.
+    The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
+    that a whole channel has in common, `background_weight` is the weight outside the subject's
+    masks. The data: `caption_dropout` is the chance of an empty prompt, `flip` shows half of the
+    subject's pictures mirrored.
+    Watching: every line of `sample_prompts` is painted at each preview; `preview_every` 0 means no
+    previews; the newest `keep_checkpoints` stay; `wandb` logs to Weights & Biases.
+    Machines: each step's batch is shared by `devices` processes on each of `nodes` computers.
+
+    Raises MendableError for a value out of range or not among its choices.
+    """
+
+    layers: str = "all"
+    token_vectors: int = 1
+    text_learning_rate: float = 0.0
+    warmup: int = 20
+    schedule: str = "constant"
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.0
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+    precision: str = "auto"
+    min_snr_gamma: float = 0.0
+    noise_offset: float = 0.0
+    background_weight: float = 1.0
+    caption_dropout: float = 0.0
+    flip: bool = False
+    sample_prompts: str = ""
+    preview_every: int = 100
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 1
+    wandb: bool = False
+    devices: int = 1
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name, low)
+            if not low <= value <= high:
+                raise MendableError(f'"{name}" is {value}: give a value from {low} to {high}.')
+        for name, choices in CHOICES.items():
+            value = getattr(self, name, choices[0])
+            if value not in choices:
+                raise MendableError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Options):
     """One run's settings; `config.yaml` in the run folder is this, field by field.
 
     `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
@@ -46,9 +133,7 @@ class TrainingConfig:
     `vocabulary` is the folder of CLIP's vocabulary for a checkpoint file, which carries none.
     `data` is the fingerprint of pictures, captions and class pictures (`dataset.fingerprint`).
     `resolution` is the side of the square training pictures in pixels. `learning_rate` 0 asks for
-    `suggested_learning_rate`, and `warmup` is the number of steps in which the rate rises.
-    `layers` says which layers a LoRA adapts: those of attention, or convolutions and feed-forward
-    layers too. `preview_every` 0 means no preview pictures.
+    `suggested_learning_rate`.
 
     Raises MendableError for a value out of range or not among its choices.
     """
@@ -63,29 +148,15 @@ class TrainingConfig:
     base_loras: tuple[str, ...] = ()
     class_prompt: str = ""
     method: str = "lora"
-    layers: str = "all"
     train_text_encoder: bool = True
     steps: int = 400
     learning_rate: float = 0.0
-    warmup: int = 20
     rank: int = 16
     prior_weight: float = 1.0
     batch_size: int = 4
     seed: int = 0
     device: str = "auto"
     preview_prompt: str = ""
-    preview_every: int = 100
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise MendableError(f'"{name}" is {value}: give a value from {low} to {high}.')
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise MendableError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
 
     @property
     def class_caption(self) -> str:
@@ -93,50 +164,21 @@ class TrainingConfig:
         return self.class_prompt or f"a {self.class_name}"
 
     @property
-    def shown_prompt(self) -> str:
-        """The prompt of the preview pictures."""
-        return self.preview_prompt or f"a {self.token} {self.class_name}"
+    def shown_prompts(self) -> list[str]:
+        """The prompts of the preview pictures, from left to right."""
+        first = self.preview_prompt or f"a {self.token} {self.class_name}"
+        more = (line.strip() for line in self.sample_prompts.splitlines())
+        return [first, *(line for line in more if line)]
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder has to run in each step."""
+        return self.train_text_encoder or self.method == "embedding"
 
     def continues(self, other: TrainingConfig) -> bool:
         """Tell whether a run made with `other` can go on under these settings."""
         mine, theirs = asdict(self), asdict(other)
         return all(mine[name] == theirs[name] for name in mine.keys() - FREE)
-
-    def to_yaml(self) -> str:
-        """Write the settings as YAML, in the order of the fields."""
-        values = asdict(self) | {"base_loras": list(self.base_loras)}
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def read_config(path: Path) -> TrainingConfig:
-    """Read `config.yaml`.
-
-    Raises MendableError when it is not YAML, has an unknown, missing or mistyped setting.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
-    if not isinstance(values, dict):
-        raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
-    known = {field.name: field for field in fields(TrainingConfig)}
-    for name, value in values.items():
-        if name not in known:
-            raise MendableError(f'{path} has an unknown setting "{name}": remove it.')
-        if not _is_of_type(value, str(known[name].type)):
-            raise MendableError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
-    try:
-        return TrainingConfig(**values | {"base_loras": tuple(values.get("base_loras", ()))})
-    except TypeError as error:
-        raise MendableError(f"{path} lacks a setting ({error}): add it.") from error
-
-
-def _is_of_type(value: object, kind: str) -> bool:
-    if kind.startswith("tuple"):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value).__name__ == kind
 
 
 def suggested_learning_rate(method: str, unet_parameters: int) -> float:
@@ -146,7 +188,9 @@ def suggested_learning_rate(method: str, unet_parameters: int) -> float:
     parameters is commonly run with. A network's best rate for Adam goes with 1 / width (Yang et
     al. 2022, "Tensor Programs V"), that is, about with 1 / sqrt(parameters). That of a LoRA, whose
     own width is its rank, goes up more slowly: 5e-4 was best on the sandbox's 5 million, where
-    1.3e-3 began to spoil other things than the subject.
+    1.3e-3 began to spoil other things than the subject. A token's vectors are no layers, and
+    5e-3 suits them in any model (Gal et al. 2022, "An Image is Worth One Word", section 4).
     """
-    rate, power = {"lora": (1e-4, 0.3), "full": (5e-6, 0.5)}[method]
+    power = {"lora": 0.3, "dora": 0.3, "full": 0.5, "embedding": 0.0}[method]
+    rate = {"lora": 1e-4, "dora": 1e-4, "full": 5e-6, "embedding": 5e-3}[method]
     return rate * (860e6 / unet_parameters) ** power

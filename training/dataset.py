@@ -24,13 +24,15 @@ class Subject:
     """3 to 5 pictures (or more) of one individual.
 
     `pictures` are uint8 RGB arrays [H,W,3], each of its own size; `captions` are as many prompts
-    that call the individual "<token> <class_name>".
+    that call the individual "<token> <class_name>". `masks` are none at all or as many uint8 arrays
+    [H,W] of the pictures' sizes, 255 where the individual is.
     """
 
     pictures: tuple[np.ndarray, ...]
     captions: tuple[str, ...]
     token: str
     class_name: str
+    masks: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.pictures:
@@ -41,6 +43,12 @@ class Subject:
             raise MendableError(
                 f"The subject has {len(self.pictures)} pictures but {len(self.captions)} captions: "
                 "connect one caption for each picture."
+            )
+        sizes = [picture.shape[:2] for picture in self.pictures]
+        if self.masks and [mask.shape for mask in self.masks] != sizes:
+            raise MendableError(
+                "The masks do not have the pictures' number and sizes: connect one mask for each "
+                "picture."
             )
         if not self.token or re.search(r"\s", self.token):
             raise MendableError(
@@ -84,11 +92,13 @@ def personal_caption(
 
 
 def fingerprint(subject: Subject, class_pictures: Sequence[Path]) -> str:
-    """Return a hash of all that is learned from: pixels, captions and the class pictures' bytes."""
+    """Return a hash of all that is learned from: pixels, captions, masks, class pictures' bytes."""
     digest = hashlib.sha256()
     for picture, caption in zip(subject.pictures, subject.captions, strict=True):
         digest.update(f"{picture.shape} {caption}\n".encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
+    for mask in subject.masks:
+        digest.update(np.ascontiguousarray(mask).tobytes())
     for path in class_pictures:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -100,6 +110,13 @@ def write_subject(folder: Path, subject: Subject) -> None:
     for k, (picture, caption) in enumerate(zip(subject.pictures, subject.captions, strict=True)):
         Image.fromarray(picture).save(folder / f"{k:02}.png")
         (folder / f"{k:02}.txt").write_text(caption, encoding="utf-8")
+
+
+def write_masks(folder: Path, masks: Sequence[np.ndarray]) -> None:
+    """Write the masks as grey PNG files, in the pictures' order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, mask in enumerate(masks):
+        Image.fromarray(mask).save(folder / f"{k:02}.png")
 
 
 def write_class_pictures(folder: Path, paths: Sequence[Path]) -> None:
@@ -129,3 +146,8 @@ def read_pictures(folder: Path) -> tuple[list[np.ndarray], list[str]]:
         text = path.with_suffix(".txt")
         captions.append(text.read_text(encoding="utf-8") if text.exists() else "")
     return pictures, captions
+
+
+def read_masks(folder: Path) -> list[np.ndarray]:
+    """Read what `write_masks` wrote, uint8 [H,W]; MendableError names one that cannot be read."""
+    return [picture[..., 0] for picture in read_pictures(folder)[0]]

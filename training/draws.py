@@ -18,12 +18,17 @@ class Draw:
 
     `picture` indexes the pictures, `timestep` the diffusion process; `noise` and `posterior` are
     standard normal tensors [C,h,w]: the noise to add, and the place in the VAE's posterior.
+    `offset` [C,1,1] is standard normal noise that a whole channel has in common; `flip` is true in
+    half of the draws, and `luck` is uniform in 0..1.
     """
 
     picture: int
     timestep: int
     noise: torch.Tensor
     posterior: torch.Tensor
+    offset: torch.Tensor
+    flip: bool
+    luck: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Deck:
             timestep=int(torch.randint(self.timesteps, (), generator=source)),
             noise=torch.randn(self.shape, generator=source),
             posterior=torch.randn(self.shape, generator=source),
+            offset=torch.randn((self.shape[0], 1, 1), generator=source),
+            flip=bool(torch.rand((), generator=source) < 0.5),
+            luck=float(torch.rand((), generator=source)),
         )
 
 

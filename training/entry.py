@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,29 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     stop = StopRequest()
     stop.listen(attended=arguments.attended)
-    sys.exit(_train(RunFolder(arguments.config.resolve().parent), stop))
+    run = RunFolder(arguments.config.resolve().parent)
+    if not is_first_process():
+        sys.exit(_help(run, stop))
+    try:
+        with run.locked():
+            code = _train(run, stop)
+    except MendableError as error:
+        log.error("%s", error)
+        code = FAILED
+    sys.exit(code)
+
+
+def is_first_process() -> bool:
+    """Tell whether this process leads those that share a run, by the names of their launchers."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def _help(run: RunFolder, stop: StopRequest) -> int:
+    """Share the work of the first process, which alone writes to the run folder."""
+    from .loop import train
+
+    return 0 if train(run, stop, leads=False) else STOPPED
 
 
 def _train(run: RunFolder, stop: StopRequest) -> int:

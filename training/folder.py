@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ..errors import MendableError
 from . import checkpoint
 from .atomic import write_text
-from .config import TrainingConfig, read_config
-from .dataset import Subject, write_class_pictures, write_subject
+from .config import TrainingConfig
+from .config_yaml import read_config, to_yaml
+from .dataset import Subject, write_class_pictures, write_masks, write_subject
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class RunFolder:
     def pictures(self) -> Path:
         """The subject: `00.png` with its caption `00.txt`, and so on."""
         return self.path / "pictures"
+
+    @property
+    def masks(self) -> Path:
+        """Where the subject is in its pictures; empty when nobody said."""
+        return self.path / "masks"
 
     @property
     def class_pictures(self) -> Path:
@@ -55,7 +64,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints; there is one, but for the moment in which it is replaced."""
+        """The newest checkpoints, as many as the settings keep."""
         return self.path / "checkpoint"
 
     @property
@@ -64,9 +73,19 @@ class RunFolder:
         return self.path / "previews"
 
     @property
+    def curves(self) -> Path:
+        """What TensorBoard shows."""
+        return self.path / "tensorboard"
+
+    @property
     def lora(self) -> Path:
-        """The result of the method "lora"."""
+        """The result of the methods "lora" and "dora"."""
         return self.path / "lora.safetensors"
+
+    @property
+    def embedding(self) -> Path:
+        """The result of the method "embedding"."""
+        return self.path / "embedding.safetensors"
 
     @property
     def model(self) -> Path:
@@ -77,6 +96,25 @@ class RunFolder:
     def result(self) -> Path:
         """Says of how many steps the result is; written last."""
         return self.path / "result.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from training this run; a process that dies lets go.
+
+        Raises MendableError when another one is at it.
+        """
+        lock = FileLock(self.path / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise MendableError(
+                f"The run {self.path} is being trained by another process: wait until that has "
+                "ended, or choose another run_name."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def steps_saved(self) -> int:
         """Return the step at which the run would go on."""
@@ -107,7 +145,8 @@ def open_run(
 
     Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or other pictures
     never touch an earlier run. With `resume`, the first that fits goes on where it was;
-    it may get more steps than it had. Raises OSError when the disk does not take the files.
+    it may get more steps than it had. Raises OSError when the disk does not take the files, and
+    MendableError when another process is training that run.
     """
     for number in count(1):
         run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
@@ -115,7 +154,8 @@ def open_run(
             _make(run, config, subject, class_pictures)
             return run
         if resume and _fits(run, config):
-            write_text(run.config, config.to_yaml())
+            with run.locked():
+                write_text(run.config, to_yaml(config))
             return run
     raise AssertionError("count() never ends")
 
@@ -136,8 +176,9 @@ def _make(
     draft = RunFolder(run.path.with_name(f"{run.path.name}.{os.getpid()}.tmp"))
     try:
         write_subject(draft.pictures, subject)
+        write_masks(draft.masks, subject.masks)
         write_class_pictures(draft.class_pictures, class_pictures)
-        write_text(draft.config, config.to_yaml())
+        write_text(draft.config, to_yaml(config))
         draft.path.replace(run.path)
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)

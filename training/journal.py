@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from ..diffusion.model import Diffusion
 from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import checkpoint
 from .atomic import replacing
+from .averaging import lent
+from .curves import Curves
 from .events import Event, append
 from .folder import RunFolder
 from .module import DreamBooth
@@ -28,9 +30,12 @@ PREVIEW_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
-class _Loss:
-    step: int
-    value: torch.Tensor
+class _Step:
+    """A step that is done, its figures [] still on their device."""
+
+    number: int
+    loss: torch.Tensor
+    gradient_norm: torch.Tensor | None
     time: float
 
 
@@ -39,77 +44,125 @@ class Journal(Callback):
 
     Losses stay on their device until they are written, a few times a second, so that no step
     waits for another. They are written before each checkpoint, so the curve is never behind it.
+    Of several processes only the first one writes. `done` is the number of steps that are done.
     """
 
-    def __init__(self, run: RunFolder, diffusion: Diffusion, stop: StopRequest) -> None:
+    def __init__(self, run: RunFolder, stop: StopRequest, curves: Sequence[Curves]) -> None:
         self._run = run
-        self._diffusion = diffusion
         self._stop = stop
-        self._losses: list[_Loss] = []
+        self._curves = curves
+        self._steps: list[_Step] = []
         self._written = time.monotonic()
+        self.done = 0
 
     def on_train_start(self, trainer: Trainer, module: DreamBooth) -> None:
         """From here on, a request to stop waits for a checkpoint."""
         self._stop.defer()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and module.resume_from is not None:
+            checkpoint.restore_scaler(module.resume_from, scaler)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        module: DreamBooth,
-        outputs: Mapping[str, torch.Tensor],
-        batch: int,
-        batch_idx: int,
+        self, trainer: Trainer, module: DreamBooth, outputs: Any, batch: int, batch_idx: int
     ) -> None:
         """Write down a step that is done, and what is due after it."""
-        config, done = module.config, batch + 1
-        stopping = self._stop.requested
-        self._losses.append(_Loss(done, outputs["loss"], time.time()))
+        done, parts = divmod(batch + 1, module.config.accumulation)
+        if parts:
+            return
+        self.done = done
+        config, strategy = module.config, trainer.strategy
+        stopping = strategy.reduce_boolean_decision(self._stop.requested, all=False)
+        loss = strategy.reduce(torch.stack(module.losses).mean(), reduce_op="mean")
+        module.losses.clear()
+        self._steps.append(_Step(done, loss, self._norm(trainer, module), time.time()))
         if time.monotonic() - self._written > WRITE_SECONDS:
-            self._write_losses(module)
+            self._write_steps(trainer, module)
         if stopping or done == config.steps or done % config.checkpoint_every == 0:
-            self._write_losses(module)
-            checkpoint.save(self._run.checkpoints, done, module, trainer.optimizers[0])
-            append(self._run.events, [Event("checkpoint", done)])
+            self._write_steps(trainer, module)
+            self._save(trainer, module, done)
         if config.preview_every and done % config.preview_every == 0 and not stopping:
-            self._paint(module, done)
+            self._paint(trainer, module, done)
         trainer.should_stop = stopping
 
-    def _write_losses(self, module: DreamBooth) -> None:
-        """Append the losses that are not written yet.
+    @staticmethod
+    def _norm(trainer: Trainer, module: DreamBooth) -> torch.Tensor | None:
+        """The gradients' norm; None where a scaler passes over steps whose norm is infinite."""
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        return None if scaled else module.gradient_norm
 
-        Raises MendableError when one is not a number: what came before the last checkpoint is well.
+    def _write_steps(self, trainer: Trainer, module: DreamBooth) -> None:
+        """Write what is not written yet.
+
+        Raises MendableError at the first step whose loss or gradient is not a number: it has
+        spoilt the weights, and what the last checkpoint holds is well.
         """
-        if not self._losses:
+        if not self._steps:
             return
-        values = torch.stack([loss.value for loss in self._losses]).tolist()
-        events = [
-            Event("step", loss.step, value, module.rate(loss.step - 1), time=loss.time)
-            for loss, value in zip(self._losses, values, strict=True)
-            if math.isfinite(value)
-        ]
-        append(self._run.events, events)
-        if len(events) < len(values):
+        losses = torch.stack([step.loss for step in self._steps]).tolist()
+        norms = [0.0 if s.gradient_norm is None else float(s.gradient_norm) for s in self._steps]
+        good = [math.isfinite(a) and math.isfinite(b) for a, b in zip(losses, norms, strict=True)]
+        whole = good.index(False) if False in good else len(good)
+        if trainer.is_global_zero:
+            events = [
+                Event("step", step.number, loss, module.rate(step.number - 1), time=step.time)
+                for step, loss in zip(self._steps[:whole], losses, strict=False)
+            ]
+            append(self._run.events, events)
+            for curve in self._curves:
+                curve.losses(events)
+        if whole < len(good):
             raise MendableError(
-                f"The loss was no number any more after step {self._losses[len(events)].step - 1}: "
-                "set a lower learning_rate."
+                f"The loss was no number any more after step {self._steps[whole].number - 1}: set "
+                "a lower learning_rate."
             )
-        self._losses = []
+        self._steps = []
         self._written = time.monotonic()
 
-    def _paint(self, module: DreamBooth, done: int) -> None:
-        self._diffusion.vae.to(module.device)
-        picture = sample(
-            self._diffusion,
-            [module.config.shown_prompt],
-            steps=PREVIEW_STEPS,
-            guidance=PREVIEW_GUIDANCE,
-            seed=module.config.seed,
-            width=module.config.resolution,
-            height=module.config.resolution,
-        )[0]
-        self._diffusion.vae.to("cpu")
+    def _save(self, trainer: Trainer, module: DreamBooth, done: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        optimizer = trainer.optimizers[0]
+        checkpoint.save(
+            self._run.checkpoints,
+            done,
+            module,
+            optimizer,
+            average=module.result_weights(optimizer),
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+            keep=module.config.keep_checkpoints,
+        )
+        append(self._run.events, [Event("checkpoint", done)])
+
+    def _paint(self, trainer: Trainer, module: DreamBooth, done: int) -> None:
+        """Paint the prompts beside each other, all with one seed, as the result would."""
+        if not trainer.is_global_zero:
+            return
+        config, diffusion = module.config, module.diffusion
+        diffusion.vae.to(module.device)
+        with lent(module, module.result_weights(trainer.optimizers[0])):
+            pictures = [
+                sample(
+                    diffusion,
+                    [prompt],
+                    steps=PREVIEW_STEPS,
+                    guidance=PREVIEW_GUIDANCE,
+                    seed=config.seed,
+                    width=config.resolution,
+                    height=config.resolution,
+                )[0]
+                for prompt in config.shown_prompts
+            ]
+        diffusion.vae.to("cpu")
+        strip = torch.cat(pictures, dim=1)
         path = self._run.previews / f"{done:08}.png"
         with replacing(path) as draft:
-            Image.fromarray(picture.mul(255).round().byte().numpy()).save(draft, "PNG")
+            Image.fromarray(strip.mul(255).round().byte().numpy()).save(draft, "PNG")
         file = path.relative_to(self._run.path).as_posix()
         append(self._run.events, [Event("preview", done, file=file)])
+        for curve in self._curves:
+            curve.preview(done, strip)
+
+    def on_train_end(self, trainer: Trainer, module: DreamBooth) -> None:
+        """Close the curves."""
+        for curve in self._curves:
+            curve.close()

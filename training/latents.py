@@ -11,7 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional
 
+from ..errors import MendableError
 from .checkpoint import write_tensors
 
 AT_ONCE = 4
@@ -30,13 +32,38 @@ class Latents:
 
 def square(picture: np.ndarray, side: int) -> torch.Tensor:
     """Crop the middle of a uint8 picture [H,W,3] to [3,side,side], float32 in -1..1."""
+    pixels = _middle(picture, side, Image.Resampling.LANCZOS)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _middle(picture: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
     image = Image.fromarray(picture)
     edge = min(image.size)
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    image = image.resize(
-        (side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge)
-    )
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return np.array(image.resize((side, side), how, box=(left, top, left + edge, top + edge)))
+
+
+def mask_cells(masks: Sequence[np.ndarray], side: int, cells: Sequence[int]) -> torch.Tensor:
+    """Return the share of the subject in each latent cell, [N,1,*cells], 0..1.
+
+    `masks` are uint8 [H,W] of the pictures' sizes, cropped as they are. Raises MendableError when
+    there is none, or one that leaves nothing of its picture.
+    """
+    if not masks:
+        raise MendableError(
+            "background_weight is below 1 but the subject has no masks: connect a grounding to "
+            "SubjectDataset, or set it to 1."
+        )
+    squares = [_middle(mask, side, Image.Resampling.BOX) for mask in masks]
+    shares = torch.from_numpy(np.stack(squares)).float().unsqueeze(1) / 255
+    shares = functional.adaptive_avg_pool2d(shares, (cells[0], cells[1]))
+    for k, share in enumerate(shares, start=1):
+        if not share.any():
+            raise MendableError(
+                f"The mask of picture {k} is empty in the middle square that is learned from: crop "
+                "that picture around the subject, or set background_weight to 1."
+            )
+    return shares
 
 
 @torch.no_grad()

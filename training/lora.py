@@ -3,6 +3,10 @@
 The file's keys are those that kohya's scripts introduced and ComfyUI's own LoRA loader reads:
 `lora_unet_<module>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and `.alpha`,
 where <module> is diffusers' name with `_` for `.`; the text encoder's begin with `lora_te_`.
+With DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation") there is `.dora_scale`
+[out,1,...] as well. The paper scales each row of the changed weight to a learned length m,
+m (W + dW) / |W + dW|; ComfyUI multiplies it by dora_scale / |W|. So the file holds
+dora_scale = m |W| / |W + dW|, and what was trained is what ComfyUI makes of it.
 """
 
 from __future__ import annotations
@@ -31,18 +35,20 @@ def adapt(
     layers: str,
     rank: int,
     seed: int,
+    dora: bool = False,
 ) -> None:
     """Put trainable adapters of scale 1 into the models; all other weights stay frozen.
 
     `layers` is "attention" or "all" (convolutions and feed-forward layers too); `text_encoder`
-    None leaves it alone. At first the adapters change nothing: their upper half is zero.
+    None leaves it alone; `dora` also trains the length of each row. At first the adapters change
+    nothing: their upper half is zero.
     """
     torch.manual_seed(seed)
     targets = [(unet, UNET_LAYERS)]
     if text_encoder is not None:
         targets.append((text_encoder, TEXT_LAYERS))
     for model, patterns in targets:
-        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers])
+        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers], use_dora=dora)
         inject_adapter_in_model(choice, model)
 
 
@@ -58,7 +64,27 @@ def extract(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> dict[str
                 tensors[f"{key}.lora_down.weight"] = down.weight
                 tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
+                if adapter in layer.lora_magnitude_vector:
+                    tensors[f"{key}.dora_scale"] = _dora_scale(layer, adapter)
     return {key: tensor.detach().float() for key, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _dora_scale(layer: LoraLayer, adapter: str) -> torch.Tensor:
+    """m |W| / |W + dW| for each row of a layer, [out,1,...]."""
+    weight = layer.get_base_layer().weight.float()
+    change = _product(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, weight.shape)
+    length = layer.lora_magnitude_vector[adapter].weight.float().flatten()
+    scale = length * _row_norms(weight) / _row_norms(weight + layer.scaling[adapter] * change)
+    return scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def _product(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return (up.float().flatten(1) @ down.float().flatten(1)).reshape(shape)
+
+
+def _row_norms(weight: torch.Tensor) -> torch.Tensor:
+    return weight.flatten(1).norm(dim=1)
 
 
 @torch.no_grad()
@@ -67,6 +93,7 @@ def fuse(
 ) -> None:
     """Add a LoRA to the weights of models without adapters: W + alpha / rank * up @ down.
 
+    The sum is multiplied by dora_scale / |W|, row by row, where the file has a dora_scale.
     Raises ValueError when a key names no layer of the two models.
     """
     layers = {
@@ -79,11 +106,13 @@ def fuse(
         if key not in layers:
             raise ValueError(f'The LoRA\'s "{key}" is no layer of this model.')
         weight = layers[key].weight
-        down = tensors[f"{key}.lora_down.weight"].float()
-        up = tensors[f"{key}.lora_up.weight"].float()
+        down, up = (tensors[f"{key}.lora_{half}.weight"] for half in ("down", "up"))
         scale = tensors[f"{key}.alpha"].item() / len(down)
-        change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape) * scale
-        weight.copy_(weight.float() + change.to(weight.device))
+        changed = weight.float() + (_product(down, up, weight.shape) * scale).to(weight.device)
+        if f"{key}.dora_scale" in tensors:
+            norms = _row_norms(weight.float()).reshape(-1, *[1] * (weight.dim() - 1))
+            changed = changed * (tensors[f"{key}.dora_scale"].to(weight.device) / norms)
+        weight.copy_(changed)
 
 
 def _key(model: torch.nn.Module, name: str) -> str:

@@ -4,35 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningModule
 
 from ..diffusion.model import Diffusion
 from ..diffusion.prompts import encode_prompts
-from . import checkpoint, lora
-from .config import TrainingConfig, suggested_learning_rate
+from . import checkpoint, lora, tokens
+from .averaging import Average, Weights, schedule_free_weights
+from .config import TrainingConfig
 from .draws import Deck, Draw
-from .dreambooth import dreambooth_loss, noising, target
+from .dreambooth import dreambooth_loss, min_snr_weights, noising, target
 from .latents import Latents
-
-CLIP_NORM = 1.0
+from .optimizers import make_optimizer, peak_rate, rate_schedule
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One kind of training pictures: their latents, and a caption for each."""
+    """One kind of training pictures: their latents, and a caption for each.
+
+    `flipped` are the latents of the mirrored pictures, if they are to be seen; `masks`
+    [N,1,h,w], 0..1, say where the subject is.
+    """
 
     latents: Latents
     captions: tuple[str, ...]
+    flipped: Latents | None = None
+    masks: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What one slot of a step learns from; `cells` [1,h,w] weigh the cells of its latent."""
+
+    draw: Draw
+    latent: torch.Tensor
+    caption: str
+    cells: torch.Tensor
 
 
 class DreamBooth(LightningModule):
     """Learns a subject, and keeps its class when there are class pictures.
 
-    A step has `batch_size` slots for pictures of the subject and as many for the class. The VAE is
-    not part of the module: it has done its work. A frozen text encoder runs only once.
-    `resume_from` is the checkpoint to go on from.
+    A step has `batch_size * accumulation` slots for pictures of the subject and as many for the
+    class, shared by all processes. The VAE is not part of the module: it has done its work. A
+    frozen text encoder runs only once. `resume_from` is the checkpoint to go on from.
     """
 
     def __init__(
@@ -45,102 +62,177 @@ class DreamBooth(LightningModule):
     ) -> None:
         super().__init__()
         self.config = config
-        self.unet = diffusion.unet
-        self.text_encoder = diffusion.text_encoder
+        self.peak_rate = peak_rate(config, diffusion.unet.num_parameters())
+        self._rate_at = rate_schedule(config)
         self.scheduler = noising(diffusion.scheduler_config)
         self.groups = {"subject": subject}
         if class_pictures is not None:
             self.groups["class"] = class_pictures
         self.decks = {kind: self._deck(kind, group) for kind, group in self.groups.items()}
         self.resume_from = resume_from
-        self.peak_rate = config.learning_rate or suggested_learning_rate(
-            config.method, diffusion.unet.num_parameters()
-        )
-        self.prompts = self._read_prompts(diffusion)
-        self._make_trainable()
+        self.average: Average | None = None
+        self.losses: list[torch.Tensor] = []
+        self.gradient_norm: torch.Tensor | None = None
+        self.diffusion = self._make_trainable(diffusion)
+        self.unet = self.diffusion.unet
+        self.text_encoder = self.diffusion.text_encoder
+        self.prompts = self._read_prompts()
 
     def _deck(self, kind: str, group: Pictures) -> Deck:
         return Deck(
             seed=self.config.seed,
             kind=kind,
-            slots=self.config.batch_size,
+            slots=self.config.batch_size * self.config.accumulation,
             pictures=len(group.captions),
             shape=tuple(group.latents.mean.shape[1:]),
             timesteps=self.scheduler.config.num_train_timesteps,
         )
 
-    def _read_prompts(self, diffusion: Diffusion) -> dict[str, torch.Tensor]:
-        """Return prompt -> hidden states [L,D]; or its token ids [L], to run the encoder on."""
-        captions = [caption for group in self.groups.values() for caption in group.captions]
-        states = encode_prompts(diffusion, captions)
-        if not self.config.train_text_encoder:
-            return states
-        ids = diffusion.tokenizer(
-            list(states),
-            padding="max_length",
-            max_length=diffusion.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        return dict(zip(states, ids, strict=True))
-
-    def _make_trainable(self) -> None:
-        text_encoder = self.text_encoder if self.config.train_text_encoder else None
-        if self.config.method == "full":
-            self.unet.requires_grad_(True)
+    def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
+        config = self.config
+        unet = diffusion.unet
+        text_encoder = diffusion.text_encoder if config.train_text_encoder else None
+        if config.method == "embedding":
+            first = tokens.first_vectors(diffusion, config.class_name, config.token_vectors)
+            diffusion = tokens.make_trainable(diffusion, tokens.TokenEmbedding(config.token, first))
+        elif config.method == "full":
+            unet.requires_grad_(True)
             if text_encoder is not None:
                 text_encoder.requires_grad_(True)
         else:
             lora.adapt(
-                self.unet,
+                unet,
                 text_encoder,
-                layers=self.config.layers,
-                rank=self.config.rank,
-                seed=self.config.seed,
+                layers=config.layers,
+                rank=config.rank,
+                seed=config.seed,
+                dora=config.method == "dora",
             )
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            if config.trains_text:
+                diffusion.text_encoder.gradient_checkpointing_enable()
+                diffusion.text_encoder.train()  # it asks for that; CLIP has no dropout
+        return diffusion
+
+    def _read_prompts(self) -> dict[str, torch.Tensor]:
+        """Return prompt -> hidden states [L,D]; or its token ids [L], to run the encoder on."""
+        captions = [caption for group in self.groups.values() for caption in group.captions]
+        if self.config.caption_dropout:
+            captions.append("")
+        states = encode_prompts(self.diffusion, captions)
+        if not self.config.trains_text:
+            return states
+        tokenizer = self.diffusion.tokenizer
+        ids = tokenizer(
+            list(states),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        return dict(zip(states, ids, strict=True))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW, in the state of the checkpoint if there is one."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.peak_rate, fused=True)
+        """Return the optimizer, in the state of the checkpoint if there is one."""
+        groups = self._parameter_groups()
+        optimizer = make_optimizer(self.config, groups)
+        held: Weights = {}
         if self.resume_from is not None:
-            checkpoint.restore(self.resume_from, self, optimizer)
+            held = checkpoint.restore(self.resume_from, self, optimizer)
+        if self.config.optimizer == "schedulefree":
+            optimizer.train()  # type: ignore[attr-defined]
+        if self.config.ema:
+            steps = checkpoint.step_of(self.resume_from)
+            self.average = Average(self, self.config.ema, steps, held)
         return optimizer
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step: constant after a linear warm-up."""
-        return self.peak_rate * min(1.0, (step + 1) / (self.config.warmup + 1))
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        text_rate = self.config.text_learning_rate
+        if not text_rate or not self.config.trains_text:
+            return [_group([p for _, p in named], self.peak_rate)]
+        unet = [p for name, p in named if name.startswith("unet.")]
+        text = [p for name, p in named if not name.startswith("unet.")]
+        groups = [_group(unet, self.peak_rate), _group(text, text_rate)]
+        return [group for group in groups if group["params"]]
 
-    def training_step(self, step: int, _index: int) -> torch.Tensor:
-        """Return the loss of the step with this number."""
-        self.step = step
-        draws: list[Draw] = []
-        means, stds, captions = [], [], []
-        for kind, group in self.groups.items():
-            for slot in range(self.config.batch_size):
-                drawn = self.decks[kind].draw(step, slot)
-                draws.append(drawn)
-                means.append(group.latents.mean[drawn.picture])
-                stds.append(group.latents.std[drawn.picture])
-                captions.append(group.captions[drawn.picture])
-        posterior = torch.stack([drawn.posterior for drawn in draws])
-        latents = (torch.stack(means) + torch.stack(stds) * posterior).to(self.device)
-        noise = torch.stack([drawn.noise for drawn in draws]).to(self.device)
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.peak_rate * self._rate_at(step)
+
+    def training_step(self, index: int, _index: int) -> torch.Tensor:
+        """Return the loss of a part of a step: `index` is step * accumulation + part."""
+        self.step, part = divmod(index, self.config.accumulation)
+        mine = range(part * self.config.batch_size, (part + 1) * self.config.batch_size)
+        mine = mine[self.global_rank :: self.trainer.world_size]
+        slots = [self._slot(kind, slot) for kind in self.groups for slot in mine]
+        draws = [slot.draw for slot in slots]
+
+        latents = torch.stack([slot.latent for slot in slots]).to(self.device)
+        noise = torch.stack([drawn.noise for drawn in draws])
+        if self.config.noise_offset:
+            offset = torch.stack([drawn.offset for drawn in draws])
+            noise = noise + self.config.noise_offset * offset
+        noise = noise.to(self.device)
         timesteps = torch.tensor([drawn.timestep for drawn in draws], device=self.device)
 
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        states = self._text_states(captions)
+        states = self._text_states([slot.caption for slot in slots])
         prediction = self.unet(noisy, timesteps, states, return_dict=False)[0]
         wanted = target(self.scheduler, latents, noise, timesteps)
-        return dreambooth_loss(prediction, wanted, self.config.batch_size, self.config.prior_weight)
+        rows = cells = None
+        if self.config.min_snr_gamma:
+            rows = min_snr_weights(self.scheduler, timesteps, self.config.min_snr_gamma)
+        if self.config.background_weight < 1:
+            cells = torch.stack([slot.cells for slot in slots]).to(self.device)
+        loss = dreambooth_loss(
+            prediction, wanted, len(mine), self.config.prior_weight, rows=rows, cells=cells
+        )
+        self.losses.append(loss.detach())
+        return loss
+
+    def _slot(self, kind: str, slot: int) -> _Slot:
+        group, drawn = self.groups[kind], self.decks[kind].draw(self.step, slot)
+        flip = drawn.flip and group.flipped is not None
+        latents = group.flipped if group.flipped is not None and flip else group.latents
+        latent = latents.mean[drawn.picture] + latents.std[drawn.picture] * drawn.posterior
+        cells = torch.ones_like(latent[:1])
+        if group.masks is not None:
+            mask = group.masks[drawn.picture]
+            least = self.config.background_weight
+            cells = least + (1 - least) * (mask.flip(-1) if flip else mask)
+        silent = drawn.luck < self.config.caption_dropout
+        return _Slot(drawn, latent, "" if silent else group.captions[drawn.picture], cells)
 
     def _text_states(self, captions: list[str]) -> torch.Tensor:
         held = torch.stack([self.prompts[caption] for caption in captions]).to(self.device)
-        if not self.config.train_text_encoder:
+        if not self.config.trains_text:
             return held
         return self.text_encoder(held).last_hidden_state
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients' norm, and set the step's learning rate."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
+            parameters, self.config.clip_norm or float("inf")
+        )
         for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
-            group["lr"] = self.rate(self.step)
+            group["lr"] = group["initial_lr"] * self._rate_at(self.step)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Make the step, and take it into the average."""
+        super().optimizer_step(*arguments, **named)
+        if self.average is not None:
+            self.average.step()
+
+    def result_weights(self, optimizer: torch.optim.Optimizer) -> Weights:
+        """Return the weights by name that the result has in place of those that are trained."""
+        if self.average is not None:
+            return self.average.weights()
+        if self.config.optimizer == "schedulefree":
+            return schedule_free_weights(self, optimizer)
+        return {}
+
+
+def _group(parameters: list[torch.nn.Parameter], rate: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": rate, "initial_lr": rate}

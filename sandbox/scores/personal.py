@@ -21,7 +21,7 @@ from ...training.config import TrainingConfig
 from ...training.dataset import Subject
 from ...training.dataset import fingerprint as dataset_fingerprint
 from ...training.folder import open_run
-from ...training.loop import load_result
+from ...training.results import load_result
 from ...training.run import Worker
 from ..judge import Judge
 from ..pool import HELD_OUT

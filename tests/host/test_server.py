@@ -14,6 +14,7 @@ NODES = (
     "SubjectDataset",
     "LoadDiffusion",
     "PriorGenerator",
+    "TrainingOptions",
     "DreamBoothTrain",
     "CFGSampler",
 )

@@ -6,16 +6,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training.config import (
     CHOICES,
     LIMITS,
     TrainingConfig,
-    read_config,
     suggested_learning_rate,
 )
+from kosmos_dreambooth.training.config_yaml import GROUPS, read_config, to_yaml
 
 PLAIN = TrainingConfig(base="model", token="sks", class_name="dog", data="0", resolution=64)  # noqa: S106
 
@@ -34,17 +34,57 @@ configs = st.builds(
     data=texts,
     base_loras=st.lists(texts, max_size=3).map(tuple),
     preview_prompt=texts,
+    sample_prompts=texts,
+    flip=st.booleans(),
+    wandb=st.booleans(),
+    gradient_checkpointing=st.booleans(),
     train_text_encoder=st.booleans(),
     **numbers,
     **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(configs)
 def test_yaml_gives_back_the_settings(tmp_path_factory: pytest.TempPathFactory, config) -> None:
     path = tmp_path_factory.getbasetemp() / "config.yaml"
-    path.write_text(config.to_yaml(), encoding="utf-8")
+    path.write_text(to_yaml(config), encoding="utf-8")
     assert read_config(path) == config
+
+
+def test_every_setting_stands_under_one_heading() -> None:
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(named) == sorted(asdict(PLAIN))
+
+
+OLDER = """
+base: model
+token: sks
+class_name: dog
+data: '0'
+resolution: 64
+base_loras: []
+method: lora
+layers: all
+train_text_encoder: true
+steps: 400
+learning_rate: 0.0
+warmup: 20
+rank: 16
+prior_weight: 1.0
+batch_size: 4
+seed: 0
+device: auto
+preview_every: 100
+checkpoint_every: 100
+"""
+
+
+def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(OLDER, encoding="utf-8")
+    config = read_config(path)
+    assert (config.optimizer, config.schedule, config.ema) == ("adamw", "constant", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +92,10 @@ def test_yaml_gives_back_the_settings(tmp_path_factory: pytest.TempPathFactory, 
     [
         ("steps: [", "not YAML"),
         ("- 1", "no settings"),
-        (PLAIN.to_yaml() + "stepz: 3\n", "stepz"),
-        (PLAIN.to_yaml().replace("steps: 400", "steps: many"), "steps"),
-        (PLAIN.to_yaml().replace("steps: 400", "steps: 0"), "steps"),
-        (PLAIN.to_yaml().replace("method: lora", "method: magic"), "lora, full"),
+        (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
+        (to_yaml(PLAIN).replace("steps: 400", "steps: many"), "steps"),
+        (to_yaml(PLAIN).replace("steps: 400", "steps: 0"), "steps"),
+        (to_yaml(PLAIN).replace("method: lora", "method: magic"), "lora, full"),
         ("base: model\n", "token"),
     ],
 )

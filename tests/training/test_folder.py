@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training.config import read_config
+from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.dataset import read_pictures
 
 

@@ -19,10 +19,11 @@ import torch
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training import checkpoint
-from kosmos_dreambooth.training.config import read_config
+from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.events import Event, loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
-from kosmos_dreambooth.training.loop import load_result, train
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.results import load_result
 from kosmos_dreambooth.training.run import WORKER, Worker
 from kosmos_dreambooth.training.stop import StopRequest
 from safetensors.torch import load_file

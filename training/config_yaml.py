@@ -1,0 +1,96 @@
+"""The YAML form of a run's settings: `config.yaml` in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import yaml
+
+from ..errors import MendableError
+from .config import TrainingConfig
+
+# Every setting stands under one of these headings.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "The model to start from": ("base", "base_hash", "base_loras", "vocabulary", "resolution"),
+    "The subject and its class": ("token", "class_name", "class_prompt", "data"),
+    "What is trained": ("method", "train_text_encoder", "layers", "rank", "token_vectors"),
+    "How long and how fast": (
+        "steps",
+        "learning_rate",
+        "text_learning_rate",
+        "warmup",
+        "schedule",
+    ),
+    "The optimizer": ("optimizer", "weight_decay", "clip_norm", "ema"),
+    "Batches, memory and machines": (
+        "batch_size",
+        "accumulation",
+        "gradient_checkpointing",
+        "precision",
+        "device",
+        "devices",
+        "nodes",
+    ),
+    "The loss and the data": (
+        "prior_weight",
+        "background_weight",
+        "min_snr_gamma",
+        "noise_offset",
+        "caption_dropout",
+        "flip",
+        "seed",
+    ),
+    "Watching and keeping": (
+        "preview_prompt",
+        "sample_prompts",
+        "preview_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "wandb",
+    ),
+}
+
+
+def to_yaml(config: TrainingConfig) -> str:
+    """Write all settings as YAML, under headings."""
+    values = asdict(config) | {"base_loras": list(config.base_loras)}
+    parts = [
+        f"# {heading}\n"
+        + yaml.safe_dump(
+            {name: values[name] for name in names}, sort_keys=False, allow_unicode=True
+        )
+        for heading, names in GROUPS.items()
+    ]
+    return "\n".join(parts)
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read `config.yaml`; a setting that an older version did not have gets its default.
+
+    Raises MendableError when it is not YAML, has an unknown, missing or mistyped setting.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
+    if not isinstance(values, dict):
+        raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
+    known = {field.name: field for field in fields(TrainingConfig)}
+    for name, value in values.items():
+        if name not in known:
+            raise MendableError(f'{path} has an unknown setting "{name}": remove it.')
+        if not _is_of_type(value, str(known[name].type)):
+            raise MendableError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
+    try:
+        return TrainingConfig(**values | {"base_loras": tuple(values.get("base_loras", ()))})
+    except TypeError as error:
+        raise MendableError(f"{path} lacks a setting ({error}): add it.") from error
+
+
+def _is_of_type(value: object, kind: str) -> bool:
+    if kind.startswith("tuple"):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value).__name__ == kind
