@@ -45,8 +45,10 @@ def load_kosmos(folder: Path, dtype: torch.dtype, attention: Attention = "auto")
     return Kosmos(model, processor, folder.name)
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, kind: str = "kosmos") -> Path:
     """Return the folder of a hub model in Hugging Face's cache, downloading what is not there yet.
+
+    `kind` is the folder of ComfyUI's models where the user could put it instead.
 
     Raises MendableError when the hub cannot be reached or has no such model.
     """
@@ -55,7 +57,7 @@ def fetch(hub_id: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MendableError(
             f'The model "{hub_id}" is not on this machine and could not be downloaded: connect to '
-            "the internet, see that the disk has room, or put its folder into models/kosmos."
+            f"the internet, see that the disk has room, or put its folder into models/{kind}."
         ) from error
 
 

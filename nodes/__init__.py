@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .embed import CompareEmbeddings, EmbedImageText
+from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceOptions
 from .interop import ToComfyModel
@@ -21,6 +22,8 @@ class KosmosDreamBooth(ComfyExtension):
         return [
             LoadKosmos,
             GroundedCaption,
+            EmbedImageText,
+            CompareEmbeddings,
             EmbedImageText,
             CompareEmbeddings,
             SubjectDataset,

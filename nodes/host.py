@@ -25,7 +25,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREVIEW_SIDE = 512
 
 # A model that is a folder is known by the file that such a folder always holds.
-MODEL_FOLDER_MARKERS = {"kosmos": "config.json", "diffusers": "model_index.json"}
+MODEL_FOLDER_MARKERS = {
+    "kosmos": "config.json",
+    "clip": "config.json",
+    "diffusers": "model_index.json",
+}
 
 
 class _Movable(torch.nn.Module):
@@ -140,7 +144,7 @@ def models_folder(kind: str) -> list[Path]:
 def list_models(kind: str) -> list[str]:
     """Return the names of a kind's models, for a combo: read anew each time it is called.
 
-    "kosmos" and "diffusers" models are folders; all others are `.safetensors` files.
+    "kosmos", "clip" and "diffusers" models are folders; others are `.safetensors` files.
     """
     marker = MODEL_FOLDER_MARKERS.get(kind)
     names = set()

@@ -16,6 +16,12 @@ GROUNDING = io.Custom("GROUNDING")
 EMBEDDING = io.Custom("EMBEDDING")
 """Vectors of pictures, texts or patches: `kosmos.embedding.Embedding`."""
 
+EMBEDDING = io.Custom("EMBEDDING")
+"""Vectors of pictures, texts or patches: `kosmos.embedding.Embedding`."""
+
+BBOX = io.BBOX
+"""Core's boxes: of ours each is a list of one picture's [x0, y0, x1, y1] in pixels."""
+
 DIFFUSION = io.Custom("DIFFUSION")
 """A loaded Stable Diffusion: `diffusion.model.Diffusion`."""
 

@@ -1,0 +1,118 @@
+"""How much likelier a picture makes a text: Kosmos-2's own loss, read as a score.
+
+score = mean over the text's tokens of log p(token | picture, before) - log p(token | before)
+
+This is the pointwise mutual information of text and picture, per token, in nats. The second term is
+what the text is worth under no picture: without it, a common sentence would win everywhere. "No
+picture" is a prompt without image slots, text alone. (An average or a grey picture in the slots
+would still claim that something is there.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import MendableError
+from .batches import UNWATCHED, Pace, in_batches
+from .caption import BRIEF
+from .memory import Growing, Memory
+from .model import Kosmos
+from .pictures import Pictures
+from .preprocess import check
+from .prompt import Prompt, tokenize
+
+
+def likelihood(
+    kosmos: Kosmos,
+    images: Tensor,
+    texts: Sequence[str],
+    prompt: str = BRIEF,
+    pace: Pace = UNWATCHED,
+) -> Tensor:
+    """Return the score of each text under each picture, float32 [B,N], on the CPU.
+
+    `images` is [B,H,W,C] as in `preprocess`. The texts continue `prompt`, and one that begins with
+    it is taken without it. Each picture is encoded and read once for all texts. `pace` counts
+    pairs of a picture and a text.
+
+    Raises MendableError for an empty batch, without texts, for an empty text, and for one that the
+    decoder has no room for.
+    """
+    check(images)
+    rows = [_tokens(kosmos, text, prompt) for text in texts]
+    if not rows:
+        raise MendableError("There is no text to embed: write at least one line.")
+    longest = max(map(len, rows))
+    asked = _without_grounding(kosmos, tokenize(kosmos, prompt, longest))
+    before = asked.ids[asked.text_at :]
+    pictures = Pictures(kosmos, images)
+    size = pace.size(kosmos.model, len(asked.ids) + longest)
+
+    def with_picture(start: int, stop: int) -> list[float]:
+        pairs = [divmod(number, len(rows)) for number in range(start, stop)]
+        memory = pictures.remember([picture for picture, _ in pairs], asked)
+        return _score(kosmos, memory, before, [rows[text] for _, text in pairs])
+
+    def without_picture(start: int, stop: int) -> list[float]:
+        return _score(kosmos, None, (asked.ids[0], *before), rows[start:stop])
+
+    bare = torch.tensor(in_batches(len(rows), size, without_picture))
+    scores = in_batches(len(images) * len(rows), size, with_picture, pace.on_batch)
+    return torch.tensor(scores).view(len(images), len(rows)) - bare
+
+
+def space(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
+    """Name the space that has a direction for each of these texts."""
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+    return f"likelihood by {kosmos.name} of texts {digest} behind '{prompt}'"
+
+
+def _tokens(kosmos: Kosmos, text: str, prompt: str) -> list[int]:
+    text = text.strip()
+    if text.lower().startswith(prompt.lower()):
+        text = text[len(prompt) :].strip()
+    ids: list[int] = kosmos.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MendableError("One of the texts is empty: write a word in each line, or remove it.")
+    return ids
+
+
+def _without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:
+    """Leave out the tag that asks for boxes, for the texts have none."""
+    tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
+    ids = tuple(token for token in prompt.ids if token != tag)
+    return Prompt(ids, prompt.slots, prompt.text_at, prompt.kept)
+
+
+@torch.no_grad()
+def _score(
+    kosmos: Kosmos, memory: Memory | None, before: Sequence[int], rows: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the mean log-probability of each row's tokens behind what was read and `before`."""
+    device = kosmos.model.device
+    pad = kosmos.model.config.text_config.pad_token_id
+    longest = max(map(len, rows))
+    told = torch.full((len(rows), longest), pad)
+    for k, row in enumerate(rows):
+        told[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
+    told = told.to(device)
+    head = torch.tensor(before, device=device).expand(len(rows), -1)
+    ids = torch.cat([head, told], 1)[:, :-1]
+    read = memory.layers[0][0].shape[-2] if memory else 0
+    positions = torch.arange(ids.shape[1], device=device) + read + pad + 1
+    logits = kosmos.model.text_model(
+        input_ids=ids,
+        position_ids=positions.repeat(len(rows), 1),
+        past_key_values=Growing(memory, ids.shape[1]) if memory else None,
+        use_cache=memory is not None,
+        logits_to_keep=longest,
+    ).logits
+    sure = logits.float().log_softmax(-1).gather(-1, told[..., None])[..., 0]
+    counted = torch.arange(longest, device=device) < torch.tensor(
+        [len(row) for row in rows], device=device
+    ).unsqueeze(1)
+    return list(((sure * counted).sum(1) / counted.sum(1)).tolist())

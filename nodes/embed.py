@@ -1,0 +1,322 @@
+"""Nodes that turn pictures and texts into vectors, and compare them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from . import host
+from .sockets import EMBEDDING, KOSMOS
+
+if TYPE_CHECKING:
+    from ..kosmos.batches import Pace
+    from ..kosmos.embedding import Embedding
+    from ..kosmos.model import Kosmos
+
+CATEGORY = "Kosmos DreamBooth/look"
+NONE = "none"
+HUB_IDS = ["openai/clip-vit-large-patch14", "google/siglip-base-patch16-224"]
+
+Vectors = tuple[torch.Tensor | None, torch.Tensor | None, str]
+"""Of pictures [B,D] and of texts [N,D], where there are any, and the name of their space."""
+
+
+class EmbedImageText(io.ComfyNode):
+    """EMBEDDING of pictures and EMBEDDING of texts, in one space."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the combo lists models/clip as it is now."""
+        found = host.list_models("clip")
+        return io.Schema(
+            node_id="EmbedImageText",
+            display_name="Embed Image and Text",
+            category=CATEGORY,
+            description="Puts pictures and texts into one space, where Compare Embeddings finds "
+            "which belong together. Three methods, of which two need nothing but Kosmos-2.",
+            is_input_list=True,
+            inputs=[
+                io.Combo.Input(
+                    "method",
+                    options=["decoder", "likelihood", "dual encoder"],
+                    default="decoder",
+                    tooltip="decoder: Kosmos-2's last hidden state behind a prompt that wants one "
+                    "word. likelihood: how much likelier each picture makes each text; the most "
+                    "exact, and its cost is pictures times texts. dual encoder: a CLIP or SigLIP.",
+                ),
+                io.String.Input(
+                    "text",
+                    default="a red dog in the meadow\na blue boat by the sea",
+                    multiline=True,
+                    tooltip="Texts, one a line; may be empty with the other methods than "
+                    "likelihood. A list of captions can be connected.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    tooltip='What the decoder reads behind a picture or a text; empty is "This is '
+                    'a" for decoder. For likelihood, what the texts continue; empty is "An image '
+                    'of". Not used by dual encoder.',
+                ),
+                io.Combo.Input(
+                    "dual_encoder",
+                    options=list(dict.fromkeys([NONE, *found, *HUB_IDS])),
+                    default=NONE,
+                    tooltip="For the method dual encoder only: a folder in models/clip in "
+                    "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
+                    "is downloaded on first use.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="Pictures, texts or pairs at a time. 0: as many as the free memory "
+                    "suggests. When memory runs out it is halved and the work goes on.",
+                ),
+                KOSMOS.Input(
+                    "kosmos",
+                    optional=True,
+                    tooltip="From Load Kosmos-2, for decoder and likelihood.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="Pictures: a batch, or a list of any sizes.",
+                ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="For decoder only: some hundred pictures (32 at least) of the kind you "
+                    "compare. The model describes them itself, and learns from that how its states "
+                    "behind pictures and behind texts correspond. Without it the model describes "
+                    "each picture first, and its own description is read.",
+                ),
+            ],
+            outputs=[
+                EMBEDDING.Output(display_name="pictures", tooltip="A vector for each picture."),
+                EMBEDDING.Output(display_name="texts", tooltip="A vector for each text."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        method: list[str],
+        text: list[str],
+        prompt: list[str],
+        dual_encoder: list[str],
+        batch_size: list[int],
+        kosmos: list[Kosmos] | None = None,
+        image: list[torch.Tensor] | None = None,
+        reference: list[torch.Tensor] | None = None,
+    ) -> io.NodeOutput:
+        """Embed what is connected."""
+        from ..kosmos.embedding import Embedding, thumbnails
+
+        images = image or []
+        texts = [line.strip() for part in text for line in part.splitlines() if line.strip()]
+        if not images and not texts:
+            raise MendableError("There is nothing to embed: connect an image, or write a text.")
+        if method[0] == "dual encoder":
+            found = _by_dual_encoder(dual_encoder[0], images, texts, batch_size[0])
+        elif kosmos is None:
+            raise MendableError(
+                f"The method {method[0]} needs Kosmos-2: connect Load Kosmos-2 to kosmos, or "
+                "choose dual encoder."
+            )
+        else:
+            host.bring_in(kosmos[0].home)
+            asked, size = prompt[0].strip(), batch_size[0]
+            if method[0] == "likelihood":
+                found = _by_likelihood(kosmos[0], images, texts, asked, size)
+            else:
+                found = _by_decoder(kosmos[0], images, texts, asked, size, reference or [])
+        pictures, told, space = found
+        count = sum(map(len, images))
+        names = tuple(f"picture {k + 1}" for k in range(count))
+        return io.NodeOutput(
+            host.blocked("No picture was embedded: connect an image to Embed Image and Text.")
+            if pictures is None
+            else Embedding(pictures, names, space, torch.cat([thumbnails(i) for i in images])),
+            host.blocked("No text was embedded: write one into Embed Image and Text.")
+            if told is None
+            else Embedding(told, tuple(texts), space),
+        )
+
+
+def _by_decoder(
+    kosmos: Kosmos,
+    images: Sequence[torch.Tensor],
+    texts: Sequence[str],
+    prompt: str,
+    batch_size: int,
+    reference: Sequence[torch.Tensor],
+) -> Vectors:
+    from ..kosmos.decoder_space import PROMPT, align, describe_states, picture_states, text_states
+    from ..kosmos.embedding import unit
+
+    prompt = prompt or PROMPT
+    watched = _Watched(sum(map(len, [*images, *reference, *reference])) + len(texts), batch_size)
+    space = f"decoder states of {kosmos.name} behind '{prompt}'"
+    pictures = told = None
+    if texts:
+        told = text_states(kosmos, texts, prompt, watched.pace())
+    if not reference:
+        if images:
+            states = [describe_states(kosmos, i, prompt, watched.pace()) for i in images]
+            pictures = unit(torch.cat(states))
+        return pictures, None if told is None else unit(told), space
+    seen = [picture_states(kosmos, part, prompt, watched.pace()) for part in reference]
+    said = [describe_states(kosmos, part, prompt, watched.pace()) for part in reference]
+    alignment = align(torch.cat(seen), torch.cat(said))
+    if images:
+        states = [picture_states(kosmos, part, prompt, watched.pace()) for part in images]
+        pictures = alignment.pictures(torch.cat(states))
+    if told is not None:
+        told = alignment.texts(told)
+    return pictures, told, f"{space}, aligned by reference {alignment.name}"
+
+
+def _by_likelihood(
+    kosmos: Kosmos,
+    images: Sequence[torch.Tensor],
+    texts: Sequence[str],
+    prompt: str,
+    batch_size: int,
+) -> Vectors:
+    from ..kosmos.likelihood import BRIEF, likelihood, space
+
+    if not images or not texts:
+        raise MendableError(
+            "The method likelihood asks how well a text fits a picture, so it needs both: connect "
+            "an image and write a text, or choose decoder."
+        )
+    watched = _Watched(sum(map(len, images)) * len(texts), batch_size)
+    prompt = prompt or BRIEF
+    scores = [likelihood(kosmos, part, texts, prompt, watched.pace()) for part in images]
+    return torch.cat(scores), torch.eye(len(texts)), space(kosmos, texts, prompt)
+
+
+def _by_dual_encoder(
+    model: str, images: Sequence[torch.Tensor], texts: Sequence[str], batch_size: int
+) -> Vectors:
+    from ..kosmos.dual_encoder import embed_pictures, embed_texts, load_dual_encoder
+    from ..kosmos.load import fetch
+
+    if model == NONE:
+        raise MendableError("No dual encoder is chosen: choose one in dual_encoder.")
+    on_the_hub = model in HUB_IDS and model not in host.list_models("clip")
+    folder = fetch(model, "clip") if on_the_hub else host.resolve("clip", model)
+    dual = load_dual_encoder(folder, host.torch_dtype("auto"))
+    host.bring_in(host.adopt(dual.model))
+    watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
+    return (
+        torch.cat([embed_pictures(dual, part, watched.pace()) for part in images])
+        if images
+        else None,
+        embed_texts(dual, texts, watched.pace()) if texts else None,
+        f"vectors of {model}",
+    )
+
+
+class _Watched:
+    """One progress bar for several pieces of work, one after the other."""
+
+    def __init__(self, total: int, batch_size: int) -> None:
+        self._progress = host.Progress(total)
+        self._batch_size = batch_size
+        self._done = 0
+
+    def pace(self) -> Pace:
+        """Return the pace of the next piece."""
+        from ..kosmos.batches import Pace
+
+        start = self._done
+
+        def on_batch(done: int, _: int) -> None:
+            self._done = start + done
+            self._progress.step(self._done)
+
+        return Pace(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)
+
+
+class CompareEmbeddings(io.ComfyNode):
+    """Which things belong together."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="CompareEmbeddings",
+            display_name="Compare Embeddings",
+            category=CATEGORY,
+            description="Compares each row with each column and ranks the columns: texts as rows "
+            "and pictures as columns search pictures by text, the other way round it finds each "
+            "picture's text.",
+            inputs=[
+                EMBEDDING.Input("rows", tooltip="What to find something for."),
+                EMBEDDING.Input("columns", tooltip="Where to find it: of the same space."),
+                io.Int.Input(
+                    "top",
+                    default=5,
+                    min=1,
+                    max=1000,
+                    tooltip="How many columns each row's ranking lists, best first.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="best_match",
+                    is_output_list=True,
+                    tooltip="For each row, the name of the column most like it.",
+                ),
+                io.Int.Output(
+                    display_name="best_index",
+                    is_output_list=True,
+                    tooltip="The same as a number from 0, for Get Image from Batch.",
+                ),
+                io.String.Output(
+                    display_name="ranking",
+                    is_output_list=True,
+                    tooltip="For each row, the columns most like it with their similarity.",
+                ),
+                io.String.Output(
+                    display_name="similarities",
+                    tooltip="All numbers as JSON: the names of rows and columns, and a list of "
+                    "similarities for each row.",
+                ),
+                io.Image.Output(
+                    display_name="matrix",
+                    tooltip="All numbers as a picture; each row's best is framed.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, rows: Embedding, columns: Embedding, top: int) -> io.NodeOutput:
+        """Compare, rank and draw."""
+        from ..kosmos.embedding import rank, similarity
+        from ..kosmos.matrix import draw_matrix
+
+        values = similarity(rows, columns)
+        ranks = rank(values, top)
+        numbers = values.tolist()
+        return io.NodeOutput(
+            [columns.labels[order[0]] for order in ranks],
+            [order[0] for order in ranks],
+            [
+                "\n".join([label, *(f"  {row[k]:+.3f}  {columns.labels[k]}" for k in order)])
+                for label, row, order in zip(rows.labels, numbers, ranks, strict=True)
+            ],
+            json.dumps(
+                {"rows": rows.labels, "columns": columns.labels, "similarities": numbers},
+                ensure_ascii=False,
+            ),
+            draw_matrix(values, rows, columns),
+        )
