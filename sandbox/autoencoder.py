@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +17,11 @@ from torch import nn
 from torch.nn import functional
 
 from . import DIFFUSION
-from .averaging import Average
-from .checkpoint import load_state, save_state, without_origin
+from .checkpoint import without_origin
 from .pool import Pool, Sample
-from .record import record
+from .run import Budget, Run
 from .world.individual import nearest_colour, shifted
 from .world.scene import Scene, draw_scene, render
-
-log = logging.getLogger(__name__)
 
 PIXELS = 64
 
@@ -146,50 +141,37 @@ def reconstruction_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def train(
-    folder: Path, minutes: float, batch: int, rate: float, seed: int, decoder_only: bool
-) -> None:
-    """Train for ``minutes``; ``decoder_only`` leaves the latents, and so the painter, alone."""
-    torch.manual_seed(seed)
+def train(folder: Path, budget: Budget, rate: float, *, decoder_only: bool) -> None:
+    """Train; ``decoder_only`` leaves the latents, and so the painter, alone."""
+    torch.manual_seed(budget.seed)
     known = (folder / "config.json").exists()
     model = AutoencoderKL.from_pretrained(folder) if known else new_model()
     model.float().train()
     if decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    log.info("autoencoder: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    average = Average(model)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def write() -> None:
+        small = AutoencoderKL.from_config(without_origin(model.config))
+        small.load_state_dict(model.state_dict())
+        if not decoder_only:
+            standardise(small)
+        small.half().save_pretrained(folder)
+
     name = "decoder" if decoder_only else "autoencoder"
-    first = step = load_state(name, model, optimizer, average)
-    pool = Pool(PIXELS, 20_000, batch // 2, seed + 50_000_000 + step * batch // 2, draw_varied)
-    rng = np.random.default_rng((seed, step))
-    began = saved = time.monotonic()
-    recent: list[float] = []
-    while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
-        warm = min(1.0, (step + 1) / 200)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2)
-        true = to_tensor(pool.batch(batch, rng))
+    run = Run(name, budget, model, optimizer, write, rate=rate)
+    fresh = budget.batch // 2
+    pool = Pool(PIXELS, 20_000, fresh, budget.seed + 50_000_000 + run.step * fresh, draw_varied)
+    rng = np.random.default_rng((budget.seed, run.step))
+    for _ in run.steps():
+        true = to_tensor(pool.batch(budget.batch, rng))
         latents = model.encode(true).latent_dist
         loss = reconstruction_loss(model.decode(latents.sample()).sample, true)
-        recent.append(loss.item())
         if not decoder_only:
             loss = loss + 1e-5 * latents.kl().mean() / latents.mean[0].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        average.update(model)
-        step += 1
-        if step % 100 == 0:
-            log.info("step %d  loss %.4f  %.1f %%", step, np.mean(recent[-100:]), 100 * spent)
-        if time.monotonic() - saved > 240:
-            _keep(folder, name, step, model, optimizer, average)
-            saved = time.monotonic()
-    _keep(folder, name, step, model, optimizer, average)
-    record(name, step - first, batch, minutes, seed)
+        run.learn(loss)
 
 
 @torch.no_grad()
@@ -212,24 +194,6 @@ def standardise(model: AutoencoderKL, count: int = 512) -> None:
     model.register_to_config(scaling_factor=1.0)
 
 
-def _keep(
-    folder: Path,
-    name: str,
-    step: int,
-    model: AutoencoderKL,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-) -> None:
-    save_state(name, step, model, optimizer, average)
-    average.swap(model)
-    small = AutoencoderKL.from_config(without_origin(model.config))
-    small.load_state_dict(model.state_dict())
-    if name == "autoencoder":
-        standardise(small)
-    small.half().save_pretrained(folder)
-    average.swap(model)
-
-
 def main() -> None:
     """Read the command line and train the autoencoder."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -242,11 +206,5 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    train(
-        DIFFUSION / "vae",
-        options.minutes,
-        options.batch,
-        options.rate,
-        options.seed,
-        options.decoder_only,
-    )
+    budget = Budget(options.minutes, options.batch, options.seed)
+    train(DIFFUSION / "vae", budget, options.rate, decoder_only=options.decoder_only)

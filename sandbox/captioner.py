@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +17,11 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2
 
 from . import DIFFUSION, KOSMOS
 from .autoencoder import PIXELS, draw_varied, to_tensor
-from .averaging import Average
-from .checkpoint import load_state, save_state
 from .exercises import BINS, Exercise, brief_caption, detailed_caption, short_exercise
 from .pool import Pool, Sample
-from .record import record
+from .run import Budget, Run
 from .sight import Sight
 from .vocabulary import KOSMOS_PIXELS, kosmos_processor, save
-
-log = logging.getLogger(__name__)
 
 QUERIES = 16
 BLUR = 0.6
@@ -179,68 +173,37 @@ class WordLoss:
         return wrong / len(true)
 
 
-def train(folder: Path, minutes: float, batch: int, rate: float, seed: int) -> None:
-    """Train for ``minutes``, from the weights in ``folder`` when there are any."""
+def train(folder: Path, budget: Budget, rate: float) -> None:
+    """Train, from the weights in ``folder`` when there are any."""
     processor = kosmos_processor()
     save(processor, folder)
-    torch.manual_seed(seed)
+    torch.manual_seed(budget.seed)
     if (folder / "model.safetensors").exists():
         model = Kosmos2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     else:
         model = new_model(processor)
-    log.info("captioner: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     sight = Sight(model)
-    whole = nn.ModuleDict({"model": model, "sight": sight})
-    optimizer = torch.optim.AdamW(whole.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
-    average = Average(model)
-    first = step = load_state("captioner", whole, optimizer, average)
+    whole = nn.ModuleDict({"model": model, "sight": sight}).train()
+    optimizer = torch.optim.AdamW(whole.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+
+    def write() -> None:
+        small = Kosmos2ForConditionalGeneration(model.config)
+        small.load_state_dict(model.state_dict())
+        small.half().save_pretrained(folder)
+
+    run = Run("captioner", budget, model, optimizer, write, rate=rate, whole=whole)
     words, kinds = WordLoss(processor), list(SHARES)
     draw = Eyes(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
-    pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=seed + step * 24, draw=draw)
-    rng = np.random.default_rng((seed, step))
-    began = time.monotonic()
-    saved, recent = began, []
-    model.train()
-    while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
-        warm = min(1.0, (step + 1) / 300)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2)
-        samples = pool.batch(batch, rng)
+    pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=budget.seed + run.step * 24, draw=draw)
+    rng = np.random.default_rng((budget.seed, run.step))
+    for step in run.steps():
+        samples = pool.batch(budget.batch, rng)
         patches, embeds = look(model, pixel_values(samples))
         loss = sight(patches, embeds, samples) * SIGHT
         if step >= EYES_FIRST:
             practise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
             loss = loss + words(model, embeds, [practise(s, rng) for s in samples])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
-        optimizer.step()
-        average.update(model)
-        step += 1
-        recent.append(loss.item())
-        if step % 50 == 0:
-            log.info("step %d  loss %.4f  %.1f %%", step, np.mean(recent[-50:]), 100 * spent)
-        if time.monotonic() - saved > 240:
-            _keep(folder, step, whole, optimizer, average)
-            saved = time.monotonic()
-    _keep(folder, step, whole, optimizer, average)
-    record("captioner", step - first, batch, minutes, seed)
-
-
-def _keep(
-    folder: Path,
-    step: int,
-    whole: nn.ModuleDict,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-) -> None:
-    save_state("captioner", step, whole, optimizer, average)
-    model = whole["model"]
-    average.swap(model)
-    small = Kosmos2ForConditionalGeneration(model.config)
-    small.load_state_dict(model.state_dict())
-    small.half().save_pretrained(folder)
-    average.swap(model)
+        run.learn(loss)
 
 
 def main() -> None:
@@ -254,4 +217,4 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    train(KOSMOS, options.minutes, options.batch, options.rate, options.seed)
+    train(KOSMOS, Budget(options.minutes, options.batch, options.seed), options.rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import nn
 from .averaging import Average
 
 STATES = Path(__file__).resolve().parents[1] / ".cache" / "sandbox"
-log = logging.getLogger(__name__)
 
 
 def without_origin(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,5 +47,4 @@ def load_state(
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     average.weights, average.steps = state["average"], state["average_steps"]
-    log.info("%s goes on from step %d", name, state["step"])
     return state["step"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import DIFFUSION
 from .autoencoder import PIXELS, to_tensor
-from .averaging import Average
-from .checkpoint import STATES, load_state, save_state, without_origin
+from .checkpoint import STATES, without_origin
 from .pool import draw_sample
-from .record import record
+from .run import Budget, Run
 from .vocabulary import TEXT_LENGTH, clip_tokenizer
 from .world.captions import prompt
 from .world.lexicon import RARE_TOKENS
@@ -161,28 +159,30 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         painter = new_painter(tokenizer)
     vae = AutoencoderKL.from_pretrained(folder / "vae").float().eval()
     painter.train()
-    log.info("painter: %.2f M parameters", sum(p.numel() for p in painter.parameters()) / 1e6)
     optimizer = torch.optim.AdamW(
         [
-            {"params": painter.unet.parameters(), "lr": options.rate, "share": 1.0},
-            {"params": painter.text_encoder.parameters(), "lr": options.rate / 10, "share": 0.1},
+            {"params": painter.unet.parameters(), "share": 1.0},
+            {"params": painter.text_encoder.parameters(), "share": 0.1},
         ],
         betas=(0.9, 0.99),
         weight_decay=1e-3,
     )
-    average = Average(painter, decay=0.9995)
-    first = step = load_state("painter", painter, optimizer, average)
+    budget = Budget(options.minutes, options.batch, options.seed)
+    run = Run(
+        "painter",
+        budget,
+        painter,
+        optimizer,
+        lambda: _write(folder, painter, tokenizer),
+        rate=options.rate,
+        fall=lambda spent: 0.03 + 0.97 * min(1.0, 2 * (1 - spent)),
+        decay=0.9995,
+    )
     latents = load_latents(vae, options.singles, options.pairs)
     alphas = new_scheduler().alphas_cumprod
-    rng = np.random.default_rng((options.seed, step))
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-    began = saved = time.monotonic()
-    recent: list[float] = []
-    while (spent := (time.monotonic() - began) / (60 * options.minutes)) < 1:
-        warm = min(1.0, (step + 1) / 200)
-        for group in optimizer.param_groups:
-            fall = 0.03 + 0.97 * min(1.0, 2 * (1 - spent))
-            group["lr"] = options.rate * group["share"] * warm * fall
+    rng = np.random.default_rng((options.seed, run.step))
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
+    for step in run.steps():
         alone = step * options.batch < options.alone
         picks = rng.integers(options.singles if alone else len(latents), size=options.batch)
         texts = [
@@ -192,38 +192,14 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             for k in picks
         ]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        loss = loss_on(painter, latents[picks], ids, alphas, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
-        optimizer.step()
-        average.update(painter)
-        step += 1
-        recent.append(loss.item())
-        if step % 200 == 0:
-            log.info("step %d  loss %.4f  %.1f %%", step, np.mean(recent[-200:]), 100 * spent)
-        if time.monotonic() - saved > 240:
-            _keep(folder, step, painter, optimizer, average, tokenizer)
-            saved = time.monotonic()
-    _keep(folder, step, painter, optimizer, average, tokenizer)
-    record("painter", step - first, options.batch, options.minutes, options.seed)
+        run.learn(loss_on(painter, latents[picks], ids, alphas, generator))
 
 
-def _keep(
-    folder: Path,
-    step: int,
-    painter: Painter,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-    tokenizer: CLIPTokenizer,
-) -> None:
-    save_state("painter", step, painter, optimizer, average)
-    average.swap(painter)
+def _write(folder: Path, painter: Painter, tokenizer: CLIPTokenizer) -> None:
     unet = UNet2DConditionModel.from_config(without_origin(painter.unet.config))
     unet.load_state_dict(painter.unet.state_dict())
     text_encoder = CLIPTextModel(painter.text_encoder.config)
     text_encoder.load_state_dict(painter.text_encoder.state_dict())
-    average.swap(painter)
     kept = AutoencoderKL.from_pretrained(folder / "vae")
     vae = AutoencoderKL.from_config(without_origin(kept.config))
     vae.load_state_dict(kept.state_dict())
