@@ -71,8 +71,13 @@ def draw_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
 
 def mask(grounded: GroundedText, height: int, width: int) -> Tensor:
     """Return float32 [height,width]: 1 in each pixel that a box touches, 0 elsewhere."""
+    return cover(grounded.boxes, height, width)
+
+
+def cover(boxes: Sequence[Box], height: int, width: int) -> Tensor:
+    """Return float32 [height,width]: 1 in each pixel that one of the boxes touches, 0 elsewhere."""
     covered = torch.zeros(height, width)
-    for box in grounded.boxes:
+    for box in boxes:
         left, top, right, bottom = _pixels(box, (width, height))
         covered[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = 1
     return covered

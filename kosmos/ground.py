@@ -64,6 +64,19 @@ def ground(
     return [_listed(names, boxes) for boxes in found]
 
 
+def missing(found: Sequence[GroundedText]) -> str:
+    """Say which phrases have no box in which pictures (counted from 1); empty when all have one."""
+    absent: dict[str, list[str]] = {}
+    for k, seen in enumerate(found, 1):
+        for phrase in seen.phrases:
+            if not phrase.boxes:
+                absent.setdefault(phrase.text, []).append(str(k))
+    return "\n".join(
+        f"not found: {text}" + (f" (in picture {', '.join(where)})" if len(found) > 1 else "")
+        for text, where in absent.items()
+    )
+
+
 def _boxes_of_first(seen: GroundedText) -> tuple[Box, ...]:
     return seen.phrases[0].boxes if seen.phrases else ()
 

@@ -117,8 +117,8 @@ def _in_picture(corners: tuple[float, ...], width: int, height: int) -> Box:
     top, bottom = max(y0, 0), min(y1, height)
     if not (left < right and top < bottom):
         raise MendableError(
-            f"The region {[round(edge) for edge in corners]} lies outside the picture of {width}x"
-            f"{height} pixels, or has no area: give [x0, y0, x1, y1] in pixels of this picture."
+            f"The region [{', '.join(f'{edge:g}' for edge in corners)}] lies outside the picture of "
+            f"{width}x{height} pixels, or has no area: give [x0, y0, x1, y1] in pixels of it."
         )
     return Box(left / width, top / height, right / width, bottom / height)
 

@@ -1,0 +1,299 @@
+"""Nodes that ask Kosmos-2 about pictures: questions, where things are, what is in a region."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from . import host
+from .pace import batch_size_input, watched
+from .sockets import BBOX, GROUNDING, KOSMOS
+
+if TYPE_CHECKING:
+    from ..kosmos.grounding import Box
+    from ..kosmos.model import Kosmos
+
+CATEGORY = "Kosmos DreamBooth/look"
+
+
+def _lines(text: str, what: str) -> list[str]:
+    """Return the lines of a widget that are not empty, of which there must be one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise MendableError(f"There is no {what}: write one, or several with a line for each.")
+    return lines
+
+
+class AskImage(io.ComfyNode):
+    """Answers questions about pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="AskImage",
+            display_name="Ask Image",
+            category=CATEGORY,
+            description="Answers questions about every picture of a batch. Each picture is looked "
+            "at once, however many the questions.",
+            inputs=[
+                KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
+                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.String.Input(
+                    "questions",
+                    default="how many are there?",
+                    multiline=True,
+                    tooltip="One question a line. The sandbox understands 'what colour is the "
+                    "dog?' and 'how many are there?'.",
+                ),
+                io.Int.Input(
+                    "max_new_tokens",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Where an answer is cut off at the latest. A word is about one token.",
+                ),
+                batch_size_input("Questions"),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="answers",
+                    is_output_list=True,
+                    tooltip="Picture after picture, an answer for each question.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        kosmos: Kosmos,
+        image: torch.Tensor,
+        questions: str,
+        max_new_tokens: int,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        """Answer the questions."""
+        from ..kosmos.ask import ask
+
+        asked = _lines(questions, "question")
+        host.bring_in(kosmos.home)
+        answers = ask(
+            kosmos,
+            image,
+            asked,
+            max_new_tokens=max_new_tokens,
+            pace=watched(len(image) * len(asked), batch_size),
+        )
+        return io.NodeOutput([answer for each in answers for answer in each])
+
+
+class GroundPhrase(io.ComfyNode):
+    """Finds what phrases name in pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="GroundPhrase",
+            display_name="Ground Phrase",
+            category=CATEGORY,
+            description="Finds in every picture of a batch what a phrase names, and boxes it. Each "
+            "picture is looked at once, however many the phrases.",
+            inputs=[
+                KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
+                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.String.Input(
+                    "phrases",
+                    default="a dog",
+                    multiline=True,
+                    tooltip="One phrase a line: 'a red dog', 'the left ear of the dog'.",
+                ),
+                io.Boolean.Input(
+                    "verify",
+                    default=True,
+                    tooltip="Ask what is in each box, and drop it when the answer lacks the "
+                    "phrase's noun. Off: believe the model, which points somewhere even when the "
+                    "thing is not there.",
+                ),
+                batch_size_input("Phrases"),
+            ],
+            outputs=[
+                GROUNDING.Output(
+                    display_name="grounding",
+                    tooltip="For each picture the phrases, with boxes where they are seen.",
+                ),
+                BBOX.Output(
+                    display_name="bbox",
+                    is_output_list=True,
+                    tooltip="For each picture a list of boxes [x0, y0, x1, y1] in pixels, empty "
+                    "when nothing is found.",
+                ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="1 inside any box, one mask per picture."
+                ),
+                io.Image.Output(
+                    display_name="annotated", tooltip="The pictures with boxes and phrases drawn."
+                ),
+                io.String.Output(
+                    display_name="missing",
+                    tooltip="Which phrases were not found in which picture; empty when all were.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, kosmos: Kosmos, image: torch.Tensor, phrases: str, verify: bool, batch_size: int
+    ) -> io.NodeOutput:
+        """Find the phrases."""
+        from ..kosmos.draw import draw_batch, mask
+        from ..kosmos.ground import ground, missing
+        from ..kosmos.grounding import Grounding
+        from ..kosmos.regions import boxes_to_pixels
+
+        wanted = _lines(phrases, "phrase")
+        host.bring_in(kosmos.home)
+        pace = watched(len(image) * len(wanted), batch_size)
+        found = ground(kosmos, image, wanted, verify=verify, pace=pace)
+        absent = missing(found)
+        if absent:
+            host.say(absent)
+        height, width = image.shape[1:3]
+        return io.NodeOutput(
+            Grounding(tuple(found)),
+            [boxes_to_pixels(seen.boxes, width, height) for seen in found],
+            torch.stack([mask(seen, height, width) for seen in found]),
+            draw_batch(image, found),
+            absent,
+        )
+
+
+class DescribeRegion(io.ComfyNode):
+    """Says what is in regions of pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="DescribeRegion",
+            display_name="Describe Region",
+            category=CATEGORY,
+            description="Says what is in a region of a picture: a box, or the box around a mask. "
+            "Each picture is looked at once, however many the regions.",
+            is_input_list=True,
+            inputs=[
+                KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
+                io.Image.Input("image", tooltip="A batch, or a list of pictures of any sizes."),
+                BBOX.Input(
+                    "bbox",
+                    optional=True,
+                    tooltip="Boxes [x0, y0, x1, y1] in pixels (or with x, y, width and height): a "
+                    "list of boxes for each picture, or one list for all pictures.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="The region is the smallest box around a mask: a mask for each "
+                    "picture, or one for all.",
+                ),
+                io.Int.Input(
+                    "max_new_tokens",
+                    default=32,
+                    min=1,
+                    max=1024,
+                    optional=True,
+                    tooltip="Where a description is cut off at the latest.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    tooltip="Regions at a time. 0: as many as the free memory suggests.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="descriptions",
+                    is_output_list=True,
+                    tooltip="Picture after picture, a text for each region.",
+                ),
+                GROUNDING.Output(
+                    display_name="grounding",
+                    tooltip="For each picture its descriptions, each with its region as a box.",
+                ),
+                io.Image.Output(
+                    display_name="annotated",
+                    is_output_list=True,
+                    tooltip="Each picture with its regions and descriptions drawn.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        kosmos: list[Kosmos],
+        image: list[torch.Tensor],
+        bbox: list[object] | None = None,
+        mask: list[torch.Tensor] | None = None,
+        max_new_tokens: list[int] | None = None,
+        batch_size: list[int] | None = None,
+    ) -> io.NodeOutput:
+        """Describe the regions."""
+        from ..kosmos.draw import draw
+        from ..kosmos.grounding import Grounding
+        from ..kosmos.pictures import Pictures
+        from ..kosmos.regions import describe, labelled
+
+        images = [picture for batch in image for picture in batch]
+        regions = _regions(images, bbox or [], mask or [])
+        host.bring_in(kosmos[0].home)
+        told = describe(
+            kosmos[0],
+            Pictures(kosmos[0], images),
+            regions,
+            max_new_tokens=(max_new_tokens or [32])[0],
+            pace=watched(sum(map(len, regions)), (batch_size or [0])[0]),
+        )
+        seen = [labelled(boxes, texts) for boxes, texts in zip(regions, told, strict=True)]
+        return io.NodeOutput(
+            [text for texts in told for text in texts],
+            Grounding(tuple(seen)),
+            [draw(picture, each)[None] for picture, each in zip(images, seen, strict=True)],
+        )
+
+
+def _regions(
+    images: list[torch.Tensor], bbox: list[object], mask: list[torch.Tensor]
+) -> list[list[Box]]:
+    """Return each picture's regions, in 0..1: those of its boxes, then that of its mask."""
+    from ..kosmos.regions import box_from_mask, boxes_from_pixels
+
+    masks = [one for batch in mask for one in batch.reshape(-1, *batch.shape[-2:])]
+    regions: list[list[Box]] = []
+    for k, picture in enumerate(images):
+        height, width = picture.shape[:2]
+        mine = _for_picture(bbox, k, len(images), "bbox")
+        regions.append([box for one in mine for box in boxes_from_pixels(one, width, height)])
+        regions[k] += [box_from_mask(one) for one in _for_picture(masks, k, len(images), "mask")]
+    if not any(regions):
+        raise MendableError(
+            "There is no region to describe: connect a bbox with a box in it, or a mask."
+        )
+    return regions
+
+
+def _for_picture(given: list, k: int, count: int, name: str) -> list:
+    """Return what belongs to picture `k` of `count`: its own entry, or the only one there is."""
+    if len(given) not in (0, 1, count):
+        raise MendableError(
+            f"There are {count} pictures but {len(given)} entries in the {name} input: give one "
+            "for each picture, or one for all."
+        )
+    return given if len(given) < 2 else [given[k]]

@@ -1,0 +1,174 @@
+"""Regions of pictures: from pixels, from masks, chosen, padded and cut out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos.choose import choose_boxes, pad
+from kosmos_dreambooth.kosmos.crop import cut, window
+from kosmos_dreambooth.kosmos.draw import cover
+from kosmos_dreambooth.kosmos.ground import is_named, missing
+from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
+from kosmos_dreambooth.kosmos.regions import (
+    box_from_mask,
+    boxes_from_pixels,
+    boxes_to_pixels,
+    labelled,
+)
+
+sides = st.integers(1, 60)
+edges = st.tuples(*[st.floats(0, 1)] * 4)
+
+
+def box_of(corners: tuple[float, ...]) -> Box:
+    (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
+    return Box(x0, y0, x1, y1)
+
+
+@given(st.tuples(*[st.integers(0, 40)] * 4), st.integers(1, 40), st.integers(1, 40))
+def test_boxes_in_pixels_survive_the_round_trip(
+    corners: tuple[int, ...], width: int, height: int
+) -> None:
+    left, right = sorted(edge % (width + 1) for edge in corners[:2])
+    top, bottom = sorted(edge % (height + 1) for edge in corners[2:])
+    if left < right and top < bottom:
+        pixels = [left, top, right, bottom]
+        (box,) = boxes_from_pixels(pixels, width, height)
+        (again,) = boxes_to_pixels([box], width, height)
+        assert all(abs(a - b) <= 1 for a, b in zip(again, pixels, strict=True))
+
+
+def test_every_form_of_box_that_other_nodes_give_is_read() -> None:
+    expected = [Box(0.1, 0.2, 0.5, 1.0)]
+    for given_ in (
+        [10, 10, 50, 50],
+        (10.0, 10.0, 50.0, 50.0),
+        [[10, 10, 50, 50]],
+        [[[10, 10, 50, 50]]],
+        torch.tensor([[10, 10, 50, 50]]),
+        {"x": 10, "y": 10, "width": 40, "height": 40},
+        [{"x": 10, "y": 10, "width": 40, "height": 400, "label": "a dog"}],
+    ):
+        assert boxes_from_pixels(given_, 100, 50) == expected
+    assert boxes_from_pixels([], 100, 50) == []
+
+
+@pytest.mark.parametrize("bad", ["a dog", None, [1, 2, 3], [[1, 2, 3, 4, 5]], 7, [["a"]]])
+def test_what_is_no_box_is_an_error_to_mend(bad: object) -> None:
+    with pytest.raises(MendableError, match="bbox input"):
+        boxes_from_pixels(bad, 10, 10)
+
+
+@pytest.mark.parametrize(
+    "outside", [[10, 0, 12, 5], [-9, -9, 0, 0], [5, 5, 5, 9], [7, 2, 3, 9], [float("nan")] * 4]
+)
+def test_a_region_outside_the_picture_is_an_error_to_mend(outside: list[float]) -> None:
+    with pytest.raises(MendableError, match="10x10"):
+        boxes_from_pixels(outside, 10, 10)
+
+
+@given(edges, sides, sides)
+def test_a_mask_gives_its_box_back(corners: tuple[float, ...], height: int, width: int) -> None:
+    box = box_of(corners)
+    covered = cover([box], height, width)
+    if covered.any():
+        found = box_from_mask(covered)
+        assert torch.equal(cover([found], height, width), covered)
+
+
+def test_an_empty_mask_is_an_error_to_mend() -> None:
+    with pytest.raises(MendableError, match="mask is empty"):
+        box_from_mask(torch.zeros(4, 4))
+
+
+A, B, C = Box(0.0, 0.0, 0.5, 0.5), Box(0.1, 0.1, 0.2, 0.2), Box(0.5, 0.5, 1.0, 1.0)
+SEEN = GroundedText(
+    "a red dog, two dogfish",
+    (Phrase("a red dog", 0, 9, (A, B)), Phrase("two dogfish", 11, 22, (C,))),
+)
+
+
+def test_boxes_are_chosen_by_all_by_phrase_and_by_index() -> None:
+    assert choose_boxes(SEEN, "all") == [A, B, C]
+    assert choose_boxes(SEEN, "phrase", "Red  Dog") == [A, B]
+    assert choose_boxes(SEEN, "phrase", "dog") == [A, B]
+    assert choose_boxes(SEEN, "phrase", "cat") == []
+    assert choose_boxes(SEEN, "index", index=2) == [C]
+    assert choose_boxes(SEEN, "index", index=3) == []
+    with pytest.raises(MendableError, match="phrase is empty"):
+        choose_boxes(SEEN, "phrase", " ")
+
+
+@given(edges, st.floats(0, 3))
+def test_padding_only_grows_a_box_and_stays_in_the_picture(
+    corners: tuple[float, ...], share: float
+) -> None:
+    box = box_of(corners)
+    padded = pad(box, share)
+    assert 0 <= padded.x0 <= box.x0 <= box.x1 <= padded.x1 <= 1
+    assert 0 <= padded.y0 <= box.y0 <= box.y1 <= padded.y1 <= 1
+
+
+@given(edges, sides, sides, st.none() | st.floats(0.1, 10))
+def test_a_window_covers_its_box_and_has_its_shape_if_the_picture_has_room(
+    corners: tuple[float, ...], width: int, height: int, aspect: float | None
+) -> None:
+    box = box_of(corners)
+    left, top, right, bottom = window(box, width, height, aspect)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert left <= box.x0 * width
+    assert box.x1 * width <= right
+    assert top <= box.y0 * height
+    assert box.y1 * height <= bottom
+    if aspect is not None and right - left < width and bottom - top < height:
+        wide, high = right - left, bottom - top
+        assert abs(wide - high * aspect) <= max(1, aspect) / 2 + 1e-6
+
+
+def test_a_crop_is_scaled_without_changing_its_shape() -> None:
+    image = torch.rand(40, 60, 3)
+    assert torch.equal(cut(image, (10, 5, 30, 15), 0)[0], image[5:15, 10:30])
+    larger = cut(image, (10, 5, 30, 15), 50)
+    assert larger.shape == (1, 25, 50, 3)
+    assert 0 <= larger.min() <= larger.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("phrase", "description", "named"),
+    [
+        ("a red dog", "a red spotted dog.", True),
+        ("a red boat", "a red dog.", False),
+        ("two cats", "a black cat.", True),
+        ("a cat", "two cats.", True),
+        ("a fire", "a campfire.", True),
+        ("the ear of the dog", "a dog.", False),
+        ("the dog in the snow", "a dog.", True),
+        ("a boat", "", False),
+        ("!", "a dog.", False),
+    ],
+)
+def test_a_box_counts_when_it_is_called_by_the_phrases_noun(
+    phrase: str, description: str, named: bool
+) -> None:
+    assert is_named(phrase, description) is named
+
+
+def test_what_is_missing_is_named_with_its_pictures() -> None:
+    without = GroundedText("a cat", (Phrase("a cat", 0, 5, ()),))
+    with_box = GroundedText("a cat", (Phrase("a cat", 0, 5, (A,)),))
+    assert missing([with_box]) == ""
+    assert missing([without]) == "not found: a cat"
+    assert missing([without, with_box, without]) == "not found: a cat (in picture 1, 3)"
+
+
+def test_descriptions_become_phrases_with_their_regions() -> None:
+    seen = labelled([A, C], ["a dog.", "a cat"])
+    assert seen.caption == "a dog. a cat"
+    assert [(seen.caption[p.start : p.end], p.boxes) for p in seen.phrases] == [
+        ("a dog", (A,)),
+        ("a cat", (C,)),
+    ]
