@@ -79,10 +79,10 @@ class LoadDiffusion(io.ComfyNode):
 
         files = [host.resolve("loras", line.strip()) for line in loras.splitlines() if line.strip()]
         diffusion = load_diffusion(_find(model), host.torch_dtype(dtype), host.clip_vocabulary())
+        diffusion = replace(diffusion, name=model)
         for file in files:
             diffusion = merge_lora(diffusion, file)
-        home = host.adopt(diffusion.modules)
-        return io.NodeOutput(replace(diffusion, name=model, home=home))
+        return io.NodeOutput(replace(diffusion, home=host.adopt(diffusion.modules)))
 
 
 class PriorGenerator(io.ComfyNode):

@@ -8,9 +8,17 @@ Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path, PurePath
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import comfy.model_base
 import comfy.model_management as management
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
@@ -20,6 +28,9 @@ from PIL import Image
 from server import PromptServer
 
 from ..errors import MendableError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREVIEW_SIDE = 512
@@ -123,6 +134,98 @@ def _preview_picture(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def core_model(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelPatcher | None:
+    """Return core's MODEL of a UNet with its original key names; None if core knows no such one."""
+    with torch.inference_mode(False):
+        return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
+
+
+def core_model_around(unet: torch.nn.Module, channels: int, scale: float) -> ModelPatcher:
+    """Return a MODEL whose UNet is a module of our own.
+
+    It is called as core calls its own; channels: of the latents, which are multiplied by `scale`
+    before the UNet sees them.
+    """
+    config = comfy.supported_models_base.BASE(
+        {"disable_unet_model_creation": True, "in_channels": channels}
+    )
+    config.latent_format.latent_channels = channels
+    config.latent_format.scale_factor = scale
+    device = management.unet_offload_device()
+    model = comfy.model_base.BaseModel(config, device=device)
+    model.diffusion_model = unet.to(device)
+    return ModelPatcher(model, management.get_torch_device(), device)
+
+
+def set_noise_schedule(model: ModelPatcher, prediction: str, settings: dict[str, object]) -> None:
+    """Tell a MODEL what it predicts, "EPS" or "V_PREDICTION", and by which noise schedule.
+
+    settings: as `comfy.model_sampling.ModelSamplingDiscrete` reads them.
+    """
+    inner = model.model
+    inner.model_config.sampling_settings.update(settings)
+    inner.model_type = comfy.model_base.ModelType[prediction]
+    inner.model_sampling = comfy.model_base.model_sampling(inner.model_config, inner.model_type)
+
+
+def core_clip(
+    weights: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+) -> comfy.sd.CLIP:
+    """Return core's CLIP of a text encoder of any size, with its own words.
+
+    weights: by Hugging Face's names, without the level `text_model`. config: the encoder's own.
+    """
+    length, width = tokenizer.model_max_length, config["hidden_size"]
+    encoder = partial(
+        comfy.sd1_clip.SDClipModel,
+        max_length=length,
+        textmodel_json_config=config,
+        special_tokens={
+            "start": tokenizer.bos_token_id,
+            "end": tokenizer.eos_token_id,
+            "pad": tokenizer.pad_token_id,
+        },
+        return_projected_pooled=False,
+    )
+    words = partial(
+        comfy.sd1_clip.SDTokenizer,
+        max_length=length,
+        embedding_size=width,
+        tokenizer_class=SimpleNamespace(from_pretrained=lambda _: tokenizer),
+    )
+    target = comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=words),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
+    )
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options={"dtype": dtype},
+    )
+    # Core's encoder has room for the words of CLIP's own vocabulary, no more and no fewer.
+    transformer = clip.cond_stage_model.clip_l.transformer
+    rows = comfy.ops.manual_cast.Embedding(
+        config["vocab_size"],
+        width,
+        dtype=dtype,
+        device=transformer.get_input_embeddings().weight.device,
+    )
+    transformer.set_input_embeddings(rows)
+    clip.load_sd(
+        {f"clip_l.transformer.text_model.{key}": value for key, value in weights.items()},
+        full_model=True,
+    )
+    return clip
+
+
+def core_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+    """Return core's VAE of Stable Diffusion's own, with its original key names."""
+    return comfy.sd.VAE(sd=weights)
+
+
 def blocked(why: str) -> ExecutionBlocker:
     """Stand in for an output that there is none of; a node that wants it shows the sentence."""
     return ExecutionBlocker(why)
@@ -172,6 +275,11 @@ def resolve(kind: str, name: str) -> Path:
         f'There is no model "{name}" in ComfyUI\'s models/{kind} folder: put it there and press R, '
         "or choose another one."
     )
+
+
+def model_file(kind: str, *parts: str) -> Path:
+    """Return a path to write a model of a kind to, below the first of ComfyUI's folders for it."""
+    return _confined(models_folder(kind)[0], *parts)
 
 
 def clip_vocabulary() -> Path:

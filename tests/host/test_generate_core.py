@@ -1,0 +1,259 @@
+"""What is painted here and what core's own nodes paint with the same model are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.sandbox import DIFFUSION
+from kosmos_dreambooth.training.lora import adapt, extract
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+PROMPT = "a red dog in the meadow"
+
+
+@pytest.fixture(scope="module")
+def narrow(server: ComfyUI) -> str:
+    """A Stable Diffusion whose UNet core knows as one: 320 channels, prompts of 768, little else.
+
+    Random weights; the words are the sandbox's.
+    """
+    torch.manual_seed(0)
+    words = load_diffusion(DIFFUSION).tokenizer
+    pipeline = StableDiffusionPipeline(
+        unet=UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(320, 320),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=8,
+        ),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=768,
+                intermediate_size=768,
+                num_hidden_layers=1,
+                num_attention_heads=12,
+                max_position_embeddings=words.model_max_length,
+                bos_token_id=words.bos_token_id,
+                eos_token_id=words.eos_token_id,
+            )
+        ),
+        tokenizer=words,
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            timestep_spacing="trailing",
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(server.base / "models" / "diffusers" / "narrow")
+    return "narrow"
+
+
+def load(model: str, **inputs: object) -> dict:
+    return {
+        "load": {
+            "class_type": "LoadDiffusion",
+            "inputs": {"model": model, "dtype": "fp32", **inputs},
+        }
+    }
+
+
+def ours(name: str, scheduler: str, steps: int, **inputs: object) -> dict:
+    sampler = {
+        "diffusion": ["load", 0],
+        "prompt": PROMPT,
+        "negative": "",
+        "steps": steps,
+        "guidance": 4.0,
+        "scheduler": scheduler,
+        "seed": 3,
+        "count": 1,
+        "width": 64,
+        "height": 64,
+        **inputs,
+    }
+    return {
+        f"{name} paint": {"class_type": "CFGSampler", "inputs": sampler},
+        f"{name} keep": {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [f"{name} paint", 2], "filename_prefix": name},
+        },
+    }
+
+
+def cores(
+    name: str, sampler: str, steps: int, cells: int, lora: str | None = None, cfg: float = 4.0
+) -> dict:
+    """Core's own text-to-image graph; `cells` are those along a side of the latents."""
+    graph: dict = {
+        "core": {"class_type": "ToComfyModel", "inputs": {"diffusion": ["load", 0]}},
+        "empty": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": 8 * cells, "height": 8 * cells, "batch_size": 1},
+        },
+        f"{name} paint": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["core", 0],
+                "positive": ["prompt", 0],
+                "negative": ["nothing", 0],
+                "latent_image": ["empty", 0],
+                "seed": 3,
+                "steps": steps,
+                "cfg": cfg,
+                "sampler_name": sampler,
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
+        f"{name} picture": {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": [f"{name} paint", 0], "vae": ["core", 2]},
+        },
+        f"{name} show": {
+            "class_type": "PreviewImage",
+            "inputs": {"images": [f"{name} picture", 0]},
+        },
+        f"{name} keep": {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [f"{name} paint", 0], "filename_prefix": name},
+        },
+    }
+    clip = ["core", 1]
+    if lora:
+        graph["lora"] = {
+            "class_type": "LoraLoader",
+            "inputs": {
+                "model": ["core", 0],
+                "clip": ["core", 1],
+                "lora_name": lora,
+                "strength_model": 1.0,
+                "strength_clip": 1.0,
+            },
+        }
+        graph[f"{name} paint"]["inputs"]["model"] = ["lora", 0]
+        clip = ["lora", 1]
+    for node, text in (("prompt", PROMPT), ("nothing", "")):
+        graph[node] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
+    return graph
+
+
+def latents(server: ComfyUI, outcome: Outcome, name: str) -> torch.Tensor:
+    assert outcome.failure is None
+    [entry] = outcome.outputs[f"{name} keep"]["latents"]
+    return load_file(server.output / entry["filename"])["latent_tensor"]
+
+
+def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
+    assert one.shape == other.shape
+    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_the_sandbox_paints_the_same_in_core(server: ComfyUI, client: Client, sampler: str) -> None:
+    graph = {**load("sandbox"), **ours("here", sampler, 8), **cores("there", sampler, 8, 8)}
+    outcome = client.run(graph)
+    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
+    assert correlation(here, there) >= 0.999
+    assert len(outcome.outputs["there show"]["images"]) == 1
+
+
+# Core's samplers begin at the last timestep and space the others over all 1000.
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_a_model_that_core_has_a_module_for_paints_the_same(
+    server: ComfyUI, client: Client, narrow: str, sampler: str
+) -> None:
+    graph = {
+        **load(narrow),
+        **ours("here", sampler, 4, width=32, height=32),
+        **cores("there", sampler, 4, 16),
+    }
+    outcome = client.run(graph)
+    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
+    assert correlation(here, there) >= 0.999
+
+
+@pytest.mark.parametrize(("model", "cells"), [("sandbox", 8), ("narrow", 16)])
+def test_core_loads_every_layer_of_a_lora_that_was_trained_here(
+    server: ComfyUI, client: Client, narrow: str, model: str, cells: int
+) -> None:
+    name = f"{model}_subject.safetensors"
+    write_lora(
+        DIFFUSION if model == "sandbox" else server.base / "models" / "diffusers" / narrow,
+        server.base / "models" / "loras" / name,
+    )
+    before = len(server.log.read_text())
+    side = 64 if model == "sandbox" else 32
+    here = client.run(
+        {**load(model, loras=name), **ours("here", "ddim", 4, width=side, height=side)}
+    )
+    there = client.run({**load(model), **cores("there", "ddim", 4, cells, name)})
+    plain = client.run({**load(model), **cores("plain", "ddim", 4, cells)})
+    merged = latents(server, there, "there")
+    assert correlation(latents(server, here, "here"), merged) >= 0.999
+    assert correlation(latents(server, plain, "plain"), merged) < 0.995
+    assert "not loaded" not in server.log.read_text()[before:]
+
+
+def write_lora(folder: Path, file: Path) -> None:
+    model = load_diffusion(folder)
+    adapt(model.unet, model.text_encoder, layers="all", rank=4, seed=0)
+    with torch.no_grad():
+        for key, weight in model.modules.named_parameters():
+            if "lora_B" in key:
+                weight.normal_(std=0.1)
+    file.parent.mkdir(exist_ok=True)
+    save_file(extract(model.unet, model.text_encoder), file)
+
+
+def test_pictures_become_latents_and_pictures_again(server: ComfyUI, client: Client) -> None:
+    graph = {
+        **load("sandbox"),
+        **ours("here", "ddim", 8),
+        **cores("there", "ddim", 8, 8),
+        "encode": {
+            "class_type": "VAEEncode",
+            "inputs": {"pixels": ["here paint", 0], "vae": ["core", 2]},
+        },
+        "again keep": {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": ["encode", 0], "filename_prefix": "again"},
+        },
+    }
+    outcome = client.run(graph)
+    here, again = latents(server, outcome, "here"), latents(server, outcome, "again")
+    assert correlation(here, again) >= 0.9
+
+
+def test_a_lora_for_another_model_is_named(server: ComfyUI, client: Client, narrow: str) -> None:
+    file = server.base / "models" / "loras" / "other.safetensors"
+    write_lora(server.base / "models" / "diffusers" / narrow, file)
+    failure = client.run({**load("sandbox", loras=file.name), **ours("x", "ddim", 1)}).failure
+    assert failure is not None
+    assert failure.node == "load"
+    assert "made for another model than sandbox" in failure.sentence
+    missing = client.run({**load("sandbox", loras="nowhere.safetensors"), **ours("x", "ddim", 1)})
+    assert missing.failure is not None
+    assert 'no model "nowhere.safetensors"' in missing.failure.sentence
