@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .grounding import Box
-
-Window = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels."""
+from .pixels import Window
 
 
-def window(box: Box, width: int, height: int, aspect: float | None = None) -> Window:
-    """Return the pixels that a box covers, at least one, in a picture of `width` x `height`.
+def shaped(pixels: Window, width: int, height: int, aspect: float) -> Window:
+    """Return a window that has grown round its centre until it has an aspect (width over height).
 
-    With `aspect` (width over height) the window grows round its centre until it has that aspect; it
-    is moved to stay inside the picture, and where the picture is too small, it ends at its edge.
+    It is moved to stay inside the picture of `width` x `height`, and where the picture is too small
+    it ends at the edge.
     """
-    left, right = _grown(box.x0 * width, box.x1 * width, width)
-    top, bottom = _grown(box.y0 * height, box.y1 * height, height)
-    if aspect is not None:
-        wide, high = right - left, bottom - top
-        if wide < high * aspect:
-            left, right = _grown(left, right, width, round(high * aspect))
-        else:
-            top, bottom = _grown(top, bottom, height, round(wide / aspect))
+    left, top, right, bottom = pixels
+    wide, high = right - left, bottom - top
+    if wide < high * aspect:
+        left, right = _grown(left, right, width, round(high * aspect))
+    else:
+        top, bottom = _grown(top, bottom, height, round(wide / aspect))
     return left, top, right, bottom
 
 
-def _grown(low: float, high: float, limit: int, length: int = 1) -> tuple[int, int]:
-    """Return whole pixels from `low` to `high`, outwards, at least `length` of them if they fit."""
-    first, last = max(math.floor(low), 0), min(math.ceil(high), limit)
+def _grown(first: int, last: int, limit: int, length: int) -> tuple[int, int]:
     length = min(max(length, last - first), limit)
     first -= (length - (last - first)) // 2
     first = min(max(first, 0), limit - length)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .grounding import Box, GroundedText, Phrase
 from .labels import Rectangle, place, shorten
+from .pixels import window
 from .preprocess import check, to_rgb
 from .strip import PAPER, Run, Strip, ink_on
 
@@ -78,8 +79,8 @@ def cover(boxes: Sequence[Box], height: int, width: int) -> Tensor:
     """Return float32 [height,width]: 1 in each pixel that one of the boxes touches, 0 elsewhere."""
     covered = torch.zeros(height, width)
     for box in boxes:
-        left, top, right, bottom = _pixels(box, (width, height))
-        covered[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = 1
+        left, top, right, bottom = window(box, width, height)
+        covered[top:bottom, left:right] = 1
     return covered
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .embed import CompareEmbeddings, EmbedImageText
+from .ask import AskImage, DescribeRegion, GroundPhrase
 from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceOptions
 from .interop import ToComfyModel
 from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
+from .regions import GroundingCrop, GroundingToMask
 from .training_options import TrainingOptions
 
 
@@ -22,8 +23,11 @@ class KosmosDreamBooth(ComfyExtension):
         return [
             LoadKosmos,
             GroundedCaption,
-            EmbedImageText,
-            CompareEmbeddings,
+            AskImage,
+            GroundPhrase,
+            DescribeRegion,
+            GroundingToMask,
+            GroundingCrop,
             EmbedImageText,
             CompareEmbeddings,
             SubjectDataset,

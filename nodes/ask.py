@@ -153,7 +153,7 @@ class GroundPhrase(io.ComfyNode):
         from ..kosmos.draw import draw_batch, mask
         from ..kosmos.ground import ground, missing
         from ..kosmos.grounding import Grounding
-        from ..kosmos.regions import boxes_to_pixels
+        from ..kosmos.pixels import boxes_to_pixels
 
         wanted = _lines(phrases, "phrase")
         host.bring_in(kosmos.home)
@@ -273,7 +273,7 @@ def _regions(
     images: list[torch.Tensor], bbox: list[object], mask: list[torch.Tensor]
 ) -> list[list[Box]]:
     """Return each picture's regions, in 0..1: those of its boxes, then that of its mask."""
-    from ..kosmos.regions import box_from_mask, boxes_from_pixels
+    from ..kosmos.pixels import box_from_mask, boxes_from_pixels
 
     masks = [one for batch in mask for one in batch.reshape(-1, *batch.shape[-2:])]
     regions: list[list[Box]] = []

@@ -89,7 +89,7 @@ def _seen(
     images: list[torch.Tensor], grounding: list[Grounding] | None, bbox: list[object] | None
 ) -> list[GroundedText]:
     from ..kosmos.grounding import GroundedText, Phrase
-    from ..kosmos.regions import boxes_from_pixels
+    from ..kosmos.pixels import boxes_from_pixels
 
     if bbox:
         if len(bbox) == 1:
@@ -161,7 +161,7 @@ class GroundingToMask(io.ComfyNode):
     ) -> io.NodeOutput:
         """Make the masks."""
         from ..kosmos.draw import cover
-        from ..kosmos.regions import boxes_to_pixels
+        from ..kosmos.pixels import boxes_to_pixels
 
         images = [picture for batch in image for picture in batch]
         how = cast("Selection", select[0])
@@ -248,7 +248,8 @@ class GroundingCrop(io.ComfyNode):
         size: list[int] | None = None,
     ) -> io.NodeOutput:
         """Cut the boxes out."""
-        from ..kosmos.crop import cut, window
+        from ..kosmos.crop import cut, shaped
+        from ..kosmos.pixels import window
 
         images = [picture for batch in image for picture in batch]
         how = cast("Selection", select[0])
@@ -262,6 +263,8 @@ class GroundingCrop(io.ComfyNode):
             height, width = picture.shape[:2]
             shape = {"box": None, "picture": width / height, "square": 1.0}[(aspect or ["box"])[0]]
             for box in boxes:
-                windows.append(window(box, width, height, shape))
-                crops.append(cut(picture, windows[-1], (size or [0])[0]))
+                pixels = window(box, width, height)
+                pixels = pixels if shape is None else shaped(pixels, width, height, shape)
+                windows.append(pixels)
+                crops.append(cut(picture, pixels, (size or [0])[0]))
         return io.NodeOutput(crops, [[list(one)] for one in windows])

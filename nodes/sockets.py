@@ -16,9 +16,6 @@ GROUNDING = io.Custom("GROUNDING")
 EMBEDDING = io.Custom("EMBEDDING")
 """Vectors of pictures, texts or patches: `kosmos.embedding.Embedding`."""
 
-EMBEDDING = io.Custom("EMBEDDING")
-"""Vectors of pictures, texts or patches: `kosmos.embedding.Embedding`."""
-
 BBOX = io.BBOX
 """Core's boxes: of ours each is a list of one picture's [x0, y0, x1, y1] in pixels."""
 
@@ -36,6 +33,12 @@ SUBJECT = io.Custom("SUBJECT_DATASET")
 
 TRAINING_OPTIONS = io.Custom("TRAINING_OPTIONS")
 """How to train, beside what DreamBoothTrain asks for: `training.config.Options`."""
+
+TRAINING_RUN = io.Custom("TRAINING_RUN")
+"""A run on disk and one of its checkpoints: `training.runs.ChosenRun`."""
+
+TOKEN_EMBEDDING = io.Custom("TOKEN_EMBEDDING")
+"""The vectors that a word stands for: `training.tokens.TokenEmbedding`."""
 
 LORA_MODEL = io.LoraModel
 """Core's LoRA weights: a dictionary of tensors by key."""
