@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,44 +19,75 @@ def merge_lora(diffusion: Diffusion, file: Path) -> Diffusion:
     """Add a LoRA file to the weights, W + alpha / rank * up @ down, and note it in `loras`.
 
     Its keys are those of kohya's scripts, which most files have, DreamBoothTrain's included:
-    `lora_unet_<layer>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and
-    `.alpha`, with diffusers' names of the layers and `_` for `.`.
+    `lora_unet_<layer>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...], `.alpha`
+    and DoRA's `.dora_scale` [out,1,...], with diffusers' names of the layers and `_` for `.`.
 
     The modules are changed in their place. Raises MendableError, and changes nothing, when the
     file is damaged, of another format, or made for another model.
     """
     require_whole(file)
     tensors = load_file(file)
-    layers = _layers(diffusion)
-    changes = {}
+    weights = _weights(diffusion)
+    adapters = {}
     for name in sorted({key.partition(".")[0] for key in tensors}):
-        down, up = (tensors.get(f"{name}.lora_{half}.weight") for half in ("down", "up"))
-        if down is None or up is None:
+        adapter = _adapter(tensors, name)
+        if adapter is None:
             raise MendableError(
                 f"{file.name} is no LoRA in kohya's format: choose a file that is, or convert it."
             )
-        alpha = tensors.get(f"{name}.alpha")
-        scale = 1.0 if alpha is None else float(alpha) / len(down)
-        change = up.float().flatten(1) @ down.float().flatten(1) * scale
-        weight = layers[name].weight if name in layers else None
-        if weight is None or change.shape != weight.flatten(1).shape:
+        if name not in weights or not adapter.fits(weights[name]):
             raise MendableError(
                 f"{file.name} is made for another model than {diffusion.name}, which has no such "
                 f"{name}: choose a LoRA for this model."
             )
-        changes[name] = change.reshape(weight.shape)
-    for name, change in changes.items():
-        weight = layers[name].weight
-        weight.copy_(weight.float() + change.to(weight.device))
+        adapters[name] = adapter
+    for name, adapter in adapters.items():
+        adapter.apply(weights[name])
     return replace(diffusion, loras=(*diffusion.loras, str(file)))
 
 
-def _layers(diffusion: Diffusion) -> dict[str, torch.nn.Module]:
-    """Every layer with a weight, by the name that a LoRA file gives it."""
+@dataclass(frozen=True)
+class _Adapter:
+    """What a file holds for one layer: down [rank,in,...], up [out,rank,...], dora [out,1,...]."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+    dora: torch.Tensor | None
+
+    def fits(self, weight: torch.Tensor) -> bool:
+        shape = weight.flatten(1).shape
+        return (len(self.up), self.down.flatten(1).shape[1]) == shape
+
+    def apply(self, weight: torch.Tensor) -> None:
+        """Change a weight in its place, as ComfyUI does.
+
+        With DoRA (Liu et al. 2024) the changed weight's rows are scaled by dora / |W|.
+        """
+        old = weight.float()
+        change = self.up.float().flatten(1) @ self.down.float().flatten(1) * self.scale
+        changed = old + change.reshape(old.shape).to(old.device)
+        if self.dora is not None:
+            lengths = old.flatten(1).norm(dim=1).reshape(-1, *[1] * (old.ndim - 1))
+            changed = changed * (self.dora.to(old.device) / lengths)
+        weight.copy_(changed)
+
+
+def _adapter(tensors: dict[str, torch.Tensor], name: str) -> _Adapter | None:
+    down, up = (tensors.get(f"{name}.lora_{half}.weight") for half in ("down", "up"))
+    if down is None or up is None:
+        return None
+    alpha = tensors.get(f"{name}.alpha")
+    scale = 1.0 if alpha is None else float(alpha) / len(down)
+    return _Adapter(down, up, scale, tensors.get(f"{name}.dora_scale"))
+
+
+def _weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
+    """The weight of every layer, by the name that a LoRA file gives the layer."""
     prefixes = {"lora_unet_": diffusion.unet, "lora_te_text_model_": diffusion.text_encoder}
     return {
-        prefix + name.removeprefix("text_model.").replace(".", "_"): layer
+        prefix + name.removesuffix(".weight").removeprefix("text_model.").replace(".", "_"): weight
         for prefix, module in prefixes.items()
-        for name, layer in module.named_modules()
-        if hasattr(layer, "weight")
+        for name, weight in module.named_parameters()
+        if name.endswith(".weight")
     }

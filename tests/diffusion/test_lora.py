@@ -14,11 +14,11 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 PROMPT_LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
-@pytest.fixture
-def trained(model_folder, tmp_path):
+@pytest.fixture(params=[False, True], ids=["lora", "dora"])
+def trained(model_folder, tmp_path, request):
     """A model with adapters on every kind of layer, as training leaves it, and its LoRA file."""
     model = load_diffusion(model_folder)
-    adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0)
+    adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0, dora=request.param)
     with torch.no_grad():
         for name, weight in model.modules.named_parameters():
             if "lora_B" in name:
