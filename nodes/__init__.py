@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .ask import AskImage, DescribeRegion, GroundPhrase
+from .attend import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceOptions
@@ -30,6 +31,7 @@ class KosmosDreamBooth(ComfyExtension):
             GroundingCrop,
             EmbedImageText,
             CompareEmbeddings,
+            AttentionMap,
             SubjectDataset,
             LoadDiffusion,
             PriorGenerator,

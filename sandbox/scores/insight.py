@@ -1,0 +1,34 @@
+"""Measures what the nodes that look inside are worth, and prints a table."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from ...kosmos.load import load_kosmos
+from .. import KOSMOS
+from .figure import TABLE_HEAD, environment
+from .pointing import pointing
+from .retrieval import retrieval
+
+
+def main() -> None:
+    """Read the command line, measure, and print each figure as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=200, help="scenes to search and to point at")
+    parser.add_argument("--references", type=int, default=400, help="scenes to align by")
+    parser.add_argument("--model", type=Path, default=KOSMOS, help="another folder to measure")
+    options = parser.parse_args()
+    began = time.monotonic()
+    kosmos = load_kosmos(options.model, torch.float32)
+    print(TABLE_HEAD)
+    for part in (
+        pointing(kosmos, options.scenes),
+        retrieval(kosmos, options.scenes, options.references),
+    ):
+        for figure in part:
+            print(figure.row(), flush=True)
+    print(f"\nMeasured in {(time.monotonic() - began) / 60:.0f} minutes ({environment()}).")

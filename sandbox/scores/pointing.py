@@ -1,0 +1,69 @@
+"""The pointing game (Zhang et al. 2016, arXiv:1608.00507): does a map peak inside what it names?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ...kosmos.attention import METHODS, word_maps
+from ...kosmos.grounding import GroundedText
+from ...kosmos.model import Kosmos
+from ...kosmos.preprocess import preprocess
+from ...kosmos.words import spell
+from ..pool import HELD_OUT, draw_sample
+from ..vocabulary import KOSMOS_PIXELS
+from ..world.captions import Phrase, brief
+from ..world.scene import Box
+from .figure import Figure
+from .retrieval import as_images, true_caption
+
+SEEN = HELD_OUT + 40_000_000
+ASKED = 0.85
+
+
+def inside(x: float, y: float, boxes: Sequence[Box]) -> bool:
+    """Whether a point lies in one of the boxes; all in 0..1 of the picture."""
+    return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
+
+
+def peak(grid: torch.Tensor) -> tuple[float, float]:
+    """The centre of the highest patch, x and y in 0..1 of the picture."""
+    row, column = divmod(int(grid.argmax()), grid.shape[1])
+    return (column + 0.5) / grid.shape[1], (row + 0.5) / grid.shape[0]
+
+
+def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
+    """The noun of each phrase in the true captions of ``count`` held-out scenes.
+
+    The captions are plain text: no box is shown to the model. A phrase for several things is right
+    when the peak lies in one of them.
+    """
+    hits = dict.fromkeys((*METHODS, "centre"), 0)
+    hard = dict.fromkeys(hits, 0)
+    total = crowded = 0
+    for k in range(count):
+        sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
+        parts = brief(sample.scene, sample.boxes)
+        phrases: list[Phrase] = [part for part in parts if not isinstance(part, str)]
+        spelled = spell(kosmos, GroundedText(true_caption(sample)))
+        nouns = spelled.named([text.split()[-1] for text, _ in phrases])
+        pixels = preprocess(kosmos, as_images([sample]))
+        total += len(nouns)
+        crowded += len(nouns) * (len(phrases) > 1)
+        for method in hits:
+            points = [(0.5, 0.5)] * len(nouns)
+            if method != "centre":
+                points = [
+                    peak(found.grid)
+                    for found in word_maps(kosmos, pixels, spelled, nouns, method=method)
+                ]
+            for point, (_, boxes) in zip(points, phrases, strict=True):
+                right = inside(*point, boxes)
+                hits[method] += right
+                hard[method] += right and len(phrases) > 1
+    for method, right in hits.items():
+        name = "the picture's centre" if method == "centre" else method
+        asked = ASKED if method == METHODS[0] else None
+        yield Figure(f"pointing game, {name}", right, total, asked)
+        yield Figure(f"pointing game, {name}, several things", hard[method], crowded)

@@ -1,0 +1,175 @@
+"""A word's map lies on the thing it names, adds up, and leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos.attention import METHODS, choices, weights_in_the_open, word_maps
+from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
+from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.overlay import grid_mask, marked, overlay
+from kosmos_dreambooth.kosmos.preprocess import preprocess
+from kosmos_dreambooth.kosmos.relevance import attention_times_gradient, rollout
+from kosmos_dreambooth.kosmos.words import spell
+from kosmos_dreambooth.sandbox import KOSMOS
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, Sample, draw_sample
+from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
+from kosmos_dreambooth.sandbox.world.lexicon import COLOURS, KINDS
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Kosmos:
+    return load_kosmos(KOSMOS, torch.float32)
+
+
+def pairs() -> Iterator[Sample]:
+    """Scenes of two things of different kinds, with no thing in the middle."""
+    samples = (draw_sample(HELD_OUT + 910_000_000 + k, 112, 2) for k in range(40))
+    different = (s for s in samples if len({thing.one.kind for thing in s.scene.things}) == 2)
+    yield from (sample for sample, _ in zip(different, range(10), strict=False))
+
+
+def test_nouns_rest_on_the_things_they_name(sandbox: Kosmos) -> None:
+    hits = dict.fromkeys(METHODS, 0)
+    total = 0
+    for sample in pairs():
+        spelled = spell(sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes))))
+        kinds = [thing.one.kind for thing in sample.scene.things]
+        nouns = spelled.named(kinds)
+        pixels = preprocess(sandbox, torch.tensor(sample.pixels)[None].float() / 255)
+        for method in METHODS:
+            for found in word_maps(sandbox, pixels, spelled, nouns, method=method):
+                row, column = divmod(int(found.grid.argmax()), len(found.grid))
+                x, y = (column + 0.5) / len(found.grid), (row + 0.5) / len(found.grid)
+                left, top, right, bottom = sample.boxes[kinds.index(found.word.text)]
+                hits[method] += left <= x <= right and top <= y <= bottom
+        total += len(nouns)
+    assert hits["gradient"] >= 0.75 * total
+    assert min(hits.values()) >= 0.4 * total
+
+
+@pytest.mark.parametrize("method", ["attention", "rollout"])
+def test_attention_adds_up_with_what_lies_nowhere(
+    tiny: Kosmos, four_pictures: torch.Tensor, lessons: list[str], method: str
+) -> None:
+    spelled = spell(tiny, parse(f"An image of{lessons[0]}"))
+    pixels = preprocess(tiny, four_pictures[:1])
+    for found in word_maps(tiny, pixels, spelled, spelled.words, method=method):
+        assert found.text is not None
+        whole = found.grid.sum() + found.class_token + found.queries + found.text
+        assert float(whole) == pytest.approx(1, abs=1e-4)
+        assert found.grid.min() >= 0
+
+
+def test_it_works_in_comfyuis_inference_mode(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+    spelled = spell(tiny, GroundedText("a red dog"))
+    expected = word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
+    with torch.inference_mode():
+        pixels = preprocess(tiny, four_pictures[:1].clone())
+        found = word_maps(tiny, pixels, spelled, spelled.words)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grid, other.grid)
+
+
+def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+    spelled = spell(tiny, GroundedText("a red dog"))
+    pixels = preprocess(tiny, four_pictures[:1])
+
+    def grid(**chosen: list[int]) -> torch.Tensor:
+        found = word_maps(tiny, pixels, spelled, spelled.words[-1:], method="attention", **chosen)
+        return found[0].grid
+
+    both = (grid(layers=[0]) + grid(layers=[1])) / 2
+    torch.testing.assert_close(grid(), both)
+    torch.testing.assert_close(grid(heads=[0, 1]), grid())
+    assert not torch.equal(grid(heads=[0]), grid(heads=[1]))
+
+
+def test_the_model_is_left_as_fast_as_it_was(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+    spelled = spell(tiny, GroundedText("a red dog"))
+    word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
+    attention = tiny.model.text_model.model.layers[0].self_attn
+    assert attention.config._attn_implementation == "sdpa"
+    assert all(weights.grad is None for weights in tiny.model.parameters())
+    with weights_in_the_open(tiny.model):
+        assert attention.config._attn_implementation == "eager"
+    with pytest.raises(ZeroDivisionError), weights_in_the_open(tiny.model):
+        raise ZeroDivisionError
+    assert attention.config._attn_implementation == "sdpa"
+
+
+def test_rollout_follows_attention_through_the_layers() -> None:
+    first = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(1, 2, 2, 2)
+    second = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).expand(1, 2, 2, 2)
+    expected = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+    torch.testing.assert_close(rollout([first, second]), expected)
+    torch.testing.assert_close(rollout([second, first]), expected)
+
+
+def test_attention_that_lowered_the_score_does_not_count() -> None:
+    weights = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).view(1, 1, 2, 2)
+    gradient = torch.tensor([[2.0, -1.0], [3.0, 0.0]]).view(1, 1, 2, 2)
+    expected = torch.tensor([[[2.0, 0.0], [0.6, 1.0]]])
+    torch.testing.assert_close(attention_times_gradient([weights], [gradient]), expected)
+
+
+words = st.lists(st.sampled_from([*KINDS, *COLOURS, "a", "and", "xyzzy"]), min_size=1, max_size=8)
+
+
+@given(words=words, boxed=st.booleans())
+def test_a_words_tokens_spell_it(words: list[str], boxed: bool) -> None:
+    text = " ".join(words)
+    told = parse(f"<phrase>{text}</phrase><object><patch_index_0000><patch_index_1023></object>.")
+    spelled = spell(KNOWN, told if boxed else GroundedText(f"{text}."))
+    assert [word.text for word in spelled.words] == words
+    for word in spelled.words:
+        assert spelled.caption[word.start : word.end] == word.text
+        ids = [spelled.ids[token] for token in word.tokens]
+        assert KNOWN.processor.tokenizer.decode(ids).strip() == word.text
+    assert min(spelled.words[0].tokens) > spelled.slots[1]
+
+
+KNOWN = load_kosmos(KOSMOS, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("all", None), ("", None), ("last", [5]), ("0, 2-4", [0, 2, 3, 4]), ("1,1", [1])],
+)
+def test_layers_are_written_as_numbers(text: str, expected: list[int] | None) -> None:
+    assert choices(text, 6, "layers") == expected
+
+
+@pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2"])
+def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
+    with pytest.raises(MendableError, match="in layers"):
+        choices(text, 6, "layers")
+
+
+def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> None:
+    with pytest.raises(MendableError, match=r'no word "cat" in the caption "a red dog"'):
+        spell(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
+    with pytest.raises(MendableError, match="no words"):
+        spell(tiny, GroundedText("..."))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (1, 1), (600, 300)])
+def test_overlays_and_masks_fit_the_picture(size: tuple[int, int]) -> None:
+    grid = torch.zeros(8, 8)
+    grid[6, 1] = 1
+    mask = grid_mask(grid, *size)
+    assert mask.shape == size
+    if min(size) > 1:
+        row, column = divmod(int(mask.argmax()), size[1])
+        assert (row * 8 // size[0], column * 8 // size[1]) == (6, 1)
+        assert mask.max() == 1
+    images = [torch.rand(*size, 4)] * 2
+    drawn = overlay(images, [grid, grid], [marked("a dog", 2, 5), marked("a dog " * 60, 0, 1)])
+    assert drawn.shape[0] == 2
+    assert max(drawn.shape[1:]) >= 512
