@@ -8,7 +8,7 @@ from .ask import AskImage, DescribeRegion, GroundPhrase
 from .attend import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
-from .guidance import GuidanceOptions
+from .guidance import GuidanceGuider, GuidanceOptions
 from .interop import ToComfyModel
 from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
@@ -40,4 +40,5 @@ class KosmosDreamBooth(ComfyExtension):
             CFGSampler,
             GuidanceOptions,
             ToComfyModel,
+            GuidanceGuider,
         ]
