@@ -9,9 +9,11 @@ from comfy_api.latest import io
 
 from .. import sandbox
 from ..errors import MendableError
+from ..kosmos.language import ENGLISH, LANGUAGES, check_language, prompt_in
 from ..kosmos.model import Kosmos
 from . import host
-from .sockets import GROUNDING, KOSMOS
+from .pace import batch_size_input, watched
+from .sockets import BBOX, GROUNDING, KOSMOS
 
 SANDBOX = "sandbox"
 HUB_IDS = ["microsoft/kosmos-2-patch14-224"]
@@ -109,13 +111,61 @@ class GroundedCaption(io.ComfyNode):
                     max=1024,
                     tooltip="Where a caption is cut off at the latest. A box takes 4 tokens.",
                 ),
+                batch_size_input("Pictures"),
+                io.Combo.Input(
+                    "decoding",
+                    options=["greedy", "beam", "sample"],
+                    default="greedy",
+                    optional=True,
+                    tooltip="greedy: the likeliest word each time. beam: the likeliest of several "
+                    "texts, slower. sample: words are drawn, so that each seed tells another "
+                    "story.",
+                ),
                 io.Int.Input(
-                    "batch_size",
+                    "beams",
+                    default=4,
+                    min=2,
+                    max=32,
+                    optional=True,
+                    tooltip="For beam only: how many texts are followed at once.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=0.8,
+                    min=0.05,
+                    max=5.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="For sample only: below 1 likely words become likelier, above 1 "
+                    "unlikely ones do.",
+                ),
+                io.Float.Input(
+                    "top_p",
+                    default=0.95,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="For sample only: draw from the likeliest words that together have "
+                    "this probability.",
+                ),
+                io.Int.Input(
+                    "seed",
                     default=0,
                     min=0,
-                    max=256,
-                    tooltip="Pictures at a time. 0: as many as the free memory suggests. When "
-                    "memory runs out, batches are halved and the work goes on.",
+                    max=2**64 - 1,
+                    control_after_generate=False,
+                    optional=True,
+                    tooltip="For sample only: the same seed draws the same words for the same "
+                    "picture of a batch, whatever the batch size.",
+                ),
+                io.Combo.Input(
+                    "language",
+                    options=LANGUAGES,
+                    default=ENGLISH,
+                    optional=True,
+                    tooltip="The brief and detailed prompts ask for this language. Kosmos-2 itself "
+                    "knows little but English: TranslateCaption translates and keeps the boxes.",
                 ),
             ],
             outputs=[
@@ -134,6 +184,16 @@ class GroundedCaption(io.ComfyNode):
                 io.Mask.Output(
                     display_name="mask", tooltip="1 inside any box, one mask per picture."
                 ),
+                BBOX.Output(
+                    display_name="bbox",
+                    is_output_list=True,
+                    tooltip="For each picture its boxes, [x0, y0, x1, y1] in pixels.",
+                ),
+                io.String.Output(
+                    display_name="json",
+                    is_output_list=True,
+                    tooltip="For each picture its caption, phrases and boxes (in 0..1) as JSON.",
+                ),
             ],
         )
 
@@ -146,35 +206,49 @@ class GroundedCaption(io.ComfyNode):
         prompt: str,
         max_new_tokens: int,
         batch_size: int,
+        decoding: str = "greedy",
+        beams: int = 4,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+        language: str = ENGLISH,
     ) -> io.NodeOutput:
         """Describe the pictures."""
-        from ..kosmos.batches import Pace
         from ..kosmos.caption import BRIEF, DETAILED, caption
+        from ..kosmos.decoding import GREEDY, Decoding
         from ..kosmos.draw import draw_batch, mask
         from ..kosmos.grounding import Grounding
+        from ..kosmos.pixels import boxes_to_pixels
+        from ..kosmos.record import as_json
 
         if style == "custom" and not prompt.strip():
             raise MendableError(
                 'The prompt is empty: write one, or choose the style "brief" or "detailed".'
             )
+        if style != "custom":
+            prompt = BRIEF if style == "brief" else DETAILED
+            prompt = prompt_in(language, prompt, detailed=style == "detailed")
+        ways = {
+            "greedy": GREEDY,
+            "beam": Decoding(beams=beams),
+            "sample": Decoding(temperature=temperature, top_p=top_p, seed=seed),
+        }
         host.bring_in(kosmos.home)
-        progress = host.Progress(len(image))
         seen = caption(
             kosmos,
             image,
-            {"brief": BRIEF, "detailed": DETAILED, "custom": prompt}[style],
+            prompt,
+            decoding=ways[decoding],
             max_new_tokens=max_new_tokens,
-            pace=Pace(
-                batch_size=batch_size,
-                free_memory=host.free_memory(),
-                on_batch=lambda done, _: progress.step(done),
-                on_token=host.check_interrupted,
-            ),
+            pace=watched(len(image), batch_size),
         )
+        check_language(language, [grounded.caption for grounded in seen])
         height, width = image.shape[1:3]
         return io.NodeOutput(
             [grounded.caption for grounded in seen],
             Grounding(tuple(seen)),
             draw_batch(image, seen),
             torch.stack([mask(grounded, height, width) for grounded in seen]),
+            [boxes_to_pixels(grounded.boxes, width, height) for grounded in seen],
+            [as_json(grounded, width, height) for grounded in seen],
         )

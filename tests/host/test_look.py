@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from kosmos_dreambooth import sandbox
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from PIL import Image
 
 Workflow = dict[str, dict]
@@ -122,6 +125,63 @@ def test_a_prompt_that_is_missing_or_too_long_is_one_sentence(
         assert failure.node_type == "GroundedCaption"
         assert remedy in failure.sentence
         assert failure.sentence.count(".") == 1
+
+
+def test_boxes_leave_as_bbox_and_as_json(client: Client, server: ComfyUI) -> None:
+    scene = Image.fromarray(draw_sample(HELD_OUT + 79, 112).pixels)
+    workflow = look(server, scene, max_new_tokens=40)
+    seen = next(key for key, node in workflow.items() if node["class_type"] == "GroundedCaption")
+    for slot in (4, 5):
+        workflow[f"show {slot}"] = {"class_type": "PreviewAny", "inputs": {"source": [seen, slot]}}
+    outcome = client.run(workflow)
+    assert outcome.failure is None, outcome.failure
+    (bbox,) = outcome.outputs["show 4"]["text"]
+    told = json.loads(outcome.outputs["show 5"]["text"][0])
+    boxes = [box for phrase in told["phrases"] for box in phrase["boxes"]]
+    assert len(boxes) == len(ast.literal_eval(bbox)) >= 1
+    for (x0, y0, x1, y1), pixels in zip(boxes, ast.literal_eval(bbox), strict=True):
+        assert abs(x0 * told["width"] - pixels[0]) <= 1
+        assert abs(y1 * told["height"] - pixels[3]) <= 1
+        assert x0 < x1
+        assert y0 < y1
+    first = told["phrases"][0]
+    assert told["caption"][first["start"] : first["end"]] == first["text"]
+
+
+def test_a_caption_cut_off_inside_a_box_keeps_what_is_whole(
+    client: Client, server: ComfyUI
+) -> None:
+    scene = Image.fromarray(draw_sample(HELD_OUT + 79, 112).pixels)
+    for limit in (5, 6, 7):  # around the first box's tokens
+        (text,) = captions(client.run(look(server, scene, max_new_tokens=limit)))
+        assert "patch_index" not in text
+        assert "<" not in text
+
+
+def test_every_seed_draws_its_own_words_again(client: Client, server: ComfyUI) -> None:
+    scenes = [Image.fromarray(draw_sample(HELD_OUT + 80 + k, 112).pixels) for k in range(3)]
+    hot = {"decoding": "sample", "temperature": 3.0, "top_p": 1.0}
+    drawn = captions(client.run(look(server, *scenes, seed=1, **hot)))
+    assert captions(client.run(look(server, *scenes, seed=1, batch_size=1, **hot))) == drawn
+    assert captions(client.run(look(server, *scenes, seed=2, **hot))) != drawn
+
+
+def test_beams_write_captions_too(client: Client, server: ComfyUI) -> None:
+    scene = Image.fromarray(draw_sample(HELD_OUT + 79, 112).pixels)
+    (text,) = captions(client.run(look(server, scene, decoding="beam", beams=3)))
+    assert text.startswith("An image of")
+
+
+def test_a_language_that_the_model_cannot_write_is_one_sentence(
+    client: Client, server: ComfyUI
+) -> None:
+    workflow = look(server, drawing("RGB", (64, 64)), language="Korean")
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert failure.node_type == "GroundedCaption"
+    assert failure.kind.endswith("MendableError")
+    assert failure.sentence.startswith("The model cannot write Korean")
+    assert "TranslateCaption" in failure.sentence
 
 
 def test_cancel_ends_captioning_in_the_middle(client: Client, server: ComfyUI) -> None:

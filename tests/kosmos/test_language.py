@@ -1,0 +1,49 @@
+"""Captions in other languages are asked for, and recognised."""
+
+from __future__ import annotations
+
+import pytest
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos.language import (
+    ENGLISH,
+    LANGUAGES,
+    check_language,
+    is_in,
+    prompt_in,
+)
+
+TEXTS = {
+    "Arabic": "كلب أحمر في المرج",
+    "Chinese": "草地上的一只红狗",
+    "Dutch": "een rode hond op het gras",
+    "English": "An image of a red dog in the meadow.",
+    "French": "un chien rouge dans la prairie",
+    "German": "ein roter Hund auf der Wiese",
+    "Hindi": "घास के मैदान में एक लाल कुत्ता",
+    "Italian": "un cane rosso nel prato",
+    "Japanese": "草原で赤い犬",
+    "Korean": "초원에 있는 빨간 개",
+    "Portuguese": "um cachorro vermelho no prado",
+    "Russian": "красная собака на лугу",
+    "Spanish": "un perro rojo en el prado",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_is_known_by_its_letters_or_words(language: str) -> None:
+    assert is_in(language, TEXTS[language])
+    assert not is_in(language, TEXTS["English"]) or language == ENGLISH
+    assert not is_in(language, "")
+
+
+def test_one_caption_in_the_language_is_enough() -> None:
+    check_language("German", [TEXTS["English"], TEXTS["German"]])
+    check_language(ENGLISH, [""])
+    with pytest.raises(MendableError, match="cannot write German"):
+        check_language("German", [TEXTS["English"]])
+
+
+def test_only_other_languages_change_the_prompt() -> None:
+    assert prompt_in(ENGLISH, "An image of", detailed=False) == "An image of"
+    assert prompt_in("German", "An image of", detailed=False) == "Describe this image in German:"
+    assert "in detail in German" in prompt_in("German", "An image of", detailed=True)
