@@ -10,9 +10,11 @@ from .embed import CompareEmbeddings, EmbedImageText
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceGuider, GuidanceOptions
 from .interop import ToComfyModel
+from .inversion import MergeEmbeddings, TextualInversionTrain
 from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
 from .regions import GroundingCrop, GroundingToMask
+from .runs import LoadTrainingRun, ResumeTraining
 from .training_options import TrainingOptions
 
 
@@ -37,6 +39,10 @@ class KosmosDreamBooth(ComfyExtension):
             PriorGenerator,
             TrainingOptions,
             DreamBoothTrain,
+            LoadTrainingRun,
+            ResumeTraining,
+            TextualInversionTrain,
+            MergeEmbeddings,
             CFGSampler,
             GuidanceOptions,
             ToComfyModel,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from datetime import timedelta
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
 from ..errors import MendableError
 from ..training.config import Options, TrainingConfig
-from ..training.dataset import Subject, fingerprint, personal_caption
-from ..training.events import Event, loss_curve
-from ..training.folder import RunFolder, open_run
-from ..training.run import Worker
-from . import host
+from ..training.dataset import Subject, personal_caption
+from ..training.events import loss_curve
+from . import follow
 from .sockets import (
     DIFFUSION,
     GROUNDING,
@@ -242,6 +238,13 @@ class DreamBoothTrain(io.ComfyNode):
                     optional=True,
                     tooltip="From TrainingOptions: everything else that can be chosen.",
                 ),
+                io.Boolean.Input(
+                    "publish",
+                    default=True,
+                    optional=True,
+                    tooltip="Also put the result where ComfyUI lists it: models/loras/dreambooth, "
+                    "or models/diffusers/dreambooth for full.",
+                ),
             ],
             outputs=[
                 DIFFUSION.Output(
@@ -281,23 +284,13 @@ class DreamBoothTrain(io.ComfyNode):
         preview_prompt: str,
         priors: Priors | None = None,
         options: Options | None = None,
+        publish: bool = True,
     ) -> io.NodeOutput:
         """Train, or fetch what was trained before."""
-        from ..diffusion.fingerprint import fingerprint as model_fingerprint
-
-        class_pictures = priors.files if priors else ()
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(options),
-            base=diffusion.source,
-            base_hash=model_fingerprint(diffusion),
-            base_loras=diffusion.loras,
-            vocabulary=diffusion.tokenizer.name_or_path,
-            token=subject.token,
-            class_name=subject.class_name,
-            class_prompt=priors.prompt if priors else "",
-            data=fingerprint(subject, class_pictures),
-            resolution=diffusion.resolution,
+            **follow.settings_of(diffusion, subject, priors),
             method=method,
             train_text_encoder=train_text_encoder,
             steps=steps,
@@ -306,78 +299,14 @@ class DreamBoothTrain(io.ComfyNode):
             prior_weight=prior_weight,
             batch_size=batch_size,
             seed=seed,
-            device="cpu" if host.device_type() == "cpu" else "auto",
             preview_prompt=preview_prompt.strip(),
         )
-        place = host.output_folder("dreambooth", run_name.strip())
-        try:
-            run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)
-            if not run.is_finished():
-                host.make_room()
-                _train(run, steps)
-        except OSError as error:
-            raise MendableError(
-                f"The run in {place} could not be written ({error}): free some disk space, and "
-                "queue again to go on."
-            ) from error
-        return _outputs(run, diffusion)
-
-
-def _train(run: RunFolder, steps: int) -> None:
-    """Show a run until it is finished; when this is left early, the worker saves and stops."""
-    progress = host.Progress(steps)
-    first: Event | None = None
-    last: Event | None = None
-    preview: torch.Tensor | None = None
-    with Worker(run) as worker:
-        for event in worker.events():
-            if event is None:
-                if last is not None:
-                    host.say(_status(first, last, steps))
-                    progress.step(last.step, preview)
-                    preview, last = None, None
-                host.check_interrupted()
-                continue
-            last = event
-            if event.kind == "step":
-                first = first or event
-            elif event.kind == "preview":
-                preview = _read_image(run, event)
-    progress.step(steps, preview)
-
-
-def _status(first: Event | None, now: Event, steps: int) -> str:
-    """Say where a run is, in a line; `first` is the first step of this session."""
-    where = f"step {now.step} of {steps}"
-    if first is None or now.loss is None or now.step == first.step:
-        return f"{where}, {now.text or now.kind}"
-    rate = (now.step - first.step) / max(now.time - first.time, 1e-3)
-    left = timedelta(seconds=round((steps - now.step) / rate))
-    return f"{where}, loss {now.loss:.4f}, {rate:.1f} steps/s, {left} left"
-
-
-def _read_image(run: RunFolder, event: Event) -> torch.Tensor:
-    with Image.open(run.path / str(event.file)) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
-
-
-@torch.inference_mode(False)
-def _outputs(run: RunFolder, base: Diffusion) -> io.NodeOutput:
-    from safetensors.torch import load_file
-
-    from ..training.results import load_result
-
-    trained = load_result(run, base.dtype)
-    if run.lora.exists():
-        lora = load_file(run.lora)
-    else:
-        lora = host.blocked(
-            "The method full trains the whole model and makes no LoRA: set DreamBoothTrain's "
-            "method to lora to get one."
+        run = follow.train(run_name, config, subject, priors, resume=resume)
+        if publish:
+            follow.publish(run)
+        return io.NodeOutput(
+            follow.trained(run, diffusion.dtype),
+            follow.lora_of(run),
+            {"loss": loss_curve(run.events)},
+            str(run.path),
         )
-    return io.NodeOutput(
-        replace(trained, home=host.adopt(trained.modules)),
-        lora,
-        {"loss": loss_curve(run.events)},
-        str(run.path),
-    )

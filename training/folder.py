@@ -92,6 +92,15 @@ class RunFolder:
         """The result of the method "full", a diffusers folder."""
         return self.path / "model"
 
+    def made(self, method: str) -> Path:
+        """The result of a method."""
+        return {"full": self.model, "embedding": self.embedding}.get(method, self.lora)
+
+    @property
+    def scores(self) -> Path:
+        """What EvaluateSubject found at each checkpoint."""
+        return self.path / "scores.json"
+
     @property
     def result(self) -> Path:
         """Says of how many steps the result is; written last."""

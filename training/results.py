@@ -16,8 +16,10 @@ from ..diffusion.load import load_diffusion
 from ..diffusion.model import Diffusion
 from ..errors import MendableError
 from . import checkpoint, lora, tokens
+from .averaging import put_in
 from .config import TrainingConfig
 from .config_yaml import read_config
+from .dataset import read_pictures
 from .folder import RunFolder
 
 
@@ -26,44 +28,94 @@ def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
     diffusion = load_diffusion(config.base, dtype, vocabulary)
     for file in config.base_loras:
-        diffusion = _fuse_file(diffusion, Path(file))
+        diffusion = _merge(diffusion, Path(file))
     return diffusion
 
 
-def _fuse_file(diffusion: Diffusion, file: Path) -> Diffusion:
-    """Fuse a LoRA file into a model that was just loaded, and say so in its `loras`.
+def _merge(diffusion: Diffusion, file: Path) -> Diffusion:
+    """Merge a LoRA or an embedding into a model that was just loaded, and list it in its `loras`.
 
-    Raises MendableError when the LoRA was made for another model.
+    Raises MendableError when the file was made for another model.
     """
     try:
-        lora.fuse(diffusion.unet, diffusion.text_encoder, load_file(file))
+        if tokens.is_embedding(file):
+            diffusion = tokens.teach(diffusion, tokens.read_embedding(file))
+        else:
+            lora.fuse(diffusion.unet, diffusion.text_encoder, load_file(file))
     except (ValueError, RuntimeError, KeyError) as error:
         raise MendableError(
-            f"{file} does not fit {diffusion.name} ({error}): choose the LoRA's own base model."
+            f"{file} does not fit {diffusion.name} ({error}): choose the base model that it was "
+            "made for."
         ) from error
     return replace(diffusion, loras=(*diffusion.loras, str(file)))
 
 
 def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
     """Write what was trained, and mark the run as finished."""
-    if config.method == "full":
-        _write_model(run.model, diffusion)
-    elif config.method == "embedding":
-        learned = tokens.trained(diffusion, config.token)
-        tokens.write_embedding(run.embedding, learned, metadata(config))
-    else:
-        tensors = lora.extract(diffusion.unet, diffusion.text_encoder)
-        checkpoint.write_tensors(run.lora, tensors, metadata(config))
+    _write(run.made(config.method), run, config, diffusion)
     run.mark_finished(config.steps)
 
 
-def metadata(config: TrainingConfig) -> dict[str, str]:
+def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
+    if config.method == "full":
+        _write_model(target, diffusion)
+    elif config.method == "embedding":
+        learned = tokens.trained(diffusion, config.token)
+        tokens.write_embedding(target, learned, metadata(run, config))
+    else:
+        tensors = lora.extract(diffusion.unet, diffusion.text_encoder)
+        checkpoint.write_tensors(target, tensors, metadata(run, config))
+
+
+def result_at(run: RunFolder, step: int) -> Path:
+    """Return the result that the run would have had at a kept checkpoint, made on first use.
+
+    It is a LoRA, an embedding or a model folder, as the run's own. Raises MendableError when no
+    checkpoint of that step is kept.
+    """
+    config = read_config(run.config)
+    if run.is_finished() and step == config.steps:
+        return run.made(config.method)
+    target = run.path / "steps" / f"{step:08}" / run.made(config.method).name
+    if target.exists():
+        return target
+    kept = checkpoint.kept(run.checkpoints)
+    if step not in kept:
+        steps = ", ".join(map(str, kept)) or "none"
+        raise MendableError(
+            f"The run {run.path.name} keeps no checkpoint of step {step}: choose one of {steps}."
+        )
+    weights = checkpoint.result_weights(kept[step])
+    diffusion = load_base(config, torch.float32)
+    if config.method == "embedding":
+        [vectors] = weights.values()
+        learned = tokens.TokenEmbedding(config.token, vectors)
+        tokens.write_embedding(target, learned, metadata(run, config))
+        return target
+    if config.method != "full":
+        text_encoder = diffusion.text_encoder if config.train_text_encoder else None
+        lora.adapt(
+            diffusion.unet,
+            text_encoder,
+            layers=config.layers,
+            rank=config.rank,
+            seed=config.seed,
+            dora=config.method == "dora",
+        )
+    put_in(diffusion.modules, weights)
+    _write(target, run, config, diffusion)
+    return target
+
+
+def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
     """Return what a file says about where it came from."""
+    _, captions = read_pictures(run.pictures)
     return {
         "base": config.base,
         "base_hash": config.base_hash,
         "token": config.token,
         "class": config.class_name,
+        "captions": json.dumps(captions),
         "settings": json.dumps(asdict(config)),
     }
 
@@ -88,13 +140,11 @@ def _write_model(folder: Path, diffusion: Diffusion) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def load_result(run: RunFolder, dtype: torch.dtype) -> Diffusion:
-    """Load the model that a finished run made, on the CPU."""
+def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
+    """Load the model that a run made, or would have made at a kept checkpoint, on the CPU."""
     config = read_config(run.config)
+    made = run.made(config.method) if step is None else result_at(run, step)
+    name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":
-        return replace(load_diffusion(run.model, dtype), name=run.path.name)
-    base = load_base(config, dtype)
-    if config.method == "embedding":
-        learned = tokens.read_embedding(run.embedding, config.token)
-        return replace(tokens.teach(base, learned), name=run.path.name)
-    return replace(_fuse_file(base, run.lora), name=run.path.name)
+        return replace(load_diffusion(made, dtype), name=name)
+    return replace(_merge(load_base(config, dtype), made), name=name)

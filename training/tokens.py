@@ -7,13 +7,13 @@ models/embeddings: `clip_l` [n,width], one row for each token that stands in the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken, Regex, normalizers
 
 from ..diffusion.model import Diffusion
@@ -77,15 +77,15 @@ def teach(diffusion: Diffusion, embedding: TokenEmbedding) -> Diffusion:
     Raises MendableError when the vectors are of another width than the model's.
     """
     encoder = diffusion.text_encoder
-    table = encoder.get_input_embeddings().weight
-    if embedding.vectors.shape[1] != table.shape[1]:
+    known, width = encoder.get_input_embeddings().weight.shape
+    if embedding.vectors.shape[1] != width:
         raise MendableError(
             f'The embedding of "{embedding.word}" has width {embedding.vectors.shape[1]} and '
-            f"{diffusion.name} reads width {table.shape[1]}: choose the model it was made with."
+            f"{diffusion.name} reads width {width}: choose the model it was made with."
         )
     tokenizer = _tokenizer_with(diffusion, embedding)
-    encoder.resize_token_embeddings(len(table) + len(embedding.vectors), mean_resizing=False)
-    encoder.get_input_embeddings().weight[len(table) :] = embedding.vectors.to(table.dtype)
+    encoder.resize_token_embeddings(known + len(embedding.vectors), mean_resizing=False)
+    encoder.get_input_embeddings().weight[known:] = embedding.vectors.to(encoder.dtype)
     encoder.requires_grad_(False)
     return replace(diffusion, tokenizer=tokenizer)
 
@@ -114,13 +114,46 @@ def write_embedding(file: Path, embedding: TokenEmbedding, metadata: dict[str, s
     write_tensors(file, {KEY: embedding.vectors}, {"word": embedding.word} | metadata)
 
 
-def read_embedding(file: Path, word: str) -> TokenEmbedding:
-    """Read an embedding file; MendableError when it is damaged or holds something else."""
+def is_embedding(file: Path) -> bool:
+    """Tell whether a safetensors file holds an embedding (and not, say, a LoRA)."""
+    with safe_open(file, framework="pt") as held:
+        return KEY in held.keys()  # noqa: SIM118
+
+
+def read_embedding(file: Path, word: str = "") -> TokenEmbedding:
+    """Read an embedding file, for a word or for the one that it was learned for.
+
+    Raises MendableError when it is damaged or holds something else.
+    """
     try:
-        vectors = load_file(file)[KEY]
-    except (SafetensorError, OSError, KeyError) as error:
+        with safe_open(file, framework="pt") as held:
+            vectors, known = held.get_tensor(KEY), (held.metadata() or {}).get("word", "")
+    except (SafetensorError, OSError) as error:
         raise MendableError(
             f"{file} holds no {KEY} vectors ({error}): choose an embedding of Stable Diffusion 1.x "
             "in the safetensors format."
         ) from error
-    return TokenEmbedding(word, vectors.float())
+    return TokenEmbedding(word or known or file.stem, vectors.float())
+
+
+def merge(parts: Sequence[TokenEmbedding], word: str, share: float | None) -> TokenEmbedding:
+    """Put embeddings into one for `word`: one behind the other, or mixed.
+
+    `share` is the second one's in a mix of two; None joins. Raises MendableError when their shapes
+    do not allow it.
+    """
+    shapes = [tuple(part.vectors.shape) for part in parts]
+    if len({width for _, width in shapes}) > 1:
+        raise MendableError(
+            f"The embeddings are of widths {' and '.join(str(width) for _, width in shapes)}: "
+            "merge such as were learned with one kind of model."
+        )
+    if share is None or len(parts) == 1:
+        return TokenEmbedding(word, torch.cat([part.vectors for part in parts]))
+    if len(set(shapes)) > 1:
+        raise MendableError(
+            f"The embeddings have {' and '.join(str(count) for count, _ in shapes)} vectors and "
+            "cannot be mixed: choose the mode join."
+        )
+    first, second = (part.vectors for part in parts)
+    return TokenEmbedding(word, torch.lerp(first, second, share))

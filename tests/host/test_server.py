@@ -16,6 +16,10 @@ NODES = (
     "PriorGenerator",
     "TrainingOptions",
     "DreamBoothTrain",
+    "LoadTrainingRun",
+    "ResumeTraining",
+    "TextualInversionTrain",
+    "MergeEmbeddings",
     "CFGSampler",
 )
 

@@ -1,0 +1,171 @@
+"""Follow a run in its worker process, and hand out what it made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import MendableError
+from ..training.config import TrainingConfig
+from ..training.config_yaml import read_config
+from ..training.dataset import Subject, fingerprint
+from ..training.events import Event
+from ..training.folder import RunFolder, open_run
+from ..training.run import Worker
+from . import host
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..diffusion.priors import Priors
+
+RUNS = "dreambooth"
+"""The folder below output/ that runs are kept in."""
+
+PUBLISHED = "dreambooth"
+"""The folder below models/loras, models/embeddings and models/diffusers for what runs made."""
+
+
+def settings_of(diffusion: Diffusion, subject: Subject, priors: Priors | None) -> dict[str, Any]:
+    """Return the settings of a run that its model, subject and class pictures decide."""
+    from ..diffusion.fingerprint import fingerprint as model_fingerprint
+
+    return {
+        "base": diffusion.source,
+        "base_hash": model_fingerprint(diffusion),
+        "base_loras": diffusion.loras,
+        "vocabulary": diffusion.tokenizer.name_or_path,
+        "token": subject.token,
+        "class_name": subject.class_name,
+        "class_prompt": priors.prompt if priors else "",
+        "data": fingerprint(subject, priors.files if priors else ()),
+        "resolution": diffusion.resolution,
+        "device": "cpu" if host.device_type() == "cpu" else "auto",
+    }
+
+
+def train(
+    name: str, config: TrainingConfig, subject: Subject, priors: Priors | None, *, resume: bool
+) -> RunFolder:
+    """Train a run of a name in output/dreambooth, or find it trained; return its folder."""
+    place = host.output_folder(RUNS, name.strip())
+    class_pictures = priors.files if priors else ()
+    try:
+        run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)
+    except OSError as error:
+        raise _unwritable(place, error) from error
+    finish(run)
+    return run
+
+
+def finish(run: RunFolder) -> None:
+    """Train a run to its end, unless it is there. Raises MendableError when the disk is full."""
+    if run.is_finished():
+        return
+    host.make_room()
+    try:
+        _train(run, read_config(run.config).steps)
+    except OSError as error:
+        raise _unwritable(run.path, error) from error
+
+
+def _unwritable(place: Path, error: OSError) -> MendableError:
+    """What to say when the disk does not take a run."""
+    return MendableError(
+        f"The run in {place} could not be written ({error}): free some disk space, and queue again "
+        "to go on."
+    )
+
+
+def _train(run: RunFolder, steps: int) -> None:
+    """Show a run until it is finished; when this is left early, the worker saves and stops."""
+    progress = host.Progress(steps)
+    first: Event | None = None
+    last: Event | None = None
+    preview: torch.Tensor | None = None
+    with Worker(run) as worker:
+        for event in worker.events():
+            if event is None:
+                if last is not None:
+                    host.say(_status(first, last, steps))
+                    progress.step(last.step, preview)
+                    preview, last = None, None
+                host.check_interrupted()
+                continue
+            last = event
+            if event.kind == "step":
+                first = first or event
+            elif event.kind == "preview":
+                preview = read_image(run.path / str(event.file))
+    progress.step(steps, preview)
+
+
+def _status(first: Event | None, now: Event, steps: int) -> str:
+    """Say where a run is, in a line; `first` is the first step of this session."""
+    where = f"step {now.step} of {steps}"
+    if first is None or now.loss is None or now.step == first.step:
+        return f"{where}, {now.text or now.kind}"
+    rate = (now.step - first.step) / max(now.time - first.time, 1e-3)
+    left = timedelta(seconds=round((steps - now.step) / rate))
+    return f"{where}, loss {now.loss:.4f}, {rate:.1f} steps/s, {left} left"
+
+
+def read_image(file: Path) -> torch.Tensor:
+    """Return a picture as [H,W,3], float 0..1."""
+    with Image.open(file) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+
+
+@torch.inference_mode(False)
+def trained(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
+    """Load what a run made, at a kept checkpoint if one is given, and let ComfyUI move it."""
+    from ..training.results import load_result
+
+    model = load_result(run, dtype, step)
+    return replace(model, home=host.adopt(model.modules))
+
+
+def lora_of(run: RunFolder, step: int | None = None) -> object:
+    """Load the LoRA that a run made; another method's stands for the sentence that it has none."""
+    from safetensors.torch import load_file
+
+    from ..training.results import result_at
+
+    config = read_config(run.config)
+    if config.method not in ("lora", "dora"):
+        return host.blocked(
+            f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
+            "get one."
+        )
+    return load_file(run.lora if step is None else result_at(run, step))
+
+
+def publish(run: RunFolder) -> Path:
+    """Put a finished run's result where ComfyUI's own nodes list it, and return its place.
+
+    It takes no further disk space where the file system can link files.
+    """
+    method = read_config(run.config).method
+    kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
+    made = run.made(method)
+    target = host.models_folder(kind)[0] / PUBLISHED / f"{run.path.name}{made.suffix}"
+    for file in [made] if made.is_file() else sorted(made.rglob("*.*")):
+        if file.is_file():
+            _link(file, target / file.relative_to(made) if made.is_dir() else target)
+    return target
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

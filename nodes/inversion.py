@@ -1,0 +1,274 @@
+"""Learn what a word means, and nothing else; merge what was learned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from ..training.config import Options, TrainingConfig
+from ..training.dataset import Subject
+from ..training.events import loss_curve
+from . import follow, host
+from .sockets import (
+    DIFFUSION,
+    LOSS_MAP,
+    SUBJECT,
+    TOKEN_EMBEDDING,
+    TRAINING_OPTIONS,
+)
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..training.tokens import TokenEmbedding
+
+CATEGORY = "Kosmos DreamBooth/personalise"
+NONE = "none"
+PREVIEWS = 8
+
+
+class TextualInversionTrain(io.ComfyNode):
+    """TOKEN_EMBEDDING from a subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="TextualInversionTrain",
+            display_name="Textual Inversion Train",
+            category=CATEGORY,
+            description="Learns vectors for the subject's token and leaves every weight of the "
+            "model as it is (textual inversion). The result is a file of a few kilobytes that "
+            "ComfyUI reads as embedding:name.",
+            is_output_node=True,
+            inputs=[
+                DIFFUSION.Input("diffusion", tooltip="The model whose words to extend."),
+                SUBJECT.Input("subject", tooltip="From SubjectDataset."),
+                io.Int.Input(
+                    "vectors",
+                    default=2,
+                    min=1,
+                    max=32,
+                    tooltip="Tokens that stand in the word's place. More hold more likeness and "
+                    "leave less room in the prompt.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Training steps; textual inversion takes more than a LoRA. A finished "
+                    "run goes on when you raise this.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                    tooltip="Size of a step; 0 is 5e-3, which suits every model's size.",
+                ),
+                io.Int.Input(
+                    "batch_size", default=4, min=1, max=256, tooltip="Pictures in a step."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed, settings and pictures learn the same.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="sks_dog_word",
+                    tooltip="The run is kept in output/dreambooth, its result in "
+                    "models/embeddings/dreambooth, under this name.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    tooltip="Go on with a run of this name that has the same settings and "
+                    "pictures, or use its result.",
+                ),
+                io.String.Input(
+                    "preview_prompt",
+                    default="",
+                    tooltip='Painted now and then; empty is "a <token> <class>".',
+                ),
+                TRAINING_OPTIONS.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From TrainingOptions. What it says of layers and the text encoder "
+                    "does not matter here.",
+                ),
+            ],
+            outputs=[
+                DIFFUSION.Output(
+                    display_name="trained", tooltip="The model that reads the token as learned."
+                ),
+                TOKEN_EMBEDDING.Output(
+                    display_name="embedding", tooltip="The vectors, for MergeEmbeddings."
+                ),
+                LOSS_MAP.Output(
+                    display_name="loss_map", tooltip="The loss of each step, for core's graph."
+                ),
+                io.String.Output(
+                    display_name="prompt_word",
+                    tooltip="What to write in a prompt of core's CLIP Text Encode.",
+                ),
+                io.String.Output(
+                    display_name="run_folder", tooltip="Where everything about the run lies."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        diffusion: Diffusion,
+        subject: Subject,
+        vectors: int,
+        steps: int,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        run_name: str,
+        resume: bool,
+        preview_prompt: str,
+        options: Options | None = None,
+    ) -> io.NodeOutput:
+        """Learn, or fetch what was learned before."""
+        from ..training.tokens import read_embedding
+
+        options = options or Options(preview_every=max(1, steps // PREVIEWS))
+        config = TrainingConfig(
+            **asdict(replace(options, token_vectors=vectors)),
+            **follow.settings_of(diffusion, subject, None),
+            method="embedding",
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            preview_prompt=preview_prompt.strip(),
+        )
+        run = follow.train(run_name, config, subject, None, resume=resume)
+        published = follow.publish(run)
+        return io.NodeOutput(
+            follow.trained(run, diffusion.dtype),
+            read_embedding(run.embedding),
+            {"loss": loss_curve(run.events)},
+            _prompt_word(published.stem),
+            str(run.path),
+        )
+
+
+def _prompt_word(name: str) -> str:
+    return f"embedding:{follow.PUBLISHED}/{name}"
+
+
+class MergeEmbeddings(io.ComfyNode):
+    """One TOKEN_EMBEDDING from two."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        files = [NONE, *host.list_models("embeddings")]
+        return io.Schema(
+            node_id="MergeEmbeddings",
+            display_name="Merge Embeddings",
+            category=CATEGORY,
+            description="Puts two learned words into one, and saves it where ComfyUI's "
+            "embedding:name finds it. With one alone it saves that under another name.",
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "file_a",
+                    options=files,
+                    default=NONE,
+                    tooltip="The first, from models/embeddings, unless embedding_a is connected.",
+                ),
+                io.Combo.Input(
+                    "file_b",
+                    options=files,
+                    default=NONE,
+                    tooltip="The second, unless embedding_b is connected.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["join", "mix"],
+                    default="join",
+                    tooltip="join puts the vectors behind each other and means both; mix takes "
+                    "something between, and needs as many vectors in each.",
+                ),
+                io.Float.Input(
+                    "share",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="The second one's share in a mix. Not used by join.",
+                ),
+                io.String.Input(
+                    "word",
+                    default="sks",
+                    tooltip="The word that will mean it in the model given out.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="merged",
+                    tooltip="Saved as models/embeddings/dreambooth/<name>.safetensors; a file of "
+                    "that name is replaced.",
+                ),
+                TOKEN_EMBEDDING.Input(
+                    "embedding_a", optional=True, tooltip="From TextualInversionTrain."
+                ),
+                TOKEN_EMBEDDING.Input(
+                    "embedding_b", optional=True, tooltip="From TextualInversionTrain."
+                ),
+            ],
+            outputs=[
+                TOKEN_EMBEDDING.Output(
+                    display_name="embedding", tooltip="The vectors, to merge further."
+                ),
+                io.String.Output(
+                    display_name="prompt_word",
+                    tooltip="What to write in a prompt of core's CLIP Text Encode.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        file_a: str,
+        file_b: str,
+        mode: str,
+        share: float,
+        word: str,
+        name: str,
+        embedding_a: TokenEmbedding | None = None,
+        embedding_b: TokenEmbedding | None = None,
+    ) -> io.NodeOutput:
+        """Merge and save."""
+        from ..training.tokens import merge, write_embedding
+
+        given = [_given(embedding_a, file_a), _given(embedding_b, file_b)]
+        parts = [part for part in given if part is not None]
+        if not parts:
+            raise MendableError("There is nothing to merge: choose file_a, or connect embedding_a.")
+        merged = merge(parts, word.strip(), share if mode == "mix" else None)
+        file = host.model_file("embeddings", follow.PUBLISHED, f"{name.strip()}.safetensors")
+        write_embedding(file, merged, {})
+        return io.NodeOutput(merged, _prompt_word(file.stem))
+
+
+def _given(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | None:
+    from ..training.tokens import read_embedding
+
+    if connected is not None:
+        return connected
+    return None if file == NONE else read_embedding(host.resolve("embeddings", file))

@@ -1,0 +1,223 @@
+"""What a user of runs, options and learned words is promised, on a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.training import checkpoint
+from kosmos_dreambooth.training.config_yaml import read_config
+from kosmos_dreambooth.training.events import loss_curve
+from kosmos_dreambooth.training.folder import RunFolder
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.diffusion.conftest import VELOCITY, write_model
+
+MODEL = "tiny-runs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def material(server: ComfyUI) -> None:
+    """Put a small model into models/diffusers and a picture into input."""
+    write_model(server.base / "models" / "diffusers" / MODEL, VELOCITY)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(server.input / "runs.png")
+
+
+CHOSEN = {
+    "layers": "attention",
+    "text_learning_rate": 0.0001,
+    "warmup": 1,
+    "ema": 0.9,
+    "accumulation": 2,
+    "min_snr_gamma": 5.0,
+    "flip": True,
+    "sample_prompts": "a dog",
+    "preview_every": 2,
+    "checkpoint_every": 2,
+    "keep_checkpoints": 9,
+}
+
+
+def options(client: Client) -> dict:
+    """TrainingOptions with its defaults, but for what is chosen here."""
+    widgets = client.get("/object_info/TrainingOptions")["TrainingOptions"]["input"]["required"]
+    defaults = {name: settings["default"] for name, (_, settings) in widgets.items()}
+    return {"class_type": "TrainingOptions", "inputs": defaults | CHOSEN}
+
+
+def begin() -> dict:
+    return {
+        "load": {"class_type": "LoadDiffusion", "inputs": {"model": MODEL, "dtype": "auto"}},
+        "image": {"class_type": "LoadImage", "inputs": {"image": "runs.png"}},
+        "subject": {
+            "class_type": "SubjectDataset",
+            "inputs": {"image": ["image", 0], "token": "sks", "class_name": "dog"},
+        },
+    }
+
+
+def open_run(name: str, which: str = "newest", step: int = 1) -> dict:
+    return {
+        "open": {
+            "class_type": "LoadTrainingRun",
+            "inputs": {"run": name, "checkpoint": which, "step": step},
+        },
+        "report": {"class_type": "PreviewAny", "inputs": {"source": ["open", 5]}},
+    }
+
+
+def go_on(name: str, opened: dict, **changes: object) -> dict:
+    settings = {"steps": 0, "branch_name": "", "learning_rate": 0.0, **changes}
+    return {
+        **opened,
+        "go": {"class_type": "ResumeTraining", "inputs": {"run": ["open", 0], **settings}},
+        "folder": {"class_type": "PreviewAny", "inputs": {"source": ["go", 3]}},
+    }
+
+
+def run_of(outcome: Outcome) -> RunFolder:
+    assert outcome.failure is None
+    return RunFolder(Path(outcome.outputs["folder"]["text"][0]))
+
+
+@pytest.fixture(scope="module")
+def run(server: ComfyUI, client: Client) -> RunFolder:
+    """A finished run of 4 steps with options and a checkpoint every 2."""
+    workflow = begin()
+    workflow["options"] = options(client)
+    workflow["train"] = {
+        "class_type": "DreamBoothTrain",
+        "inputs": {
+            "diffusion": ["load", 0],
+            "subject": ["subject", 0],
+            "method": "dora",
+            "train_text_encoder": True,
+            "steps": 4,
+            "learning_rate": 0.001,
+            "rank": 2,
+            "prior_weight": 1.0,
+            "batch_size": 1,
+            "seed": 0,
+            "run_name": "kept",
+            "resume": True,
+            "preview_prompt": "",
+            "options": ["options", 0],
+        },
+    }
+    workflow["folder"] = {"class_type": "PreviewAny", "inputs": {"source": ["train", 3]}}
+    return run_of(client.run(workflow))
+
+
+def test_the_options_reach_the_run_and_the_result_core(server: ComfyUI, run: RunFolder) -> None:
+    config = read_config(run.config)
+    for name, value in CHOSEN.items():
+        assert getattr(config, name) == value
+    published = server.base / "models" / "loras" / "dreambooth" / "kept.safetensors"
+    assert any(key.endswith("dora_scale") for key in load_file(published))
+    with safe_open(published, framework="pt") as file:
+        assert {"base", "token", "class", "captions", "settings"} <= set(file.metadata())
+    with Image.open(run.previews / "00000002.png") as strip:
+        assert strip.size == (64, 32)
+
+
+def test_a_run_is_extended_in_its_folder(client: Client, run: RunFolder) -> None:
+    longer = run_of(client.run(go_on("kept", open_run("kept"), steps=6)))
+    assert longer.path == run.path
+    assert len(loss_curve(run.events)) == 6
+    assert list(checkpoint.kept(run.checkpoints)) == [2, 4, 6]
+    shown = client.run(open_run("kept")).outputs["report"]["text"][0]
+    assert "2, 4, 6" in shown
+
+
+def test_a_branch_begins_at_an_earlier_checkpoint(client: Client, run: RunFolder) -> None:
+    opened = open_run("kept", "step", 2)
+    workflow = go_on("kept", opened, branch_name="kept_slow", learning_rate=0.0001, steps=3)
+    before = loss_curve(run.events)
+    branch = run_of(client.run(workflow))
+    assert branch.path.name == "kept_slow"
+    assert loss_curve(branch.events)[:2] == before[:2]
+    assert len(loss_curve(branch.events)) == 3
+    assert loss_curve(run.events) == before
+
+
+@pytest.mark.parametrize(
+    ("opened", "changes", "named"),
+    [
+        (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
+        (("kept", "best"), {}, "run EvaluateSubject"),
+        (("kept", "step", 2), {}, "give a branch_name"),
+        (("kept",), {"learning_rate": 0.5}, "give it a branch_name"),
+        (("kept",), {"branch_name": "../out"}, "give one without"),
+        (("never",), {}, 'There is no run "never"'),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_told(
+    client: Client, run: RunFolder, opened: tuple, changes: dict, named: str
+) -> None:
+    failure = client.run(go_on(opened[0], open_run(*opened), **changes)).failure
+    assert failure is not None
+    assert failure.kind.endswith("MendableError")
+    assert named in failure.sentence
+
+
+def test_a_learned_word_is_read_by_core(server: ComfyUI, client: Client) -> None:
+    workflow = begin()
+    workflow["learn"] = {
+        "class_type": "TextualInversionTrain",
+        "inputs": {
+            "diffusion": ["load", 0],
+            "subject": ["subject", 0],
+            "vectors": 2,
+            "steps": 3,
+            "learning_rate": 0.1,
+            "batch_size": 1,
+            "seed": 0,
+            "run_name": "word",
+            "resume": True,
+            "preview_prompt": "",
+        },
+    }
+    workflow["say"] = {"class_type": "PreviewAny", "inputs": {"source": ["learn", 3]}}
+    workflow["merge"] = {
+        "class_type": "MergeEmbeddings",
+        "inputs": {
+            "file_a": "none",
+            "file_b": "none",
+            "mode": "join",
+            "share": 0.5,
+            "word": "twice",
+            "name": "twice",
+            "embedding_a": ["learn", 1],
+            "embedding_b": ["learn", 1],
+        },
+    }
+    outcome = client.run(workflow)
+    assert outcome.failure is None
+    assert outcome.outputs["say"]["text"] == ["embedding:dreambooth/word"]
+    words = server.base / "models" / "embeddings" / "dreambooth"
+    once, twice = (load_file(words / f"{name}.safetensors")["clip_l"] for name in ("word", "twice"))
+    assert once.shape == (2, 32)
+    assert twice.tolist() == [*once.tolist(), *once.tolist()]
+
+    states = [read_by_core(client, f"a {word}") for word in ("embedding:dreambooth/word", "dog")]
+    assert states[0] != states[1]
+    assert "does not exist" not in server.log.read_text(encoding="utf-8", errors="replace")
+
+
+def read_by_core(client: Client, prompt: str) -> str:
+    """Return what core makes of a prompt."""
+    workflow = {
+        "load": {"class_type": "LoadDiffusion", "inputs": {"model": MODEL, "dtype": "auto"}},
+        "core": {"class_type": "ToComfyModel", "inputs": {"diffusion": ["load", 0]}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["core", 1], "text": prompt}},
+        "show": {"class_type": "PreviewAny", "inputs": {"source": ["text", 0]}},
+    }
+    outcome = client.run(workflow)
+    assert outcome.failure is None
+    return outcome.outputs["show"]["text"][0]

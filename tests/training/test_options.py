@@ -1,0 +1,222 @@
+"""Every option of a run does something, and with each of them a run goes on to the last bit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training import checkpoint, tokens
+from kosmos_dreambooth.training.events import Follower, loss_curve
+from kosmos_dreambooth.training.folder import RunFolder
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.results import load_base, load_result
+from kosmos_dreambooth.training.stop import StopRequest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+
+def trained(make_run, root: Path, *, stops: int = 0, **settings: object) -> RunFolder:
+    """Train to the end in this process, stopped `stops` times after a step."""
+    run = make_run(root, **{"steps": 4, "learning_rate": 0.003, **settings})
+    for _ in range(stops):
+        stop = StopRequest()
+        stop.requested = True
+        assert not train(run, stop)
+    assert train(run, StopRequest())
+    return run
+
+
+def end_of(run: RunFolder) -> tuple[list[float], dict[str, torch.Tensor], str]:
+    path = checkpoint.latest(run.checkpoints)
+    assert path is not None
+    with safe_open(path, framework="pt") as file:
+        rest = file.metadata()["optimizer"]
+    return loss_curve(run.events), load_file(path), rest
+
+
+def same(mine: RunFolder, other: RunFolder) -> bool:
+    (losses, tensors, rest), (losses_2, tensors_2, rest_2) = end_of(mine), end_of(other)
+    equal = tensors.keys() == tensors_2.keys() and all(
+        torch.equal(value, tensors_2[key]) for key, value in tensors.items()
+    )
+    return losses == losses_2 and equal and json.loads(rest) == json.loads(rest_2)
+
+
+@pytest.fixture(scope="module")
+def plain(make_run, tmp_path_factory) -> RunFolder:
+    return trained(make_run, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "dora"},
+        {"layers": "attention"},
+        {"text_learning_rate": 0.0001},
+        {"warmup": 0},
+        {"schedule": "cosine"},
+        {"weight_decay": 0.5},
+        {"clip_norm": 0.01},
+        {"precision": "bf16"},
+        {"min_snr_gamma": 1.0},
+        {"noise_offset": 0.5},
+        {"caption_dropout": 1.0},
+        {"flip": True},
+        {"accumulation": 2},
+    ],
+    ids=str,
+)
+def test_an_option_changes_what_is_learned(make_run, plain, tmp_path: Path, options: dict) -> None:
+    run = trained(make_run, tmp_path, **options)
+    assert not same(run, plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "prodigy", "learning_rate": 0.0, "method": "dora", "flip": True},
+        {"optimizer": "adafactor", "accumulation": 2, "noise_offset": 0.1},
+        {"optimizer": "schedulefree", "text_learning_rate": 0.001, "caption_dropout": 0.3},
+        {"ema": 0.9, "schedule": "cosine", "min_snr_gamma": 5.0, "keep_checkpoints": 3},
+        {"method": "embedding", "token_vectors": 3, "gradient_checkpointing": True},
+    ],
+    ids=lambda options: next(iter(options.values())),
+)
+def test_a_run_with_options_goes_on_to_the_last_bit(make_run, tmp_path, options: dict) -> None:
+    whole = trained(make_run, tmp_path / "whole", **options)
+    parts = trained(make_run, tmp_path / "parts", stops=2, **options)
+    assert same(parts, whole)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(make_run, plain, tmp_path: Path) -> None:
+    assert same(trained(make_run, tmp_path, gradient_checkpointing=True), plain)
+
+
+def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
+    whole = trained(make_run, tmp_path / "whole", batch_size=4, steps=6)
+    parts = trained(make_run, tmp_path / "parts", batch_size=1, accumulation=4, steps=6)
+    assert loss_curve(parts.events) == pytest.approx(loss_curve(whole.events), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"optimizer": "schedulefree"}], ids=str)
+def test_averaged_weights_become_the_result(make_run, tmp_path: Path, options: dict) -> None:
+    run = trained(make_run, tmp_path, method="full", train_text_encoder=False, **options)
+    path = checkpoint.latest(run.checkpoints)
+    held = load_file(path)
+    average = checkpoint.result_weights(path)
+    assert any(not torch.equal(average[name], held[f"weights.{name}"]) for name in average)
+    unet = load_result(run, torch.float32).unet
+    for name, parameter in unet.named_parameters():
+        torch.testing.assert_close(parameter, average[f"unet.{name}"])
+
+
+def test_only_the_token_s_vectors_are_learned_and_the_word_means_them(
+    make_run, tmp_path: Path
+) -> None:
+    run = trained(make_run, tmp_path, method="embedding", token_vectors=2)
+    learned = tokens.read_embedding(run.embedding, "sks").vectors
+    assert learned.shape == (2, 32)
+    model = load_result(run, torch.float32)
+    read = model.tokenizer(["a sks dog", "a SKS, in the snow", "a sksy dog"]).input_ids
+    known = len(load_base_of(run).tokenizer)
+    assert read[0][2:4] == [known, known + 1]
+    assert known in read[1]
+    assert known not in read[2]
+    table = model.text_encoder.get_input_embeddings().weight
+    torch.testing.assert_close(table[known:], learned)
+    base = load_base_of(run)
+    assert torch.equal(table[:known], base.text_encoder.get_input_embeddings().weight)
+    for ours, theirs in zip(model.unet.parameters(), base.unet.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def load_base_of(run: RunFolder):
+    from kosmos_dreambooth.training.config_yaml import read_config
+
+    return load_base(read_config(run.config), torch.float32)
+
+
+def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:
+    run = trained(make_run, tmp_path, steps=8, checkpoint_every=2, keep_checkpoints=3)
+    assert list(checkpoint.kept(run.checkpoints)) == [4, 6, 8]
+
+
+def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    prompts = "a dog\n\na sks dog in the snow\n"
+    run = trained(make_run, tmp_path, steps=2, preview_every=2, sample_prompts=prompts)
+    with Image.open(run.previews / "00000002.png") as strip:
+        assert strip.size == (3 * 16, 16)
+
+
+def test_the_curves_are_drawn_for_tensorboard(plain: RunFolder) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(plain.curves))
+    reader.Reload()
+    drawn = [scalar.value for scalar in reader.Scalars("loss")]
+    assert drawn == pytest.approx(loss_curve(plain.events))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"background_weight": 0.5}, "no masks"),
+        ({"optimizer": "schedulefree", "ema": 0.9}, "set ema to 0"),
+        ({"devices": 2, "batch_size": 1}, "multiple of 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(make_run, tmp_path, options: dict, named: str) -> None:
+    with pytest.raises(MendableError, match=named):
+        train(make_run(tmp_path, **options), StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("library", "options"),
+    [
+        ("prodigyopt", {"optimizer": "prodigy"}),
+        ("bitsandbytes", {"optimizer": "adamw8bit"}),
+        ("wandb", {"wandb": True}),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    make_run, tmp_path: Path, monkeypatch, library: str, options: dict
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MendableError, match=f"package {library}: install it"):
+        train(make_run(tmp_path, **options), StopRequest())
+
+
+def test_a_run_that_is_being_trained_is_not_touched(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with run.locked(), pytest.raises(MendableError, match="another process"):
+        make_run(tmp_path, steps=20)
+    assert make_run(tmp_path, steps=20) == run
+
+
+def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
+    make_run, tmp_path: Path, monkeypatch
+) -> None:
+    from kosmos_dreambooth.training.module import DreamBooth
+
+    clip = DreamBooth.on_before_optimizer_step
+
+    def spoil(self, optimizer) -> None:
+        if self.step == 2:
+            optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
+        clip(self, optimizer)
+
+    monkeypatch.setattr(DreamBooth, "on_before_optimizer_step", spoil)
+    run = make_run(tmp_path, checkpoint_every=1)
+    with pytest.raises(MendableError, match="after step 2: set a lower learning_rate"):
+        train(run, StopRequest())
+    assert run.steps_saved() == 2
+    assert all(np.isfinite(loss) for loss in loss_curve(run.events))
+    assert [event.step for event in Follower(run.events).new() if event.kind == "step"] == [1, 2]
