@@ -50,14 +50,6 @@ VAE_NAMES: Rules = (
     (r"conv_shortcut", "nin_shortcut"),
 )
 
-ORIGINAL_VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "mid_block_add_attention": True,
-}
-
 
 def checkpoint_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
     """All of a model's weights by the names that they have in a Stable Diffusion 1.x checkpoint.
@@ -89,7 +81,12 @@ def vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
 
 def is_original_vae(vae: AutoencoderKL) -> bool:
     """Whether a VAE has the sizes that all of Stable Diffusion 1.x, 2.x and XL have."""
-    return all(_plain(vae.config[name]) == value for name, value in ORIGINAL_VAE.items())
+    config = vae.config
+    return (
+        list(config.block_out_channels) == [128, 256, 512, 512]
+        and (config.layers_per_block, config.latent_channels, config.norm_num_groups) == (2, 4, 32)
+        and config.mid_block_add_attention
+    )
 
 
 def text_weights(encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
@@ -127,11 +124,6 @@ def _vae_key(key: str, levels: int) -> str:
         block = f"block.{found[3]}" if found[2] == "resnets" else "upsample"
         key = f"{level}.{block}.{found[4]}"
     return _renamed(key, VAE_NAMES)
-
-
-def _plain(value: object) -> object:
-    """Configurations hold tuples or lists, as they were made or read."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _renamed(key: str, rules: Rules) -> str:

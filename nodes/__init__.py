@@ -15,6 +15,7 @@ from .look import GroundedCaption, LoadKosmos
 from .personalise import DreamBoothTrain, SubjectDataset
 from .regions import GroundingCrop, GroundingToMask
 from .runs import LoadTrainingRun, ResumeTraining
+from .save import SaveDiffusion
 from .training_options import TrainingOptions
 
 
@@ -47,4 +48,5 @@ class KosmosDreamBooth(ComfyExtension):
             GuidanceOptions,
             ToComfyModel,
             GuidanceGuider,
+            SaveDiffusion,
         ]

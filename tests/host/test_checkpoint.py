@@ -14,6 +14,7 @@ import pytest
 import torch
 from kosmos_dreambooth.demo.comfyui import ROOT
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
+from kosmos_dreambooth.diffusion.export import save_checkpoint
 from kosmos_dreambooth.diffusion.layout import checkpoint_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
@@ -93,6 +94,24 @@ def test_written_again_it_is_the_same_file(core: Path, loaded: Diffusion) -> Non
     written = checkpoint_weights(loaded)
     assert written.keys() == original.keys()
     assert all(torch.equal(written[key], weight) for key, weight in original.items())
+
+
+def test_saved_and_loaded_it_is_the_same_model(
+    core: Path, loaded: Diffusion, smaller: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "deep" / "again.safetensors"
+    save_checkpoint(loaded, file, smaller)
+    again = load_checkpoint(file, torch.float32, VOCABULARY, smaller)
+    assert torch.equal(sample(again, ["a dog"], steps=2), sample(loaded, ["a dog"], steps=2))
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path: Path) -> None:
+    with pytest.raises(
+        MendableError, match=r"small is no Stable Diffusion 1\.x \(its unet has block"
+    ):
+        save_checkpoint(loaded, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def write_hollow(file: Path, shapes: dict[str, list[int]]) -> None:

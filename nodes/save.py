@@ -1,0 +1,73 @@
+"""Keep a model as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from . import host
+from .sockets import DIFFUSION
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+
+CATEGORY = "Kosmos DreamBooth/generate"
+FORMATS = ["checkpoint", "diffusers"]
+
+
+class SaveDiffusion(io.ComfyNode):
+    """A model in ComfyUI's folders, from a DIFFUSION."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SaveDiffusion",
+            display_name="Save Diffusion",
+            category=CATEGORY,
+            description="Keeps a model, with all that was merged into it or learned, where "
+            "ComfyUI's loaders find it. What is there already is kept: the new one gets a number.",
+            is_output_node=True,
+            inputs=[
+                DIFFUSION.Input("diffusion", tooltip="The model to keep."),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    default="checkpoint",
+                    tooltip="checkpoint is one file in models/checkpoints, for core's Load "
+                    "Checkpoint, of Stable Diffusion 1.x only; diffusers is a folder in "
+                    "models/diffusers, for any model.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="sks_dog",
+                    tooltip="Its name in that folder; a/b makes a folder a.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where it lies.")],
+        )
+
+    @classmethod
+    def execute(cls, diffusion: Diffusion, format: str, name: str) -> io.NodeOutput:
+        """Write it beside what is there."""
+        from ..diffusion.export import save_checkpoint, save_folder
+
+        name = name.strip().removesuffix(".safetensors")
+        if format == "checkpoint":
+            path = _free(host.model_file("checkpoints", f"{name}.safetensors"))
+            save_checkpoint(diffusion, path)
+        else:
+            path = _free(host.model_file("diffusers", name))
+            save_folder(diffusion, path)
+        return io.NodeOutput(str(path))
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or with the first number behind its name that is not taken."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free

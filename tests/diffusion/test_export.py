@@ -1,0 +1,35 @@
+"""A folder that was written is the model, for us and for diffusers, or it is not there."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.export import save_folder
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.sample import sample
+from kosmos_dreambooth.errors import MendableError
+
+
+def test_a_written_folder_paints_the_same(velocity_diffusion, tmp_path):
+    save_folder(velocity_diffusion, tmp_path / "a" / "copy")
+    again = load_diffusion(tmp_path / "a" / "copy")
+    prompts = ["a red dog"]
+    assert torch.equal(
+        sample(again, prompts, steps=3), sample(velocity_diffusion, prompts, steps=3)
+    )
+    assert again.scheduler_config["prediction_type"] == "v_prediction"
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "a" / "copy")
+    assert pipeline.unet.config.cross_attention_dim == 32
+
+
+def test_a_full_disk_leaves_nothing_behind(diffusion, tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MendableError, match="make room on that disk"):
+            save_folder(diffusion, tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
