@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 from comfy_api.latest import io
 
+from ..atomic import write_text
 from ..errors import MendableError
 from ..training import checkpoint
-from ..training.atomic import write_text
 from ..training.config import FREE, Options
 from ..training.config_yaml import read_config, to_yaml
 from ..training.events import loss_curve

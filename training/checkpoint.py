@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .atomic import replacing
+from ..atomic import replacing
 from .averaging import trainable
 
 Scaler = torch.amp.GradScaler

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..atomic import write_text
 from ..errors import MendableError
 from . import checkpoint
-from .atomic import write_text
 from .config import TrainingConfig
 from .config_yaml import read_config, to_yaml
 from .dataset import Subject, write_class_pictures, write_masks, write_subject

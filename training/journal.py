@@ -13,10 +13,10 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
+from ..atomic import replacing
 from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import checkpoint
-from .atomic import replacing
 from .averaging import lent
 from .curves import Curves
 from .events import Event, append

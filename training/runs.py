@@ -10,9 +10,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from ..atomic import write_text
 from ..errors import MendableError
 from . import checkpoint
-from .atomic import write_text
 from .config import TrainingConfig
 from .config_yaml import read_config, to_yaml
 from .events import Event, Follower, append

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, for all engines."""
 
 from __future__ import annotations
 
