@@ -1,0 +1,69 @@
+"""Save captions beside pictures: plain text for trainers, JSON with the boxes, COCO for a set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..atomic import write_text
+from ..errors import MendableError
+from .coco import Entry, captions, instances
+from .record import as_json
+
+FORMATS = {"txt": (".txt",), "json": (".json",), "txt and json": (".txt", ".json")}
+
+
+def sidecars(picture: Path, format_: str) -> list[Path]:
+    """Return the files that one of FORMATS puts beside a picture: its name, another ending."""
+    return [picture.with_suffix(suffix) for suffix in FORMATS[format_]]
+
+
+def contents(picture: Path, entry: Entry, format_: str) -> dict[Path, str]:
+    """Return what these files hold."""
+    texts = {
+        ".txt": entry.seen.caption + "\n",
+        ".json": as_json(entry.seen, entry.width, entry.height) + "\n",
+    }
+    return {path: texts[path.suffix] for path in sidecars(picture, format_)}
+
+
+def coco_contents(folder: Path, entries: Sequence[Entry]) -> dict[Path, str]:
+    """Return what COCO's two files about a set hold, by their paths in its folder."""
+    return {
+        folder / "coco_instances.json": json.dumps(instances(entries), ensure_ascii=False),
+        folder / "coco_captions.json": json.dumps(captions(entries), ensure_ascii=False),
+    }
+
+
+def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
+    """Write files, each whole or not at all.
+
+    Raises MendableError when one is there already and `overwrite` is off, before anything is
+    written, and when the disk does not take them.
+    """
+    there = [path for path in files if path.exists()]
+    if there and not overwrite:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise MendableError(
+            f"{there[0].name}{more} would be overwritten in {there[0].parent.name}: turn overwrite "
+            "on, or give another folder or names."
+        )
+    for path, text in files.items():
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise MendableError(
+                f"{path} could not be written ({error.strerror}): free disk space, or see that the "
+                "folder may be written to."
+            ) from error
+
+
+def read_caption(picture: Path) -> str | None:
+    """Return the caption that was saved beside a picture, if there is one."""
+    text, record = sidecars(picture, "txt and json")
+    if text.exists():
+        return text.read_text(encoding="utf-8").strip()
+    if record.exists():
+        return str(json.loads(record.read_text(encoding="utf-8"))["caption"])
+    return None
