@@ -354,9 +354,9 @@ def output_folder(*parts: str) -> Path:
     return _confined(Path(folder_paths.get_output_directory()), *parts)
 
 
-def input_folder() -> Path:
-    """Return ComfyUI's input folder."""
-    return Path(folder_paths.get_input_directory())
+def input_folder(*parts: str) -> Path:
+    """Return ComfyUI's input folder, or a path inside it."""
+    return _confined(Path(folder_paths.get_input_directory()), *parts)
 
 
 def temp_folder() -> Path:
