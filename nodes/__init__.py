@@ -7,13 +7,16 @@ from comfy_api.latest import ComfyExtension, io
 from .ask import AskImage, DescribeRegion, GroundPhrase
 from .attend import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
+from .evaluate import EvaluateSubject
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceGuider, GuidanceOptions
 from .interop import ToComfyModel
 from .inversion import MergeEmbeddings, TextualInversionTrain
 from .look import GroundedCaption, LoadKosmos
+from .patches import PatchTokens
 from .personalise import DreamBoothTrain, SubjectDataset
 from .regions import GroundingCrop, GroundingToMask
+from .save_captions import CaptionFolder, SaveCaptions
 from .runs import LoadTrainingRun, ResumeTraining
 from .save import SaveDiffusion
 from .training_options import TrainingOptions
@@ -32,9 +35,12 @@ class KosmosDreamBooth(ComfyExtension):
             DescribeRegion,
             GroundingToMask,
             GroundingCrop,
+            SaveCaptions,
+            CaptionFolder,
             EmbedImageText,
             CompareEmbeddings,
             AttentionMap,
+            PatchTokens,
             SubjectDataset,
             LoadDiffusion,
             PriorGenerator,
@@ -42,6 +48,7 @@ class KosmosDreamBooth(ComfyExtension):
             DreamBoothTrain,
             LoadTrainingRun,
             ResumeTraining,
+            EvaluateSubject,
             TextualInversionTrain,
             MergeEmbeddings,
             CFGSampler,

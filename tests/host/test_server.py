@@ -18,6 +18,7 @@ NODES = (
     "DreamBoothTrain",
     "LoadTrainingRun",
     "ResumeTraining",
+    "EvaluateSubject",
     "TextualInversionTrain",
     "MergeEmbeddings",
     "CFGSampler",

@@ -1,0 +1,157 @@
+"""Score every checkpoint of a run, and name the best."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from ..training.runs import ChosenRun, describe
+from . import host
+from .sockets import TRAINING_RUN
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..training.evaluate import Eye
+
+CATEGORY = "Kosmos DreamBooth/personalise"
+SANDBOX = "sandbox"
+PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {subject} at night"
+
+
+class EvaluateSubject(io.ComfyNode):
+    """Figures and pictures of each checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        judges = [SANDBOX, *host.list_models("clip")]
+        return io.Schema(
+            node_id="EvaluateSubject",
+            display_name="Evaluate Subject",
+            category=CATEGORY,
+            description="Paints with every checkpoint that a run keeps, and measures whether it "
+            "looks like the subject, obeys the prompt and leaves the class as it was. Names the "
+            "best, which LoadTrainingRun can then load.",
+            is_output_node=True,
+            inputs=[
+                TRAINING_RUN.Input("run", tooltip="From LoadTrainingRun."),
+                io.Combo.Input(
+                    "subject_judge",
+                    options=judges,
+                    default=SANDBOX,
+                    tooltip="What compares pictures: a folder in models/clip with a DINOv2 (as in "
+                    "the paper, DINO) or a CLIP (CLIP-I). sandbox knows the sandbox's world only.",
+                ),
+                io.Combo.Input(
+                    "prompt_judge",
+                    options=judges,
+                    default=SANDBOX,
+                    tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default=PROMPTS,
+                    multiline=True,
+                    tooltip="One a line; {subject} stands for the token and the class. Take scenes "
+                    "that the subject's pictures do not show.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="Pictures of each prompt; as many of the class come on top. More make "
+                    "the figures steadier.",
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps per picture."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=3.0,
+                    min=1.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How strictly to follow the prompt; 1 is without guidance.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of the first picture; all checkpoints paint with the same seeds.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot", tooltip="The scores over the steps."),
+                io.Image.Output(
+                    display_name="pictures",
+                    is_output_list=True,
+                    tooltip="A batch for each checkpoint, in order.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="The figures of each checkpoint, and the best."
+                ),
+                io.Int.Output(display_name="best_step", tooltip="The best checkpoint's step."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        run: ChosenRun,
+        subject_judge: str,
+        prompt_judge: str,
+        prompts: str,
+        count: int,
+        steps: int,
+        guidance: float,
+        seed: int,
+    ) -> io.NodeOutput:
+        """Paint and measure."""
+        from ..training.evaluate import Plan, best, evaluate, work
+        from ..training.plot import plot
+
+        lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        plan = Plan(lines, count, seed, steps, guidance)
+        eye = _eye(subject_judge)
+        reader = eye if prompt_judge == subject_judge else _eye(prompt_judge)
+        progress = host.Progress(work(run.folder, plan))
+        judged = []
+        for one in evaluate(run.folder, plan, eye, reader, _seat, progress.step):
+            judged.append(one)
+            host.say(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
+        scores = [one.scores for one in judged]
+        chart = torch.from_numpy(plot(scores).copy()).float() / 255
+        pictures = [one.pictures for one in judged]
+        return io.NodeOutput(chart[None], pictures, describe(run), best(scores).step)
+
+
+def _seat(diffusion: Diffusion) -> Diffusion:
+    """Hand a model to ComfyUI's memory management and move it to the device."""
+    home = host.adopt(diffusion.modules)
+    host.bring_in(home)
+    return replace(diffusion, home=home)
+
+
+def _eye(choice: str) -> Eye:
+    if choice == SANDBOX:
+        from ..sandbox.eye import SandboxEye
+
+        return SandboxEye()
+    from ..training.eyes import load_eye
+
+    folder = host.resolve("clip", choice)
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MendableError(
+            f'The config.json of "{choice}" is missing or unreadable: copy the model again.'
+        ) from error
+    return load_eye(folder, str(kind))

@@ -1,0 +1,76 @@
+"""Checkpoints are scored by what they paint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.sandbox.eye import SandboxEye
+from kosmos_dreambooth.sandbox.subject import SEEN, portraits
+from kosmos_dreambooth.sandbox.world.lexicon import BACKGROUNDS
+from kosmos_dreambooth.training.evaluate import Plan, Scores, best, evaluate, work
+from kosmos_dreambooth.training.eyes import load_eye
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.plot import SIZE, plot
+from kosmos_dreambooth.training.runs import choose
+from kosmos_dreambooth.training.stop import StopRequest
+from torchvision.transforms.functional import to_tensor
+from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
+
+
+def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=4, checkpoint_every=2, keep_checkpoints=2)
+    train(run, StopRequest())
+    plan = Plan(("a {subject}", "a {subject} in the snow"), count=2, steps=2)
+    done = []
+    eye = SandboxEye()
+    judged = list(
+        evaluate(run, plan, eye, eye, lambda model: model, lambda step, _: done.append(step))
+    )
+    assert [one.scores.step for one in judged] == [2, 4]
+    assert all(one.pictures.shape == (4, 16, 16, 3) for one in judged)
+    assert done[-1] == work(run, plan) == 4 * 2 * 5
+    assert choose(run, "best", 0).step == best([one.scores for one in judged]).step
+
+
+def test_no_measure_s_scale_decides_which_is_best() -> None:
+    likelier = Scores(1, subject=0.8, prompt=0.30, drift=0.1, diversity=0.9)
+    meeker = Scores(2, subject=0.6, prompt=0.32, drift=0.1, diversity=0.9)
+    collapsed = Scores(3, subject=0.9, prompt=0.30, drift=0.1, diversity=0.0)
+    assert best([meeker, likelier, collapsed]) == likelier
+    assert plot([likelier, meeker, collapsed]).shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_prompts_must_name_the_subject() -> None:
+    with pytest.raises(MendableError, match=r"\{subject\}"):
+        Plan(("a dog in the snow",))
+
+
+def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
+    pictures = torch.stack([to_tensor(picture).movedim(0, -1) for picture in portraits()])
+    eye = SandboxEye()
+    vectors = eye.pictures(pictures)
+    assert (vectors @ vectors.T).min() > 0.5
+    scenes = [f"a sks dog {BACKGROUNDS[name]}" for name in SEEN]
+    assert eye.agreement(pictures, scenes).tolist() == [1, 1, 1, 1]
+    assert eye.agreement(pictures, scenes[1:] + scenes[:1]).tolist() == [0, 0, 0, 0]
+    assert eye.agreement(pictures[:1], ["a sks dog"]).tolist() == [1]
+
+
+def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    eye = load_eye(tmp_path, "dinov2")
+    vectors = eye.pictures(torch.rand(3, 40, 30, 3))
+    assert vectors.shape == (3, 32)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    with pytest.raises(MendableError, match="reads no prompts"):
+        eye.agreement(torch.rand(1, 8, 8, 3), ["a dog"])
+    with pytest.raises(MendableError, match="no judge of pictures"):
+        load_eye(tmp_path, "bert")

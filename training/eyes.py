@@ -1,0 +1,96 @@
+"""Models on disk that judge pictures: CLIP and SigLIP, which read as well, and DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel
+
+from ..errors import MendableError
+from ..kosmos.dual_encoder import (
+    KINDS,
+    DualEncoder,
+    embed_pictures,
+    embed_texts,
+    load_dual_encoder,
+)
+
+if TYPE_CHECKING:
+    from .evaluate import Eye
+
+DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class DualEye:
+    """A CLIP or SigLIP: the paper's CLIP-I and CLIP-T."""
+
+    dual: DualEncoder
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+        return embed_pictures(self.dual, images)
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine of picture k and prompt k, [N]."""
+        return (embed_pictures(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
+
+
+@dataclass(frozen=True)
+class DinoEye:
+    """A DINO or DINOv2: sees who is in a picture, better than CLIP does, and reads nothing."""
+
+    model: Any
+    processor: Any
+    name: str
+
+    @torch.no_grad()
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D], of the class token, of pictures [N,H,W,3], float 0..1."""
+        vectors = []
+        for part in images.split(AT_ONCE):
+            inputs = self.processor(
+                list(part.movedim(-1, 1)),
+                do_rescale=False,
+                input_data_format="channels_first",
+                return_tensors="pt",
+            )
+            pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+            vectors.append(self.model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
+        return normalize(torch.cat(vectors), dim=-1)
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Raise MendableError: it cannot read."""
+        raise MendableError(
+            f'"{self.name}" reads no prompts: choose a CLIP or SigLIP as prompt_judge.'
+        )
+
+
+def load_eye(folder: Path, kind: str) -> Eye:
+    """Load what lies in `folder` in transformers' layout, of that `model_type`; nothing else.
+
+    Raises MendableError when it is of another kind, incomplete or damaged.
+    """
+    if kind in KINDS:
+        return DualEye(load_dual_encoder(folder, torch.float32))
+    if kind not in DINO:
+        raise MendableError(
+            f'"{folder.name}" is a model of the kind "{kind}", which is no judge of pictures: '
+            "choose a DINOv2, CLIP or SigLIP."
+        )
+    try:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise MendableError(
+            f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
+            "safetensors and preprocessor_config.json, so copy it again."
+        ) from error
+    return DinoEye(model.eval(), processor, folder.name)
