@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..atomic import write_text
+from PIL import Image
+from torch import Tensor
+
+from ..atomic import replacing, write_text
 from ..errors import MendableError
 from .coco import Entry, captions, instances
 from .record import as_json
@@ -53,10 +56,29 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
         try:
             write_text(path, text)
         except OSError as error:
-            raise MendableError(
-                f"{path} could not be written ({error.strerror}): free disk space, or see that the "
-                "folder may be written to."
-            ) from error
+            raise _refused(path, error) from error
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """Write a picture [H,W,C], float 0..1 with 1, 3 or 4 channels, as a PNG; whole or not at all.
+
+    Raises MendableError when the disk does not take it.
+    """
+    pixels = picture.detach().mul(255).round().clamp(0, 255).byte().cpu().numpy()
+    try:
+        with replacing(path) as draft:
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+                draft, format="png"
+            )
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> MendableError:
+    return MendableError(
+        f"{path} could not be written ({error.strerror}): free disk space, or see that the folder "
+        "may be written to."
+    )
 
 
 def read_caption(picture: Path) -> str | None:

@@ -16,9 +16,9 @@ from .look import GroundedCaption, LoadKosmos
 from .patches import PatchTokens
 from .personalise import DreamBoothTrain, SubjectDataset
 from .regions import GroundingCrop, GroundingToMask
-from .save_captions import CaptionFolder, SaveCaptions
 from .runs import LoadTrainingRun, ResumeTraining
 from .save import SaveDiffusion
+from .save_captions import CaptionFolder, SaveCaptions
 from .training_options import TrainingOptions
 
 

@@ -1,0 +1,316 @@
+"""Nodes that put captions on disk, beside the pictures they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from ..kosmos.language import ENGLISH, LANGUAGES, prompt_in
+from . import host
+from .pace import batch_size_input
+from .sockets import GROUNDING, KOSMOS
+
+if TYPE_CHECKING:
+    from ..kosmos.grounding import Grounding
+    from ..kosmos.model import Kosmos
+
+CATEGORY = "Kosmos DreamBooth/look"
+FORMATS = ["txt", "json", "txt and json"]
+
+
+class SaveCaptions(io.ComfyNode):
+    """Writes captions to files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SaveCaptions",
+            display_name="Save Captions",
+            category=CATEGORY,
+            description="Saves captions as text for trainers, as JSON with their boxes, or as a "
+            "COCO set: in the output folder, with the pictures if wanted, or beside the pictures "
+            "they were made from.",
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The pictures: a batch, or a list of any sizes."),
+                GROUNDING.Input("grounding", tooltip="Their captions and boxes."),
+                io.String.Input(
+                    "folder",
+                    default="captions",
+                    tooltip="A folder inside ComfyUI's output folder; it is made when needed.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    default="txt",
+                    tooltip="txt: the caption alone, as trainers read it. json: with phrases and "
+                    "boxes.",
+                ),
+                io.Boolean.Input(
+                    "save_images",
+                    default=True,
+                    tooltip="Also save the pictures, as PNG beside their captions.",
+                ),
+                io.Boolean.Input(
+                    "coco",
+                    default=False,
+                    tooltip="Also write coco_instances.json and coco_captions.json about the set.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace files that are there. Off: unnamed pictures get the next free "
+                    "numbers, and a name that is taken is an error.",
+                ),
+                io.String.Input(
+                    "files",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="The pictures' file names, one a line, if their captions shall have "
+                    "the same names. Empty: picture_00001 and so on.",
+                ),
+                io.Boolean.Input(
+                    "beside_inputs",
+                    default=False,
+                    optional=True,
+                    tooltip="Write beside the named files in ComfyUI's input folder, in place of "
+                    "the output folder; the pictures themselves are left as they are.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="paths",
+                    is_output_list=True,
+                    tooltip="Where each picture's caption went.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: list[torch.Tensor],
+        grounding: list[Grounding],
+        folder: list[str],
+        format: list[str],
+        save_images: list[bool],
+        coco: list[bool],
+        overwrite: list[bool],
+        files: list[str] | None = None,
+        beside_inputs: list[bool] | None = None,
+    ) -> io.NodeOutput:
+        """Write the files."""
+        from ..kosmos.coco import Entry
+        from ..kosmos.save import coco_contents, contents, sidecars, write_files, write_picture
+
+        images = [picture for batch in image for picture in batch]
+        seen = [picture for part in grounding for picture in part.pictures]
+        if len(seen) != len(images):
+            raise MendableError(
+                f"There are {len(images)} pictures but captions for {len(seen)}: connect the "
+                "grounding that was made from the same pictures."
+            )
+        named = [line.strip() for text in files or [] for line in text.splitlines() if line.strip()]
+        beside = bool(beside_inputs and beside_inputs[0])
+        pictures = _paths(named, len(images), folder[0].strip(), beside, overwrite[0])
+        entries = [
+            Entry(path.name, picture.shape[1], picture.shape[0], text)
+            for path, picture, text in zip(pictures, images, seen, strict=True)
+        ]
+        written: dict[Path, str] = {}
+        for path, entry in zip(pictures, entries, strict=True):
+            written |= contents(path, entry, format[0])
+        if coco[0]:
+            written |= coco_contents(pictures[0].parent, entries)
+        write_files(written, overwrite=overwrite[0])
+        if save_images[0] and not beside:
+            for path, picture in zip(pictures, images, strict=True):
+                write_picture(path, picture)
+        paths = [str(sidecars(path, format[0])[0]) for path in pictures]
+        host.say(f"{len(paths)} captions in {pictures[0].parent}")
+        return io.NodeOutput(paths)
+
+
+def _paths(named: list[str], count: int, folder: str, beside: bool, overwrite: bool) -> list[Path]:
+    """Return where the pictures lie, or would lie, beside whose paths captions are written."""
+    if beside and not named:
+        raise MendableError(
+            "beside_inputs needs to know the pictures' files: name them in files, one a line."
+        )
+    if named and len(named) != count:
+        raise MendableError(
+            f"There are {count} pictures but {len(named)} names in files: give one for each."
+        )
+    if beside:
+        paths = [host.input_folder(name) for name in named]
+        gone = [path.name for path in paths if not path.is_file()]
+        if gone:
+            raise MendableError(
+                f'There is no "{gone[0]}" in ComfyUI\'s input folder: name the files as Load Image '
+                "does."
+            )
+        return paths
+    place = host.output_folder(folder)
+    if named:
+        names = [Path(name.replace("\\", "/")).stem for name in named]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise MendableError(f'Two files are called "{twice}": give each its own name.')
+        return [host.output_folder(folder, f"{name}.png") for name in names]
+    first = 1 if overwrite else _next_number(place)
+    return [place / f"picture_{first + k:05}.png" for k in range(count)]
+
+
+def _next_number(place: Path) -> int:
+    numbers = [
+        int(match[1])
+        for path in (place.iterdir() if place.is_dir() else [])
+        if (match := re.fullmatch(r"picture_(\d+)\.\w+", path.name))
+    ]
+    return max(numbers, default=0) + 1
+
+
+def _input_folder(name: str) -> Path:
+    return host.input_folder() if name.strip() in ("", ".") else host.input_folder(name.strip())
+
+
+class CaptionFolder(io.ComfyNode):
+    """Captions what is new in a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="CaptionFolder",
+            display_name="Caption Folder",
+            category=CATEGORY,
+            description="Writes a caption beside each picture of a folder that has none. It may "
+            "hold any number of pictures; a run that was cancelled goes on, and new pictures are "
+            "seen whenever you queue again.",
+            is_output_node=True,
+            inputs=[
+                KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
+                io.String.Input(
+                    "folder",
+                    default=".",
+                    tooltip="A folder inside ComfyUI's input folder, with its subfolders; '.' is "
+                    "all of it.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=["brief", "detailed", "custom"],
+                    default="brief",
+                    tooltip="As in Grounded Caption.",
+                ),
+                io.String.Input(
+                    "prompt", default="", multiline=True, tooltip="For custom style only."
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    default="txt",
+                    tooltip="txt: the caption alone, as trainers read it. json: with phrases and "
+                    "boxes.",
+                ),
+                io.Int.Input(
+                    "max_new_tokens",
+                    default=128,
+                    min=1,
+                    max=1024,
+                    tooltip="Where a caption is cut off at the latest.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Write captions that are there anew, yours included.",
+                ),
+                batch_size_input("Pictures"),
+                io.Combo.Input(
+                    "language",
+                    options=LANGUAGES,
+                    default=ENGLISH,
+                    optional=True,
+                    tooltip="As in Grounded Caption.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="files",
+                    is_output_list=True,
+                    tooltip="The pictures with a caption, by their names in the input folder.",
+                ),
+                io.String.Output(
+                    display_name="captions", is_output_list=True, tooltip="Their captions."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How many were captioned or had one, and what could not be read.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **_: object) -> str:
+        """Run again when a picture or a caption came, went or changed."""
+        place = _input_folder(folder)
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        told = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+    @classmethod
+    def execute(
+        cls,
+        kosmos: Kosmos,
+        folder: str,
+        style: str,
+        prompt: str,
+        format: str,
+        max_new_tokens: int,
+        overwrite: bool,
+        batch_size: int,
+        language: str = ENGLISH,
+    ) -> io.NodeOutput:
+        """Caption the folder."""
+        from ..kosmos.batches import Pace
+        from ..kosmos.caption import BRIEF, DETAILED
+        from ..kosmos.folder import Job, caption_folder, pictures_in
+        from ..kosmos.save import read_caption
+
+        if style == "custom" and not prompt.strip():
+            raise MendableError('The prompt is empty: write one, or choose the style "brief".')
+        if style != "custom":
+            prompt = BRIEF if style == "brief" else DETAILED
+            prompt = prompt_in(language, prompt, detailed=style == "detailed")
+        place = _input_folder(folder)
+        pictures = pictures_in(place)
+        if not pictures:
+            raise MendableError(
+                f'There is no picture in "{folder}" of ComfyUI\'s input folder: put some there.'
+            )
+        host.bring_in(kosmos.home)
+        progress = host.Progress(len(pictures))
+        report = caption_folder(
+            kosmos,
+            place,
+            Job(prompt, language, format, max_new_tokens, overwrite),
+            pace=Pace(batch_size, host.free_memory(), on_token=host.check_interrupted),
+            on_picture=lambda behind, _: progress.step(behind),
+        )
+        host.say(str(report))
+        told = {path: read_caption(path) for path in pictures if path not in report.failed}
+        done = {path: text for path, text in told.items() if text is not None}
+        if not done:
+            raise MendableError(f'No picture in "{folder}" could be read: {report}')
+        root = host.input_folder()
+        return io.NodeOutput(
+            [path.relative_to(root).as_posix() for path in done], list(done.values()), str(report)
+        )

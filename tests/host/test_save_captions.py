@@ -1,0 +1,156 @@
+"""Captions go to disk from a real ComfyUI: beside pictures, in sets, for whole folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from PIL import Image
+
+Workflow = dict[str, dict]
+MODEL = {
+    "class_type": "LoadKosmos",
+    "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
+}
+
+
+def draw(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw_sample(HELD_OUT + seed, 112).pixels).save(path)
+
+
+def saving(server: ComfyUI, **settings: object) -> Workflow:
+    """Caption two scenes and save them."""
+    for k in range(2):
+        draw(server.input / f"save_{k}.png", 79 + k)
+    return {
+        "model": MODEL,
+        "one": {"class_type": "LoadImage", "inputs": {"image": "save_0.png"}},
+        "two": {"class_type": "LoadImage", "inputs": {"image": "save_1.png"}},
+        "both": {
+            "class_type": "ImageBatch",
+            "inputs": {"image1": ["one", 0], "image2": ["two", 0]},
+        },
+        "caption": {
+            "class_type": "GroundedCaption",
+            "inputs": {
+                "kosmos": ["model", 0],
+                "image": ["both", 0],
+                "style": "brief",
+                "prompt": "",
+                "max_new_tokens": 30,
+                "batch_size": 0,
+            },
+        },
+        "save": {
+            "class_type": "SaveCaptions",
+            "inputs": {
+                "image": ["both", 0],
+                "grounding": ["caption", 1],
+                "folder": "set",
+                "format": "txt and json",
+                "save_images": True,
+                "coco": True,
+                "overwrite": False,
+                **settings,
+            },
+        },
+    }
+
+
+def refusal(outcome: Outcome, node: str) -> str:
+    failure = outcome.failure
+    assert failure is not None
+    assert failure.node_type == node
+    assert failure.kind.endswith("MendableError")
+    return failure.sentence
+
+
+def test_a_set_is_saved_and_added_to(client: Client, server: ComfyUI) -> None:
+    outcome = client.run(saving(server))
+    assert outcome.failure is None, outcome.failure
+    place = server.output / "set"
+    assert {path.name for path in place.iterdir()} == {
+        "coco_captions.json",
+        "coco_instances.json",
+        *(f"picture_0000{k}.{end}" for k in (1, 2) for end in ("png", "txt", "json")),
+    }
+    told = json.loads((place / "picture_00001.json").read_text(encoding="utf-8"))
+    assert told["caption"] == (place / "picture_00001.txt").read_text(encoding="utf-8").strip()
+    original = Image.open(server.input / "save_0.png").convert("RGB")
+    assert Image.open(place / "picture_00001.png").tobytes() == original.tobytes()
+    more = client.run(saving(server, coco=False, format="txt"))
+    assert more.failure is None, more.failure
+    assert (place / "picture_00004.txt").exists()
+
+
+def test_named_captions_lie_beside_their_pictures_and_are_safe(
+    client: Client, server: ComfyUI
+) -> None:
+    named = {"files": "save_0.png\nsave_1.png", "beside_inputs": True, "coco": False}
+    assert client.run(saving(server, format="txt", **named)).failure is None
+    assert (server.input / "save_0.txt").exists()
+    (server.input / "save_0.txt").write_text("mine")
+    again = client.run(saving(server, format="txt and json", **named))
+    assert "overwrite" in refusal(again, "SaveCaptions")
+    assert (server.input / "save_0.txt").read_text() == "mine"
+    assert not (server.input / "save_0.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"folder": "../elsewhere"}, "no name inside"),
+        ({"files": "one.png"}, "2 pictures but 1 names"),
+        ({"beside_inputs": True}, "name them in files"),
+        ({"beside_inputs": True, "files": "save_0.png\ngone.png"}, '"gone.png"'),
+        ({"beside_inputs": True, "files": "save_0.png\n../gone.png"}, "no name inside"),
+    ],
+)
+def test_a_place_that_is_none_is_one_sentence(
+    client: Client, server: ComfyUI, settings: dict[str, object], words: str
+) -> None:
+    assert words in refusal(client.run(saving(server, **settings)), "SaveCaptions")
+
+
+def test_a_folder_is_captioned_and_new_pictures_are_seen(client: Client, server: ComfyUI) -> None:
+    for k in range(3):
+        draw(server.input / "holiday" / f"{k}.png", 90 + k)
+    (server.input / "holiday" / "broken.png").write_text("no picture")
+    workflow = {
+        "model": MODEL,
+        "folder": {
+            "class_type": "CaptionFolder",
+            "inputs": {
+                "kosmos": ["model", 0],
+                "folder": "holiday",
+                "style": "brief",
+                "prompt": "",
+                "format": "txt",
+                "max_new_tokens": 30,
+                "overwrite": False,
+                "batch_size": 0,
+            },
+        },
+        "files": {"class_type": "PreviewAny", "inputs": {"source": ["folder", 0]}},
+        "report": {"class_type": "PreviewAny", "inputs": {"source": ["folder", 2]}},
+    }
+
+    def run() -> tuple[list[str], str]:
+        outcome = client.run(workflow)
+        assert outcome.failure is None, outcome.failure
+        return outcome.outputs["files"]["text"], outcome.outputs["report"]["text"][0]
+
+    files, report = run()
+    assert files == ["holiday/0.png", "holiday/1.png", "holiday/2.png"]
+    assert report.startswith("3 captioned, 0 were done, 1 failed")
+    assert "broken.png" in report
+    draw(server.input / "holiday" / "later" / "3.png", 93)
+    files, report = run()
+    assert len(files) == 4
+    assert report.startswith("1 captioned, 3 were done, 1 failed")
+    assert (server.input / "holiday" / "later" / "3.txt").exists()
