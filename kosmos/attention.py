@@ -23,7 +23,7 @@ from transformers import Kosmos2ForConditionalGeneration
 
 from ..errors import MendableError
 from .model import Kosmos
-from .patches import patch_features
+from .patches import grid_side, patch_features
 from .relevance import attention_times_gradient, mean_attention, raising, rollout
 from .words import Spelled, Word
 
@@ -205,8 +205,7 @@ def _choose(
 
 def _map(kosmos: Kosmos, word: Word, keys: Tensor, text: float | None) -> WordMap:
     """Part what lies on the connector's keys: class token, patches, queries."""
-    config = kosmos.model.config.vision_config
-    side = config.image_size // config.patch_size
+    side = grid_side(kosmos)
     class_token, patches, queries = (
         keys.float().cpu().split((1, side * side, kosmos.model.config.latent_query_num))
     )

@@ -11,7 +11,8 @@ would still claim that something is there.)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..errors import MendableError
 from .batches import UNWATCHED, Pace, in_batches
 from .caption import BRIEF
-from .memory import Growing, Memory
+from .memory import Growing
 from .model import Kosmos
 from .pictures import Pictures
 from .preprocess import check
@@ -55,14 +56,46 @@ def likelihood(
     def with_picture(start: int, stop: int) -> list[float]:
         pairs = [divmod(number, len(rows)) for number in range(start, stop)]
         memory = pictures.remember([picture for picture, _ in pairs], asked)
-        return _score(kosmos, memory, before, [rows[text] for _, text in pairs])
+        read = Growing(memory, len(before) + longest)
+        return _score(kosmos, before, [rows[text] for _, text in pairs], past_key_values=read)
 
     def without_picture(start: int, stop: int) -> list[float]:
-        return _score(kosmos, None, (asked.ids[0], *before), rows[start:stop])
+        return _score(kosmos, (asked.ids[0], *before), rows[start:stop])
 
     bare = torch.tensor(in_batches(len(rows), size, without_picture))
     scores = in_batches(len(images) * len(rows), size, with_picture, pace.on_batch)
     return torch.tensor(scores).view(len(images), len(rows)) - bare
+
+
+def likelihood_of_views(
+    kosmos: Kosmos,
+    view: Callable[[int, int], Tensor],
+    count: int,
+    text: str,
+    prompt: str = BRIEF,
+    pace: Pace = UNWATCHED,
+) -> Tensor:
+    """Return the score of one text under each of `count` views, float32 [count], on the CPU.
+
+    `view(start, stop)` gives some of them as what the decoder sees, [N,Q,D]. All else is as in
+    `likelihood`.
+    """
+    row = _tokens(kosmos, text, prompt)
+    asked = _without_grounding(kosmos, tokenize(kosmos, prompt, len(row)))
+    length = len(asked.ids) + len(row)
+
+    def score(start: int, stop: int) -> list[float]:
+        features = view(start, stop)
+        slots = torch.zeros(len(features), length - 1, dtype=torch.bool, device=features.device)
+        slots[:, slice(*asked.slots)] = True
+        rows = [row] * len(features)
+        return _score(
+            kosmos, asked.ids, rows, image_embeds=features, image_embeds_position_mask=slots
+        )
+
+    [bare] = _score(kosmos, (asked.ids[0], *asked.ids[asked.text_at :]), [row])
+    size = pace.size(kosmos.model, length)
+    return torch.tensor(in_batches(count, size, score, pace.on_batch)) - bare
 
 
 def space(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
@@ -90,29 +123,26 @@ def _without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:
 
 @torch.no_grad()
 def _score(
-    kosmos: Kosmos, memory: Memory | None, before: Sequence[int], rows: Sequence[Sequence[int]]
+    kosmos: Kosmos, before: Sequence[int], rows: Sequence[Sequence[int]], **read: Any
 ) -> list[float]:
-    """Return the mean log-probability of each row's tokens behind what was read and `before`."""
+    """Return the mean log-probability of each row's tokens behind `before`.
+
+    `read` is what the decoder has read before that, or the slots that are in it.
+    """
     device = kosmos.model.device
-    pad = kosmos.model.config.text_config.pad_token_id
     longest = max(map(len, rows))
-    told = torch.full((len(rows), longest), pad)
+    told = torch.full((len(rows), longest), kosmos.model.config.text_config.pad_token_id)
     for k, row in enumerate(rows):
         told[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
     told = told.to(device)
     head = torch.tensor(before, device=device).expand(len(rows), -1)
-    ids = torch.cat([head, told], 1)[:, :-1]
-    read = memory.layers[0][0].shape[-2] if memory else 0
-    positions = torch.arange(ids.shape[1], device=device) + read + pad + 1
     logits = kosmos.model.text_model(
-        input_ids=ids,
-        position_ids=positions.repeat(len(rows), 1),
-        past_key_values=Growing(memory, ids.shape[1]) if memory else None,
-        use_cache=memory is not None,
+        input_ids=torch.cat([head, told], 1)[:, :-1],
+        use_cache="past_key_values" in read,
         logits_to_keep=longest,
+        **read,
     ).logits
     sure = logits.float().log_softmax(-1).gather(-1, told[..., None])[..., 0]
-    counted = torch.arange(longest, device=device) < torch.tensor(
-        [len(row) for row in rows], device=device
-    ).unsqueeze(1)
-    return list(((sure * counted).sum(1) / counted.sum(1)).tolist())
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    counted = torch.arange(longest, device=device) < lengths[:, None]
+    return list(((sure * counted).sum(1) / lengths).tolist())

@@ -33,6 +33,11 @@ def grid_mask(grid: Tensor, height: int, width: int) -> Tensor:
     return spread(smooth[0, 0])
 
 
+def blocks(colours: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge colours [B,G,G,3] to pictures [B,height,width,3], each patch a plain block."""
+    return interpolate(colours.movedim(-1, 1), (height, width), mode="nearest").movedim(1, -1)
+
+
 def marked(caption: str, start: int, end: int) -> list[Run]:
     """Return a caption in pieces, `caption[start:end]` marked."""
     return [Run(caption[:start], None), Run(caption[start:end], MARK), Run(caption[end:], None)]

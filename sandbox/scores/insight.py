@@ -11,7 +11,7 @@ import torch
 from ...kosmos.load import load_kosmos
 from .. import KOSMOS
 from .figure import TABLE_HEAD, environment
-from .pointing import pointing
+from .pointing import phrases_on_patches, pointing
 from .retrieval import retrieval
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     print(TABLE_HEAD)
     for part in (
         pointing(kosmos, options.scenes),
+        phrases_on_patches(kosmos, options.scenes // 4),
         retrieval(kosmos, options.scenes, options.references),
     ):
         for figure in part:

@@ -9,6 +9,8 @@ import torch
 from ...kosmos.attention import METHODS, word_maps
 from ...kosmos.grounding import GroundedText
 from ...kosmos.model import Kosmos
+from ...kosmos.patch_similarity import phrase_similarity
+from ...kosmos.patches import look
 from ...kosmos.preprocess import preprocess
 from ...kosmos.words import spell
 from ..pool import HELD_OUT, draw_sample
@@ -67,3 +69,17 @@ def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
         asked = ASKED if method == METHODS[0] else None
         yield Figure(f"pointing game, {name}", right, total, asked)
         yield Figure(f"pointing game, {name}, several things", hard[method], crowded)
+
+
+def phrases_on_patches(kosmos: Kosmos, count: int) -> Iterator[Figure]:
+    """The same game for the patch that a whole phrase is most like, in ``count`` scenes."""
+    right = total = 0
+    for k in range(count):
+        sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
+        features = look(kosmos, as_images([sample]))
+        for part in brief(sample.scene, sample.boxes):
+            if not isinstance(part, str):
+                [grid] = phrase_similarity(kosmos, features, part[0])
+                right += inside(*peak(grid), part[1])
+                total += 1
+    yield Figure("pointing game, the patch most like the phrase", right, total)

@@ -1,0 +1,79 @@
+"""Which patches are alike, and which are like a phrase.
+
+`features` is [B,1+G*G,C] from `patch_features`: a class token, then the patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..errors import MendableError
+from .batches import UNWATCHED, Pace
+from .likelihood import likelihood_of_views
+from .model import Kosmos
+from .patches import grid_side
+
+
+def principal_colours(features: Tensor) -> Tensor:
+    """Show patches by colours: alike where they are alike, float32 [B,G,G,3] in 0..1 on the CPU.
+
+    Red, green and blue are the first three
+    principal components over all patches of all pictures, as DINOv2 shows them (Oquab et al. 2023,
+    arXiv:2304.07193, figure 1), so that a colour means the same in every picture. Each is stretched
+    to the whole range, and turned so that its largest weight is positive.
+    """
+    patches = features[:, 1:].float().cpu()
+    count, number, width = patches.shape
+    centred = patches.reshape(-1, width) - patches.mean((0, 1))
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    shown = centred @ (directions * largest.sign()).T
+    low, high = shown.amin(0), shown.amax(0)
+    side = round(number**0.5)
+    stretched = (shown - low) / (high - low).clamp_min(1e-12)
+    return stretched.reshape(count, side, side, 3)
+
+
+def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
+    """Return the cosine of every patch with one of the same picture, float32 [B,G,G] on the CPU.
+
+    Raises MendableError for a patch outside.
+    """
+    patches = normalize(features[:, 1:].float().cpu(), dim=-1)
+    side = round(patches.shape[1] ** 0.5)
+    if not (0 <= row < side and 0 <= column < side):
+        raise MendableError(
+            f"There is no patch in row {row} and column {column}: the grid has {side} by {side}, "
+            f"from 0 to {side - 1}."
+        )
+    chosen = patches[:, row * side + column, :, None]
+    return (patches @ chosen).view(-1, side, side)
+
+
+def phrase_similarity(
+    kosmos: Kosmos, features: Tensor, phrase: str, pace: Pace = UNWATCHED
+) -> Tensor:
+    """Return how much each patch alone speaks for a phrase, float32 [B,G,G] on the CPU.
+
+    Patches and words share no space, so the decoder is asked: the connector gathers from the class
+    token and this one patch, and the score is that of `likelihood`, in nats per token; above 0 the
+    patch makes "An image of <phrase>" likelier. `pace` counts patches. Raises MendableError for an
+    empty phrase, and for one that the decoder has no room for.
+    """
+    count, keys, _ = features.shape
+    number, side = keys - 1, grid_side(kosmos)
+    pictures = torch.arange(count).repeat_interleave(number)
+    patches = torch.arange(1, keys).repeat(count)
+
+    @torch.no_grad()
+    def view(start: int, stop: int) -> Tensor:
+        own = features[pictures[start:stop], patches[start:stop]]
+        seen = torch.stack([features[pictures[start:stop], 0], own], 1)
+        slots: Tensor = kosmos.model.image_to_text_projection(seen)[0]
+        return slots
+
+    return likelihood_of_views(kosmos, view, count * number, phrase, pace=pace).view(
+        count, side, side
+    )
