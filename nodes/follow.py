@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ..errors import MendableError
-from ..training.config import TrainingConfig
+from ..training.config import Options, TrainingConfig
 from ..training.config_yaml import read_config
 from ..training.dataset import Subject, fingerprint
 from ..training.events import Event
@@ -33,7 +33,14 @@ PUBLISHED = "dreambooth"
 """The folder below models/loras, models/embeddings and models/diffusers for what runs made."""
 
 
-def settings_of(diffusion: Diffusion, subject: Subject, priors: Priors | None) -> dict[str, Any]:
+def learned_from(subject: Subject, options: Options) -> Subject:
+    """Return the subject without its masks where the loss looks at everything alike."""
+    return subject if options.background_weight < 1 else replace(subject, masks=())
+
+
+def settings_of(
+    diffusion: Diffusion, subject: Subject, priors: Priors | None, options: Options
+) -> dict[str, Any]:
     """Return the settings of a run that its model, subject and class pictures decide."""
     from ..diffusion.fingerprint import fingerprint as model_fingerprint
 
@@ -45,7 +52,7 @@ def settings_of(diffusion: Diffusion, subject: Subject, priors: Priors | None) -
         "token": subject.token,
         "class_name": subject.class_name,
         "class_prompt": priors.prompt if priors else "",
-        "data": fingerprint(subject, priors.files if priors else ()),
+        "data": fingerprint(learned_from(subject, options), priors.files if priors else ()),
         "resolution": diffusion.resolution,
         "device": "cpu" if host.device_type() == "cpu" else "auto",
     }
@@ -56,6 +63,7 @@ def train(
 ) -> RunFolder:
     """Train a run of a name in output/dreambooth, or find it trained; return its folder."""
     place = host.output_folder(RUNS, name.strip())
+    subject = learned_from(subject, config)
     class_pictures = priors.files if priors else ()
     try:
         run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)

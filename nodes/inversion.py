@@ -147,7 +147,7 @@ class TextualInversionTrain(io.ComfyNode):
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(replace(options, token_vectors=vectors)),
-            **follow.settings_of(diffusion, subject, None),
+            **follow.settings_of(diffusion, subject, None, options),
             method="embedding",
             steps=steps,
             learning_rate=learning_rate,

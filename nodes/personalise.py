@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..errors import MendableError
 from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject, personal_caption
 from ..training.events import loss_curve
-from . import follow
+from . import follow, host
 from .sockets import (
     DIFFUSION,
     GROUNDING,
@@ -27,7 +28,7 @@ from .sockets import (
 if TYPE_CHECKING:
     from ..diffusion.model import Diffusion
     from ..diffusion.priors import Priors
-    from ..kosmos.grounding import Grounding
+    from ..kosmos.grounding import GroundedText, Grounding
 
 CATEGORY = "Kosmos DreamBooth/personalise"
 PREVIEWS = 8
@@ -75,6 +76,25 @@ class SubjectDataset(io.ComfyNode):
                     tooltip="From GroundedCaption: tells which words of a caption describe the "
                     "subject; also gives the captions when there are no others.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the subject is, for TrainingOptions' background_weight. Without "
+                    "masks the boxes of the grounding are taken.",
+                ),
+                io.Boolean.Input(
+                    "crop",
+                    default=False,
+                    optional=True,
+                    tooltip="Cut each picture to a square around the subject. Good when it is "
+                    "small in its pictures or off the middle.",
+                ),
+                DIFFUSION.Input(
+                    "diffusion",
+                    optional=True,
+                    tooltip="The model to train: the report then says whether it knows the token "
+                    "already, or the class not.",
+                ),
             ],
             outputs=[
                 SUBJECT.Output(display_name="subject", tooltip="The subject, for DreamBoothTrain."),
@@ -82,6 +102,13 @@ class SubjectDataset(io.ComfyNode):
                     display_name="captions",
                     is_output_list=True,
                     tooltip="Each picture's caption with the token in it.",
+                ),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="The pictures with their captions; what a mask leaves out is dark.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What may spoil the training, in sentences."
                 ),
             ],
         )
@@ -94,8 +121,14 @@ class SubjectDataset(io.ComfyNode):
         class_name: list[str],
         captions: list[str] | None = None,
         grounding: list[Grounding] | None = None,
+        mask: list[torch.Tensor] | None = None,
+        crop: list[bool] | None = None,
+        diffusion: list[Diffusion] | None = None,
     ) -> io.NodeOutput:
         """Put the token into the captions."""
+        from ..training.advice import advice
+        from ..training.sheet import sheet
+
         pictures = [_pixels(picture) for batch in image for picture in batch]
         seen = [picture for part in grounding or [] for picture in part.pictures]
         texts = captions or [picture.caption for picture in seen]
@@ -119,7 +152,51 @@ class SubjectDataset(io.ComfyNode):
             personal_caption(text, name, noun, phrases)
             for text, phrases in zip(texts, spans, strict=False)
         )
-        return io.NodeOutput(Subject(tuple(pictures), personal, name, noun), list(personal))
+        masks = _masks(pictures, mask, seen, noun)
+        subject = Subject(tuple(pictures), personal, name, noun, masks)
+        if crop and crop[0]:
+            subject = _cropped(subject)
+        model = diffusion[0] if diffusion else None
+        found = advice(
+            subject, model.tokenizer if model else None, model.resolution if model else 0
+        )
+        report = "\n".join(found) or "The subject looks ready to be learned."
+        host.say(report)
+        drawn = torch.from_numpy(sheet(subject).copy()).float() / 255
+        return io.NodeOutput(subject, list(personal), drawn[None], report)
+
+
+def _masks(
+    pictures: Sequence[np.ndarray],
+    given: Sequence[torch.Tensor] | None,
+    seen: Sequence[GroundedText],
+    noun: str,
+) -> tuple[np.ndarray, ...]:
+    """Return the masks that were given, else the boxes of the grounding, else none."""
+    from ..training.places import box_mask, subject_boxes
+
+    if given:
+        flat = [one for batch in given for one in batch.reshape(-1, *batch.shape[-2:])]
+        return tuple(np.asarray(one.clamp(0, 1).mul(255).round().byte().cpu()) for one in flat)
+    return tuple(
+        box_mask(subject_boxes(one, noun), *picture.shape[:2])
+        for one, picture in zip(seen, pictures, strict=False)
+    )
+
+
+def _cropped(subject: Subject) -> Subject:
+    from ..training.places import crop
+
+    if not subject.masks:
+        raise MendableError(
+            "crop needs to know where the subject is: connect grounding or mask, or switch it off."
+        )
+    pairs = [crop(*pair) for pair in zip(subject.pictures, subject.masks, strict=True)]
+    return replace(
+        subject,
+        pictures=tuple(picture for picture, _ in pairs),
+        masks=tuple(mask for _, mask in pairs),
+    )
 
 
 def _pixels(picture: torch.Tensor) -> np.ndarray:
@@ -167,7 +244,7 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=400,
+                    default=600,
                     min=1,
                     max=1_000_000,
                     tooltip="Training steps. More bring out the likeness; too many wear out the "
@@ -192,12 +269,12 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "prior_weight",
-                    default=1.0,
+                    default=8.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Weight of the class pictures beside the subject's. Not used without "
-                    "priors.",
+                    tooltip="Weight of the class pictures beside the subject's: raise it when the "
+                    "class begins to look like the subject. Not used without priors.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -290,7 +367,7 @@ class DreamBoothTrain(io.ComfyNode):
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(options),
-            **follow.settings_of(diffusion, subject, priors),
+            **follow.settings_of(diffusion, subject, priors, options),
             method=method,
             train_text_encoder=train_text_encoder,
             steps=steps,

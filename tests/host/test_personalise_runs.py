@@ -150,13 +150,63 @@ def test_a_branch_begins_at_an_earlier_checkpoint(client: Client, run: RunFolder
     ("opened", "changes", "named"),
     [
         (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
-        (("kept", "best"), {}, "run EvaluateSubject"),
+        (("kept_slow", "best"), {}, "run EvaluateSubject"),
         (("kept", "step", 2), {}, "give a branch_name"),
         (("kept",), {"learning_rate": 0.5}, "give it a branch_name"),
         (("kept",), {"branch_name": "../out"}, "give one without"),
         (("never",), {}, 'There is no run "never"'),
     ],
 )
+def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: RunFolder) -> None:
+    workflow = open_run("kept")
+    workflow["score"] = {
+        "class_type": "EvaluateSubject",
+        "inputs": {
+            "run": ["open", 0],
+            "subject_judge": "sandbox",
+            "prompt_judge": "sandbox",
+            "prompts": "a {subject}",
+            "count": 2,
+            "steps": 2,
+            "guidance": 1.0,
+            "seed": 0,
+        },
+    }
+    workflow["plot"] = {"class_type": "PreviewImage", "inputs": {"images": ["score", 0]}}
+    workflow["best"] = {"class_type": "PreviewAny", "inputs": {"source": ["score", 3]}}
+    outcome = client.run(workflow)
+    assert outcome.failure is None
+    assert outcome.outputs["plot"]["images"]
+    bars = [(step.done, step.total) for step in outcome.steps if step.node == "score"]
+    assert bars[-1][0] == bars[-1][1]
+    best = outcome.outputs["best"]["text"][0]
+    report = client.run(open_run("kept", "best")).outputs["report"]["text"][0]
+    assert f"chosen: {best}" in report
+
+
+def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
+    workflow = begin()
+    workflow["mask"] = {
+        "class_type": "SolidMask",
+        "inputs": {"value": 1.0, "width": 32, "height": 40},
+    }
+    workflow["subject"]["inputs"] |= {
+        "mask": ["mask", 0],
+        "crop": True,
+        "diffusion": ["load", 0],
+    }
+    workflow["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["subject", 2]}}
+    workflow["report"] = {"class_type": "PreviewAny", "inputs": {"source": ["subject", 3]}}
+    outcome = client.run(workflow)
+    assert outcome.failure is None
+    assert outcome.outputs["show"]["images"]
+    assert "1 picture only" in outcome.outputs["report"]["text"][0]
+    workflow["subject"]["inputs"].pop("mask")
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert "connect grounding or mask" in failure.sentence
+
+
 def test_what_cannot_be_gone_on_with_is_told(
     client: Client, run: RunFolder, opened: tuple, changes: dict, named: str
 ) -> None:

@@ -1,0 +1,81 @@
+"""Masks, crops and warnings: a subject before it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
+from kosmos_dreambooth.training.advice import advice
+from kosmos_dreambooth.training.dataset import Subject
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.places import box_mask, crop, subject_boxes
+from kosmos_dreambooth.training.sheet import SIDE, sheet
+from kosmos_dreambooth.training.stop import StopRequest
+from PIL import Image
+from safetensors.torch import load_file
+
+TREE, DOG = Box(0.0, 0.0, 0.2, 1.0), Box(0.5, 0.25, 0.75, 0.75)
+SEEN = GroundedText(
+    "a tree and a dog", (Phrase("a tree", 0, 6, (TREE,)), Phrase("a dog", 11, 16, (DOG,)))
+)
+
+
+def test_the_mask_is_where_the_class_was_seen() -> None:
+    assert subject_boxes(SEEN, "dog") == [DOG]
+    assert subject_boxes(SEEN, "cat") == [TREE]
+    mask = box_mask([DOG], 8, 16)
+    assert mask.sum() == 255 * 4 * 4
+    assert (mask[2:6, 8:12] == 255).all()
+    assert (box_mask([], 4, 4) == 255).all()
+
+
+def test_a_crop_is_a_square_that_holds_the_subject() -> None:
+    mask = box_mask([DOG], 200, 400)
+    picture = np.arange(200 * 400 * 3, dtype=np.uint32).reshape(200, 400, 3) % 251
+    piece, place = crop(picture.astype(np.uint8), mask)
+    assert piece.shape[:2] == place.shape
+    assert place.sum() == mask.sum()
+    assert abs(place.shape[0] - place.shape[1]) <= 1
+    assert place.size < mask.size / 3
+
+
+def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subject) -> None:
+    tokenizer = load_diffusion(epsilon_model).tokenizer
+    twice = replace(subject, pictures=subject.pictures[:2] * 2, captions=("a sks dog",) * 4)
+    said = " ".join(advice(twice, tokenizer, 64))
+    assert "Pictures 1 and 3 are the same" in said
+    assert "Picture 1 has 16 pixels" in said
+    assert 'The token "sks" is 3 tokens' in said
+    alone = replace(subject, pictures=subject.pictures[:1], captions=("a sks dog",), token="a")  # noqa: S106
+    assert [line.split(":")[0] for line in advice(alone, tokenizer, 0)] == [
+        "There is 1 picture only"
+    ]
+    assert "may not know it" in " ".join(advice(replace(subject, class_name="xyzzy"), tokenizer, 0))
+
+
+def test_the_sheet_shows_every_picture(subject: Subject) -> None:
+    masks = tuple(np.zeros(picture.shape[:2], np.uint8) for picture in subject.pictures)
+    bright, dark = sheet(subject), sheet(replace(subject, masks=masks))
+    assert bright.shape[1] == 3 * SIDE
+    assert bright[:SIDE].mean() > 2 * dark[:SIDE].mean()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_background_is_learned_less(make_run, tmp_path: Path, subject, weight: float) -> None:
+    runs = []
+    for name, place in (("left", slice(None, 8)), ("right", slice(8, None))):
+        masks = []
+        for picture in subject.pictures:
+            mask = np.zeros(picture.shape[:2], np.uint8)
+            mask[:, place] = 255
+            masks.append(mask)
+        run = make_run(tmp_path, name, steps=2, background_weight=weight, flip=True, seed=1)
+        for k, mask in enumerate(masks):
+            Image.fromarray(mask).save(run.masks / f"{k:02}.png")
+        assert train(run, StopRequest())
+        runs.append(load_file(run.lora))
+    assert any((runs[0][key] != runs[1][key]).any() for key in runs[0])
