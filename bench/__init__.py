@@ -1,0 +1,1 @@
+"""Measurements next to what users would run instead, in one process."""

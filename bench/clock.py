@@ -1,0 +1,75 @@
+"""Turn by turn timing, with spread, and how fast the machine itself is."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import torch
+
+Work = TypeVar("Work")
+
+
+class Turns(Generic[Work]):
+    """Times several ways of doing the same work, each once a turn; the first is the yardstick."""
+
+    def __init__(self, ways: Mapping[str, Callable[[Work], int]], work: Work, repeats: int) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in ways}
+        self.tokens: dict[str, int] = {}
+        for _ in range(repeats):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                self.tokens[name] = way(work)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.seconds[name].append(time.perf_counter() - began)
+
+    def table(self, pictures: int) -> str:
+        """A line for each way: median seconds and their range, speed, and the ratio of speeds."""
+        first = next(iter(self.seconds))
+        lines = []
+        for name, seconds in self.seconds.items():
+            middle = statistics.median(seconds)
+            ratios = [a / b for a, b in zip(self.seconds[first], seconds, strict=True)]
+            lines.append(
+                f"{name:24} {middle:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f})  "
+                f"{pictures / middle:7.2f} pictures/s  {self.tokens[name]:5} tokens  "
+                f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        return "\n".join(lines)
+
+
+def environment(device: torch.device) -> str:
+    """Where it was measured, in a line."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return (
+        f"{name}, {torch.get_num_threads()} CPU threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def flops(dtype: torch.dtype, device: torch.device) -> float:
+    """Measure the operations per second of a product of two large matrices."""
+    side = 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / _best(lambda: a @ b)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Measure the bytes per second at which memory that fits into no cache is read."""
+    block = torch.ones(2**28, dtype=torch.uint8, device=device).view(torch.int64)
+    return block.numel() * 8 / _best(block.sum)
+
+
+def _best(work: Callable[[], object], repeats: int = 5) -> float:
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
