@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..training.config import LAYERS, LIMITS, OPTIMIZERS, PRECISIONS, SCHEDULES, Options
+from ..training.config import (
+    CLASS_TARGETS,
+    LAYERS,
+    LIMITS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    Options,
+)
 from .sockets import TRAINING_OPTIONS
 
 CATEGORY = "Kosmos DreamBooth/personalise"
@@ -99,11 +107,31 @@ class TrainingOptions(io.ComfyNode):
                     "Weight of the loss outside the subject's masks: below 1 the surroundings are "
                     "learned less. Needs a grounding on SubjectDataset.",
                 ),
+                _combo(
+                    "class_target",
+                    CLASS_TARGETS,
+                    "What class pictures hold the model to: model, its own predictions before "
+                    "training, keeps the class's variety in short runs and takes a fifth more "
+                    "time; pictures is the paper's way, with a prior_weight of 1.",
+                ),
                 _float(
                     "caption_dropout",
                     0.01,
-                    "Chance that a picture is learned without its caption; 0.05 to 0.1 keeps "
-                    "guidance working in long runs.",
+                    "Chance that a picture of the subject is learned without its caption. Leave "
+                    "it 0 when there are class pictures.",
+                ),
+                _float(
+                    "class_caption_dropout",
+                    0.01,
+                    "Chance that a class picture comes without its caption. Guidance subtracts "
+                    "what the model paints for no prompt, so that has to be kept as well; 0.1 is "
+                    "enough with class_target pictures.",
+                ),
+                _float(
+                    "plain_captions",
+                    0.01,
+                    'Chance that a picture of the subject is learned as "a <token> <class>" '
+                    "instead of its caption, so that the subject is known without a scene too.",
                 ),
                 io.Boolean.Input(
                     "flip",

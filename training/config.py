@@ -11,6 +11,7 @@ LAYERS = ("attention", "all")
 DEVICES = ("auto", "cpu")
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
+CLASS_TARGETS = ("model", "pictures")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Settings that may change between two starts of one run without making it another run.
@@ -47,6 +48,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "noise_offset": (0.0, 1.0),
     "background_weight": (0.0, 1.0),
     "caption_dropout": (0.0, 1.0),
+    "class_caption_dropout": (0.0, 1.0),
+    "plain_captions": (0.0, 1.0),
     "resolution": (8, 4096),
     "seed": (0, 2**64 - 1),
     "devices": (1, 1024),
@@ -61,6 +64,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
+    "class_target": CLASS_TARGETS,
     "device": DEVICES,
 }
 
@@ -79,8 +83,11 @@ class Options:
     `gradient_checkpointing` computes twice what it then need not keep.
     The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
     that a whole channel has in common, `background_weight` is the weight outside the subject's
-    masks. The data: `caption_dropout` is the chance of an empty prompt, `flip` shows half of the
-    subject's pictures mirrored.
+    masks. `class_target` "model" holds noisy class pictures to what the model predicted for them
+    before training, "pictures" to the pictures themselves.
+    The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
+    `class_caption_dropout` for a class picture, and `plain_captions` the chance of
+    "a <token> <class>" instead of a caption; `flip` shows half of the subject's pictures mirrored.
     Watching: every line of `sample_prompts` is painted at each preview; `preview_every` 0 means no
     previews; the newest `keep_checkpoints` stay; `wandb` logs to Weights & Biases.
     Machines: each step's batch is shared by `devices` processes on each of `nodes` computers.
@@ -92,7 +99,7 @@ class Options:
     token_vectors: int = 1
     text_learning_rate: float = 0.0
     warmup: int = 20
-    schedule: str = "constant"
+    schedule: str = "cosine"
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -103,7 +110,10 @@ class Options:
     min_snr_gamma: float = 0.0
     noise_offset: float = 0.0
     background_weight: float = 1.0
+    class_target: str = "model"
     caption_dropout: float = 0.0
+    class_caption_dropout: float = 0.5
+    plain_captions: float = 0.4
     flip: bool = False
     sample_prompts: str = ""
     preview_every: int = 100
@@ -149,14 +159,19 @@ class TrainingConfig(Options):
     class_prompt: str = ""
     method: str = "lora"
     train_text_encoder: bool = True
-    steps: int = 400
+    steps: int = 600
     learning_rate: float = 0.0
     rank: int = 16
-    prior_weight: float = 1.0
+    prior_weight: float = 8.0
     batch_size: int = 4
     seed: int = 0
     device: str = "auto"
     preview_prompt: str = ""
+
+    @property
+    def plain_caption(self) -> str:
+        """The subject and nothing else."""
+        return f"a {self.token} {self.class_name}"
 
     @property
     def class_caption(self) -> str:
@@ -166,7 +181,7 @@ class TrainingConfig(Options):
     @property
     def shown_prompts(self) -> list[str]:
         """The prompts of the preview pictures, from left to right."""
-        first = self.preview_prompt or f"a {self.token} {self.class_name}"
+        first = self.preview_prompt or self.plain_caption
         more = (line.strip() for line in self.sample_prompts.splitlines())
         return [first, *(line for line in more if line)]
 
@@ -186,11 +201,10 @@ def suggested_learning_rate(method: str, unet_parameters: int) -> float:
 
     1e-4 (LoRA) and 5e-6 (full) are what DreamBooth on Stable Diffusion's UNet of 860 million
     parameters is commonly run with. A network's best rate for Adam goes with 1 / width (Yang et
-    al. 2022, "Tensor Programs V"), that is, about with 1 / sqrt(parameters). That of a LoRA, whose
-    own width is its rank, goes up more slowly: 5e-4 was best on the sandbox's 5 million, where
-    1.3e-3 began to spoil other things than the subject. A token's vectors are no layers, and
-    5e-3 suits them in any model (Gal et al. 2022, "An Image is Worth One Word", section 4).
+    al. 2022, "Tensor Programs V"), that is, about with 1 / sqrt(parameters). A token's vectors are
+    no layers, and 5e-3 suits them in any model (Gal et al. 2022, "An Image is Worth One Word",
+    section 4).
     """
-    power = {"lora": 0.3, "dora": 0.3, "full": 0.5, "embedding": 0.0}[method]
-    rate = {"lora": 1e-4, "dora": 1e-4, "full": 5e-6, "embedding": 5e-3}[method]
-    return rate * (860e6 / unet_parameters) ** power
+    if method == "embedding":
+        return 5e-3
+    return {"lora": 1e-4, "dora": 1e-4, "full": 5e-6}[method] * (860e6 / unet_parameters) ** 0.5

@@ -34,10 +34,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "The loss and the data": (
         "prior_weight",
+        "class_target",
         "background_weight",
         "min_snr_gamma",
         "noise_offset",
         "caption_dropout",
+        "class_caption_dropout",
+        "plain_captions",
         "flip",
         "seed",
     ),

@@ -18,6 +18,7 @@ from .draws import Deck, Draw
 from .dreambooth import dreambooth_loss, min_snr_weights, noising, target
 from .latents import Latents
 from .optimizers import make_optimizer, peak_rate, rate_schedule
+from .prior import Prior
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ class DreamBooth(LightningModule):
             self.groups["class"] = class_pictures
         self.decks = {kind: self._deck(kind, group) for kind, group in self.groups.items()}
         self.resume_from = resume_from
+        self.first_step = checkpoint.step_of(resume_from)
         self.average: Average | None = None
         self.losses: list[torch.Tensor] = []
         self.gradient_norm: torch.Tensor | None = None
         self.diffusion = self._make_trainable(diffusion)
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
+        self.prior: Prior | None = None
         self.prompts = self._read_prompts()
 
     def _deck(self, kind: str, group: Pictures) -> Deck:
@@ -118,9 +121,11 @@ class DreamBooth(LightningModule):
     def _read_prompts(self) -> dict[str, torch.Tensor]:
         """Return prompt -> hidden states [L,D]; or its token ids [L], to run the encoder on."""
         captions = [caption for group in self.groups.values() for caption in group.captions]
-        if self.config.caption_dropout:
-            captions.append("")
+        captions += ["", self.config.plain_caption]
         states = encode_prompts(self.diffusion, captions)
+        holds = self.config.class_target == "model" and self.config.method != "embedding"
+        if holds and "class" in self.groups:
+            self.prior = Prior(self.diffusion.unet, states)
         if not self.config.trains_text:
             return states
         tokenizer = self.diffusion.tokenizer
@@ -142,8 +147,7 @@ class DreamBooth(LightningModule):
         if self.config.optimizer == "schedulefree":
             optimizer.train()  # type: ignore[attr-defined]
         if self.config.ema:
-            steps = checkpoint.step_of(self.resume_from)
-            self.average = Average(self, self.config.ema, steps, held)
+            self.average = Average(self, self.config.ema, self.first_step, held)
         return optimizer
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
@@ -180,6 +184,11 @@ class DreamBooth(LightningModule):
         states = self._text_states([slot.caption for slot in slots])
         prediction = self.unet(noisy, timesteps, states, return_dict=False)[0]
         wanted = target(self.scheduler, latents, noise, timesteps)
+        if self.prior is not None:
+            kept = slice(len(mine), None)
+            prompts = [slot.caption for slot in slots[kept]]
+            held = self.prior.predict(self.unet, noisy[kept], timesteps[kept], prompts)
+            wanted = torch.cat([wanted[: len(mine)], held])
         rows = cells = None
         if self.config.min_snr_gamma:
             rows = min_snr_weights(self.scheduler, timesteps, self.config.min_snr_gamma)
@@ -201,8 +210,17 @@ class DreamBooth(LightningModule):
             mask = group.masks[drawn.picture]
             least = self.config.background_weight
             cells = least + (1 - least) * (mask.flip(-1) if flip else mask)
-        silent = drawn.luck < self.config.caption_dropout
-        return _Slot(drawn, latent, "" if silent else group.captions[drawn.picture], cells)
+        return _Slot(drawn, latent, self._caption(kind, drawn), cells)
+
+    def _caption(self, kind: str, drawn: Draw) -> str:
+        config = self.config
+        silent = config.caption_dropout if kind == "subject" else config.class_caption_dropout
+        plain = config.plain_captions if kind == "subject" else 0.0
+        if drawn.luck < silent:
+            return ""
+        if drawn.luck < silent + (1 - silent) * plain:
+            return config.plain_caption
+        return self.groups[kind].captions[drawn.picture]
 
     def _text_states(self, captions: list[str]) -> torch.Tensor:
         held = torch.stack([self.prompts[caption] for caption in captions]).to(self.device)

@@ -58,7 +58,7 @@ def personalise(base: Diffusion, folder: Path, count: int, seed: int) -> Persona
     subject = Subject(pictures, said, token, SUBJECT.kind)
     class_prompt = f"a {SUBJECT.kind}"
     settings = Settings(steps=20, guidance=3.0)
-    priors = make_priors(base, class_prompt, 16, folder / "priors", settings=settings)
+    priors = make_priors(base, class_prompt, 32, folder / "priors", settings=settings)
     config = TrainingConfig(
         base=base.source,
         base_hash=fingerprint(base),

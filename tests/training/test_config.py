@@ -84,7 +84,7 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(OLDER, encoding="utf-8")
     config = read_config(path)
-    assert (config.optimizer, config.schedule, config.ema) == ("adamw", "constant", 0.0)
+    assert (config.optimizer, config.schedule, config.ema) == ("adamw", "cosine", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
         ("steps: [", "not YAML"),
         ("- 1", "no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
-        (to_yaml(PLAIN).replace("steps: 400", "steps: many"), "steps"),
-        (to_yaml(PLAIN).replace("steps: 400", "steps: 0"), "steps"),
+        (to_yaml(PLAIN).replace("steps: 600", "steps: many"), "steps"),
+        (to_yaml(PLAIN).replace("steps: 600", "steps: 0"), "steps"),
         (to_yaml(PLAIN).replace("method: lora", "method: magic"), "lora, full"),
         ("base: model\n", "token"),
     ],
@@ -120,4 +120,4 @@ def test_more_steps_continue_a_run_and_another_seed_does_not() -> None:
 def test_small_models_are_given_larger_steps() -> None:
     assert suggested_learning_rate("lora", 860_000_000) == pytest.approx(1e-4)
     assert suggested_learning_rate("full", 860_000_000) == pytest.approx(5e-6)
-    assert suggested_learning_rate("lora", 5_900_000) == pytest.approx(4.5e-4, rel=0.02)
+    assert suggested_learning_rate("lora", 5_900_000) == pytest.approx(1.2e-3, rel=0.02)

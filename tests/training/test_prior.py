@@ -1,0 +1,75 @@
+"""Class pictures hold a model to what it was: the model itself says what that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.prompts import encode_prompts
+from kosmos_dreambooth.training import lora
+from kosmos_dreambooth.training.events import loss_curve
+from kosmos_dreambooth.training.folder import RunFolder
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.prior import Prior
+from kosmos_dreambooth.training.stop import StopRequest
+
+PROMPTS = ["a dog", ""]
+
+
+def trained(make_run, root: Path, **settings: object) -> RunFolder:
+    run = make_run(root, **{"steps": 3, "learning_rate": 0.01, **settings})
+    assert train(run, StopRequest())
+    return run
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, method: str) -> None:
+    diffusion = load_diffusion(velocity_model, torch.float32)
+    unet = diffusion.unet
+    states = encode_prompts(diffusion, PROMPTS)
+    noisy, timesteps = torch.randn(2, *_latent(diffusion)), torch.tensor([3, 900])
+    words = torch.stack([states[prompt] for prompt in PROMPTS])
+    with torch.no_grad():
+        before = unet(noisy, timesteps, words).sample
+    if method == "full":
+        unet.requires_grad_(True)
+    else:
+        lora.adapt(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
+    prior = Prior(unet, states)
+    learning = [p for p in unet.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in learning:
+            parameter += 0.1
+        after = unet(noisy, timesteps, words).sample
+
+    assert not torch.allclose(after, before, atol=1e-3)
+    held = prior.predict(unet, noisy, timesteps, PROMPTS)
+    torch.testing.assert_close(held, before)
+    assert [p for p in unet.parameters() if p.requires_grad] == learning
+
+
+def test_the_class_costs_nothing_before_the_model_has_changed(make_run, tmp_path: Path) -> None:
+    light, heavy = (
+        loss_curve(trained(make_run, tmp_path / str(weight), prior_weight=weight).events)
+        for weight in (0.0, 100.0)
+    )
+    assert heavy[0] == pytest.approx(light[0], rel=1e-4)
+    assert heavy[-1] > light[-1] * 1.01
+    pictures = trained(make_run, tmp_path / "pictures", class_target="pictures", prior_weight=100.0)
+    assert loss_curve(pictures.events)[0] > 10 * light[0]
+
+
+@pytest.mark.parametrize("option", ["class_caption_dropout", "plain_captions"])
+def test_its_prompts_are_left_out_as_often_as_asked(make_run, tmp_path: Path, option: str) -> None:
+    never, always = (
+        loss_curve(trained(make_run, tmp_path / str(chance), **{option: chance}).events)
+        for chance in (0.0, 1.0)
+    )
+    assert never != always
+
+
+def _latent(diffusion) -> tuple[int, int, int]:
+    config = diffusion.unet.config
+    return config.in_channels, config.sample_size, config.sample_size
