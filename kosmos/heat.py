@@ -19,8 +19,12 @@ def colour(values: Tensor) -> Tensor:
     return stops[below] * (1 - part) + stops[below + 1] * part
 
 
-def spread(values: Tensor) -> Tensor:
-    """Stretch values so that the lowest becomes 0 and the highest 1; equal ones all become 0."""
+def spread(values: Tensor, bounds: tuple[float, float] | None = None) -> Tensor:
+    """Stretch values so that 0 stands for the lowest and 1 for the highest, float32.
+
+    `bounds` are these two, if they are not to be those of the values themselves. Where both are
+    equal all becomes 0.
+    """
     values = values.float()
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    low, high = bounds or (float(values.min()), float(values.max()))
+    return (values - low) / (high - low) if high > low else torch.zeros_like(values)

@@ -24,13 +24,16 @@ COVER = (0.25, 0.8)
 """How opaque colours are where a map is lowest, and where it is highest."""
 
 
-def grid_mask(grid: Tensor, height: int, width: int) -> Tensor:
+def grid_mask(
+    grid: Tensor, height: int, width: int, bounds: tuple[float, float] | None = None
+) -> Tensor:
     """Stretch a map [G,G] over a picture: float32 [height,width], 0 where lowest, 1 where highest.
 
-    Patches are blended into one another linearly. A map that is the same everywhere becomes 0.
+    Patches are blended into one another linearly. `bounds` are the lowest and the highest value
+    where several maps share a scale. A map that is the same everywhere becomes 0.
     """
     smooth = interpolate(grid.float()[None, None], (height, width), mode="bilinear")
-    return spread(smooth[0, 0])
+    return spread(smooth[0, 0], bounds)
 
 
 def blocks(colours: Tensor, height: int, width: int) -> Tensor:
@@ -44,13 +47,17 @@ def marked(caption: str, start: int, end: int) -> list[Run]:
 
 
 def overlay(
-    images: Sequence[Tensor], grids: Sequence[Tensor], texts: Sequence[Sequence[Run]]
+    images: Sequence[Tensor],
+    grids: Sequence[Tensor],
+    texts: Sequence[Sequence[Run]],
+    bounds: tuple[float, float] | None = None,
 ) -> Tensor:
     """Lay maps on pictures, with a text under each: float32 [N,H',W',3] in 0..1 on the CPU.
 
     `images` are N pictures [H,W,C] of one size as in `to_rgb`, `grids` are N maps [G,G], and each
-    text comes in pieces, some marked. Pictures are enlarged by a whole number until the longer side
-    has 512 pixels, and all strips are as high as the longest text needs.
+    text comes in pieces, some marked. `bounds` are as in `grid_mask`. Pictures are enlarged by a
+    whole number until the longer side has 512 pixels, and all strips are as high as the longest
+    text needs.
     """
     check(torch.stack(list(images)))
     height, width = images[0].shape[:2]
@@ -66,7 +73,7 @@ def overlay(
         picture = Image.fromarray(to_rgb(image[None])[0].cpu().numpy())
         if factor > 1:
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        heat = grid_mask(grid, height, width)
+        heat = grid_mask(grid, height, width, bounds)
         low, high = COVER
         cover = Image.fromarray((255 * (low + (high - low) * heat)).byte().numpy())
         colours = Image.fromarray(colour(heat).mul(255).byte().numpy())

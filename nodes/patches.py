@@ -77,13 +77,13 @@ class PatchTokens(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="overlay",
-                    tooltip="The similarity on the pictures, from violet (lowest) to yellow "
-                    "(highest).",
+                    tooltip="The similarity on the pictures, from violet (lowest in the batch) to "
+                    "yellow (highest).",
                 ),
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="The similarity in the pictures' size, 0 where lowest and 1 where "
-                    "highest.",
+                    tooltip="The similarity in the pictures' size, 0 where lowest in the batch and "
+                    "1 where highest.",
                 ),
             ],
         )
@@ -117,11 +117,12 @@ class PatchTokens(io.ComfyNode):
             text = f"patch in row {row}, column {column}"
             maps = patch_similarity(features, row, column)
         height, width = image.shape[1:3]
+        bounds = (float(maps.min()), float(maps.max()))
         return io.NodeOutput(
             patch_embedding(kosmos, features),
             slot_embedding(kosmos, features),
             blocks(principal_colours(features), height, width),
-            overlay(list(image), list(maps), [marked(text, 0, len(text))] * len(image)),
-            torch.stack([grid_mask(grid, height, width) for grid in maps]),
+            overlay(list(image), list(maps), [marked(text, 0, len(text))] * len(image), bounds),
+            torch.stack([grid_mask(grid, height, width, bounds) for grid in maps]),
             ui={"similarity": [{"to": text, "grid": grid.tolist()} for grid in maps]},
         )

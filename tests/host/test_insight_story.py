@@ -1,0 +1,63 @@
+"""The saved workflow that looks inside runs to its end, here with pictures that nobody looks at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from kosmos_dreambooth.demo.cli import COMFY
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+
+WORKFLOW = ROOT / "workflows" / "vision_alignment.json"
+
+
+@pytest.fixture(scope="module")
+def graph(server: ComfyUI) -> dict:
+    """The workflow as comfy-cli sends it."""
+    command = [str(COMFY), "--skip-prompt", "run", "--print-prompt", "--workflow", str(WORKFLOW)]
+    done = subprocess.run(
+        [*command, "--host", "127.0.0.1", "--port", str(server.port)],
+        env=os.environ | {"DO_NOT_TRACK": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)["data"]["prompt"]
+
+
+@pytest.fixture(scope="module")
+def outcome(client: Client, graph: dict) -> Outcome:
+    for node in graph.values():
+        if node["class_type"] == "CFGSampler":
+            node["inputs"]["steps"] = 4
+    return client.run(graph)
+
+
+def titled(graph: dict, outcome: Outcome, title: str) -> dict:
+    assert outcome.failure is None, outcome.failure
+    name = next(name for name, node in graph.items() if node["_meta"]["title"] == title)
+    return outcome.outputs[name]
+
+
+def test_every_word_of_the_caption_has_its_map(outcome: Outcome, graph: dict) -> None:
+    [caption] = titled(graph, outcome, "Its caption")["text"]
+    words = titled(graph, outcome, "The words")["text"]
+    assert len(titled(graph, outcome, "Words on the picture")["images"]) == len(words)
+    assert all(word in caption for word in words)
+    [raw] = titled(graph, outcome, "What each word rests on")["attention"]
+    assert [word["word"] for word in raw["words"]] == words
+
+
+def test_every_text_finds_a_picture(outcome: Outcome, graph: dict) -> None:
+    ranking = titled(graph, outcome, "Ranking")["text"]
+    assert len(ranking) == len(titled(graph, outcome, "Found by text")["images"]) == 4
+    assert len(titled(graph, outcome, "All numbers")["images"]) == 1
+
+
+def test_the_patches_are_shown(outcome: Outcome, graph: dict) -> None:
+    for title in ("Like the phrase", "Patches in colours"):
+        assert len(titled(graph, outcome, title)["images"]) == 6
