@@ -1,0 +1,10 @@
+"""`python bench/core_equality.py`: KSampler against CFGSampler at the size of SD 1.5."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from as_package import load
+
+    load("bench.same_in_core").main()
