@@ -22,15 +22,13 @@ from torch import Tensor
 from transformers import Kosmos2ForConditionalGeneration
 
 from ..errors import MendableError
+from .batches import UNWATCHED, Pace, in_batches
 from .model import Kosmos
 from .patches import grid_side, patch_features
 from .relevance import attention_times_gradient, mean_attention, raising, rollout
 from .words import Spelled, Word
 
 METHODS = ("gradient", "attention", "rollout")
-
-AT_ONCE = 8
-"""Words whose gradients are taken together."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ def word_maps(
     method: str = "gradient",
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    pace: Pace = UNWATCHED,
 ) -> list[WordMap]:
     """Return a map for each of `words` of a caption under one picture.
 
@@ -77,14 +76,13 @@ def word_maps(
     count, from 0, all if None; the connector's heads always count all. `method` is one of METHODS;
     of a word of several tokens it is the mean over them.
 
-    Attention weights are computed openly in this pass only, and gradient also takes a backward
-    pass for each token. The weights of the model must be no inference tensors for that.
+    Attention weights are computed openly in this pass only. gradient takes a pass forward and back
+    for each token, some at a time: `pace` counts tokens, and none of the model's weights may be an
+    inference tensor.
     """
     maps = []
     if method == "gradient":
-        for start in range(0, len(words), AT_ONCE):
-            maps += _by_gradient(kosmos, pixels, spelled, words[start:][:AT_ONCE], layers, heads)
-        return maps
+        return _by_gradient(kosmos, pixels, spelled, words, layers, heads, pace)
     with torch.no_grad():
         read = _read(kosmos, patch_features(kosmos, pixels), spelled)
     chosen = _choose(read.layers, layers, heads)
@@ -130,26 +128,38 @@ def _by_gradient(
     words: Sequence[Word],
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
+    pace: Pace,
 ) -> list[WordMap]:
     """Take the logit of each token, where it is predicted, as the score that attention raised."""
     tokens = [token for word in words for token in word.tokens]
     # A tensor made in inference mode, as ComfyUI's pictures are, cannot be kept for a gradient.
-    patches = patch_features(kosmos, pixels.clone()).repeat(len(tokens), 1, 1)
-    with torch.enable_grad():
-        # Whether the model's weights ask for gradients or not, those of attention flow from here.
-        read = _read(kosmos, patches.requires_grad_(), spelled)
-        logits = [read.logits[k, token - 1, spelled.ids[token]] for k, token in enumerate(tokens)]
-        by_connector, *by_layers = torch.autograd.grad(
-            torch.stack(logits).sum(), [read.connector, *read.layers]
-        )
-    follow = attention_times_gradient(
-        _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
-    ).detach()
-    connector = raising(read.connector, by_connector).detach()
-    keys = [
-        follow[k, token - 1, slice(*spelled.slots)] @ connector[k] for k, token in enumerate(tokens)
-    ]
-    by_word = torch.stack(keys).split([len(word.tokens) for word in words])
+    features = patch_features(kosmos, pixels.clone())
+
+    def keys(start: int, stop: int) -> list[Tensor]:
+        part = tokens[start:stop]
+        with torch.enable_grad():
+            # Whether the model's weights ask for gradients or not, those of attention do from here.
+            read = _read(kosmos, features.repeat(len(part), 1, 1).requires_grad_(), spelled)
+            logits = [read.logits[k, token - 1, spelled.ids[token]] for k, token in enumerate(part)]
+            by_connector, *by_layers = torch.autograd.grad(
+                torch.stack(logits).sum(), [read.connector, *read.layers]
+            )
+        with torch.no_grad():
+            follow = attention_times_gradient(
+                _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
+            )
+            connector = raising(read.connector, by_connector)
+            return [
+                follow[k, token - 1, slice(*spelled.slots)] @ connector[k]
+                for k, token in enumerate(part)
+            ]
+
+    # For the way back, the activations of all layers are kept, and not of one.
+    size = max(
+        1, pace.size(kosmos.model, len(spelled.ids)) // kosmos.model.config.text_config.layers
+    )
+    found = torch.stack(in_batches(len(tokens), size, keys, pace.on_batch))
+    by_word = found.split([len(word.tokens) for word in words])
     return [_map(kosmos, word, own.mean(0), None) for word, own in zip(words, by_word, strict=True)]
 
 

@@ -12,6 +12,7 @@ from . import host
 from .sockets import GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
+    from ..kosmos.batches import Pace
     from ..kosmos.grounding import GroundedText, Grounding
     from ..kosmos.model import Kosmos
 
@@ -106,6 +107,7 @@ class AttentionMap(io.ComfyNode):
     ) -> io.NodeOutput:
         """Map the words."""
         from ..kosmos.attention import choices, word_maps
+        from ..kosmos.batches import Pace
         from ..kosmos.overlay import grid_mask, marked, overlay
         from ..kosmos.preprocess import check, preprocess
         from ..kosmos.words import spell
@@ -116,7 +118,12 @@ class AttentionMap(io.ComfyNode):
         chosen_heads = choices(heads, decoder.attention_heads, "heads")
         wanted = [word.strip() for word in words.split(",") if word.strip()]
         host.bring_in(kosmos.home)
-        told = _captions(kosmos, image, caption, grounding)
+        pace = Pace(
+            free_memory=host.free_memory(),
+            on_batch=lambda *_: host.check_interrupted(),
+            on_token=host.check_interrupted,
+        )
+        told = _captions(kosmos, image, caption, grounding, pace)
         progress = host.Progress(len(image))
         pictures, maps, texts, raw = [], [], [], []
         for k, (picture, text) in enumerate(zip(image, told, strict=True)):
@@ -129,6 +136,7 @@ class AttentionMap(io.ComfyNode):
                 method=method,
                 layers=chosen_layers,
                 heads=chosen_heads,
+                pace=pace,
             )
             pictures += [picture] * len(found)
             texts += [marked(text.caption, m.word.start, m.word.end) for m in found]
@@ -147,10 +155,9 @@ class AttentionMap(io.ComfyNode):
 
 
 def _captions(
-    kosmos: Kosmos, image: torch.Tensor, caption: str, grounding: Grounding | None
+    kosmos: Kosmos, image: torch.Tensor, caption: str, grounding: Grounding | None, pace: Pace
 ) -> list[GroundedText]:
     """The captions to map, one for each picture: given with boxes, given, or the model's own."""
-    from ..kosmos.batches import Pace
     from ..kosmos.caption import caption as describe
     from ..kosmos.grounding import parse
 
@@ -164,7 +171,6 @@ def _captions(
         return list(grounding.pictures)
     lines = [line for line in caption.splitlines() if line.strip()]
     if not lines:
-        pace = Pace(free_memory=host.free_memory(), on_token=host.check_interrupted)
         return describe(kosmos, image, pace=pace)
     if len(lines) not in (1, count):
         raise MendableError(
