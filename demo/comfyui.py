@@ -45,6 +45,11 @@ class ComfyUI:
         """The server's address, e.g. `http://127.0.0.1:8188`."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process, while it runs."""
+        return self._process.pid if self._process else None
+
     def __enter__(self) -> ComfyUI:
         self._prepare()
         self.port = _free_port()
