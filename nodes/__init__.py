@@ -20,6 +20,7 @@ from .runs import LoadTrainingRun, ResumeTraining
 from .save import SaveDiffusion
 from .save_captions import CaptionFolder, SaveCaptions
 from .training_options import TrainingOptions
+from .translate import TranslateCaption
 
 
 class KosmosDreamBooth(ComfyExtension):
@@ -35,6 +36,7 @@ class KosmosDreamBooth(ComfyExtension):
             DescribeRegion,
             GroundingToMask,
             GroundingCrop,
+            TranslateCaption,
             SaveCaptions,
             CaptionFolder,
             EmbedImageText,

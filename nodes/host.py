@@ -43,8 +43,12 @@ PREVIEW_SIDE = 512
 MODEL_FOLDER_MARKERS = {
     "kosmos": "config.json",
     "clip": "config.json",
+    "translation": "config.json",
     "diffusers": "model_index.json",
 }
+
+OWN_KINDS = ("kosmos", "translation")
+"""Model folders that ComfyUI does not have by itself."""
 
 
 class _Movable(torch.nn.Module):
@@ -198,6 +202,7 @@ def core_clip(
         comfy.sd1_clip.SDTokenizer,
         max_length=length,
         embedding_size=width,
+        pad_token=tokenizer.pad_token_id,
         tokenizer_class=SimpleNamespace(from_pretrained=lambda _: tokenizer),
     )
     target = comfy.supported_models_base.ClipTarget(
@@ -300,8 +305,8 @@ def say(text: str) -> None:
 
 
 def models_folder(kind: str) -> list[Path]:
-    """Return the folders in which ComfyUI keeps models of a kind, the pack's "kosmos" included."""
-    if kind == "kosmos":
+    """Return the folders in which ComfyUI keeps models of a kind, the pack's own kinds included."""
+    if kind in OWN_KINDS:
         folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
     return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
 
@@ -309,7 +314,7 @@ def models_folder(kind: str) -> list[Path]:
 def list_models(kind: str) -> list[str]:
     """Return the names of a kind's models, for a combo: read anew each time it is called.
 
-    "kosmos", "clip" and "diffusers" models are folders; others are `.safetensors` files.
+    Those in MODEL_FOLDER_MARKERS are folders; all others are `.safetensors` files.
     """
     marker = MODEL_FOLDER_MARKERS.get(kind)
     names = set()

@@ -1,0 +1,47 @@
+"""Translation in a real ComfyUI, as far as it goes without a model that is gigabytes large."""
+
+from __future__ import annotations
+
+from kosmos_dreambooth.demo.client import Client
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from PIL import Image
+
+
+def test_a_missing_or_unfit_translator_is_one_sentence(client: Client, server: ComfyUI) -> None:
+    Image.new("RGB", (32, 32)).save(server.input / "translate.png")
+    folder = server.base / "models" / "translation" / "no-translator"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    options = client.nodes()["TranslateCaption"]["input"]["required"]["translator"][1]["options"]
+    assert options == ["none", "no-translator"]
+    model = {"model": "sandbox", "dtype": "auto", "attention": "auto"}
+    for translator, words in (("none", "No translator is chosen"), ("no-translator", '"bert"')):
+        outcome = client.run(
+            {
+                "image": {"class_type": "LoadImage", "inputs": {"image": "translate.png"}},
+                "model": {"class_type": "LoadKosmos", "inputs": model},
+                "seen": {
+                    "class_type": "GroundPhrase",
+                    "inputs": {
+                        "kosmos": ["model", 0],
+                        "image": ["image", 0],
+                        "phrases": "a dog",
+                        "verify": True,
+                        "batch_size": 0,
+                    },
+                },
+                "translate": {
+                    "class_type": "TranslateCaption",
+                    "inputs": {
+                        "grounding": ["seen", 0],
+                        "translator": translator,
+                        "language": "German",
+                    },
+                },
+                "show": {"class_type": "PreviewAny", "inputs": {"source": ["translate", 0]}},
+            }
+        )
+        assert outcome.failure is not None
+        assert outcome.failure.node_type == "TranslateCaption"
+        assert outcome.failure.kind.endswith("MendableError")
+        assert words in outcome.failure.sentence
