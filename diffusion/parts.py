@@ -79,7 +79,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def load_tokenizer(folder: Path, **changes: int) -> CLIPTokenizerFast:
+def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
     """CLIP's tokenizer from its vocabulary; `changes` overrule what its configuration says."""
     if not folder.is_dir():
         raise MendableError(f"{folder} is missing: fetch the model again.")

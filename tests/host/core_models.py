@@ -3,7 +3,8 @@
     python core_models.py --cpu FOLDER
 
 FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), answers.safetensors
-(inputs and outputs of its modules) and full.json (the shapes of every weight at the real size).
+(inputs and outputs of its modules), full.json (the shapes of every weight at the real size) and
+full2.json (those of Stable Diffusion 2.x, without its text encoder).
 """
 
 from __future__ import annotations
@@ -83,8 +84,33 @@ def weights_of(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
     }
 
 
-full = weights_of(build(320, [1, 2, 4, 4], 2, [1, 1, 1, 0], 768, "meta"))
-(folder / "full.json").write_text(json.dumps({key: list(v.shape) for key, v in full.items()}))
+full = build(320, [1, 2, 4, 4], 2, [1, 1, 1, 0], 768, "meta")
+shapes = {key: list(value.shape) for key, value in weights_of(full).items()}
+(folder / "full.json").write_text(json.dumps(shapes))
+# Stable Diffusion 2.x: wider prompts, which are projected by linear layers.
+with torch.device("meta"):
+    unet = UNetModel(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        channel_mult=[1, 2, 4, 4],
+        num_res_blocks=[2] * 4,
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        transformer_depth_middle=1,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=True,
+        context_dim=1024,
+        num_heads=-1,
+        num_head_channels=64,
+        legacy=False,
+        operations=OPS,
+    )
+full["model.diffusion_model."] = unet
+shapes = {key: list(value.shape) for key, value in weights_of(full).items()}
+shapes = {key: shape for key, shape in shapes.items() if not key.startswith("cond_stage")}
+(folder / "full2.json").write_text(json.dumps(shapes))
 
 torch.manual_seed(0)
 small = build(32, [1, 2], 1, [1, 1], 64, "cpu")

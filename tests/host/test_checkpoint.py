@@ -139,6 +139,42 @@ def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> No
     assert shapes == json.loads((core / "full.json").read_text())
 
 
+def open_clip_shapes() -> dict[str, list[int]]:
+    """The text encoder of Stable Diffusion 2.x as its files have it, with the layer not in use."""
+    width, model = 1024, "cond_stage_model.model."
+    shapes = {
+        "token_embedding.weight": [49408, width],
+        "positional_embedding": [77, width],
+        "ln_final.weight": [width],
+        "ln_final.bias": [width],
+        "text_projection": [width, width],
+    }
+    for number in range(24):
+        for name, out, given in (
+            ("attn.in_proj_", 3 * width, width),
+            ("attn.out_proj.", width, width),
+            ("mlp.c_fc.", 4 * width, width),
+            ("mlp.c_proj.", width, 4 * width),
+        ):
+            shapes[f"transformer.resblocks.{number}.{name}weight"] = [out, given]
+            shapes[f"transformer.resblocks.{number}.{name}bias"] = [out]
+        for norm in ("ln_1", "ln_2"):
+            for kind in ("weight", "bias"):
+                shapes[f"transformer.resblocks.{number}.{norm}.{kind}"] = [width]
+    return {model + key: shape for key, shape in shapes.items()}
+
+
+def test_stable_diffusion_2_loads_whole(core: Path, tmp_path: Path) -> None:
+    file = tmp_path / "v2-1.safetensors"
+    write_hollow(file, {**json.loads((core / "full2.json").read_text()), **open_clip_shapes()})
+    diffusion = load_diffusion(file, torch.float16, VOCABULARY)
+    assert diffusion.unet.config.cross_attention_dim == 1024
+    assert sum(p.numel() for p in diffusion.unet.parameters()) == 865_910_724
+    assert sum(p.numel() for p in diffusion.text_encoder.parameters()) == 340_387_840
+    assert diffusion.tokenizer.pad_token_id == 0
+    assert (diffusion.resolution, diffusion.scheduler_config["prediction_type"]) == (512, "epsilon")
+
+
 UNET = "model.diffusion_model."
 PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
@@ -146,11 +182,12 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 @pytest.mark.parametrize(
     ("shapes", "sentence"),
     [
-        ({PROMPT: [320, 1024]}, "is Stable Diffusion 2.x: choose a Stable Diffusion 1.x"),
-        ({PROMPT: [320, 2048]}, "is Stable Diffusion XL"),
+        ({PROMPT: [320, 2048]}, "is Stable Diffusion XL: choose a Stable Diffusion 1.x or 2.x"),
+        ({PROMPT: [320, 1280]}, "is an SDXL refiner"),
         ({PROMPT: [320, 999]}, "is of an unknown kind"),
         ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
-        ({}, "does not hold a whole Stable Diffusion 1.x unet"),
+        ({}, "does not hold a whole Stable Diffusion unet"),
+        ({PROMPT: [320, 1024]}, "does not hold a whole Stable Diffusion unet"),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sentence: str) -> None:
