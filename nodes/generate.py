@@ -50,8 +50,8 @@ class LoadDiffusion(io.ComfyNode):
                     ],
                     default="sandbox",
                     tooltip="The sandbox, a diffusers folder in models/diffusers, a Stable "
-                    "Diffusion 1.x or 2.x file in models/checkpoints, or a model of the Hugging Face "
-                    "hub (owner/name), which is downloaded once.",
+                    "Diffusion 1.x or 2.x file in models/checkpoints, or a model of the Hugging "
+                    "Face hub (owner/name), which is downloaded once.",
                 ),
                 io.Combo.Input(
                     "dtype",
