@@ -108,11 +108,8 @@ def _unet_key(key: str, layers: int, keys: Iterable[str]) -> str:
             attends = f"up_blocks.{level}.attentions.0.norm.weight" in keys
             key = f"output_blocks.{start + layers}.{2 if attends else 1}.{rest}"
         else:
-            block = (
-                f"input_blocks.{start + index + 1}"
-                if side == "down"
-                else (f"output_blocks.{start + index}")
-            )
+            first = f"input_blocks.{start + 1 + index}"
+            block = first if side == "down" else f"output_blocks.{start + index}"
             key = f"{block}.{int(part == 'attentions')}.{rest}"
     return key if ".transformer_blocks." in key else _renamed(key, RESNET)
 

@@ -217,7 +217,7 @@ def core_clip(
     # Core's encoder has room for the words of CLIP's own vocabulary, no more and no fewer.
     transformer = clip.cond_stage_model.clip_l.transformer
     rows = comfy.ops.manual_cast.Embedding(
-        config["vocab_size"],
+        len(weights["embeddings.token_embedding.weight"]),
         width,
         dtype=dtype,
         device=transformer.get_input_embeddings().weight.device,
