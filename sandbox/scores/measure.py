@@ -12,6 +12,7 @@ from ...diffusion.load import load_diffusion
 from ...kosmos.load import load_kosmos
 from .. import DIFFUSION, KOSMOS
 from ..judge import load_judge
+from .asking import answers
 from .figure import Figure, write_card
 from .looking import captions, judged
 from .painting import paintings
@@ -40,6 +41,7 @@ def main() -> None:
     for part in (
         judged(judge, options.scenes),
         captions(kosmos, options.scenes),
+        answers(kosmos, options.scenes // 3),
         paintings(diffusion, kosmos, judge, options.prompts),
         personalised(diffusion, judge, options.pictures, range(options.runs)),
     ):
