@@ -27,7 +27,7 @@ def principal_colours(features: Tensor) -> Tensor:
     patches = features[:, 1:].float().cpu()
     count, number, width = patches.shape
     centred = patches.reshape(-1, width) - patches.mean((0, 1))
-    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.T[-3:].flip(0)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     shown = centred @ (directions * largest.sign()).T
     low, high = shown.amin(0), shown.amax(0)

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from . import host
+from .pace import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
 if TYPE_CHECKING:
@@ -71,14 +72,7 @@ class EmbedImageText(io.ComfyNode):
                     "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
                     "is downloaded on first use.",
                 ),
-                io.Int.Input(
-                    "batch_size",
-                    default=0,
-                    min=0,
-                    max=256,
-                    tooltip="Pictures, texts or pairs at a time. 0: as many as the free memory "
-                    "suggests. When memory runs out it is halved and the work goes on.",
-                ),
+                batch_size_input("Pictures, texts or pairs"),
                 KOSMOS.Input(
                     "kosmos",
                     optional=True,

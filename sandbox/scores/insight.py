@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from ...kosmos.dual_encoder import load_dual_encoder
 from ...kosmos.load import load_kosmos
 from .. import KOSMOS
-from .figure import TABLE_HEAD, environment
+from ..dual import join_towers
+from .figure import TABLE_HEAD, Figure, environment
 from .pointing import phrases_on_patches, pointing
-from .retrieval import retrieval
+from .retrieval import retrieval, retrieval_by_dual_encoder
+
+
+def _joined(count: int) -> Iterator[Figure]:
+    """Join the towers, and search with what comes of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        join_towers(Path(folder))
+        dual = load_dual_encoder(Path(folder), torch.float32)
+        yield from retrieval_by_dual_encoder(dual, count)
 
 
 def main() -> None:
@@ -29,6 +41,7 @@ def main() -> None:
         pointing(kosmos, options.scenes),
         phrases_on_patches(kosmos, options.scenes // 4),
         retrieval(kosmos, options.scenes, options.references),
+        _joined(options.scenes),
     ):
         for figure in part:
             print(figure.row(), flush=True)

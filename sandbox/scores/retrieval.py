@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...kosmos.decoder_space import align, describe_states, picture_states, text_states
+from ...kosmos.dual_encoder import DualEncoder, embed_pictures, embed_texts
 from ...kosmos.embedding import unit
 from ...kosmos.likelihood import likelihood
 from ...kosmos.model import Kosmos
@@ -69,3 +70,11 @@ def retrieval(kosmos: Kosmos, count: int, references: int) -> Iterator[Figure]:
     aligned = alignment.pictures(seen) @ alignment.texts(said).T
     yield from _both_ways(f"decoder, aligned by {references} pictures", aligned, ASKED)
     yield from _both_ways("likelihood", likelihood(kosmos, images, texts), ASKED)
+
+
+def retrieval_by_dual_encoder(dual: DualEncoder, count: int) -> Iterator[Figure]:
+    """The same with a dual encoder."""
+    samples = distinct_scenes(count)
+    pictures = embed_pictures(dual, as_images(samples))
+    texts = embed_texts(dual, [true_caption(sample) for sample in samples])
+    yield from _both_ways("dual encoder, of the sandbox's two towers", pictures @ texts.T)

@@ -112,3 +112,15 @@ def test_what_is_not_there_is_named_in_one_sentence(
     assert failure is not None
     assert failure.node_type == "AttentionMap"
     assert sentence in failure.sentence
+
+
+def test_cancel_ends_it_in_the_middle(client: Client, server: ComfyUI) -> None:
+    workflow = graph(server, caption="a dog and a cat")
+    workflow["many"] = {
+        "class_type": "RepeatImageBatch",
+        "inputs": {"image": ["batch", 0], "amount": 100},
+    }
+    workflow["map"]["inputs"]["image"] = ["many", 0]
+    outcome = client.run(workflow, cancel_when=lambda so_far: bool(so_far.steps))
+    assert outcome.interrupted
+    assert outcome.steps[-1].done < outcome.steps[-1].total == 200

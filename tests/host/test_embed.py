@@ -8,8 +8,11 @@ import pytest
 from kosmos_dreambooth.demo.client import Client
 from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer
 from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers.models.clip import CLIPImageProcessor
 
 SCENES = [draw_sample(HELD_OUT + 900_000_000 + k, 112) for k in range(6)]
 TEXTS = [plain_text(brief(sample.scene, sample.boxes)) for sample in SCENES]
@@ -109,6 +112,31 @@ def test_what_is_missing_is_named_in_one_sentence(
     assert failure is not None
     assert sentence in failure.sentence
     assert failure.sentence.count(".") - failure.sentence.count("...") * 3 == 1
+
+
+def test_a_clip_in_the_models_folder_embeds(client: Client, server: ComfyUI) -> None:
+    tokenizer = clip_tokenizer()
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32}
+    pixels = {"image_size": 32, "patch_size": 16}
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={**size, **words, "num_attention_heads": 2},
+            vision_config={**size, **pixels, "num_attention_heads": 2},
+        )
+    )
+    folder = server.base / "models" / "clip" / "tiny-clip"
+    model.save_pretrained(folder)
+    eye = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(eye, tokenizer).save_pretrained(folder)
+    offered = client.nodes()["EmbedImageText"]["input"]["required"]["dual_encoder"]
+    assert "tiny-clip" in offered[1]["options"]
+    outcome = client.run(
+        graph(server, method="dual encoder", dual_encoder="tiny-clip", kosmos=None)
+    )
+    assert outcome.failure is None, outcome.failure
+    numbers = json.loads(outcome.outputs["numbers"]["text"][0])["similarities"]
+    assert all(-1.001 <= value <= 1.001 for row in numbers for value in row)
 
 
 def test_embeddings_of_two_methods_are_not_compared(client: Client, server: ComfyUI) -> None:

@@ -1,0 +1,17 @@
+"""The sandbox's two towers make a CLIP that tells its pictures apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from kosmos_dreambooth.kosmos.dual_encoder import load_dual_encoder
+from kosmos_dreambooth.sandbox.dual import join_towers
+from kosmos_dreambooth.sandbox.scores.retrieval import retrieval_by_dual_encoder
+
+
+def test_two_towers_and_two_projections_find_pictures_by_text(tmp_path: Path) -> None:
+    join_towers(tmp_path, scenes=250, steps=150)
+    dual = load_dual_encoder(tmp_path, torch.float32)
+    for figure in retrieval_by_dual_encoder(dual, 30):
+        assert figure.share >= 0.5, figure.name
