@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ WARM_UP = 2 * SCENES
 """Runs after which growth is counted: each picture twice, so that all buffers have come in."""
 
 EVERY = 10
+
+REST = 12
+"""Seconds before a reading: ComfyUI collects its garbage within ten seconds of rest."""
 
 
 def graph(scene: int) -> dict[str, Any]:
@@ -89,21 +93,21 @@ def measure(runs: int) -> None:
             picture.save(server.input / f"scene_{k}.png")
         client, process = Client(server.address), psutil.Process(server.pid)
 
-        def run(number: int) -> int:
-            outcome = client.run(graph(number % SCENES))
-            if outcome.failure is not None:
-                raise RuntimeError(f"A run failed: {outcome.failure}")
-            return int(process.memory_info().rss)
+        def run(first: int, last: int) -> float:
+            for number in range(first, last):
+                outcome = client.run(graph(number % SCENES))
+                if outcome.failure is not None:
+                    raise RuntimeError(f"A run failed: {outcome.failure}")
+            time.sleep(REST)
+            return float(process.memory_info().rss / 2**20)
 
-        log.info("after the first %7.1f MiB", run(0) / 2**20)
-        for number in range(1, WARM_UP):
-            warm = run(number)
-        log.info("after %3d runs  %7.1f MiB  (warm-up)", WARM_UP, warm / 2**20)
-        for number in range(1, runs + 1):
-            now = run(number)
-            if number % EVERY == 0 or number == runs:
-                grown = 100 * (now / warm - 1)
-                log.info("and %3d more    %7.1f MiB  %+.2f %%", number, now / 2**20, grown)
+        log.info("after the first %7.1f MiB", run(0, 1))
+        warm = run(1, WARM_UP)
+        log.info("after %3d runs  %7.1f MiB  (warm-up)", WARM_UP, warm)
+        for done in range(0, runs, EVERY):
+            many = min(done + EVERY, runs)
+            now = run(done, many)
+            log.info("and %3d more    %7.1f MiB  %+.2f %%", many, now, 100 * (now / warm - 1))
     log.info("Measured on %s.", environment(torch.device("cpu")))
 
 
