@@ -1,7 +1,32 @@
-"""Makes the pack importable as `kosmos_dreambooth` in every test."""
+"""Makes the pack importable as `kosmos_dreambooth` in every test, and lends them one ComfyUI."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 from as_package import load
 
+if TYPE_CHECKING:
+    from kosmos_dreambooth.demo.client import Client
+    from kosmos_dreambooth.demo.comfyui import ComfyUI
+
 load("errors")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """A running server; `server.input` and `server.output` are its folders, `server.base` all."""
+    from kosmos_dreambooth.demo.comfyui import ComfyUI
+
+    with ComfyUI(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: ComfyUI) -> Client:
+    """Runs workflows on that server: `client.run({"1": {"class_type": ..., "inputs": {...}}})`."""
+    from kosmos_dreambooth.demo.client import Client
+
+    return Client(server.address)
