@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from ..diffusion.model import Diffusion
@@ -23,6 +24,7 @@ from .folder import RunFolder
 from .journal import Journal
 from .latents import encode_once, mask_cells
 from .module import DreamBooth, Pictures
+from .preflight import Preflight, too_little_memory
 from .results import load_base, write_result
 from .stop import StopRequest
 
@@ -47,7 +49,10 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     say("phase", "loading the model")
     diffusion = load_base(config, torch.float32)
     journal = Journal(run, stop, _curves(run, config, start) if leads else [])
-    trainer = make_trainer(config, journal)
+    callbacks: list[Callback] = [journal]
+    if leads and start < config.steps:
+        callbacks.append(Preflight(lambda needs: say("phase", needs)))
+    trainer = make_trainer(config, callbacks)
     say("phase", "encoding the pictures")
     subject, class_pictures = read_training_pictures(
         run, config, diffusion, trainer.strategy.root_device
@@ -56,7 +61,10 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     module = DreamBooth(config, diffusion, subject, class_pictures, resume_from)
     say("phase", "training")
     parts = range(start * config.accumulation, config.steps * config.accumulation)
-    trainer.fit(module, DataLoader(cast("Dataset[int]", parts), batch_size=None))
+    try:
+        trainer.fit(module, DataLoader(cast("Dataset[int]", parts), batch_size=None))
+    except torch.OutOfMemoryError as error:
+        raise too_little_memory(config, "it ran out") from error
     if max(start, journal.done) < config.steps:
         return False
     if leads:
@@ -72,8 +80,8 @@ def _curves(run: RunFolder, config: TrainingConfig, start: int) -> list[Curves]:
     return curves
 
 
-def make_trainer(config: TrainingConfig, journal: Journal) -> Trainer:
-    """Return a Trainer that does nothing but train: all else is the journal's."""
+def make_trainer(config: TrainingConfig, callbacks: list[Callback]) -> Trainer:
+    """Return a Trainer that does nothing but train: all else is the callbacks'."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*in eval mode at the start of training.*"):
@@ -93,7 +101,7 @@ def make_trainer(config: TrainingConfig, journal: Journal) -> Trainer:
         accumulate_grad_batches=config.accumulation,
         precision=_precision(config),
         max_epochs=1,
-        callbacks=[journal],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -146,17 +146,6 @@ def test_a_branch_begins_at_an_earlier_checkpoint(client: Client, run: RunFolder
     assert loss_curve(run.events) == before
 
 
-@pytest.mark.parametrize(
-    ("opened", "changes", "named"),
-    [
-        (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
-        (("kept_slow", "best"), {}, "run EvaluateSubject"),
-        (("kept", "step", 2), {}, "give a branch_name"),
-        (("kept",), {"learning_rate": 0.5}, "give it a branch_name"),
-        (("kept",), {"branch_name": "../out"}, "give one without"),
-        (("never",), {}, 'There is no run "never"'),
-    ],
-)
 def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: RunFolder) -> None:
     workflow = open_run("kept")
     workflow["score"] = {
@@ -207,6 +196,17 @@ def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
     assert "connect grounding or mask" in failure.sentence
 
 
+@pytest.mark.parametrize(
+    ("opened", "changes", "named"),
+    [
+        (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
+        (("kept_slow", "best"), {}, "run EvaluateSubject"),
+        (("kept", "step", 2), {}, "give a branch_name"),
+        (("kept",), {"learning_rate": 0.5}, "give it a branch_name"),
+        (("kept",), {"branch_name": "../out"}, "give one without"),
+        (("never",), {}, 'There is no run "never"'),
+    ],
+)
 def test_what_cannot_be_gone_on_with_is_told(
     client: Client, run: RunFolder, opened: tuple, changes: dict, named: str
 ) -> None:

@@ -1,0 +1,51 @@
+"""What a run needs is told before it starts, and what would make it fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training import preflight
+from kosmos_dreambooth.training.config_yaml import read_config
+from kosmos_dreambooth.training.events import Follower
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.stop import StopRequest
+
+
+def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2)
+    train(run, StopRequest())
+    events = Follower(run.events).new()
+    told = next(k for k, event in enumerate(events) if event.text and "GB" in event.text)
+    assert "s a step" in str(events[told].text)
+    assert all(event.kind != "step" for event in events[:told])
+
+
+def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
+    make_run, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(preflight, "_free", lambda device: -1)
+    run = make_run(tmp_path, steps=2)
+    with pytest.raises(MendableError, match="switch gradient_checkpointing on"):
+        train(run, StopRequest())
+    assert run.steps_saved() == 0
+
+
+def test_each_advice_leads_to_a_cheaper_one(make_run, tmp_path: Path) -> None:
+    config = replace(read_config(make_run(tmp_path).config), method="full", batch_size=2)
+    advices = []
+    for change in (
+        {"gradient_checkpointing": True},
+        {"batch_size": 1, "accumulation": 2},
+        {"optimizer": "adafactor"},
+        {"method": "lora"},
+        {"train_text_encoder": False},
+    ):
+        advices.append(preflight.cheapest_change(config))
+        for name, value in change.items():
+            assert name in advices[-1]
+            assert isinstance(value, bool | str) or str(value) in advices[-1]
+        config = replace(config, **change)
+    assert "smaller model" in preflight.cheapest_change(config)
