@@ -80,7 +80,6 @@ def word_maps(
     for each token, some at a time: `pace` counts tokens, and none of the model's weights may be an
     inference tensor.
     """
-    maps = []
     if method == "gradient":
         return _by_gradient(kosmos, pixels, spelled, words, layers, heads, pace)
     with torch.no_grad():
@@ -88,6 +87,7 @@ def word_maps(
     chosen = _choose(read.layers, layers, heads)
     follow = (rollout(chosen) if method == "rollout" else mean_attention(chosen))[0]
     connector = read.connector.float().mean(1)[0]
+    maps = []
     for word in words:
         slots = torch.stack([follow[token - 1, slice(*spelled.slots)] for token in word.tokens])
         keys = slots.mean(0) @ connector
@@ -112,11 +112,11 @@ def choices(text: str, count: int, what: str) -> list[int] | None:
             raise MendableError(
                 f'"{part.strip()}" in {what} is no number: write all, last, or numbers as 0, 2-4.'
             )
+        if not int(first) <= int(last or first) < count:
+            raise MendableError(
+                f'"{part.strip()}" in {what} is not there: the model has 0 to {count - 1}.'
+            )
         chosen += range(int(first), int(last or first) + 1)
-    if not chosen or max(chosen) >= count:
-        raise MendableError(
-            f'"{text}" in {what} asks for what is not there: the model has 0 to {count - 1}.'
-        )
     return sorted(set(chosen))
 
 

@@ -25,6 +25,7 @@ from .batches import UNWATCHED, Pace, in_batches
 from .caption import BRIEF, caption
 from .embedding import unit
 from .encode import encode
+from .likelihood import without_grounding
 from .model import Kosmos
 from .preprocess import check, preprocess
 from .prompt import tokenize
@@ -77,8 +78,8 @@ def picture_states(
     prompt that the decoder has no room for.
     """
     check(images)
-    asked = tokenize(kosmos, prompt, 0)
-    ids = torch.tensor([_without_grounding(kosmos, asked.ids)])
+    asked = without_grounding(kosmos, tokenize(kosmos, prompt, 0))
+    ids = torch.tensor([asked.ids])
     slots = torch.zeros_like(ids)
     slots[:, asked.slots[0] : asked.slots[1]] = 1
     size = pace.size(kosmos.model, ids.shape[1])
@@ -178,12 +179,6 @@ def sentence(text: str) -> str:
     if not text.lower().startswith(BRIEF.lower()):
         text = f"{BRIEF} {text}"
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _without_grounding(kosmos: Kosmos, ids: Sequence[int]) -> list[int]:
-    """Leave out the tag that asks for boxes: no word is wanted with one here."""
-    tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
-    return [token for token in ids if token != tag]
 
 
 @torch.no_grad()

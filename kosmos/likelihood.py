@@ -48,7 +48,7 @@ def likelihood(
     if not rows:
         raise MendableError("There is no text to embed: write at least one line.")
     longest = max(map(len, rows))
-    asked = _without_grounding(kosmos, tokenize(kosmos, prompt, longest))
+    asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
     pictures = Pictures(kosmos, images)
     size = pace.size(kosmos.model, len(asked.ids) + longest)
@@ -81,7 +81,7 @@ def likelihood_of_views(
     `likelihood`.
     """
     row = _tokens(kosmos, text, prompt)
-    asked = _without_grounding(kosmos, tokenize(kosmos, prompt, len(row)))
+    asked = without_grounding(kosmos, tokenize(kosmos, prompt, len(row)))
     length = len(asked.ids) + len(row)
 
     def score(start: int, stop: int) -> list[float]:
@@ -98,6 +98,13 @@ def likelihood_of_views(
     return torch.tensor(in_batches(count, size, score, pace.on_batch)) - bare
 
 
+def without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:
+    """Return a prompt without the tag that asks for boxes: here nothing is to have one."""
+    tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
+    ids = tuple(token for token in prompt.ids if token != tag)
+    return Prompt(ids, prompt.slots, prompt.text_at, prompt.kept)
+
+
 def space(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
     """Name the space that has a direction for each of these texts."""
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
@@ -112,13 +119,6 @@ def _tokens(kosmos: Kosmos, text: str, prompt: str) -> list[int]:
     if not ids:
         raise MendableError("One of the texts is empty: write a word in each line, or remove it.")
     return ids
-
-
-def _without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:
-    """Leave out the tag that asks for boxes, for the texts have none."""
-    tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
-    ids = tuple(token for token in prompt.ids if token != tag)
-    return Prompt(ids, prompt.slots, prompt.text_at, prompt.kept)
 
 
 @torch.no_grad()

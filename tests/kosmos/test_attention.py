@@ -146,7 +146,7 @@ def test_layers_are_written_as_numbers(text: str, expected: list[int] | None) ->
     assert choices(text, 6, "layers") == expected
 
 
-@pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2"])
+@pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2", "0-99999999999999"])
 def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
     with pytest.raises(MendableError, match="in layers"):
         choices(text, 6, "layers")
