@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from kosmos_dreambooth.kosmos.caption import BRIEF, DETAILED, caption
 from kosmos_dreambooth.kosmos.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.prompt import tokenize
 
 Published = Callable[..., list[list[GroundedText]]]
 
@@ -154,6 +156,28 @@ def test_a_prompt_without_room_is_an_error_to_mend(
 ) -> None:
     with pytest.raises(MendableError, match=r"shorten it, or lower max_new_tokens\.$"):
         caption(tiny, four_pictures, "a dog " * 70)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Measure the most memory, in bytes, that some work holds at a time."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
+        work()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
+    tiny: Kosmos, noise: torch.Tensor
+) -> None:
+    length = len(tokenize(tiny, BRIEF, 30).ids) + 30
+    two, seven = (
+        peak_of(lambda n=n: caption(tiny, noise[:n], max_new_tokens=30, pace=Pace(batch_size=n)))
+        for n in (2, 7)
+    )
+    estimate = bytes_per_picture(tiny.model, length)
+    assert estimate / 6 < (seven - two) / 5 < estimate
 
 
 def test_automatic_batches_follow_the_free_memory(tiny: Kosmos) -> None:
