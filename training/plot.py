@@ -24,7 +24,7 @@ COLOURS = {
 
 
 def plot(scores: Sequence[Scores]) -> np.ndarray:
-    """Draw the measures of each checkpoint, uint8 [400,720,3]; the best one has a line of its own.
+    """Draw the measures of each checkpoint, uint8 [400,720,3]; the figures are the best one's.
 
     "class kept" is 1 - drift, so that up is better everywhere; what lies outside 0..1 is cut off.
     """
@@ -56,7 +56,7 @@ def plot(scores: Sequence[Scores]) -> np.ndarray:
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
         y = top + 12 + 24 * k
         pen.rectangle((left + width + 16, y - 6, left + width + 28, y + 6), fill=colour)
-        label = f"{name}  {_measures(scores[-1])[name]:.2f}"
+        label = f"{name}  {_measures(best(scores))[name]:.2f}"
         pen.text((left + width + 36, y), label, INK, font, anchor="lm")
     return np.asarray(picture)
 
