@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import MendableError
-from . import host
+from . import host, show
 from .sockets import GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class AttentionMap(io.ComfyNode):
             description="For every word of a caption, the patches of the picture that it rests "
             "on: through the decoder's attention to the image slots, and the slots' attention to "
             "the patches.",
+            is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
                 io.Image.Input("image", tooltip="One picture or a batch, of any size."),
@@ -126,6 +127,7 @@ class AttentionMap(io.ComfyNode):
         told = _captions(kosmos, image, caption, grounding, pace)
         progress = host.Progress(len(image))
         pictures, maps, texts, raw = [], [], [], []
+        places = show.pictures(image)
         for k, (picture, text) in enumerate(zip(image, told, strict=True)):
             spelled = spell(kosmos, text)
             found = word_maps(
@@ -141,9 +143,8 @@ class AttentionMap(io.ComfyNode):
             pictures += [picture] * len(found)
             texts += [marked(text.caption, m.word.start, m.word.end) for m in found]
             maps += found
-            raw.append(
-                {"picture": k, "caption": text.caption, "words": [m.as_numbers() for m in found]}
-            )
+            numbers = [m.as_numbers() for m in found]
+            raw.append({**places[k], "picture": k, "caption": text.caption, "words": numbers})
             progress.step(k + 1)
         height, width = image.shape[1:3]
         return io.NodeOutput(

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from ..errors import MendableError
+from ..training.chart import Chart
 from ..training.config import Options, TrainingConfig
 from ..training.config_yaml import read_config
 from ..training.dataset import Subject, fingerprint
-from ..training.events import Event
+from ..training.events import Event, Follower
 from ..training.folder import RunFolder, open_run
 from ..training.run import Worker
 from . import host
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 RUNS = "dreambooth"
 """The folder below output/ that runs are kept in."""
+
+PANEL = "kosmos_dreambooth.training"
+"""The message that web/kosmos_dreambooth.js waits for."""
 
 PUBLISHED = "dreambooth"
 """The folder below models/loras, models/embeddings and models/diffusers for what runs made."""
@@ -95,34 +99,52 @@ def _unwritable(place: Path, error: OSError) -> MendableError:
 def _train(run: RunFolder, steps: int) -> None:
     """Show a run until it is finished; when this is left early, the worker saves and stops."""
     progress = host.Progress(steps)
-    first: Event | None = None
+    chart, news = Chart(steps), Follower(run.events)
     last: Event | None = None
     preview: torch.Tensor | None = None
-    with Worker(run) as worker:
-        for event in worker.events():
-            if event is None:
-                if last is not None:
-                    host.say(_status(first, last, steps))
-                    progress.step(last.step, preview)
-                    preview, last = None, None
-                host.check_interrupted()
-                continue
-            last = event
-            if event.kind == "step":
-                first = first or event
-            elif event.kind == "preview":
-                preview = read_image(run.path / str(event.file))
+    try:
+        with Worker(run) as worker:
+            for event in worker.events():
+                if event is None:
+                    if last is not None:
+                        chart.take(news.new())
+                        host.tell(PANEL, shown(run, chart))
+                        host.say(_status(chart))
+                        progress.step(last.step, preview)
+                        preview, last = None, None
+                    host.check_interrupted()
+                    continue
+                last = event
+                if event.kind == "preview":
+                    preview = read_image(run.path / str(event.file))
+    finally:
+        chart.take(news.new())
+        host.tell(PANEL, shown(run, chart))
     progress.step(steps, preview)
 
 
-def _status(first: Event | None, now: Event, steps: int) -> str:
-    """Say where a run is, in a line; `first` is the first step of this session."""
-    where = f"step {now.step} of {steps}"
-    if first is None or now.loss is None or now.step == first.step:
-        return f"{where}, {now.text or now.kind}"
-    rate = (now.step - first.step) / max(now.time - first.time, 1e-3)
-    left = timedelta(seconds=round((steps - now.step) / rate))
-    return f"{where}, loss {now.loss:.4f}, {rate:.1f} steps/s, {left} left"
+def _status(chart: Chart) -> str:
+    """Say where a run is, in a line."""
+    now = chart.as_numbers()
+    where = f"step {now['step']} of {now['steps']}"
+    if not now["seconds_left"]:
+        return f"{where}, {now['state']}"
+    left = timedelta(seconds=round(now["seconds_left"]))
+    return f"{where}, loss {now['loss'][-1][1]:.4f}, {now['speed']:.1f} steps/s, {left} left"
+
+
+def charted(run: RunFolder) -> dict[str, Any]:
+    """Return what the panel shows of a run, from its folder alone."""
+    chart = Chart(read_config(run.config).steps)
+    chart.take(Follower(run.events).new())
+    return shown(run, chart)
+
+
+def shown(run: RunFolder, chart: Chart) -> dict[str, Any]:
+    """Return a chart as the panel reads it: with the run's name, and where its picture is found."""
+    numbers = chart.as_numbers()
+    sample = numbers["sample"] and host.address(run.path / numbers["sample"])
+    return {**numbers, "name": run.path.name, "sample": sample}
 
 
 def read_image(file: Path) -> torch.Tensor:

@@ -304,6 +304,27 @@ def say(text: str) -> None:
     server.send_progress_text(text, server.last_node_id, server.client_id)
 
 
+def tell(message: str, data: dict[str, Any]) -> None:
+    """Send a message to the browser's part of the pack, with the running node as its `node`.
+
+    Nobody is told when a program queued the workflow that asked for no news.
+    """
+    server = PromptServer.instance
+    if server.client_id is not None:
+        server.send_sync(message, {"node": server.last_node_id, **data}, server.client_id)
+
+
+def address(file: Path) -> dict[str, str]:
+    """Say in the browser's words where a file in the temp or the output folder is."""
+    for kind in ("temp", "output"):
+        folder = Path(folder_paths.get_directory_by_type(kind))
+        if file.is_relative_to(folder):
+            below = file.relative_to(folder)
+            where = "" if below.parent == Path() else below.parent.as_posix()
+            return {"filename": file.name, "subfolder": where, "type": kind}
+    raise ValueError(f"No browser finds {file}.")
+
+
 def models_folder(kind: str) -> list[Path]:
     """Return the folders in which ComfyUI keeps models of a kind, the pack's own kinds included."""
     if kind in OWN_KINDS:

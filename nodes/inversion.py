@@ -163,6 +163,7 @@ class TextualInversionTrain(io.ComfyNode):
             {"loss": loss_curve(run.events)},
             _prompt_word(published.stem),
             str(run.path),
+            ui={"training": [follow.charted(run)]},
         )
 
 

@@ -11,7 +11,7 @@ from .. import sandbox
 from ..errors import MendableError
 from ..kosmos.language import ENGLISH, LANGUAGES, check_language, prompt_in
 from ..kosmos.model import Kosmos
-from . import host
+from . import host, show
 from .pace import batch_size_input, watched
 from .sockets import BBOX, GROUNDING, KOSMOS
 
@@ -86,6 +86,7 @@ class GroundedCaption(io.ComfyNode):
             category="Kosmos DreamBooth/look",
             description="Describes every picture of a batch, and draws a box around each thing "
             "that the description names.",
+            is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
                 io.Image.Input("image", tooltip="One picture or a batch, of any size."),
@@ -219,7 +220,7 @@ class GroundedCaption(io.ComfyNode):
         from ..kosmos.draw import draw_batch, mask
         from ..kosmos.grounding import Grounding
         from ..kosmos.pixels import boxes_to_pixels
-        from ..kosmos.record import as_json
+        from ..kosmos.record import as_json, record
 
         if style == "custom" and not prompt.strip():
             raise MendableError(
@@ -251,4 +252,10 @@ class GroundedCaption(io.ComfyNode):
             torch.stack([mask(grounded, height, width) for grounded in seen]),
             [boxes_to_pixels(grounded.boxes, width, height) for grounded in seen],
             [as_json(grounded, width, height) for grounded in seen],
+            ui={
+                "grounded": [
+                    picture | record(grounded, width, height)
+                    for picture, grounded in zip(show.pictures(image), seen, strict=True)
+                ]
+            },
         )

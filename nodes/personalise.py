@@ -386,4 +386,5 @@ class DreamBoothTrain(io.ComfyNode):
             follow.lora_of(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
+            ui={"training": [follow.charted(run)]},
         )

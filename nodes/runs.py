@@ -189,6 +189,7 @@ class ResumeTraining(io.ComfyNode):
             follow.lora_of(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
+            ui={"training": [follow.charted(folder)]},
         )
 
 

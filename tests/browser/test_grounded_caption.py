@@ -1,0 +1,135 @@
+"""GroundedCaption in the browser: boxes and phrases light each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.kosmos.draw import PALETTE
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from PIL import Image
+
+from tests.browser.conftest import Tab
+
+MANY = 64
+
+
+def workflow(server: ComfyUI, count: int = 2) -> dict:
+    for k in range(2):
+        Image.fromarray(draw_sample(HELD_OUT + k, 64).pixels).save(
+            server.input / f"browser_{k}.png"
+        )
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "browser_0.png"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "browser_1.png"}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {
+            "class_type": "RepeatImageBatch",
+            "inputs": {"image": ["3", 0], "amount": count // 2},
+        },
+        "5": {
+            "class_type": "LoadKosmos",
+            "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
+        },
+        "6": {
+            "class_type": "GroundedCaption",
+            "inputs": {
+                "kosmos": ["5", 0],
+                "image": ["4", 0],
+                "style": "brief",
+                "prompt": "",
+                "max_new_tokens": 64,
+                "batch_size": 0,
+            },
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def shown(tab: Tab, server: ComfyUI) -> Tab:
+    tab.build(workflow(server))
+    tab.queue()
+    tab.page.wait_for_selector(".kd-box")
+    tab.frame("GroundedCaption")
+    return tab
+
+
+def lit(tab: Tab, what: str) -> list[bool]:
+    classes = tab.page.eval_on_selector_all(what, "all => all.map((one) => one.classList.value)")
+    return ["kd-lit" in name for name in classes]
+
+
+def caption(tab: Tab) -> str:
+    return tab.page.inner_text(".kd-caption")
+
+
+def test_a_phrase_lights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path) -> None:
+    page = shown.page
+    phrases, boxes = page.locator(".kd-phrase"), page.locator(".kd-box")
+    assert boxes.count() >= phrases.count() >= 1
+    colours = phrases.evaluate_all("all => all.map((p) => p.style.getPropertyValue('--kd-colour'))")
+    assert colours == list(PALETTE[: len(colours)])
+    assert not any(lit(shown, ".kd-box"))
+    phrases.first.hover()
+    shown.picture(tmp_path / "hovered.png")
+    assert lit(shown, ".kd-phrase")[0]
+    assert any(lit(shown, ".kd-box"))
+    page.mouse.move(5, 500)
+    assert not any(lit(shown, ".kd-box"))
+    boxes.last.hover()
+    assert any(lit(shown, ".kd-phrase"))
+    assert shown.errors == []
+
+
+def test_phrases_are_reached_by_keys(shown: Tab) -> None:
+    page = shown.page
+    page.locator(".kd-phrase").first.focus()
+    page.keyboard.press("End")
+    assert lit(shown, ".kd-phrase")[-1]
+    page.keyboard.press("Home")
+    assert lit(shown, ".kd-phrase")[0]
+    assert page.evaluate("() => app.graph.nodes.length") == len(workflow(shown.server))
+
+
+def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None:
+    page = shown.page
+    first = caption(shown)
+    page.get_by_label("Next picture").click()
+    assert page.inner_text(".kd-pager output") == "2 / 2"
+    assert caption(shown) != first
+    page.get_by_text("Copy caption").click()
+    page.wait_for_selector("text=Copied")
+    assert page.evaluate("() => navigator.clipboard.readText()") == caption(shown)
+
+
+def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
+    first = caption(shown)
+    shown.reopen()
+    shown.page.wait_for_selector(".kd-box")
+    assert caption(shown) == first
+    assert shown.errors == []
+
+
+def test_a_batch_of_64_puts_one_picture_at_a_time_into_the_page(shown: Tab) -> None:
+    shown.build(workflow(shown.server, MANY))
+    page = shown.page
+    page.wait_for_selector(".kd-box", state="detached")
+    shown.queue()
+    page.wait_for_selector(".kd-box")
+    shown.frame("GroundedCaption")
+    page.get_by_label("Picture of the batch").focus()
+    page.keyboard.press("End")
+    assert page.inner_text(".kd-pager output") == f"{MANY} / {MANY}"
+    assert page.locator(".kd-stage image").count() == 1
+    assert shown.errors == []
+
+
+def test_saved_workflows_do_not_hold_the_panel(shown: Tab) -> None:
+    find = "app.graph.nodes.find((node) => node.type === 'GroundedCaption').serialize()"
+    values = shown.page.evaluate(f"() => {find}.widgets_values")
+    schema = shown.page.evaluate(
+        "() => app.graph.nodes.find((node) => node.type === 'GroundedCaption')"
+        ".widgets.filter((widget) => widget.type !== 'kosmos').length"
+    )
+    assert len(values) == schema

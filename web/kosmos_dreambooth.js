@@ -1,0 +1,50 @@
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { attentionMap } from "./attention_map.js";
+import { element } from "./element.js";
+import { groundedCaption } from "./grounded_caption.js";
+import { Panel } from "./panel.js";
+import { lastShown, training } from "./training.js";
+
+const TRAINING = { key: "training", view: training, height: 330, kept: lastShown };
+const PANELS = {
+  GroundedCaption: { key: "grounded", view: groundedCaption, height: 360 },
+  AttentionMap: { key: "attention", view: attentionMap, height: 360 },
+  DreamBoothTrain: TRAINING,
+  ResumeTraining: TRAINING,
+  TextualInversionTrain: TRAINING,
+};
+
+const panels = new WeakMap();
+
+/** The node that the server means: "12", or "7:12" for the node 12 inside the subgraph node 7. */
+function located(id) {
+  const parts = String(id).split(":");
+  const last = parts.pop();
+  const graph = parts.reduce(
+    (outer, part) => outer?.getNodeById(part)?.subgraph,
+    app.rootGraph ?? app.graph,
+  );
+  return graph?.getNodeById(last);
+}
+
+app.registerExtension({
+  name: "KosmosDreamBooth",
+
+  setup() {
+    const href = new URL("panel.css", import.meta.url).href;
+    document.head.append(element("link", { rel: "stylesheet", href }));
+    api.addEventListener("kosmos_dreambooth.training", ({ detail }) => {
+      panels.get(located(detail.node))?.show([detail]);
+    });
+  },
+
+  nodeCreated(node) {
+    const options = PANELS[node.comfyClass];
+    if (options) panels.set(node, new Panel(node, options));
+  },
+
+  loadedGraphNode(node) {
+    panels.get(node)?.restore();
+  },
+});

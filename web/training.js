@@ -1,0 +1,62 @@
+import { app } from "../../scripts/app.js";
+import { lossCurve, number } from "./chart.js";
+import { element } from "./element.js";
+import { addressOf } from "./picture.js";
+
+/**
+ * A run while it is trained and afterwards: where it is, its loss, and its newest picture.
+ *
+ * What was shown last stays in the browser, for a run that was cancelled has no results to find.
+ */
+export function training(node) {
+  const where = element("p", { class: "kd-where", "aria-live": "polite" });
+  const bar = element("progress");
+  const curve = element("div");
+  const facts = element("dl", { class: "kd-facts" });
+  const sample = element("img", { class: "kd-sample", hidden: "" });
+  const below = element("div", { class: "kd-below" }, facts, sample);
+
+  return {
+    element: element("div", { class: "kd-view" }, where, bar, curve, below),
+    show([run]) {
+      localStorage.setItem(place(node), JSON.stringify({ ...run, speed: null, seconds_left: null }));
+      where.textContent = `${run.name}: step ${run.step} of ${run.steps}, ${run.state}`;
+      bar.max = run.steps;
+      bar.value = run.step;
+      curve.replaceChildren(...(run.loss.length ? [lossCurve(run.loss, run.steps)] : []));
+      facts.replaceChildren(...told(run));
+      sample.hidden = !run.sample;
+      if (!run.sample) return;
+      const source = addressOf(run.sample);
+      if (sample.getAttribute("src") !== source) sample.src = source;
+      sample.alt = sample.title = `Painted at step ${run.sample_step}`;
+    },
+  };
+}
+
+/** What the panel of this node showed last, in this browser. */
+export function lastShown(node) {
+  const kept = localStorage.getItem(place(node));
+  return kept && [JSON.parse(kept)];
+}
+
+function place(node) {
+  return `kosmos_dreambooth.training.${app.graph.id}.${node.id}`;
+}
+
+function told({ loss, rate, speed, seconds_left: left }) {
+  const facts = [
+    ["loss", loss.length && number(loss.at(-1)[1])],
+    ["learning rate", rate && number(rate)],
+    ["speed", speed && `${number(speed)} steps/s`],
+    ["time left", left && clock(left)],
+  ];
+  return facts
+    .filter(([, value]) => value)
+    .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
+}
+
+function clock(seconds) {
+  const parts = [seconds / 3600, (seconds / 60) % 60, seconds % 60].map(Math.floor);
+  return parts.map((part, k) => (k ? String(part).padStart(2, "0") : part)).join(":");
+}
