@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA"): put in by peft, kept in ComfyUI's keys, fused.
+"""Low-rank adapters (Hu et al. 2021, "LoRA"): put in by peft, kept in ComfyUI's keys.
 
 The file's keys are those that kohya's scripts introduced and ComfyUI's own LoRA loader reads:
 `lora_unet_<module>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and `.alpha`,
@@ -85,34 +85,6 @@ def _product(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> torch.T
 
 def _row_norms(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).norm(dim=1)
-
-
-@torch.no_grad()
-def fuse(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tensors: dict[str, torch.Tensor]
-) -> None:
-    """Add a LoRA to the weights of models without adapters: W + alpha / rank * up @ down.
-
-    The sum is multiplied by dora_scale / |W|, row by row, where the file has a dora_scale.
-    Raises ValueError when a key names no layer of the two models.
-    """
-    layers = {
-        _key(model, name): layer
-        for model in (unet, text_encoder)
-        for name, layer in model.named_modules()
-        if hasattr(layer, "weight")
-    }
-    for key in sorted({key.partition(".")[0] for key in tensors}):
-        if key not in layers:
-            raise ValueError(f'The LoRA\'s "{key}" is no layer of this model.')
-        weight = layers[key].weight
-        down, up = (tensors[f"{key}.lora_{half}.weight"] for half in ("down", "up"))
-        scale = tensors[f"{key}.alpha"].item() / len(down)
-        changed = weight.float() + (_product(down, up, weight.shape) * scale).to(weight.device)
-        if f"{key}.dora_scale" in tensors:
-            norms = _row_norms(weight.float()).reshape(-1, *[1] * (weight.dim() - 1))
-            changed = changed * (tensors[f"{key}.dora_scale"].to(weight.device) / norms)
-        weight.copy_(changed)
 
 
 def _key(model: torch.nn.Module, name: str) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file
 
+from ..diffusion.export import save_folder
 from ..diffusion.load import load_diffusion
+from ..diffusion.lora import merge_lora
 from ..diffusion.model import Diffusion
 from ..errors import MendableError
 from . import checkpoint, lora, tokens
@@ -24,7 +23,7 @@ from .folder import RunFolder
 
 
 def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
-    """Load the model to start from, its own LoRAs fused in."""
+    """Load the model to start from, its own LoRAs merged in."""
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
     diffusion = load_diffusion(config.base, dtype, vocabulary)
     for file in config.base_loras:
@@ -37,17 +36,16 @@ def _merge(diffusion: Diffusion, file: Path) -> Diffusion:
 
     Raises MendableError when the file was made for another model.
     """
+    if not tokens.is_embedding(file):
+        return merge_lora(diffusion, file)
     try:
-        if tokens.is_embedding(file):
-            diffusion = tokens.teach(diffusion, tokens.read_embedding(file))
-        else:
-            lora.fuse(diffusion.unet, diffusion.text_encoder, load_file(file))
+        taught = tokens.teach(diffusion, tokens.read_embedding(file))
     except (ValueError, RuntimeError, KeyError) as error:
         raise MendableError(
             f"{file} does not fit {diffusion.name} ({error}): choose the base model that it was "
             "made for."
         ) from error
-    return replace(diffusion, loras=(*diffusion.loras, str(file)))
+    return replace(taught, loras=(*diffusion.loras, str(file)))
 
 
 def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
@@ -58,7 +56,8 @@ def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -
 
 def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
     if config.method == "full":
-        _write_model(target, diffusion)
+        shutil.rmtree(target, ignore_errors=True)
+        save_folder(diffusion, target)
     elif config.method == "embedding":
         learned = tokens.trained(diffusion, config.token)
         tokens.write_embedding(target, learned, metadata(run, config))
@@ -118,26 +117,6 @@ def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
         "captions": json.dumps(captions),
         "settings": json.dumps(asdict(config)),
     }
-
-
-def _write_model(folder: Path, diffusion: Diffusion) -> None:
-    pipeline = StableDiffusionPipeline(
-        unet=diffusion.unet,
-        vae=diffusion.vae,
-        text_encoder=diffusion.text_encoder,
-        tokenizer=diffusion.tokenizer,
-        scheduler=DDIMScheduler.from_config(diffusion.scheduler_config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        pipeline.save_pretrained(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
