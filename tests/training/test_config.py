@@ -93,8 +93,8 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
         ("steps: [", "not YAML"),
         ("- 1", "no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
-        (to_yaml(PLAIN).replace("steps: 600", "steps: many"), "steps"),
-        (to_yaml(PLAIN).replace("steps: 600", "steps: 0"), "steps"),
+        (to_yaml(PLAIN).replace("steps: 900", "steps: many"), "steps"),
+        (to_yaml(PLAIN).replace("steps: 900", "steps: 0"), "steps"),
         (to_yaml(PLAIN).replace("method: lora", "method: magic"), "lora, full"),
         ("base: model\n", "token"),
     ],
@@ -108,7 +108,7 @@ def test_a_spoilt_yaml_is_told_in_a_sentence(tmp_path: Path, text: str, named: s
 
 
 def test_more_steps_continue_a_run_and_another_seed_does_not() -> None:
-    assert replace(PLAIN, steps=800, preview_prompt="a cat").continues(PLAIN)
+    assert replace(PLAIN, steps=1200, preview_prompt="a cat").continues(PLAIN)
     changed = [
         replace(PLAIN, **{name: value + 1})
         for name, value in asdict(PLAIN).items()
