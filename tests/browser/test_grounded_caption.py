@@ -101,6 +101,8 @@ def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None
     page.get_by_text("Copy caption").click()
     page.wait_for_selector("text=Copied")
     assert page.evaluate("() => navigator.clipboard.readText()") == caption(shown)
+    page.get_by_label("Previous picture").click()
+    assert caption(shown) == first
 
 
 def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
