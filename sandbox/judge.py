@@ -189,11 +189,10 @@ def train(folder: Path, minutes: float, seed: int) -> None:
         twins = _twins(FIRST_SEED + 50_000_000 + step * 100, 20)
         pictures = to_tensor([*scenes, *twins])
         with torch.no_grad():
-            through = torch.from_numpy(rng.uniform(size=len(pictures)) < 0.5)
+            through = torch.from_numpy(rng.uniform(size=len(pictures)) < 0.25)
             latents = vae.encode(pictures[through]).latent_dist.mean
-            spread = 0.3 * torch.rand(len(latents), 1, 1, 1) / vae.config.scaling_factor
-            noisy = latents + spread * torch.randn_like(latents)
-            pictures[through] = vae.decode(noisy).sample.clamp(-1, 1)
+            noise = 0.1 * torch.randn_like(latents) / vae.config.scaling_factor
+            pictures[through] = vae.decode(latents + noise).sample.clamp(-1, 1)
         kinds, colours, backgrounds, vectors = judge(pictures)
         true_kinds, true_colours, true_backgrounds = _truth(scenes)
         here = len(scenes)

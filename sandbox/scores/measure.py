@@ -43,7 +43,7 @@ def main() -> None:
         captions(kosmos, options.scenes),
         answers(kosmos, options.scenes // 3),
         paintings(diffusion, kosmos, judge, options.prompts),
-        personalised(diffusion, judge, options.pictures, range(options.runs)),
+        personalised(diffusion, kosmos, judge, options.pictures, range(options.runs)),
     ):
         for figure in part:
             log.info(figure.row())

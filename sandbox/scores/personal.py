@@ -17,6 +17,8 @@ from ...diffusion.model import Diffusion
 from ...diffusion.priors import make_priors
 from ...diffusion.sample import sample
 from ...diffusion.settings import Settings
+from ...kosmos.caption import caption
+from ...kosmos.model import Kosmos
 from ...training.config import TrainingConfig
 from ...training.dataset import Subject
 from ...training.dataset import fingerprint as dataset_fingerprint
@@ -25,6 +27,7 @@ from ...training.results import load_result
 from ...training.run import Worker
 from ..judge import Judge
 from ..pool import HELD_OUT
+from ..reading import read
 from ..subject import SEEN, UNSEEN, portraits
 from ..world.individual import SUBJECT
 from ..world.lexicon import BACKGROUNDS, RARE_TOKENS
@@ -107,26 +110,32 @@ def _nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tens
 
 
 def personalised(
-    base: Diffusion, judge: Judge, count: int, seeds: Sequence[int]
+    base: Diffusion, kosmos: Kosmos, judge: Judge, count: int, seeds: Sequence[int]
 ) -> Iterator[Figure]:
     """The demo's subject, learned from four pictures once per seed; the figures are pooled.
 
     A picture is nearer to the subject when its nearest neighbour, among the subject's four
-    pictures and ``count`` pictures of the class, is one of the four.
+    pictures and ``count`` pictures of the class, is one of the four. It stays in the class when it
+    is not, and the captioner names the class in it; the judge, which overlooks some of the base
+    model's own, is asked the same before and after.
     """
     four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
     near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
+    judged_before, judged_after = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             made = personalise(base, Path(folder), count, seed)
             known = judge.embed(four), judge.embed(made.class_before)
             near += _nearer(judge.embed(made.subject), *known)
             scenes_near += _nearer(judge.embed(made.scenes), *known)
-            seen = judge.look(made.class_after)
+            told = caption(kosmos, made.class_after)
             mistaken = _nearer(judge.embed(made.class_after), *known)
             stays += [
-                SUBJECT.kind in s.things and not m for s, m in zip(seen, mistaken, strict=True)
+                SUBJECT.kind in read(t.caption).kinds and not m
+                for t, m in zip(told, mistaken, strict=True)
             ]
+            judged_before += [SUBJECT.kind in s.things for s in judge.look(made.class_before)]
+            judged_after += [SUBJECT.kind in s.things for s in judge.look(made.class_after)]
             grounds = [s.background for s in judge.look(made.scenes)]
             obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
             before.append(_distances(known[1]))
@@ -136,6 +145,8 @@ def personalised(
     yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
     yield Figure("background of the prompt obeyed", sum(obeyed), len(obeyed), 0.80)
     yield Figure('"a dog" stays in the class', sum(stays), len(stays), 0.90)
+    yield Figure('"a dog" is a dog to the judge, before', sum(judged_before), len(stays))
+    yield Figure('"a dog" is a dog to the judge, after', sum(judged_after), len(stays))
     kept = [min(a, b) / max(a, b) for a, b in zip(before, after, strict=True)]
     yield Figure('diversity of "a dog" kept', sum(kept), len(kept), 0.90)
     log.info(
