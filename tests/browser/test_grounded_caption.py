@@ -71,6 +71,8 @@ def test_a_phrase_lights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path
     colours = phrases.evaluate_all("all => all.map((p) => p.style.getPropertyValue('--kd-colour'))")
     assert colours == list(PALETTE[: len(colours)])
     assert not any(lit(shown, ".kd-box"))
+    picture = page.get_attribute(".kd-stage image", "href")
+    assert page.request.get(shown.server.address + picture).headers["content-type"] == "image/jpeg"
     phrases.first.hover()
     shown.picture(tmp_path / "hovered.png")
     assert lit(shown, ".kd-phrase")[0]
