@@ -200,7 +200,7 @@ def test_overlapping_and_nested_boxes_make_one_mask_and_a_crop_each(
     graph.add("SaveImage", images=every_mask(0), filename_prefix="ask_each")
     per_picture, per_crop = graph.texts()
     count = sum(len(boxes(each)) for each in per_picture)
-    assert count == len(per_crop) >= 6
+    assert count == len(per_crop) > len(per_picture)
     sizes = {Image.open(path).size for path in server.output.glob("ask_crop*.png")}
     assert sizes == {(64, 64)}
     assert len(list(server.output.glob("ask_each*.png"))) == count
