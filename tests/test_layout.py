@@ -48,6 +48,35 @@ def test_only_training_leans_on_another_engine() -> None:
             assert not imports_of(file) & (set(ENGINES) - {engine}), file
 
 
+def imported_with(file: Path) -> tuple[set[Path], set[str]]:
+    """The pack's own files, and other packages, that importing a file imports at once."""
+    files, others = set(), set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names = [base, *(base / alias.name for alias in node.names)]
+            files |= {name.with_suffix(".py") for name in names} | {
+                name / "__init__.py" for name in names
+            }
+    return {found for found in files if found.exists()}, others
+
+
+def test_comfyui_starts_without_waiting_for_heavy_libraries() -> None:
+    waiting, seen, others = set((ROOT / "nodes").glob("*.py")), set(), set()
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        files, packages = imported_with(file)
+        others |= packages
+        waiting |= files - seen
+    assert ROOT / "training" / "config.py" in seen
+    assert not others & {"accelerate", "diffusers", "lightning", "peft", "transformers"}
+
+
 def test_importing_the_pack_imports_no_torch_and_no_comfyui() -> None:
     program = (
         "import sys; from as_package import load; load('errors');"

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from diffusers.training_utils import EMAModel
 
 Weights = dict[str, torch.Tensor]
 
@@ -26,6 +25,8 @@ class Average:
     def __init__(
         self, module: torch.nn.Module, decay: float, steps: int, held: Mapping[str, torch.Tensor]
     ) -> None:
+        from diffusers.training_utils import EMAModel
+
         self._parameters = trainable(module)
         self._ema = EMAModel(self._parameters.values(), decay=decay)
         self._ema.optimization_step = steps
