@@ -13,7 +13,7 @@ COMFYUI_STAMP := .cache/stamps/comfyui-$(subst /,_,$(abspath $(COMFYUI_DIR)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve check test
+.PHONY: help setup demo serve check test browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ check: setup .cache/types/kosmos_dreambooth ## style, formatting and types
 	@.venv/bin/ruff format --check .
 	@MYPYPATH=.cache/types .venv/bin/mypy $(foreach e,kosmos diffusion training demo,-p kosmos_dreambooth.$(e))
 
-test: setup ## run all tests
-	@.venv/bin/pytest
+test: setup ## run all tests that need no browser
+	@.venv/bin/pytest --ignore tests/browser
+
+browser: setup ## run the tests of the face, in a chromium that you installed
+	@.venv/bin/pytest tests/browser
 
 .venv/bin/python:
 	@echo "Making .venv with $$($(PYTHON) --version)"
