@@ -244,7 +244,7 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=900,
+                    default=700,
                     min=1,
                     max=1_000_000,
                     tooltip="Training steps. More bring out the likeness; too many wear out the "

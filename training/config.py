@@ -159,7 +159,7 @@ class TrainingConfig(Options):
     class_prompt: str = ""
     method: str = "lora"
     train_text_encoder: bool = True
-    steps: int = 900
+    steps: int = 700
     learning_rate: float = 0.0
     rank: int = 16
     prior_weight: float = 8.0
