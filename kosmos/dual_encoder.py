@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..errors import MendableError
 from .batches import UNWATCHED, Pace, in_batches
 from .embedding import unit
 from .preprocess import check, to_rgb
+from .pretrained import model_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -42,12 +42,7 @@ def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
 
     Raises MendableError when a file is missing or broken, or when it is another kind of model.
     """
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MendableError(
-            f'The config.json of "{folder.name}" is missing or unreadable: copy the model again.'
-        ) from error
+    kind = model_kind(folder)
     if kind not in KINDS:
         raise MendableError(
             f'"{folder.name}" is a model of the kind "{kind}", which does not embed pictures and '

@@ -7,7 +7,6 @@ letter, for languages bend their words ("ein roter Hund", "eines roten Hundes").
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from ..errors import MendableError
 from .batches import in_batches
 from .grounding import GroundedText, Phrase
+from .pretrained import model_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,12 +77,7 @@ def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
 
     Raises MendableError when a file is missing or broken, or when it is another kind of model.
     """
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MendableError(
-            f'The config.json of "{folder.name}" is missing or unreadable: copy the model again.'
-        ) from error
+    kind = model_kind(folder)
     if kind not in KINDS:
         raise MendableError(
             f'"{folder.name}" is a model of the kind "{kind}": choose a MarianMT, M2M100 or NLLB.'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +15,7 @@ from ..errors import MendableError
 from ..training.chart import Chart
 from ..training.config import Options, TrainingConfig
 from ..training.config_yaml import read_config
-from ..training.dataset import Subject, fingerprint
+from ..training.dataset import Subject, fingerprint, link_or_copy
 from ..training.events import Event, Follower
 from ..training.folder import RunFolder, open_run
 from ..training.run import Worker
@@ -188,14 +186,5 @@ def publish(run: RunFolder) -> Path:
     target = host.models_folder(kind)[0] / PUBLISHED / f"{run.path.name}{made.suffix}"
     for file in [made] if made.is_file() else sorted(made.rglob("*.*")):
         if file.is_file():
-            _link(file, target / file.relative_to(made) if made.is_dir() else target)
+            link_or_copy(file, target / file.relative_to(made) if made.is_dir() else target)
     return target
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -123,12 +123,17 @@ def write_class_pictures(folder: Path, paths: Sequence[Path]) -> None:
     """Put the class pictures into the run folder, without a second copy where the disk allows."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, path in enumerate(paths):
-        target = folder / f"{k:04}{path.suffix}"
-        target.unlink(missing_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
+        link_or_copy(path, folder / f"{k:04}{path.suffix}")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file at `target`, in place of what is there; a copy where the disk has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def read_pictures(folder: Path) -> tuple[list[np.ndarray], list[str]]:

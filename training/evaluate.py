@@ -146,7 +146,7 @@ def evaluate(
             subject=_likeness(eye.pictures(pictures), given),
             prompt=float(reader.agreement(pictures, asked).mean()),
             drift=max(0.0, nearer),
-            diversity=_spread(class_after) / max(LEAST, _spread(class_before)),
+            diversity=spread(class_after) / max(LEAST, spread(class_before)),
         )
         judged.append(scores)
         yield Judged(scores, pictures)
@@ -175,8 +175,8 @@ def _likeness(rows: torch.Tensor, columns: torch.Tensor) -> float:
     return float((rows @ columns.T).mean())
 
 
-def _spread(vectors: torch.Tensor) -> float:
-    """Mean cosine distance of all pairs; 0 for a single picture."""
+def spread(vectors: torch.Tensor) -> float:
+    """Mean cosine distance of all pairs of unit vectors [N,D]; 0 for a single picture."""
     first, second = torch.triu_indices(len(vectors), len(vectors), offset=1)
     distances = 1 - (vectors[first] * vectors[second]).sum(-1)
     return float(distances.mean()) if len(distances) else 0.0

@@ -22,6 +22,7 @@ from ...kosmos.model import Kosmos
 from ...training.config import TrainingConfig
 from ...training.dataset import Subject
 from ...training.dataset import fingerprint as dataset_fingerprint
+from ...training.evaluate import spread
 from ...training.folder import open_run
 from ...training.results import load_result
 from ...training.run import Worker
@@ -98,12 +99,6 @@ def personalise(base: Diffusion, folder: Path, count: int, seed: int) -> Persona
     )
 
 
-def _distances(vectors: torch.Tensor) -> float:
-    """Mean cosine distance of all pairs: how diverse a set of pictures is."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    return float((1 - (vectors[rows] * vectors[columns]).sum(-1)).mean())
-
-
 def _nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tensor) -> list[bool]:
     """Whether each vector's nearest is one of the subject's, not one of the class."""
     return ((vectors @ subject.T).amax(-1) > (vectors @ neighbours.T).amax(-1)).tolist()
@@ -138,8 +133,8 @@ def personalised(
             judged_after += [SUBJECT.kind in s.things for s in judge.look(made.class_after)]
             grounds = [s.background for s in judge.look(made.scenes)]
             obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
-            before.append(_distances(known[1]))
-            after.append(_distances(judge.embed(made.class_after)))
+            before.append(spread(known[1]))
+            after.append(spread(judge.embed(made.class_after)))
             seconds.append(made.seconds)
     yield Figure('"a sks dog" is nearer to the subject', sum(near), len(near), 0.90)
     yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
