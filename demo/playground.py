@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from .comfyui import ROOT, ComfyUI
 
 PLAYGROUND = ROOT / "playground"
 SUBJECT = ROOT / "sandbox" / "subject"
+SCENES = ROOT / "sandbox" / "scenes"
 
 
 def playground() -> ComfyUI:
-    """Return a server, not yet started, whose input folder holds the demo's four pictures."""
+    """Return a server, not yet started, whose input folder holds what the workflows look at."""
     server = ComfyUI(PLAYGROUND)
-    server.input.mkdir(parents=True, exist_ok=True)
-    for picture in sorted(SUBJECT.glob("*.png")):
-        shutil.copy(picture, server.input / picture.name)
+    lay_out(server.input)
     return server
+
+
+def lay_out(folder: Path) -> None:
+    """Put the sandbox's pictures into an input folder: the subject's four, and its scenes."""
+    shutil.copytree(SUBJECT, folder, dirs_exist_ok=True)
+    shutil.copytree(SCENES, folder / SCENES.name, dirs_exist_ok=True)
 
 
 def serve() -> None:

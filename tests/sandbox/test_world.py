@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.kosmos.grounding import parse
+from kosmos_dreambooth.sandbox import scenes
 from kosmos_dreambooth.sandbox.autoencoder import draw_varied
 from kosmos_dreambooth.sandbox.exercises import grounded_text, short_exercise
 from kosmos_dreambooth.sandbox.pool import draw_sample
@@ -136,6 +137,12 @@ def test_the_subjects_four_pictures_lie_in_git_as_they_are_drawn() -> None:
     assert not set(SEEN) & set(UNSEEN)
     for k, drawn in enumerate(portraits(), start=1):
         with Image.open(FOLDER / f"sks_dog_{k}.png") as kept:
+            assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
+
+
+def test_the_scenes_of_the_workflows_lie_in_git_as_they_are_drawn() -> None:
+    for k, drawn in enumerate(scenes.scenes(), start=1):
+        with Image.open(scenes.FOLDER / f"scene_{k:02}.png") as kept:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
 
 

@@ -1,0 +1,10 @@
+"""`python sandbox/draw_scenes.py`: write the sixteen scenes that the saved workflows look at."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from as_package import load
+
+    load("sandbox.scenes").main()
