@@ -39,7 +39,9 @@ class EvaluateSubject(io.ComfyNode):
             "best, which LoadTrainingRun can then load.",
             is_output_node=True,
             inputs=[
-                TRAINING_RUN.Input("run", tooltip="From LoadTrainingRun."),
+                TRAINING_RUN.Input(
+                    "run", tooltip="From DreamBoothTrain, ResumeTraining or LoadTrainingRun."
+                ),
                 io.Combo.Input(
                     "subject_judge",
                     options=judges,

@@ -14,6 +14,7 @@ from ..errors import MendableError
 from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject, personal_caption
 from ..training.events import loss_curve
+from ..training.runs import ChosenRun
 from . import follow, host
 from .sockets import (
     DIFFUSION,
@@ -23,6 +24,7 @@ from .sockets import (
     PRIORS,
     SUBJECT,
     TRAINING_OPTIONS,
+    TRAINING_RUN,
 )
 
 if TYPE_CHECKING:
@@ -340,6 +342,9 @@ class DreamBoothTrain(io.ComfyNode):
                     display_name="run_folder",
                     tooltip="Where settings, pictures, checkpoint and result lie.",
                 ),
+                TRAINING_RUN.Output(
+                    display_name="run", tooltip="For EvaluateSubject and LoadTrainingRun."
+                ),
             ],
         )
 
@@ -386,5 +391,6 @@ class DreamBoothTrain(io.ComfyNode):
             follow.lora_of(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
+            ChosenRun(run, steps),
             ui={"training": [follow.charted(run)]},
         )

@@ -54,6 +54,11 @@ class LoadTrainingRun(io.ComfyNode):
                     tooltip="The checkpoint's step when checkpoint is step. TrainingOptions' "
                     "keep_checkpoints says how many stay.",
                 ),
+                TRAINING_RUN.Input(
+                    "training",
+                    optional=True,
+                    tooltip="A run that was trained in this workflow, in place of the one above.",
+                ),
             ],
             outputs=[
                 TRAINING_RUN.Output(
@@ -84,16 +89,18 @@ class LoadTrainingRun(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, run: str, checkpoint: str, step: int) -> str:
-        """Load again when the run has gone on."""
+    def fingerprint_inputs(cls, run: str, checkpoint: str, step: int = 0) -> str:
+        """Load again when the run has gone on; a step that is connected is not known yet."""
         folder = RunFolder(host.output_folder(follow.RUNS, run))
         files = [file for file in (folder.events, folder.scores) if file.exists()]
         return f"{run} {checkpoint} {step} {[file.stat().st_mtime_ns for file in files]}"
 
     @classmethod
-    def execute(cls, run: str, checkpoint: str, step: int) -> io.NodeOutput:
+    def execute(
+        cls, run: str, checkpoint: str, step: int, training: ChosenRun | None = None
+    ) -> io.NodeOutput:
         """Find the checkpoint and load its model."""
-        folder = RunFolder(host.output_folder(follow.RUNS, run))
+        folder = training.folder if training else RunFolder(host.output_folder(follow.RUNS, run))
         if not folder.config.exists():
             raise MendableError(
                 f'There is no run "{run}" in output/{follow.RUNS}: train one with DreamBoothTrain, '
@@ -168,6 +175,9 @@ class ResumeTraining(io.ComfyNode):
                     display_name="run_folder",
                     tooltip="Where settings, pictures, checkpoints and result lie.",
                 ),
+                TRAINING_RUN.Output(
+                    display_name="run", tooltip="For EvaluateSubject and LoadTrainingRun."
+                ),
             ],
         )
 
@@ -189,6 +199,7 @@ class ResumeTraining(io.ComfyNode):
             follow.lora_of(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
+            ChosenRun(folder, read_config(folder.config).steps),
             ui={"training": [follow.charted(folder)]},
         )
 
