@@ -11,7 +11,9 @@ from diffusers import SchedulerMixin
 from .canvas import Canvas
 from .guidance import GuidanceOptions
 from .model import Diffusion
+from .predict import frame, predict
 from .preview import predicted_original, previewer, signal_at
+from .prompts import TextStates
 from .schedulers import SCHEDULERS, make_scheduler
 from .settings import Settings
 
@@ -20,13 +22,10 @@ OnStep = Callable[[int, int, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Told:
-    """What the UNet is told about N pictures.
+    """What the UNet is told about N pictures: their prompts, and the negative one of them all."""
 
-    prompts: [N,tokens,width] text states; negative: [tokens,width].
-    """
-
-    prompts: torch.Tensor
-    negative: torch.Tensor
+    prompts: TextStates
+    negative: TextStates
 
 
 @torch.inference_mode(False)
@@ -68,6 +67,7 @@ def denoise(
 
     mask = canvas.cells(diffusion) if canvas else None
     fresh = {"generator": generators} if SCHEDULERS[settings.scheduler].noisy else {}
+    whole = frame(*(side * diffusion.vae_factor for side in cells))
     look = previewer(diffusion.vae) if on_step else None
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
@@ -75,7 +75,7 @@ def denoise(
             prediction = _standstill(scheduler, scaled, timestep)
         else:
             scale = options.scale_at(settings.guidance, _progress(scheduler, timestep))
-            prediction = _predict(diffusion, scaled, timestep, told, scale, options)
+            prediction = _guided(diffusion, scaled, timestep, told, whole, scale, options)
         latents = scheduler.step(prediction, timestep, latents, **fresh, return_dict=False)[0]
         if mask is not None and kept is not None:
             latents = mask * latents + (1 - mask) * _noised(
@@ -87,11 +87,12 @@ def denoise(
     return latents
 
 
-def _predict(
+def _guided(
     diffusion: Diffusion,
     scaled: torch.Tensor,
     timestep: torch.Tensor,
     told: Told,
+    whole: torch.Tensor,
     scale: float,
     options: GuidanceOptions,
 ) -> torch.Tensor:
@@ -99,17 +100,12 @@ def _predict(
 
     At scale 1 the negative half would cancel out, and is not computed.
     """
-    unet = diffusion.unet
-    states, latents = told.prompts, scaled
+    text, latents = told.prompts, scaled
     if scale != 1:
-        states = torch.cat([told.negative.expand_as(states), states])
+        text = TextStates.join([*[told.negative] * len(text), text])
         latents = torch.cat([scaled, scaled])
-    output = unet(
-        latents.to(unet.dtype),
-        timestep,
-        encoder_hidden_states=states.to(unet.device, unet.dtype),
-        return_dict=False,
-    )[0].float()
+    frames = whole.repeat(len(latents), 1)
+    output = predict(diffusion.unet, latents, timestep, text, frames).float()
     if scale == 1:
         return output
     negative, prompted = output.chunk(2)

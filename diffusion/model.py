@@ -10,12 +10,16 @@ import torch
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+    from transformers import (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        PreTrainedTokenizerBase,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """A latent diffusion model with a single CLIP text encoder (Stable Diffusion 1.x and 2.x).
+    """A latent diffusion model that reads CLIP: Stable Diffusion 1.x, 2.x or XL.
 
     The modules are in evaluation mode and ask for no gradients. Pictures are [B,H,W,3] floats in
     0..1; latents are [B,C,H/f,W/f], scaled by `vae.config.scaling_factor`, with f = `vae_factor`.
@@ -24,6 +28,7 @@ class Diffusion:
     source: path of the folder or file the weights came from; `load_diffusion` reads it again.
     name: what a person calls the model.
     resolution: side in pixels of the square pictures that the model was trained on.
+    text_encoder_2, tokenizer_2: XL's second reader of prompts; None in 1.x and 2.x.
     loras: files whose weights are merged into the modules, in the order they were merged.
     home: handle of whoever moves the modules between devices; the engine does not look at it.
     """
@@ -36,15 +41,18 @@ class Diffusion:
     source: str
     name: str
     resolution: int
+    text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
+    tokenizer_2: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     loras: tuple[str, ...] = ()
     home: object | None = field(default=None, repr=False)
 
     @cached_property
     def modules(self) -> torch.nn.ModuleDict:
         """All weights in one container, so that they travel between devices together."""
-        return torch.nn.ModuleDict(
-            {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
-        )
+        parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        if self.text_encoder_2 is not None:
+            parts["text_encoder_2"] = self.text_encoder_2
+        return torch.nn.ModuleDict(parts)
 
     @property
     def device(self) -> torch.device:

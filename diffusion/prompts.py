@@ -1,10 +1,11 @@
-"""Prompts to text states."""
+"""Prompts to what the UNet reads."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,15 +15,46 @@ from .model import Diffusion
 
 MOST_REMEMBERED = 64
 
-Tokens = tuple[int, ...]
+Tokens = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the text encoders say of N prompts.
+
+    states: [N,tokens,width], the last hidden states of the only encoder; in XL the last but one of
+        both, side by side (Podell et al. 2023, section 2.1).
+    pooled: [N,width], XL's second encoder's projection of each prompt as a whole; else None.
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, part: slice) -> TextStates:
+        return TextStates(self.states[part], None if self.pooled is None else self.pooled[part])
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TextStates:
+        """The same on a device, and in a precision if one is given."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return TextStates(self.states.to(device, dtype), pooled)
+
+    @staticmethod
+    def join(parts: Sequence[TextStates]) -> TextStates:
+        """The prompts of all parts, one after the other."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        states = torch.cat([part.states for part in parts])
+        return TextStates(states, torch.cat(pooled) if pooled else None)
 
 
 @dataclass
 class _Memory:
-    """What one text encoder said lately, and the state of its weights when it said so."""
+    """What the text encoders said lately, and the state of their weights when they said so."""
 
     weights: int
-    states: OrderedDict[Tokens, torch.Tensor] = field(default_factory=OrderedDict)
+    said: OrderedDict[Tokens, TextStates] = field(default_factory=OrderedDict)
 
 
 _memories: WeakKeyDictionary[torch.nn.Module, _Memory] = WeakKeyDictionary()
@@ -30,27 +62,26 @@ _memories: WeakKeyDictionary[torch.nn.Module, _Memory] = WeakKeyDictionary()
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The text encoder's last hidden states, each distinct prompt encoded once.
+def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, TextStates]:
+    """What the text encoders say of each prompt, each distinct one read once.
 
-    A frozen encoder is not asked again for the prompts that it read last.
+    Frozen encoders are not asked again for the prompts that they read last.
 
-    Returns prompt -> [tokens, width] on the text encoder's device and in its precision.
+    Returns prompt -> a TextStates of one, on the text encoder's device and in its precision.
     Raises MendableError for a prompt that is longer than the encoder reads.
     """
     distinct = list(dict.fromkeys(prompts))
     for prompt in distinct:
         _require_fits(diffusion, prompt)
-    rows = diffusion.tokenizer(
-        distinct, padding="max_length", max_length=diffusion.tokenizer.model_max_length
-    ).input_ids
-    tokens = [tuple(row) for row in rows]
+    tokens: list[Tokens] = [
+        tuple(map(tuple, ids.tolist())) for ids in tokenize(diffusion, distinct)
+    ]
     encoder = diffusion.text_encoder
-    known = _remembered(encoder)
+    known = _remembered(diffusion)
     new = list(dict.fromkeys(row for row in tokens if row not in known))
     if new:
-        states = encoder(torch.tensor(new, device=encoder.device)).last_hidden_state
-        known.update(zip(new, states, strict=True))
+        read = read_tokens(diffusion, torch.tensor(new, device=encoder.device))
+        known.update((row, read[k : k + 1]) for k, row in enumerate(new))
     for row in tokens:
         known.move_to_end(row)
     found = {
@@ -62,17 +93,41 @@ def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, to
     return found
 
 
-def _remembered(encoder: torch.nn.Module) -> OrderedDict[Tokens, torch.Tensor]:
-    """What this encoder said with the weights that it has now; empty while it is trained."""
-    weights = list(encoder.parameters())
+def tokenize(diffusion: Diffusion, prompts: Sequence[str]) -> torch.Tensor:
+    """Token ids [N,E,tokens] of N prompts for each of the model's E text encoders, padded."""
+    rows = []
+    for tokenizer in (diffusion.tokenizer, diffusion.tokenizer_2):
+        if tokenizer is not None:
+            length = tokenizer.model_max_length
+            read = tokenizer(list(prompts), padding="max_length", max_length=length)
+            rows.append(torch.tensor(read.input_ids))
+    return torch.stack(rows, 1)
+
+
+def read_tokens(diffusion: Diffusion, ids: torch.Tensor) -> TextStates:
+    """What the text encoders say of token ids [N,E,tokens]; gradients reach their weights."""
+    if diffusion.text_encoder_2 is None:
+        return TextStates(diffusion.text_encoder(ids[:, 0]).last_hidden_state)
+    first = diffusion.text_encoder(ids[:, 0], output_hidden_states=True)
+    second = diffusion.text_encoder_2(ids[:, 1], output_hidden_states=True)
+    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+    return TextStates(states, second.text_embeds)
+
+
+def _remembered(diffusion: Diffusion) -> OrderedDict[Tokens, TextStates]:
+    """What these encoders said with the weights that they have now; empty while one is trained."""
+    second = diffusion.text_encoder_2
+    weights = list(
+        chain(diffusion.text_encoder.parameters(), second.parameters() if second else ())
+    )
     if any(weight.requires_grad for weight in weights):
         return OrderedDict()
     # torch counts the changes that are made to a tensor in its place, as merging a LoRA does.
     changes = sum(weight._version for weight in weights)
-    memory = _memories.get(encoder)
+    memory = _memories.get(diffusion.text_encoder)
     if memory is None or memory.weights != changes:
-        memory = _memories[encoder] = _Memory(changes)
-    return memory.states
+        memory = _memories[diffusion.text_encoder] = _Memory(changes)
+    return memory.said
 
 
 def _require_fits(diffusion: Diffusion, prompt: str) -> None:

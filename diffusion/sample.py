@@ -14,7 +14,7 @@ from .denoise import OnStep, Told, denoise
 from .guidance import PLAIN, GuidanceOptions
 from .model import Diffusion
 from .preview import decode
-from .prompts import encode_prompts
+from .prompts import TextStates, encode_prompts
 from .schedulers import make_scheduler
 from .settings import Settings
 
@@ -97,11 +97,11 @@ def paint(
         canvas.first_step(settings.steps)
     cells = (height // diffusion.vae_factor, width // diffusion.vae_factor)
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
-    states = encode_prompts(diffusion, [*prompts, settings.negative])
+    said = encode_prompts(diffusion, [*prompts, settings.negative])
 
     def work(part: slice) -> Painted:
         told = Told(
-            torch.stack([states[prompt] for prompt in prompts[part]]), states[settings.negative]
+            TextStates.join([said[prompt] for prompt in prompts[part]]), said[settings.negative]
         )
         under = canvas[part] if canvas else None
         report = None

@@ -10,7 +10,8 @@ import torch
 from lightning import LightningModule
 
 from ..diffusion.model import Diffusion
-from ..diffusion.prompts import encode_prompts
+from ..diffusion.predict import frame, predict
+from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokenize
 from . import checkpoint, lora, tokens
 from .averaging import Average, Weights, schedule_free_weights
 from .config import TrainingConfig
@@ -79,7 +80,9 @@ class DreamBooth(LightningModule):
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
         self.prior: Prior | None = None
-        self.prompts = self._read_prompts()
+        self.prompts: dict[str, TextStates] = {}
+        self.tokens: dict[str, torch.Tensor] = {}
+        self._read_prompts()
 
     def _deck(self, kind: str, group: Pictures) -> Deck:
         return Deck(
@@ -118,24 +121,17 @@ class DreamBooth(LightningModule):
                 diffusion.text_encoder.train()  # it asks for that; CLIP has no dropout
         return diffusion
 
-    def _read_prompts(self) -> dict[str, torch.Tensor]:
-        """Return prompt -> hidden states [L,D]; or its token ids [L], to run the encoder on."""
+    def _read_prompts(self) -> None:
+        """Read each caption, and keep its token ids where the encoders have to run in each step."""
         captions = [caption for group in self.groups.values() for caption in group.captions]
         captions += ["", self.config.plain_caption]
-        states = encode_prompts(self.diffusion, captions)
+        self.prompts = encode_prompts(self.diffusion, captions)
         holds = self.config.class_target == "model" and self.config.method != "embedding"
         if holds and "class" in self.groups:
-            self.prior = Prior(self.diffusion.unet, states)
-        if not self.config.trains_text:
-            return states
-        tokenizer = self.diffusion.tokenizer
-        ids = tokenizer(
-            list(states),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        return dict(zip(states, ids, strict=True))
+            self.prior = Prior(self.diffusion.unet, self.prompts)
+        if self.config.trains_text:
+            ids = tokenize(self.diffusion, list(self.prompts))
+            self.tokens = dict(zip(self.prompts, ids, strict=True))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer, in the state of the checkpoint if there is one."""
@@ -182,12 +178,15 @@ class DreamBooth(LightningModule):
 
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         states = self._text_states([slot.caption for slot in slots])
-        prediction = self.unet(noisy, timesteps, states, return_dict=False)[0]
+        frames = frame(self.config.resolution, self.config.resolution).repeat(len(slots), 1)
+        prediction = predict(self.unet, noisy, timesteps, states, frames)
         wanted = target(self.scheduler, latents, noise, timesteps)
         if self.prior is not None:
             kept = slice(len(mine), None)
             prompts = [slot.caption for slot in slots[kept]]
-            held = self.prior.predict(self.unet, noisy[kept], timesteps[kept], prompts)
+            held = self.prior.predict(
+                self.unet, noisy[kept], timesteps[kept], prompts, frames[kept]
+            )
             wanted = torch.cat([wanted[: len(mine)], held])
         rows = cells = None
         if self.config.min_snr_gamma:
@@ -222,11 +221,11 @@ class DreamBooth(LightningModule):
             return config.plain_caption
         return self.groups[kind].captions[drawn.picture]
 
-    def _text_states(self, captions: list[str]) -> torch.Tensor:
-        held = torch.stack([self.prompts[caption] for caption in captions]).to(self.device)
-        if not self.config.trains_text:
-            return held
-        return self.text_encoder(held).last_hidden_state
+    def _text_states(self, captions: list[str]) -> TextStates:
+        if not self.tokens:
+            return TextStates.join([self.prompts[caption] for caption in captions]).to(self.device)
+        ids = torch.stack([self.tokens[caption] for caption in captions])
+        return read_tokens(self.diffusion, ids.to(self.device))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients' norm, and set the step's learning rate."""

@@ -10,6 +10,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from ..diffusion.predict import predict
+from ..diffusion.prompts import TextStates
+
 
 class Prior:
     """The model as it was before training, asked what it predicts for noisy class pictures.
@@ -18,10 +21,10 @@ class Prior:
     Their mean is the same, but they carry none of the noise of single pictures (knowledge
     distillation, Hinton et al. 2015), so that a short run keeps its class's variety. Adapters are
     switched off for it, which costs no memory; a UNet that is trained whole is copied.
-    `states` are prompt -> hidden states [L,D] of the text encoder before training.
+    `states` are what the text encoders said of each prompt before training.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, states: dict[str, torch.Tensor]) -> None:
+    def __init__(self, unet: UNet2DConditionModel, states: dict[str, TextStates]) -> None:
         self._copy = None if _adapters(unet) else copy.deepcopy(unet).requires_grad_(False)
         self._states = states
 
@@ -32,16 +35,18 @@ class Prior:
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         prompts: list[str],
+        frames: torch.Tensor,
     ) -> torch.Tensor:
         """Return the prediction [B,C,h,w] for noisy latents [B,C,h,w] at timesteps [B].
 
+        `frames` [B,6] say where the pictures lie in their originals.
         `unet` is the model in training, of which only the adapters may have changed.
         """
-        states = torch.stack([self._states[prompt] for prompt in prompts]).to(noisy.device)
+        text = TextStates.join([self._states[prompt] for prompt in prompts])
         if self._copy is not None:
-            return self._copy.to(noisy.device)(noisy, timesteps, states, return_dict=False)[0]
+            return predict(self._copy.to(noisy.device), noisy, timesteps, text, frames)
         with _without_adapters(unet):
-            return unet(noisy, timesteps, states, return_dict=False)[0]
+            return predict(unet, noisy, timesteps, text, frames)
 
 
 def _adapters(unet: UNet2DConditionModel) -> list[BaseTunerLayer]:

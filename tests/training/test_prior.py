@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.predict import frame
 from kosmos_dreambooth.diffusion.prompts import encode_prompts
 from kosmos_dreambooth.training import lora
 from kosmos_dreambooth.training.events import loss_curve
@@ -29,8 +30,9 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
     diffusion = load_diffusion(velocity_model, torch.float32)
     unet = diffusion.unet
     states = encode_prompts(diffusion, PROMPTS)
+    frames = frame(32, 32).repeat(2, 1)
     noisy, timesteps = torch.randn(2, *_latent(diffusion)), torch.tensor([3, 900])
-    words = torch.stack([states[prompt] for prompt in PROMPTS])
+    words = torch.cat([states[prompt].states for prompt in PROMPTS])
     with torch.no_grad():
         before = unet(noisy, timesteps, words).sample
     if method == "full":
@@ -45,7 +47,7 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
         after = unet(noisy, timesteps, words).sample
 
     assert not torch.allclose(after, before, atol=1e-3)
-    held = prior.predict(unet, noisy, timesteps, PROMPTS)
+    held = prior.predict(unet, noisy, timesteps, PROMPTS, frames)
     torch.testing.assert_close(held, before)
     assert [p for p in unet.parameters() if p.requires_grad] == learning
 
