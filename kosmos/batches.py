@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ..errors import MendableError
+from .cost import share_taken
 
 if TYPE_CHECKING:
     from transformers import Kosmos2ForConditionalGeneration
@@ -42,27 +43,43 @@ class Pace:
     on_batch: Callable[[int, int], None] | None = None
     on_token: Callable[[], None] | None = None
 
-    def size(self, model: Kosmos2ForConditionalGeneration, length: int) -> int:
-        """Return how many items with `length` tokens each to take at a time."""
-        return self.batch_size or automatic_batch_size(model, length, self.free_memory)
+    def size(
+        self, model: Kosmos2ForConditionalGeneration, length: int, at_once: int | None = None
+    ) -> int:
+        """Return how many items with `length` tokens each to take at a time.
+
+        Of each, `at_once` tokens are read without a look at Cancel; all of them by default.
+        """
+        return self.batch_size or automatic_batch_size(model, length, self.free_memory, at_once)
 
 
 UNWATCHED = Pace()
 
 
 def automatic_batch_size(
-    model: Kosmos2ForConditionalGeneration, length: int, free_memory: int | None
+    model: Kosmos2ForConditionalGeneration,
+    length: int,
+    free_memory: int | None,
+    at_once: int | None = None,
 ) -> int:
     """Return how many pictures with `length` tokens each fit into `free_memory` bytes, at least 1.
 
-    Without `free_memory` only the device decides.
+    A picture costs what is estimated, or the share of it that was measured on this model. Without
+    `free_memory` only the device decides, by the `at_once` tokens that are read in one go.
     """
-    most = MOST_AT_ONCE
-    if model.device.type == "cpu":
-        most = min(most, int(CPU_WORK / (2 * model.num_parameters() * length)))
+    most = read_in_one_go(model, at_once or length)
     if free_memory is not None:
-        most = min(most, int(free_memory * SHARE) // bytes_per_picture(model, length))
+        cost = bytes_per_picture(model, length) * share_taken(model)
+        most = min(most, int(free_memory * SHARE / cost))
     return max(1, most)
+
+
+def read_in_one_go(model: Kosmos2ForConditionalGeneration, length: int) -> int:
+    """Return how many pictures with `length` tokens a device can read while Cancel waits."""
+    if model.device.type != "cpu":
+        return MOST_AT_ONCE
+    work = 2 * model.num_parameters() * length
+    return min(MOST_AT_ONCE, max(1, int(CPU_WORK / work)))
 
 
 def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> int:
@@ -70,7 +87,8 @@ def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> in
 
     Counted are the activations of one layer of each tower with its attention scores, the cache of
     keys and values (twice, for that of the picture is copied for each prompt) and the logits in
-    float32. What is really taken, as a test measures it, is a quarter to a half of that.
+    float32. What is really taken, as a test measures it, is a quarter to a half of that: `cost`
+    learns it from the first batch.
     """
     eye, mouth = model.config.vision_config, model.config.text_config
     patches = (eye.image_size // eye.patch_size) ** 2 + 1
@@ -83,30 +101,33 @@ def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> in
 
 def in_batches(
     total: int,
-    size: int,
+    size: int | Callable[[], int],
     work: Callable[[int, int], list[Result]],
     on_batch: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Return the results of `work(start, stop)` over all items, `size` at a time.
 
-    When memory runs out the size is halved and the same items are tried again. Raises MendableError
-    when it runs out for a single item.
+    A `size` that can be called is asked before each batch. When memory runs out the size is halved
+    for good, and the same items are tried again. Raises MendableError when it runs out for a single
+    item.
     """
     results: list[Result] = []
+    most = total
     while len(results) < total:
         start = len(results)
+        now = min(size if isinstance(size, int) else size(), most, total - start)
         try:
-            results += work(start, min(start + size, total))
+            results += work(start, start + now)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            if size == 1:
+            if now == 1:
                 raise MendableError(
                     "There is not enough memory to look at a single picture: close other programs, "
                     "or load Kosmos-2 with the dtype fp16."
                 ) from error
-            size = max(1, min(size, total - start) // 2)
-            logger.warning("Memory ran out; going on with %d pictures at a time", size)
+            most = max(1, now // 2)
+            logger.warning("Memory ran out; going on with %d pictures at a time", most)
         else:
             if on_batch is not None:
                 on_batch(len(results), total)

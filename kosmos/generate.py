@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
-from .batches import UNWATCHED, Pace, in_batches
+from .batches import UNWATCHED, Pace, bytes_per_picture, in_batches
+from .cost import measured
 from .decoding import GREEDY, Decoding, choose
 from .memory import Growing, Memory
 from .model import Kosmos
@@ -63,12 +64,21 @@ def reply(
     rows = [Row(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
     longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
 
+    own = max((len(row.prompt.ids) - row.prompt.text_at for row in rows), default=0)
+    model = kosmos.model
+
+    def size() -> int:
+        return pace.size(model, longest, own)
+
     def work(start: int, stop: int) -> list[Reply]:
         part = rows[start:stop]
-        memory = pictures.remember([row.picture for row in part], part[0].prompt)
-        return _write(kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token)
+        estimate = len(part) * bytes_per_picture(model, longest)
+        with measured(model, model.device, estimate):
+            shown = [row.picture for row in part]
+            memory = pictures.remember(shown, part[0].prompt, pace.on_token)
+            return _write(kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token)
 
-    replies = iter(in_batches(len(rows), pace.size(kosmos.model, longest), work, pace.on_batch))
+    replies = iter(in_batches(len(rows), size, work, pace.on_batch))
     return [[next(replies) for _ in asked] for asked in prompts]
 
 

@@ -23,14 +23,14 @@ class Memory:
             tuple((k.index_select(0, index), v.index_select(0, index)) for k, v in self.layers)
         )
 
-    def beside(self, other: Memory) -> Memory:
-        """Return the pictures of both."""
-        return Memory(
-            tuple(
-                (torch.cat([k, more_k]), torch.cat([v, more_v]))
-                for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True)
-            )
-        )
+
+def join(memories: Sequence[Memory]) -> Memory:
+    """Return the pictures of all."""
+    if len(memories) == 1:
+        return memories[0]
+    layers = zip(*(memory.layers for memory in memories), strict=True)
+    pairs = (tuple(zip(*layer, strict=True)) for layer in layers)
+    return Memory(tuple((torch.cat(keys), torch.cat(values)) for keys, values in pairs))
 
 
 class Growing(Cache):
@@ -53,6 +53,7 @@ class _GrowingLayer(DynamicLayer):
         self._both = keys.new_empty(2, *keys.shape[:2], self._length + room, keys.shape[-1])
         self._both[0, :, :, : self._length] = keys
         self._both[1, :, :, : self._length] = values
+        self._show()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
@@ -60,10 +61,15 @@ class _GrowingLayer(DynamicLayer):
         start, self._length = self._length, self._length + key_states.shape[-2]
         self._both[0, :, :, start : self._length] = key_states
         self._both[1, :, :, start : self._length] = value_states
-        return self._both[0, :, :, : self._length], self._both[1, :, :, : self._length]
+        self._show()
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         return self._length
 
     def keep(self, rows: Tensor) -> None:
         self._both = self._both.index_select(1, rows)
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = self._both[:, :, :, : self._length]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from .batches import read_in_one_go
 from .encode import encode
-from .memory import Memory
+from .memory import Memory, join
 from .model import Kosmos
 from .preprocess import Images, check, preprocess
 from .prompt import Prompt
@@ -28,24 +29,29 @@ class Pictures:
         self._kosmos = kosmos
         self._images = images
         self._seen: dict[int, Tensor] = {}
-        self._last: tuple[int, Memory] | None = None
+        self._last: dict[int, Memory] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def remember(self, pictures: Sequence[int], prompt: Prompt) -> Memory:
+    def remember(
+        self, pictures: Sequence[int], prompt: Prompt, on_part: Callable[[], None] | None = None
+    ) -> Memory:
         """Return the memory of pictures by their numbers, ascending, each as often as named.
 
         Of the prompt only the part up to the end of the picture counts, which all prompts share.
+        A large model on a CPU reads them in parts, before each of which `on_part` is called.
         """
         wanted = list(dict.fromkeys(pictures))
-        if self._last is None or self._last[0] != wanted[0]:
-            memory = self._read(wanted, prompt)
-        else:
-            memory = self._last[1]
-            if len(wanted) > 1:
-                memory = memory.beside(self._read(wanted[1:], prompt))
-        self._last = (wanted[-1], memory.pick([len(wanted) - 1]))
+        memories = [self._last[k] for k in wanted[:1] if k in self._last]
+        new = wanted[len(memories) :]
+        size = read_in_one_go(self._kosmos.model, prompt.text_at)
+        for start in range(0, len(new), size):
+            if on_part is not None:
+                on_part()
+            memories.append(self._read(new[start : start + size], prompt))
+        memory = join(memories)
+        self._last = {wanted[-1]: memory.pick([len(wanted) - 1])}
         return memory.pick([wanted.index(k) for k in pictures])
 
     def _look(self, pictures: Sequence[int]) -> Tensor:

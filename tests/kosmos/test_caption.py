@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
 import torch
 from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos import batches
 from kosmos_dreambooth.kosmos.batches import Pace, automatic_batch_size, bytes_per_picture
 from kosmos_dreambooth.kosmos.caption import BRIEF, DETAILED, caption
+from kosmos_dreambooth.kosmos.cost import measured, share_taken
 from kosmos_dreambooth.kosmos.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.model import Kosmos
@@ -180,11 +184,47 @@ def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
     assert estimate / 6 < (seven - two) / 5 < estimate
 
 
-def test_automatic_batches_follow_the_free_memory(tiny: Kosmos) -> None:
-    each = bytes_per_picture(tiny.model, 80)
-    assert automatic_batch_size(tiny.model, 80, 0) == 1
-    assert automatic_batch_size(tiny.model, 80, 6 * each) == 3
-    assert automatic_batch_size(tiny.model, 80, 10**12) == automatic_batch_size(
-        tiny.model, 80, None
+def test_automatic_batches_learn_what_a_picture_takes(tiny: Kosmos, noise: torch.Tensor) -> None:
+    kosmos = replace(tiny, model=copy.deepcopy(tiny.model))
+    each, cpu = bytes_per_picture(kosmos.model, 80), torch.device("cpu")
+    assert automatic_batch_size(kosmos.model, 80, 8 * each) == 4
+    with measured(kosmos.model, cpu, 400_000_000):
+        torch.ones(200_000_000, dtype=torch.uint8)
+    assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
+    assert automatic_batch_size(kosmos.model, 80, 8 * each) in (7, 8)
+    with measured(kosmos.model, cpu, 400_000_000):
+        pass
+    assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
+
+    fresh = replace(tiny, model=copy.deepcopy(tiny.model))
+    assert share_taken(fresh.model) == 1.0
+    caption(fresh, noise[:1])
+    assert share_taken(fresh.model) != 1.0
+
+
+def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
+    tiny: Kosmos, noise: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = caption(tiny, noise)
+    length = tokenize(tiny, BRIEF, 64).text_at
+    monkeypatch.setattr(batches, "CPU_WORK", 2 * 2 * tiny.model.num_parameters() * length)
+    encoded, written = [], []
+    hook = tiny.model.vision_model.register_forward_pre_hook(
+        lambda _, __, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
-    assert bytes_per_picture(tiny.model, 160) > each
+    try:
+        seen = caption(tiny, noise, pace=Pace(on_batch=lambda done, _: written.append(done)))
+    finally:
+        hook.remove()
+    assert seen == expected
+    assert encoded == [2, 2, 2, 1]
+    assert len(written) < len(encoded)
+
+
+def test_automatic_batches_follow_the_free_memory(tiny: Kosmos) -> None:
+    model = copy.deepcopy(tiny.model)
+    each = bytes_per_picture(model, 80)
+    assert automatic_batch_size(model, 80, 0) == 1
+    assert automatic_batch_size(model, 80, 6 * each) == 3
+    assert automatic_batch_size(model, 80, 10**12) == automatic_batch_size(model, 80, None)
+    assert bytes_per_picture(model, 160) > each
