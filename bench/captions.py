@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +35,9 @@ from ..sandbox.vocabulary import kosmos_processor
 from .clock import Turns, bandwidth, environment, flops
 
 log = logging.getLogger(__name__)
+
+ROWS = ("captions", "half", "prompts")
+"""Captions in float32, the same in bfloat16, several prompts on one picture."""
 
 QUESTIONS = (
     "Question: what colour is the dog? Answer:",
@@ -109,59 +113,63 @@ def load(size: str, device: str) -> Kosmos:
     return Kosmos(model.eval(), processor, "real size, random weights")
 
 
-def measure(kosmos: Kosmos, count: int, tokens: int, repeats: int) -> None:
-    """Print the tables."""
+Ways = Mapping[str, Callable[[Task], int]]
+
+
+def measure(kosmos: Kosmos, count: int, tokens: int, repeats: int, rows: Sequence[str]) -> None:
+    """Print the tables that are asked for."""
     side = kosmos.model.config.vision_config.image_size
     scenes = [Image.fromarray(draw_sample(HELD_OUT + k, side).pixels) for k in range(count)]
     captions = Task(scenes, [BRIEF], tokens)
     questions = Task(scenes[:1], QUESTIONS, tokens)
-    small = replace(captions, pictures=scenes[:1], tokens=2)
-    documented(kosmos, small), ours(kosmos, small)  # both warm
-
     log.info("%s, %s", kosmos.name, environment(kosmos.model.device))
-    ways: dict[str, Callable[[Task], int]] = {
-        "documented loop, fp32": lambda task: documented(kosmos, task),
-        "ours, fp32": lambda task: ours(kosmos, task),
-    }
-    for title, task in (
-        (f"{count} pictures, {tokens} new tokens", captions),
-        ("three prompts on one picture", questions),
-    ):
-        log.info("\n%s\n%s", title, Turns(ways, task, repeats).table(len(task.pictures)))
-    log.info("\n%s", shares(kosmos, captions))
-    kosmos.model.to(torch.bfloat16)
-    half = Turns({"ours, bf16": lambda task: ours(kosmos, task)}, captions, repeats)
-    log.info("\nthe same pictures in half precision\n%s", half.table(count))
-    log.info("\n%s", shares(kosmos, captions))
+    for row in rows:
+        kosmos.model.to(torch.bfloat16 if row == "half" else torch.float32)
+        ways: Ways = {
+            "documented loop": lambda task: documented(kosmos, task),
+            "ours": lambda task: ours(kosmos, task),
+        }
+        task = questions if row == "prompts" else captions
+        for way in ways.values():  # both warm
+            way(replace(task, pictures=scenes[:1], prompts=task.prompts[:1], tokens=2))
+        turns = Turns(ways, task, repeats)
+        what = "three prompts on one picture" if row == "prompts" else f"{count} pictures"
+        dtype = str(kosmos.model.dtype).removeprefix("torch.")
+        log.info("\n%s, %d new tokens, %s", what, tokens, dtype)
+        log.info("%s", turns.table(len(task.pictures)))
+        if row != "prompts":
+            log.info("%s", shares(kosmos, task, ways, turns))
 
 
-def shares(kosmos: Kosmos, task: Task) -> str:
-    """Say which part of the machine's speed our batch makes use of.
+def shares(kosmos: Kosmos, task: Task, ways: Ways, turns: Turns[Task]) -> str:
+    """Say which part of the machine's speed each way makes use of.
 
     Reading the pictures and the prompt is bound by arithmetic: two operations for each weight and
-    position. Writing is bound by memory: each step reads the decoder's weights once.
+    position. Writing is bound by memory: each step reads the decoder's weights once, for all the
+    pictures of a batch together.
     """
     model, count = kosmos.model, len(task.pictures)
-    began = time.perf_counter()
-    ours(kosmos, replace(task, tokens=1))
-    read = time.perf_counter() - began
-    began = time.perf_counter()
-    ours(kosmos, task)
-    write = time.perf_counter() - began - read
     decoder = sum(p.numel() for p in model.text_model.parameters())
     tower = sum(p.numel() for p in model.vision_model.parameters())
     eye = model.config.vision_config
     patches = (eye.image_size // eye.patch_size) ** 2 + 1
     length = len(tokenize(kosmos, task.prompts[0], task.tokens).ids)
     operations = 2 * count * (tower * patches + decoder * length)
-    moved = decoder * model.dtype.itemsize * (task.tokens - 1)
     peak, flow = flops(model.dtype, model.device), bandwidth(model.device)
-    return (
-        f"{str(model.dtype).removeprefix('torch.')}: reading {read:.2f} s, "
-        f"{operations / read / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s "
-        f"({operations / read / peak:.0%}); writing {write:.2f} s, {moved / write / 1e9:.1f} of "
-        f"{flow / 1e9:.1f} GB/s ({moved / write / flow:.0%})"
-    )
+    lines = []
+    for name, way in ways.items():
+        began = time.perf_counter()
+        way(replace(task, tokens=1))
+        read = time.perf_counter() - began
+        write = statistics.median(turns.seconds[name]) - read
+        steps = turns.tokens[name] - count
+        moved = decoder * model.dtype.itemsize * steps / (count if name == "ours" else 1)
+        lines.append(
+            f"{name:16} reading {read:6.2f} s, {operations / read / 1e9:.0f} of {peak / 1e9:.0f} "
+            f"GFLOP/s ({operations / read / peak:.0%}); writing {write:6.2f} s, "
+            f"{moved / write / 1e9:.1f} of {flow / 1e9:.1f} GB/s ({moved / write / flow:.0%})"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -171,9 +179,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="tables to print")
+    parser.add_argument("--verbose", action="store_true", help="show each turn as it ends")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if options.verbose:
+        logging.getLogger(__package__).setLevel(logging.DEBUG)
     kosmos = load(options.size, options.device)
-    measure(kosmos, options.pictures, options.tokens, options.repeats)
+    measure(kosmos, options.pictures, options.tokens, options.repeats, options.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import statistics
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import torch
+
+log = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 
@@ -26,6 +29,7 @@ class Turns(Generic[Work]):
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 self.seconds[name].append(time.perf_counter() - began)
+                log.debug("%s: %.2f s", name, self.seconds[name][-1])
 
     def table(self, pictures: int) -> str:
         """A line for each way: median seconds and their range, speed, and the ratio of speeds."""
