@@ -25,7 +25,7 @@ from ..errors import MendableError
 from .batches import UNWATCHED, Pace, in_batches
 from .model import Kosmos
 from .patches import grid_side, patch_features
-from .relevance import attention_times_gradient, mean_attention, raising, rollout
+from .relevance import attention_times_gradient, mean_over_heads, raising, rollout
 from .words import Spelled, Word
 
 METHODS = ("gradient", "attention", "rollout")
@@ -38,6 +38,8 @@ class WordMap:
     `grid` is float32 [G,G] on the CPU, row by row from the upper left patch. For the methods
     attention and rollout its sum, `class_token`, `queries` and `text` (all that is no image slot)
     are shares that add up to 1. For gradient they are relevances, 0 or more, and `text` is None.
+    `by_layer` [L,G,G] holds what each layer that counts contributed by itself; None for rollout,
+    which has no such parts.
     """
 
     word: Word
@@ -45,9 +47,10 @@ class WordMap:
     class_token: float
     queries: float
     text: float | None
+    by_layer: Tensor | None
 
     def as_numbers(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it; `start` and `end` are the word's in its caption."""
+        """Return all but the layers as JSON knows it; `start`, `end`: the word's in its caption."""
         return {
             "word": self.word.text,
             "start": self.word.start,
@@ -85,13 +88,15 @@ def word_maps(
     with torch.no_grad():
         read = _read(kosmos, patch_features(kosmos, pixels), spelled)
     chosen = _choose(read.layers, layers, heads)
-    follow = (rollout(chosen) if method == "rollout" else mean_attention(chosen))[0]
+    follow = [rollout(chosen)] if method == "rollout" else mean_over_heads(chosen)
     connector = read.connector.float().mean(1)[0]
     maps = []
     for word in words:
-        slots = torch.stack([follow[token - 1, slice(*spelled.slots)] for token in word.tokens])
-        keys = slots.mean(0) @ connector
-        maps.append(_map(kosmos, word, keys, 1 - float(slots.mean(0).sum())))
+        rows = [token - 1 for token in word.tokens]
+        slots = torch.stack([layer[0, rows, slice(*spelled.slots)].mean(0) for layer in follow])
+        text = 1 - float(slots.mean(0).sum())
+        keys = slots @ connector
+        maps.append(_map(kosmos, word, keys.mean(0), text, None if method == "rollout" else keys))
     return maps
 
 
@@ -145,12 +150,12 @@ def _by_gradient(
                 torch.stack(logits).sum(), [read.connector, *read.layers]
             )
         with torch.no_grad():
-            follow = attention_times_gradient(
-                _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
-            )
+            chosen = _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
+            follow = [attention_times_gradient(*chosen), *map(raising, *chosen)]
             connector = raising(read.connector, by_connector)
             return [
-                follow[k, token - 1, slice(*spelled.slots)] @ connector[k]
+                torch.stack([one[k, token - 1, slice(*spelled.slots)] for one in follow])
+                @ connector[k]
                 for k, token in enumerate(part)
             ]
 
@@ -159,8 +164,10 @@ def _by_gradient(
         1, pace.size(kosmos.model, len(spelled.ids)) // kosmos.model.config.text_config.layers
     )
     found = torch.stack(in_batches(len(tokens), size, keys, pace.on_batch))
-    by_word = found.split([len(word.tokens) for word in words])
-    return [_map(kosmos, word, own.mean(0), None) for word, own in zip(words, by_word, strict=True)]
+    by_word = [own.mean(0) for own in found.split([len(word.tokens) for word in words])]
+    return [
+        _map(kosmos, word, own[0], None, own[1:]) for word, own in zip(words, by_word, strict=True)
+    ]
 
 
 class _Read(NamedTuple):
@@ -213,10 +220,19 @@ def _choose(
     return chosen if heads is None else [layer[:, list(heads)] for layer in chosen]
 
 
-def _map(kosmos: Kosmos, word: Word, keys: Tensor, text: float | None) -> WordMap:
-    """Part what lies on the connector's keys: class token, patches, queries."""
+def _map(
+    kosmos: Kosmos, word: Word, keys: Tensor, text: float | None, by_layer: Tensor | None
+) -> WordMap:
+    """Part what lies on the connector's keys, in all [K] and by layer [L,K]."""
     side = grid_side(kosmos)
-    class_token, patches, queries = (
-        keys.float().cpu().split((1, side * side, kosmos.model.config.latent_query_num))
+    parts = (1, side * side, kosmos.model.config.latent_query_num)
+    class_token, patches, queries = keys.float().cpu().split(parts)
+    layers = None if by_layer is None else by_layer.float().cpu().split(parts, dim=-1)[1]
+    return WordMap(
+        word,
+        patches.view(side, side),
+        float(class_token),
+        float(queries.sum()),
+        text,
+        None if layers is None else layers.view(-1, side, side),
     )
-    return WordMap(word, patches.view(side, side), float(class_token), float(queries.sum()), text)

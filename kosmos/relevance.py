@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 
-def mean_attention(weights: Sequence[Tensor]) -> Tensor:
-    """Return the mean over layers and heads."""
-    return torch.stack([layer.float().mean(1) for layer in weights]).mean(0)
+def mean_over_heads(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each layer the mean over its heads."""
+    return [layer.float().mean(1) for layer in weights]
 
 
 def rollout(weights: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,14 @@ from . import host, show
 from .sockets import GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
+    from ..kosmos.attention import WordMap
     from ..kosmos.batches import Pace
     from ..kosmos.grounding import GroundedText, Grounding
     from ..kosmos.model import Kosmos
 
 CATEGORY = "Kosmos DreamBooth/look"
+LAYERED_BYTES = 2**20
+"""Layers are shown in the node as long as all their maps, a byte for each patch, need no more."""
 
 
 class AttentionMap(io.ComfyNode):
@@ -126,7 +130,7 @@ class AttentionMap(io.ComfyNode):
         )
         told = _captions(kosmos, image, caption, grounding, pace)
         progress = host.Progress(len(image))
-        pictures, maps, texts, raw = [], [], [], []
+        pictures, maps, texts, by_picture = [], [], [], []
         places = show.pictures(image)
         for k, (picture, text) in enumerate(zip(image, told, strict=True)):
             spelled = spell(kosmos, text)
@@ -143,16 +147,34 @@ class AttentionMap(io.ComfyNode):
             pictures += [picture] * len(found)
             texts += [marked(text.caption, m.word.start, m.word.end) for m in found]
             maps += found
-            numbers = [m.as_numbers() for m in found]
-            raw.append({**places[k], "picture": k, "caption": text.caption, "words": numbers})
+            by_picture.append(found)
             progress.step(k + 1)
         height, width = image.shape[1:3]
+        small = sum(m.by_layer.numel() for m in maps if m.by_layer is not None) <= LAYERED_BYTES
+        raw = [
+            {
+                **place,
+                "picture": k,
+                "caption": text.caption,
+                "layers": chosen_layers or list(range(decoder.layers)),
+                "words": [{**m.as_numbers(), "layers": _by_layer(m) if small else []} for m in own],
+            }
+            for k, (place, text, own) in enumerate(zip(places, told, by_picture, strict=True))
+        ]
         return io.NodeOutput(
             overlay(pictures, [m.grid for m in maps], texts),
             torch.stack([grid_mask(m.grid, height, width) for m in maps]),
             [m.word.text for m in maps],
             ui={"attention": raw},
         )
+
+
+def _by_layer(found: WordMap) -> list[str]:
+    """Return each layer's map as base64: a byte for each patch, from 0 (lowest) to 255."""
+    from ..kosmos.heat import spread
+
+    grids = () if found.by_layer is None else found.by_layer
+    return [b64encode(spread(grid).mul(255).byte().numpy().tobytes()).decode() for grid in grids]
 
 
 def _captions(

@@ -1,6 +1,6 @@
 import { caption } from "./caption.js";
 import { element, svg } from "./element.js";
-import { heat } from "./heat.js";
+import { COVER, heat } from "./heat.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
 
@@ -8,18 +8,17 @@ import { Stage } from "./picture.js";
 export function attentionMap() {
   const stage = new Stage();
   const words = element("div", { class: "kd-words" });
-  const opacity = element("input", {
-    type: "range",
-    min: 0,
-    max: 1,
-    step: 0.01,
-    value: 1,
-    oninput: () => stage.drawing.setAttribute("opacity", opacity.value),
-  });
+  const opacity = slider({ max: 1, step: 0.01, value: 1 }, () =>
+    stage.drawing.setAttribute("opacity", opacity.value),
+  );
+  const layer = slider({ max: 0, value: 0 }, draw);
+  const which = element("output");
+  const layers = element("label", { class: "kd-slider" }, "Layer", layer, which);
   const pager = new Pager(turn);
-  const slider = element("label", { class: "kd-opacity" }, "Heat", opacity);
-  const bar = element("div", { class: "kd-bar" }, slider, pager.element);
+  const sliders = [element("label", { class: "kd-slider" }, "Heat", opacity), layers];
+  const bar = element("div", { class: "kd-bar" }, ...sliders, pager.element);
   let results = [];
+  let word = null;
 
   function turn(k) {
     const { image, width, height, caption: text, words: maps } = results[k];
@@ -27,20 +26,26 @@ export function attentionMap() {
 
     function choose(chosen) {
       marks.forEach((mark, m) => mark.setAttribute("aria-pressed", m === chosen));
-      stage.drawing.replaceChildren(
-        svg("image", {
-          class: "kd-heat",
-          href: heat(maps[chosen].grid),
-          width,
-          height,
-          preserveAspectRatio: "none",
-        }),
-      );
+      word = maps[chosen];
+      layers.hidden = !word.layers.length;
+      layer.max = word.layers.length;
+      draw();
     }
 
     stage.show(image, width, height);
     words.replaceChildren(paragraph);
     if (maps.length) choose(maps.length - 1);
+  }
+
+  /** Lay the chosen word's heat over the picture, in all or of the chosen layer. */
+  function draw() {
+    const { width, height, layers: numbers } = results[pager.at];
+    const k = Number(layer.value) - 1;
+    which.textContent = k < 0 ? "all" : numbers[k];
+    const values = k < 0 ? word.grid.flat() : bytes(word.layers[k]);
+    const href = heat(values, word.grid[0].length, COVER);
+    const laid = { class: "kd-heat", href, width, height, preserveAspectRatio: "none" };
+    stage.drawing.replaceChildren(svg("image", laid));
   }
 
   return {
@@ -50,4 +55,13 @@ export function attentionMap() {
       pager.begin(results.length);
     },
   };
+}
+
+function slider(limits, oninput) {
+  return element("input", { type: "range", min: 0, ...limits, oninput });
+}
+
+/** The bytes that base64 text stands for. */
+function bytes(text) {
+  return Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }

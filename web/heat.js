@@ -1,31 +1,32 @@
 /** As in kosmos/heat.py: viridis, from low to high. */
-const STOPS = [
-  [0x44, 0x01, 0x54],
-  [0x3b, 0x52, 0x8b],
-  [0x21, 0x91, 0x8c],
-  [0x5e, 0xc9, 0x62],
-  [0xfd, 0xe7, 0x25],
-];
+const STOPS = ["#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725"].map((stop) =>
+  [1, 3, 5].map((place) => parseInt(stop.slice(place, place + 2), 16)),
+);
+const SOLID = [1, 1];
 /** As in kosmos/overlay.py: how opaque colours are where a map is lowest, and where highest. */
-const COVER = [0.25, 0.8];
+export const COVER = [0.25, 0.8];
 
-/** A map, rows of numbers, as a tiny picture with one pixel a patch: a data address. */
-export function heat(grid) {
-  const values = grid.flat();
-  const low = Math.min(...values);
-  const range = Math.max(...values) - low || 1;
-  const pixels = values.flatMap((value) => pixel((value - low) / range));
+/** Numbers, `columns` of them a row, as a tiny picture with one pixel each: a data address. */
+export function heat(values, columns, opacity = SOLID) {
+  const low = values.reduce((one, other) => Math.min(one, other));
+  const range = values.reduce((one, other) => Math.max(one, other)) - low || 1;
   const canvas = document.createElement("canvas");
-  canvas.width = grid[0].length;
-  canvas.height = grid.length;
-  const data = new ImageData(new Uint8ClampedArray(pixels), canvas.width);
+  canvas.width = columns;
+  canvas.height = values.length / columns;
+  const data = new ImageData(columns, canvas.height);
+  values.forEach((value, k) => data.data.set(pixel((value - low) / range, opacity), 4 * k));
   canvas.getContext("2d").putImageData(data, 0, 0);
   return canvas.toDataURL();
 }
 
-function pixel(share) {
+/** The colour of letters that are read on a share of the way from the lowest to the highest. */
+export function inkOn(share) {
+  return share > 0.6 ? "#111" : "#fff";
+}
+
+function pixel(share, [least, most]) {
   const place = share * (STOPS.length - 1);
   const below = Math.min(Math.floor(place), STOPS.length - 2);
   const mix = (k) => STOPS[below][k] + (place - below) * (STOPS[below + 1][k] - STOPS[below][k]);
-  return [mix(0), mix(1), mix(2), 255 * (COVER[0] + share * (COVER[1] - COVER[0]))];
+  return [mix(0), mix(1), mix(2), 255 * (least + share * (most - least))];
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
 import pytest
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
@@ -71,6 +73,8 @@ def test_every_word_has_an_overlay_a_mask_and_its_numbers(
     for word in maps:
         assert [len(row) for row in word["grid"]] == [8] * 8
         assert (word["text"] is None) == (method == "gradient")
+        sizes = [len(b64decode(layer)) for layer in word["layers"]]
+        assert sizes == ([] if method == "rollout" else [64] * 4)
     assert len(outcome.outputs["overlays"]["images"]) == len(maps)
     masks = [server.output / image["filename"] for image in outcome.outputs["masks"]["images"]]
     for path, word in zip(masks, maps, strict=True):

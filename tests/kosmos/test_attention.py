@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.attention import METHODS, choices, weights_in_the_open, word_maps
+from kosmos_dreambooth.kosmos.attention import (
+    METHODS,
+    WordMap,
+    choices,
+    weights_in_the_open,
+    word_maps,
+)
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.model import Kosmos
@@ -81,10 +87,18 @@ def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: to
     spelled = spell(tiny, GroundedText("a red dog"))
     pixels = preprocess(tiny, four_pictures[:1])
 
-    def grid(**chosen: list[int]) -> torch.Tensor:
-        found = word_maps(tiny, pixels, spelled, spelled.words[-1:], method="attention", **chosen)
-        return found[0].grid
+    def map_of(method: str, **chosen: list[int]) -> WordMap:
+        return word_maps(tiny, pixels, spelled, spelled.words[-1:], method=method, **chosen)[0]
 
+    def grid(**chosen: list[int]) -> torch.Tensor:
+        return map_of("attention", **chosen).grid
+
+    parts = map_of("attention").by_layer
+    torch.testing.assert_close(parts, torch.stack([grid(layers=[0]), grid(layers=[1])]))
+    alone = map_of("gradient", layers=[1])
+    torch.testing.assert_close(map_of("gradient").by_layer[1:], alone.by_layer)
+    torch.testing.assert_close(alone.by_layer[0], alone.grid)
+    assert map_of("rollout").by_layer is None
     both = (grid(layers=[0]) + grid(layers=[1])) / 2
     torch.testing.assert_close(grid(), both)
     torch.testing.assert_close(grid(heads=[0, 1]), grid())
