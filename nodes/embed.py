@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import MendableError
-from . import host
+from . import host, show
 from .pace import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
@@ -313,4 +313,5 @@ class CompareEmbeddings(io.ComfyNode):
                 ensure_ascii=False,
             ),
             draw_matrix(values, rows, columns),
+            ui={"compared": [show.matrix(values, rows, columns)]},
         )

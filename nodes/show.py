@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
@@ -10,8 +10,14 @@ from PIL import Image
 
 from . import host
 
+if TYPE_CHECKING:
+    from ..kosmos.embedding import Embedding
+
 LONGEST = 1024
 """Pixels of the longer side of a picture in a panel, at most."""
+
+MOST_COMPARED = 100
+"""Rows, and columns, of a matrix in a panel, at most."""
 
 
 def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
@@ -21,15 +27,37 @@ def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
     """
     from ..kosmos.preprocess import to_rgb
 
-    folder = host.temp_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     height, width = images.shape[1:3]
-    batch = uuid4().hex
     found = []
-    for k, image in enumerate(images):
+    for image in images:
         picture = Image.fromarray(to_rgb(image[None])[0].cpu().numpy())
         picture.thumbnail((LONGEST, LONGEST))
-        file = folder / f"kosmos_{batch}_{k:04}.jpg"
-        picture.save(file, quality=95, subsampling=0)
-        found.append({"image": host.address(file), "width": width, "height": height})
+        found.append({"image": _address(picture), "width": width, "height": height})
     return found
+
+
+def matrix(values: torch.Tensor, rows: Embedding, columns: Embedding) -> dict[str, Any]:
+    """Return similarities [N,M] and what they are of, as far as a panel has room.
+
+    `values` holds a list for each row; `rows` and `columns` each their `names`, how many there are
+    in all as `count`, and `strip`, where their thumbnails are, one below the other (None of texts).
+    """
+    shown = values[:MOST_COMPARED, :MOST_COMPARED]
+    return {"values": shown.tolist(), "rows": _things(rows), "columns": _things(columns)}
+
+
+def _things(embedding: Embedding) -> dict[str, Any]:
+    thumbnails = embedding.thumbnails
+    strip = None
+    if thumbnails is not None:
+        strip = _address(Image.fromarray(thumbnails[:MOST_COMPARED].flatten(0, 1).numpy()))
+    names = list(embedding.labels[:MOST_COMPARED])
+    return {"names": names, "count": len(embedding.labels), "strip": strip}
+
+
+def _address(picture: Image.Image) -> dict[str, str]:
+    """Leave a picture in ComfyUI's temp folder, and say where."""
+    file = host.temp_folder() / f"kosmos_{uuid4().hex}.jpg"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file, quality=95, subsampling=0)
+    return host.address(file)

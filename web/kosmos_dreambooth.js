@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { attentionMap } from "./attention_map.js";
 import { element } from "./element.js";
 import { groundedCaption } from "./grounded_caption.js";
+import { matrix } from "./matrix.js";
 import { Panel } from "./panel.js";
 import { lastShown, training } from "./training.js";
 
@@ -10,6 +11,7 @@ const TRAINING = { key: "training", view: training, height: 330, kept: lastShown
 const PANELS = {
   GroundedCaption: { key: "grounded", view: groundedCaption, height: 360 },
   AttentionMap: { key: "attention", view: attentionMap, height: 360 },
+  CompareEmbeddings: { key: "compared", view: matrix, height: 340 },
   DreamBoothTrain: TRAINING,
   ResumeTraining: TRAINING,
   TextualInversionTrain: TRAINING,

@@ -82,6 +82,11 @@ def test_texts_find_their_pictures(client: Client, server: ComfyUI, method: str)
     assert len(outcome.outputs["shown"]["images"]) == len(SCENES)
     numbers = json.loads(outcome.outputs["numbers"]["text"][0])
     assert numbers["rows"] == TEXTS
+    [panel] = outcome.outputs["compare"]["compared"]
+    assert panel["values"] == numbers["similarities"]
+    assert panel["rows"] == {"names": TEXTS, "count": len(TEXTS), "strip": None}
+    with Image.open(server.base / "temp" / panel["columns"]["strip"]["filename"]) as strip:
+        assert strip.size == (96, 96 * len(SCENES))
     for row, k, told in zip(
         numbers["similarities"], index, outcome.outputs["ranking"]["text"], strict=True
     ):
