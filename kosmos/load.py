@@ -42,7 +42,7 @@ def load_kosmos(folder: Path, dtype: torch.dtype, attention: Attention = "auto")
             "tokenizer_config.json from where the model came from."
         )
     logger.info("Loaded Kosmos-2 from %s as %s", folder.name, dtype)
-    return Kosmos(model, processor, folder.name)
+    return Kosmos(model, processor, folder.name, source=str(folder))
 
 
 def fetch(hub_id: str, kind: str = "kosmos") -> Path:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import Kosmos2ForConditionalGeneration, Kosmos2Processor
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A model that goes from pixels to slots in one step of its own, as an export does."""
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """Return the slots [B,Q,D] of pixel values [B,3,S,S]."""
 
 
 @dataclass(frozen=True)
 class Kosmos:
     """A loaded Kosmos-2.
 
-    The model is in evaluation mode and computes in its own dtype on the device it is on. The
-    processor tokenizes and preprocesses for it. `name` is what the user knows it by. `home` belongs
-    to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
+    The model is in evaluation mode and computes in its own dtype on the device it is on. It may
+    also be an export that is `Looking` and writes, and can do nothing besides. The processor
+    tokenizes and preprocesses for it. `name` is what the user knows it by. `home` belongs to
+    whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
+    `source` is the folder that it was loaded from, and `loras` are files that were merged into its
+    weights, in that order.
     """
 
     model: Kosmos2ForConditionalGeneration
     processor: Kosmos2Processor
     name: str
     home: object | None = None
+    source: str = ""
+    loras: tuple[str, ...] = ()

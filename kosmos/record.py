@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from .grounding import GroundedText
+from ..errors import MendableError
+from .grounding import Box, GroundedText, Phrase
 
 
 def record(seen: GroundedText, width: int, height: int) -> dict[str, object]:
@@ -32,3 +33,27 @@ def record(seen: GroundedText, width: int, height: int) -> dict[str, object]:
 def as_json(seen: GroundedText, width: int, height: int) -> str:
     """Return `record` as a text."""
     return json.dumps(record(seen, width, height), ensure_ascii=False, indent=1)
+
+
+def read_json(text: str, name: str) -> GroundedText:
+    """Read what `as_json` wrote, from a file of a name.
+
+    Raises MendableError when it is something else.
+    """
+    try:
+        told = json.loads(text)
+        phrases = tuple(
+            Phrase(
+                str(phrase["text"]),
+                int(phrase["start"]),
+                int(phrase["end"]),
+                tuple(Box(*map(float, box)) for box in phrase["boxes"]),
+            )
+            for phrase in told["phrases"]
+        )
+        return GroundedText(str(told["caption"]), phrases)
+    except (ValueError, TypeError, KeyError) as error:
+        raise MendableError(
+            f"{name} holds no caption with phrases and boxes: remove it, or let SaveCaptions write "
+            "it again."
+        ) from error

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..atomic import replacing, write_text
 from ..errors import MendableError
 from .coco import Entry, captions, instances
-from .record import as_json
+from .grounding import GroundedText
+from .record import as_json, read_json
 
 FORMATS = {"txt": (".txt",), "json": (".json",), "txt and json": (".txt", ".json")}
 
@@ -83,9 +84,26 @@ def _refused(path: Path, error: OSError) -> MendableError:
 
 def read_caption(picture: Path) -> str | None:
     """Return the caption that was saved beside a picture, if there is one."""
+    seen = read_grounded(picture)
+    return None if seen is None else seen.caption
+
+
+def read_grounded(picture: Path) -> GroundedText | None:
+    """Return the caption that was saved beside a picture, if there is one, with its boxes.
+
+    A plain text that was changed by hand counts, and boxes that were saved with another one do
+    not. Raises MendableError for a file that holds something else.
+    """
     text, record = sidecars(picture, "txt and json")
-    if text.exists():
-        return text.read_text(encoding="utf-8").strip()
-    if record.exists():
-        return str(json.loads(record.read_text(encoding="utf-8"))["caption"])
-    return None
+    seen = read_json(_read(record), record.name) if record.exists() else None
+    if not text.exists():
+        return seen
+    caption = _read(text).strip()
+    return seen if seen is not None and seen.caption == caption else GroundedText(caption)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MendableError(f"{path.name} is no text in UTF-8: save it as such.") from error

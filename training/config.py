@@ -1,8 +1,10 @@
-"""All settings of one training run, validated; `config_yaml` writes and reads them."""
+"""The settings of training runs, validated; `config_yaml` writes and reads them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from ..errors import MendableError
 
@@ -47,6 +49,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "min_snr_gamma": (0.0, 100.0),
     "noise_offset": (0.0, 1.0),
     "background_weight": (0.0, 1.0),
+    "keep_english": (0.0, 1.0),
     "caption_dropout": (0.0, 1.0),
     "class_caption_dropout": (0.0, 1.0),
     "plain_captions": (0.0, 1.0),
@@ -70,34 +73,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to train, apart from what and for how long; the TRAINING_OPTIONS socket.
+class Course:
+    """How a run goes, whatever it trains.
 
-    What is trained: `layers` says which layers a LoRA adapts: those of attention, or convolutions
-    and feed-forward layers too. `token_vectors` is how many vectors the method "embedding" learns.
-    The rate: `warmup` is the number of steps in which it rises, `schedule` what it does after, and
-    `text_learning_rate` is the text encoder's own; 0 is the same as the UNet's.
+    The rate: `warmup` is the number of steps in which it rises, `schedule` what it does after.
     The optimizer: `weight_decay`, and `clip_norm`, to which the gradients' norm is cut; 0 leaves
     it. `ema` is the decay of a running average of the weights that becomes the result; 0 is none.
     Memory: a step's batch has `accumulation` parts of `batch_size`, computed one after another;
     `gradient_checkpointing` computes twice what it then need not keep.
-    The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
-    that a whole channel has in common, `background_weight` is the weight outside the subject's
-    masks. `class_target` "model" holds noisy class pictures to what the model predicted for them
-    before training, "pictures" to the pictures themselves.
-    The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
-    `class_caption_dropout` for a class picture, and `plain_captions` the chance of
-    "a <token> <class>" instead of a caption; `flip` shows half of the subject's pictures mirrored.
-    Watching: every line of `sample_prompts` is painted at each preview; `preview_every` 0 means no
-    previews; the newest `keep_checkpoints` stay; `wandb` logs to Weights & Biases.
+    Watching: `preview_every` 0 means no previews; the newest `keep_checkpoints` stay; `wandb` logs
+    to Weights & Biases.
     Machines: each step's batch is shared by `devices` processes on each of `nodes` computers.
 
     Raises MendableError for a value out of range or not among its choices.
     """
 
-    layers: str = "all"
-    token_vectors: int = 1
-    text_learning_rate: float = 0.0
     warmup: int = 20
     schedule: str = "cosine"
     optimizer: str = "adamw"
@@ -107,15 +97,6 @@ class Options:
     accumulation: int = 1
     gradient_checkpointing: bool = False
     precision: str = "auto"
-    min_snr_gamma: float = 0.0
-    noise_offset: float = 0.0
-    background_weight: float = 1.0
-    class_target: str = "model"
-    caption_dropout: float = 0.0
-    class_caption_dropout: float = 0.5
-    plain_captions: float = 0.4
-    flip: bool = False
-    sample_prompts: str = ""
     preview_every: int = 100
     checkpoint_every: int = 100
     keep_checkpoints: int = 1
@@ -135,23 +116,81 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Options):
-    """One run's settings; `config.yaml` in the run folder is this, field by field.
+class Options(Course):
+    """How to train a diffusion model, apart from what and for how long; TRAINING_OPTIONS.
+
+    What is trained: `layers` says which layers a LoRA adapts: those of attention, or convolutions
+    and feed-forward layers too. `token_vectors` is how many vectors the method "embedding" learns.
+    `text_learning_rate` is the text encoder's own; 0 is the same as the UNet's.
+    The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
+    that a whole channel has in common, `background_weight` is the weight outside the subject's
+    masks. `class_target` "model" holds noisy class pictures to what the model predicted for them
+    before training, "pictures" to the pictures themselves.
+    The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
+    `class_caption_dropout` for a class picture, and `plain_captions` the chance of
+    "a <token> <class>" instead of a caption; `flip` shows half of the subject's pictures mirrored.
+    Every line of `sample_prompts` is painted at each preview.
+    """
+
+    layers: str = "all"
+    token_vectors: int = 1
+    text_learning_rate: float = 0.0
+    min_snr_gamma: float = 0.0
+    noise_offset: float = 0.0
+    background_weight: float = 1.0
+    class_target: str = "model"
+    caption_dropout: float = 0.0
+    class_caption_dropout: float = 0.5
+    plain_captions: float = 0.4
+    flip: bool = False
+    sample_prompts: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Course, ABC):
+    """What every run has in its `config.yaml`.
+
+    `data` is the fingerprint of all that is learned from. `learning_rate` 0 asks for one that
+    suits the model's size.
+    """
+
+    task: ClassVar[str]
+
+    data: str
+    steps: int = 700
+    learning_rate: float = 0.0
+    batch_size: int = 4
+    seed: int = 0
+    device: str = "auto"
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """Say in a few words what is learned."""
+
+    def continues(self, other: Config) -> bool:
+        """Tell whether a run made with `other` can go on under these settings."""
+        mine, theirs = asdict(self), asdict(other)
+        return self.task == other.task and all(
+            mine[name] == theirs[name] for name in mine.keys() - FREE
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Options, Config):
+    """The settings of a run of DreamBooth; its `config.yaml` is this, field by field.
 
     `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
     `base_hash` its fingerprint, and `base_loras` are LoRA files that are fused into it first.
     `vocabulary` is the folder of CLIP's vocabulary for a checkpoint file, which carries none.
-    `data` is the fingerprint of pictures, captions and class pictures (`dataset.fingerprint`).
-    `resolution` is the side of the square training pictures in pixels. `learning_rate` 0 asks for
-    `suggested_learning_rate`.
-
-    Raises MendableError for a value out of range or not among its choices.
+    `resolution` is the side of the square training pictures in pixels.
     """
+
+    task: ClassVar[str] = "dreambooth"
 
     base: str
     token: str
     class_name: str
-    data: str
     resolution: int
     base_hash: str = ""
     vocabulary: str = ""
@@ -159,14 +198,14 @@ class TrainingConfig(Options):
     class_prompt: str = ""
     method: str = "lora"
     train_text_encoder: bool = True
-    steps: int = 700
-    learning_rate: float = 0.0
     rank: int = 16
     prior_weight: float = 8.0
-    batch_size: int = 4
-    seed: int = 0
-    device: str = "auto"
     preview_prompt: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Say in a few words what is learned."""
+        return f"{self.token} {self.class_name}, {self.method}"
 
     @property
     def plain_caption(self) -> str:
@@ -189,11 +228,6 @@ class TrainingConfig(Options):
     def trains_text(self) -> bool:
         """Whether the text encoder has to run in each step."""
         return self.train_text_encoder or self.method == "embedding"
-
-    def continues(self, other: TrainingConfig) -> bool:
-        """Tell whether a run made with `other` can go on under these settings."""
-        mine, theirs = asdict(self), asdict(other)
-        return all(mine[name] == theirs[name] for name in mine.keys() - FREE)
 
 
 def suggested_learning_rate(method: str, unet_parameters: int) -> float:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from ..errors import MendableError
-from .config import TrainingConfig
+from .captions.config import CaptionConfig
+from .config import Config, TrainingConfig
 
-# Every setting stands under one of these headings.
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
+"""What a run may do; a file that names no task is older than the second one."""
+
+# Every setting stands under one of these headings, where its task has it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "The model to start from": ("base", "base_hash", "base_loras", "vocabulary", "resolution"),
-    "The subject and its class": ("token", "class_name", "class_prompt", "data"),
-    "What is trained": ("method", "train_text_encoder", "layers", "rank", "token_vectors"),
+    "What is learned": ("token", "class_name", "class_prompt", "language", "prompt", "data"),
+    "What is trained": (
+        "method",
+        "train_text_encoder",
+        "train_connector",
+        "layers",
+        "rank",
+        "token_vectors",
+    ),
     "How long and how fast": (
         "steps",
         "learning_rate",
@@ -42,6 +56,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "class_caption_dropout",
         "plain_captions",
         "flip",
+        "keep_english",
         "seed",
     ),
     "Watching and keeping": (
@@ -55,20 +70,32 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-def to_yaml(config: TrainingConfig) -> str:
+def to_yaml(config: Config) -> str:
     """Write all settings as YAML, under headings."""
-    values = asdict(config) | {"base_loras": list(config.base_loras)}
-    parts = [
-        f"# {heading}\n"
-        + yaml.safe_dump(
-            {name: values[name] for name in names}, sort_keys=False, allow_unicode=True
-        )
-        for heading, names in GROUPS.items()
-    ]
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(config).items()
+    }
+    parts = [f"task: {config.task}\n"]
+    for heading, names in GROUPS.items():
+        here = {name: values[name] for name in names if name in values}
+        text = yaml.safe_dump(here, sort_keys=False, allow_unicode=True)
+        parts.append(f"# {heading}\n{text}")
     return "\n".join(parts)
 
 
-def read_config(path: Path) -> TrainingConfig:
+def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
+    """Read the `config.yaml` of a run that is of one kind; MendableError when it is of another."""
+    config = read_config(path)
+    if not isinstance(config, kind):
+        raise MendableError(
+            f"The run {path.parent.name} is one of {config.task}, and this is for {kind.task}: "
+            "choose another run."
+        )
+    return config
+
+
+def read_config(path: Path) -> Config:
     """Read `config.yaml`; a setting that an older version did not have gets its default.
 
     Raises MendableError when it is not YAML, has an unknown, missing or mistyped setting.
@@ -79,14 +106,17 @@ def read_config(path: Path) -> TrainingConfig:
         raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
     if not isinstance(values, dict):
         raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
-    known = {field.name: field for field in fields(TrainingConfig)}
+    kind = TASKS.get(str(values.pop("task", TrainingConfig.task)))
+    if kind is None:
+        raise MendableError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
+    known = {field.name: field for field in fields(kind)}
     for name, value in values.items():
         if name not in known:
             raise MendableError(f'{path} has an unknown setting "{name}": remove it.')
         if not _is_of_type(value, str(known[name].type)):
             raise MendableError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
     try:
-        return TrainingConfig(**values | {"base_loras": tuple(values.get("base_loras", ()))})
+        return kind(**values | {"base_loras": tuple(values.get("base_loras", ()))})
     except TypeError as error:
         raise MendableError(f"{path} lacks a setting ({error}): add it.") from error
 

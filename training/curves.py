@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import MendableError
-from .config import TrainingConfig
+from .config import Config
 from .events import Event
 
 SMOOTHING = 0.98
@@ -77,7 +77,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases in a run's `folder`, kept there unless WANDB_MODE says "online"."""
 
-    def __init__(self, folder: Path, config: TrainingConfig) -> None:
+    def __init__(self, folder: Path, config: Config) -> None:
         try:
             wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
@@ -87,7 +87,7 @@ class WeightsAndBiases:
             ) from error
         self._wandb = wandb
         self._run = wandb.init(
-            project="dreambooth",
+            project=config.task,
             name=folder.name,
             id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
             resume="allow",

@@ -46,18 +46,10 @@ class Deck:
     timesteps: int
 
     def draw(self, step: int, slot: int) -> Draw:
-        """Draw for one slot of one step.
-
-        Pictures are dealt like cards: each of them once, in an order of its own, before any comes
-        again.
-        """
-        deal, place = divmod(step * self.slots + slot, self.pictures)
-        order = torch.randperm(
-            self.pictures, generator=_generator(self.seed, self.kind, "deal", deal)
-        )
-        source = _generator(self.seed, self.kind, step, slot)
+        """Draw for one slot of one step."""
+        source = generator(self.seed, self.kind, step, slot)
         return Draw(
-            picture=int(order[place]),
+            picture=deal(self.seed, self.kind, step * self.slots + slot, self.pictures),
             timestep=int(torch.randint(self.timesteps, (), generator=source)),
             noise=torch.randn(self.shape, generator=source),
             posterior=torch.randn(self.shape, generator=source),
@@ -67,6 +59,17 @@ class Deck:
         )
 
 
-def _generator(*address: int | str) -> torch.Generator:
+def deal(seed: int, kind: str, turn: int, pictures: int) -> int:
+    """Return the picture that comes in a turn.
+
+    They are dealt like cards: each of them once, in an order of its own, before any comes again.
+    """
+    round_, place = divmod(turn, pictures)
+    order = torch.randperm(pictures, generator=generator(seed, kind, "deal", round_))
+    return int(order[place])
+
+
+def generator(*address: int | str) -> torch.Generator:
+    """Return the source of randomness at an address."""
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

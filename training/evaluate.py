@@ -19,7 +19,8 @@ from ..diffusion.model import Diffusion
 from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import checkpoint
-from .config_yaml import read_config
+from .config import TrainingConfig
+from .config_yaml import read_as
 from .dataset import read_pictures
 from .folder import RunFolder
 from .latents import square
@@ -108,7 +109,7 @@ def evaluate(
     to paint on. `on_picture` is called as on_picture(done, total, preview) while it paints; what it
     raises ends the evaluation. Raises MendableError when the run keeps no checkpoint.
     """
-    config = read_config(run.config)
+    config = read_as(TrainingConfig, run.config)
     kept = list(checkpoint.kept(run.checkpoints))
     if not kept:
         raise MendableError(f"The run {run.path.name} has no checkpoint yet: train it first.")
@@ -161,7 +162,7 @@ def work(run: RunFolder, plan: Plan) -> int:
 
 def given_pictures(run: RunFolder) -> torch.Tensor:
     """Return the subject's pictures as they are learned from, [N,side,side,3], float 0..1."""
-    side = read_config(run.config).resolution
+    side = read_as(TrainingConfig, run.config).resolution
     squares = [square(picture, side) for picture in read_pictures(run.pictures)[0]]
     return (torch.stack(squares).permute(0, 2, 3, 1) + 1) / 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ..atomic import write_text
 from ..errors import MendableError
 from . import checkpoint
-from .config import TrainingConfig
+from .config import Config, TrainingConfig
 from .config_yaml import read_config, to_yaml
 from .dataset import Subject, write_class_pictures, write_masks, write_subject
 
@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """The subject: `00.png` with its caption `00.txt`, and so on."""
+        """What is learned from: pictures, each with its caption beside it."""
         return self.path / "pictures"
 
     @property
@@ -51,6 +51,21 @@ class RunFolder:
     def latents(self) -> Path:
         """What the VAE made of both."""
         return self.path / "latents.safetensors"
+
+    @property
+    def features(self) -> Path:
+        """What a captioner's frozen eyes made of the pictures."""
+        return self.path / "features.safetensors"
+
+    @property
+    def own_captions(self) -> Path:
+        """What the captioner wrote in English before it was trained."""
+        return self.path / "own_captions.json"
+
+    @property
+    def adapter(self) -> Path:
+        """What a captioner's LoRA is made of, as peft writes it."""
+        return self.path / "adapter_config.json"
 
     @property
     def events(self) -> Path:
@@ -79,7 +94,7 @@ class RunFolder:
 
     @property
     def lora(self) -> Path:
-        """The result of the methods "lora" and "dora"."""
+        """The result of the methods "lora" and "dora", and of a run of captions."""
         return self.path / "lora.safetensors"
 
     @property
@@ -93,7 +108,7 @@ class RunFolder:
         return self.path / "model"
 
     def made(self, method: str) -> Path:
-        """The result of a method."""
+        """The result of a method of DreamBooth."""
         return {"full": self.model, "embedding": self.embedding}.get(method, self.lora)
 
     @property
@@ -150,7 +165,20 @@ def open_run(
     *,
     resume: bool,
 ) -> RunFolder:
-    """Return the folder of a run that these settings continue, or make one.
+    """Return the folder of a run of DreamBooth: see `find_or_make`."""
+
+    def fill(draft: RunFolder) -> None:
+        write_subject(draft.pictures, subject)
+        write_masks(draft.masks, subject.masks)
+        write_class_pictures(draft.class_pictures, class_pictures)
+
+    return find_or_make(root, name, config, fill, resume=resume)
+
+
+def find_or_make(
+    root: Path, name: str, config: Config, fill: Callable[[RunFolder], None], *, resume: bool
+) -> RunFolder:
+    """Return the folder of a run that these settings continue, or make one and `fill` it.
 
     Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or other pictures
     never touch an earlier run. With `resume`, the first that fits goes on where it was;
@@ -160,7 +188,7 @@ def open_run(
     for number in count(1):
         run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
         if not run.path.exists():
-            _make(run, config, subject, class_pictures)
+            _make(run, config, fill)
             return run
         if resume and _fits(run, config):
             with run.locked():
@@ -169,7 +197,7 @@ def open_run(
     raise AssertionError("count() never ends")
 
 
-def _fits(run: RunFolder, config: TrainingConfig) -> bool:
+def _fits(run: RunFolder, config: Config) -> bool:
     if not run.config.exists():
         return False
     try:
@@ -178,15 +206,11 @@ def _fits(run: RunFolder, config: TrainingConfig) -> bool:
         return False
 
 
-def _make(
-    run: RunFolder, config: TrainingConfig, subject: Subject, class_pictures: Sequence[Path]
-) -> None:
+def _make(run: RunFolder, config: Config, fill: Callable[[RunFolder], None]) -> None:
     """Make the folder aside and move it into place, so that a folder that exists is complete."""
     draft = RunFolder(run.path.with_name(f"{run.path.name}.{os.getpid()}.tmp"))
     try:
-        write_subject(draft.pictures, subject)
-        write_masks(draft.masks, subject.masks)
-        write_class_pictures(draft.class_pictures, class_pictures)
+        fill(draft)
         write_text(draft.config, to_yaml(config))
         draft.path.replace(run.path)
     finally:

@@ -14,19 +14,16 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from ..atomic import replacing
-from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import checkpoint
 from .averaging import lent
 from .curves import Curves
 from .events import Event, append
 from .folder import RunFolder
-from .module import DreamBooth
+from .learner import Learner
 from .stop import StopRequest
 
 WRITE_SECONDS = 0.25
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Journal(Callback):
         self._written = time.monotonic()
         self.done = 0
 
-    def on_train_start(self, trainer: Trainer, module: DreamBooth) -> None:
+    def on_train_start(self, trainer: Trainer, module: Learner) -> None:
         """From here on, a request to stop waits for a checkpoint."""
         self._stop.defer()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -63,7 +60,7 @@ class Journal(Callback):
             checkpoint.restore_scaler(module.resume_from, scaler)
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: DreamBooth, outputs: Any, batch: int, batch_idx: int
+        self, trainer: Trainer, module: Learner, outputs: Any, batch: int, batch_idx: int
     ) -> None:
         """Write down a step that is done, and what is due after it."""
         done, parts = divmod(batch + 1, module.config.accumulation)
@@ -85,12 +82,12 @@ class Journal(Callback):
         trainer.should_stop = stopping
 
     @staticmethod
-    def _norm(trainer: Trainer, module: DreamBooth) -> torch.Tensor | None:
+    def _norm(trainer: Trainer, module: Learner) -> torch.Tensor | None:
         """The gradients' norm; None where a scaler passes over steps whose norm is infinite."""
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         return None if scaled else module.gradient_norm
 
-    def _write_steps(self, trainer: Trainer, module: DreamBooth) -> None:
+    def _write_steps(self, trainer: Trainer, module: Learner) -> None:
         """Write what is not written yet.
 
         Raises MendableError at the first step whose loss or gradient is not a number: it has
@@ -118,7 +115,7 @@ class Journal(Callback):
         self._steps = []
         self._written = time.monotonic()
 
-    def _save(self, trainer: Trainer, module: DreamBooth, done: int) -> None:
+    def _save(self, trainer: Trainer, module: Learner, done: int) -> None:
         if not trainer.is_global_zero:
             return
         optimizer = trainer.optimizers[0]
@@ -133,27 +130,12 @@ class Journal(Callback):
         )
         append(self._run.events, [Event("checkpoint", done)])
 
-    def _paint(self, trainer: Trainer, module: DreamBooth, done: int) -> None:
-        """Paint the prompts beside each other, all with one seed, as the result would."""
+    def _paint(self, trainer: Trainer, module: Learner, done: int) -> None:
+        """Show what was learned so far, as the result would."""
         if not trainer.is_global_zero:
             return
-        config, diffusion = module.config, module.diffusion
-        diffusion.vae.to(module.device)
         with lent(module, module.result_weights(trainer.optimizers[0])):
-            pictures = [
-                sample(
-                    diffusion,
-                    [prompt],
-                    steps=PREVIEW_STEPS,
-                    guidance=PREVIEW_GUIDANCE,
-                    seed=config.seed,
-                    width=config.resolution,
-                    height=config.resolution,
-                )[0]
-                for prompt in config.shown_prompts
-            ]
-        diffusion.vae.to("cpu")
-        strip = torch.cat(pictures, dim=1)
+            strip = module.preview()
         path = self._run.previews / f"{done:08}.png"
         with replacing(path) as draft:
             Image.fromarray(strip.mul(255).round().byte().numpy()).save(draft, "PNG")
@@ -162,7 +144,7 @@ class Journal(Callback):
         for curve in self._curves:
             curve.preview(done, strip)
 
-    def on_train_end(self, trainer: Trainer, module: DreamBooth) -> None:
+    def on_train_end(self, trainer: Trainer, module: Learner) -> None:
         """Close the curves."""
         for curve in self._curves:
             curve.close()

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from lightning import LightningModule
 
 from ..diffusion.model import Diffusion
 from ..diffusion.predict import frame, predict
 from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokenize
-from . import checkpoint, lora, tokens
-from .averaging import Average, Weights, schedule_free_weights
+from ..diffusion.sample import sample
+from . import lora, tokens
 from .config import TrainingConfig
 from .draws import Deck, Draw
 from .dreambooth import dreambooth_loss, min_snr_weights, noising, target
 from .latents import Latents
-from .optimizers import make_optimizer, peak_rate, rate_schedule
+from .learner import Learner, group
+from .optimizers import Group, peak_rate
 from .prior import Prior
+from .results import write_result
+
+if TYPE_CHECKING:
+    from .folder import RunFolder
+
+PREVIEW_STEPS = 20
+PREVIEW_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,15 @@ class _Slot:
     cells: torch.Tensor
 
 
-class DreamBooth(LightningModule):
+class DreamBooth(Learner):
     """Learns a subject, and keeps its class when there are class pictures.
 
     A step has `batch_size * accumulation` slots for pictures of the subject and as many for the
     class, shared by all processes. The VAE is not part of the module: it has done its work. A
-    frozen text encoder runs only once. `resume_from` is the checkpoint to go on from.
+    frozen text encoder runs only once.
     """
+
+    config: TrainingConfig
 
     def __init__(
         self,
@@ -62,20 +71,13 @@ class DreamBooth(LightningModule):
         class_pictures: Pictures | None,
         resume_from: Path | None,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, resume_from)
         self.peak_rate = peak_rate(config, diffusion.unet.num_parameters())
-        self._rate_at = rate_schedule(config)
         self.scheduler = noising(diffusion.scheduler_config)
         self.groups = {"subject": subject}
         if class_pictures is not None:
             self.groups["class"] = class_pictures
         self.decks = {kind: self._deck(kind, group) for kind, group in self.groups.items()}
-        self.resume_from = resume_from
-        self.first_step = checkpoint.step_of(resume_from)
-        self.average: Average | None = None
-        self.losses: list[torch.Tensor] = []
-        self.gradient_norm: torch.Tensor | None = None
         self.diffusion = self._make_trainable(diffusion)
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
@@ -133,38 +135,20 @@ class DreamBooth(LightningModule):
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer, in the state of the checkpoint if there is one."""
-        groups = self._parameter_groups()
-        optimizer = make_optimizer(self.config, groups)
-        held: Weights = {}
-        if self.resume_from is not None:
-            held = checkpoint.restore(self.resume_from, self, optimizer)
-        if self.config.optimizer == "schedulefree":
-            optimizer.train()  # type: ignore[attr-defined]
-        if self.config.ema:
-            self.average = Average(self, self.config.ema, self.first_step, held)
-        return optimizer
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[Group]:
+        """Return what is trained: UNet and text encoder, each with its peak rate."""
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         text_rate = self.config.text_learning_rate
         if not text_rate or not self.config.trains_text:
-            return [_group([p for _, p in named], self.peak_rate)]
+            return [group([p for _, p in named], self.peak_rate)]
         unet = [p for name, p in named if name.startswith("unet.")]
         text = [p for name, p in named if not name.startswith("unet.")]
-        groups = [_group(unet, self.peak_rate), _group(text, text_rate)]
-        return [group for group in groups if group["params"]]
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        return self.peak_rate * self._rate_at(step)
+        groups = [group(unet, self.peak_rate), group(text, text_rate)]
+        return [one for one in groups if one["params"]]
 
     def training_step(self, index: int, _index: int) -> torch.Tensor:
         """Return the loss of a part of a step: `index` is step * accumulation + part."""
-        self.step, part = divmod(index, self.config.accumulation)
-        mine = range(part * self.config.batch_size, (part + 1) * self.config.batch_size)
-        mine = mine[self.global_rank :: self.trainer.world_size]
+        mine = self.slots(index)
         slots = [self._slot(kind, slot) for kind in self.groups for slot in mine]
         draws = [slot.draw for slot in slots]
 
@@ -227,29 +211,25 @@ class DreamBooth(LightningModule):
         ids = torch.stack([self.tokens[caption] for caption in captions])
         return read_tokens(self.diffusion, ids.to(self.device))
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients' norm, and set the step's learning rate."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
-            parameters, self.config.clip_norm or float("inf")
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self._rate_at(self.step)
+    def preview(self) -> torch.Tensor:
+        """Paint the prompts beside each other, all with one seed."""
+        config, diffusion = self.config, self.diffusion
+        diffusion.vae.to(self.device)
+        pictures = [
+            sample(
+                diffusion,
+                [prompt],
+                steps=PREVIEW_STEPS,
+                guidance=PREVIEW_GUIDANCE,
+                seed=config.seed,
+                width=config.resolution,
+                height=config.resolution,
+            )[0]
+            for prompt in config.shown_prompts
+        ]
+        diffusion.vae.to("cpu")
+        return torch.cat(pictures, dim=1)
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Make the step, and take it into the average."""
-        super().optimizer_step(*arguments, **named)
-        if self.average is not None:
-            self.average.step()
-
-    def result_weights(self, optimizer: torch.optim.Optimizer) -> Weights:
-        """Return the weights by name that the result has in place of those that are trained."""
-        if self.average is not None:
-            return self.average.weights()
-        if self.config.optimizer == "schedulefree":
-            return schedule_free_weights(self, optimizer)
-        return {}
-
-
-def _group(parameters: list[torch.nn.Parameter], rate: float) -> dict[str, Any]:
-    return {"params": parameters, "lr": rate, "initial_lr": rate}
+    def write_result(self, run: RunFolder) -> None:
+        """Write the LoRA, the vectors or the model, and mark the run as finished."""
+        write_result(run, self.config, self.diffusion)

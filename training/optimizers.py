@@ -11,12 +11,12 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from ..errors import MendableError
-from .config import TrainingConfig, suggested_learning_rate
+from .config import Config, TrainingConfig, suggested_learning_rate
 
 Group = dict[str, Any]
 
 
-def make_optimizer(config: TrainingConfig, groups: Iterable[Group]) -> torch.optim.Optimizer:
+def make_optimizer(config: Config, groups: Iterable[Group]) -> torch.optim.Optimizer:
     """Return the optimizer of a run, for groups of `params` with their peak rate `lr`.
 
     Raises MendableError when its library is not installed.
@@ -65,7 +65,7 @@ def peak_rate(config: TrainingConfig, unet_parameters: int) -> float:
     return suggested_learning_rate(config.method, unet_parameters)
 
 
-def rate_schedule(config: TrainingConfig) -> Callable[[int], float]:
+def rate_schedule(config: Config) -> Callable[[int], float]:
     """Return the function from a step's number to its share of the peak rate.
 
     The rate rises linearly for `warmup` steps, times what diffusers' scheduler of that name says

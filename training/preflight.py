@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 
 from ..errors import MendableError
 from .averaging import trainable
-from .config import TrainingConfig
-from .module import DreamBooth
+from .config import Config, TrainingConfig
+from .learner import Learner
 
 PROBES = 2
 GIGABYTE = 1e9
@@ -48,7 +48,7 @@ class Preflight(Callback):
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
 
-    def on_train_start(self, trainer: Trainer, module: DreamBooth) -> None:
+    def on_train_start(self, trainer: Trainer, module: Learner) -> None:
         """Measure. Raises MendableError when the memory is too small."""
         estimate = measure(trainer, module)
         steps = module.config.steps - module.first_step
@@ -58,7 +58,7 @@ class Preflight(Callback):
             raise too_little_memory(module.config, str(estimate))
 
 
-def measure(trainer: Trainer, module: DreamBooth) -> Estimate:
+def measure(trainer: Trainer, module: Learner) -> Estimate:
     """Run the parts of the first step, and add what the optimizer is going to keep."""
     parameters = trainable(module).values()
     device = module.device
@@ -93,14 +93,14 @@ def _free(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def too_little_memory(config: TrainingConfig, needs: str) -> MendableError:
+def too_little_memory(config: Config, needs: str) -> MendableError:
     """Say that memory is too small, and which change would cost least."""
     return MendableError(
         f"The training does not fit into memory ({needs}): {cheapest_change(config)}."
     )
 
 
-def cheapest_change(config: TrainingConfig) -> str:
+def cheapest_change(config: Config) -> str:
     """Name the change that saves memory at the least price in quality and then in time."""
     if not config.gradient_checkpointing:
         return "switch gradient_checkpointing on in TrainingOptions; the result is the same"
@@ -110,10 +110,11 @@ def cheapest_change(config: TrainingConfig) -> str:
             f"set batch_size to {size} and accumulation to {parts}, which is the same for an even "
             "batch"
         )
-    if config.method == "full" and config.optimizer == "adamw":
-        return "set the optimizer to adafactor or adamw8bit"
-    if config.method == "full":
-        return "set method to lora"
-    if config.train_text_encoder and config.method != "embedding":
-        return "switch train_text_encoder off"
+    if isinstance(config, TrainingConfig):
+        if config.method == "full" and config.optimizer == "adamw":
+            return "set the optimizer to adafactor or adamw8bit"
+        if config.method == "full":
+            return "set method to lora"
+        if config.train_text_encoder and config.method != "embedding":
+            return "switch train_text_encoder off"
     return "choose a smaller model, or a computer with more memory"

@@ -17,7 +17,7 @@ from ..errors import MendableError
 from . import checkpoint, lora, tokens
 from .averaging import put_in
 from .config import TrainingConfig
-from .config_yaml import read_config
+from .config_yaml import read_as
 from .dataset import read_pictures
 from .folder import RunFolder
 
@@ -72,7 +72,7 @@ def result_at(run: RunFolder, step: int) -> Path:
     It is a LoRA, an embedding or a model folder, as the run's own. Raises MendableError when no
     checkpoint of that step is kept.
     """
-    config = read_config(run.config)
+    config = read_as(TrainingConfig, run.config)
     if run.is_finished() and step == config.steps:
         return run.made(config.method)
     target = run.path / "steps" / f"{step:08}" / run.made(config.method).name
@@ -121,7 +121,7 @@ def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
     """Load the model that a run made, or would have made at a kept checkpoint, on the CPU."""
-    config = read_config(run.config)
+    config = read_as(TrainingConfig, run.config)
     made = run.made(config.method) if step is None else result_at(run, step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":

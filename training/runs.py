@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from ..atomic import write_text
 from ..errors import MendableError
 from . import checkpoint
-from .config import TrainingConfig
+from .config import Config
 from .config_yaml import read_config, to_yaml
 from .events import Event, Follower, append
 from .folder import RunFolder
 
-BUILT_IN = ("method", "layers", "rank", "token_vectors", "train_text_encoder")
+BUILT_IN = ("method", "layers", "rank", "token_vectors", "train_text_encoder", "train_connector")
 """Settings that shape what is trained, which a checkpoint therefore holds for good."""
 
 
@@ -45,7 +45,7 @@ def choose(folder: RunFolder, which: str, step: int) -> ChosenRun:
     kept = checkpoint.kept(folder.checkpoints)
     if not kept:
         raise MendableError(
-            f"The run {folder.path.name} has no checkpoint yet: queue DreamBoothTrain again."
+            f"The run {folder.path.name} has no checkpoint yet: queue the node that began it again."
         )
     if which == "newest":
         return ChosenRun(folder, max(kept))
@@ -69,7 +69,7 @@ def best_step(folder: RunFolder) -> int:
     return int(json.loads(folder.scores.read_text(encoding="utf-8"))["best"])
 
 
-def branch(chosen: ChosenRun, path: Path, config: TrainingConfig) -> RunFolder:
+def branch(chosen: ChosenRun, path: Path, config: Config) -> RunFolder:
     """Begin a run in a new folder where another one was at a checkpoint, with other settings.
 
     The optimizer's state goes along as long as the optimizer is the same. Raises MendableError
@@ -78,11 +78,11 @@ def branch(chosen: ChosenRun, path: Path, config: TrainingConfig) -> RunFolder:
     if path.exists():
         raise MendableError(f"There is a run {path.name} already: give the branch another name.")
     before = read_config(chosen.folder.config)
-    changed = [name for name in BUILT_IN if getattr(config, name) != getattr(before, name)]
+    changed = [n for n in BUILT_IN if getattr(config, n, None) != getattr(before, n, None)]
     if changed:
         raise MendableError(
             f"A branch keeps its run's {changed[0]} ({getattr(before, changed[0])}): set it to "
-            "that, or begin a new run with DreamBoothTrain."
+            "that, or begin a new run."
         )
     draft = RunFolder(path.with_name(f"{path.name}.{os.getpid()}.tmp"))
     old = chosen.folder
@@ -90,6 +90,8 @@ def branch(chosen: ChosenRun, path: Path, config: TrainingConfig) -> RunFolder:
         for folder in (old.pictures, old.masks, old.class_pictures):
             if folder.exists():
                 shutil.copytree(folder, draft.path / folder.name)
+        if old.own_captions.exists():
+            shutil.copyfile(old.own_captions, draft.own_captions)
         _copy_checkpoint(old, draft, chosen.step, fresh=config.optimizer != before.optimizer)
         events = [e for e in Follower(old.events).new() if e.kind in ("step", "resumed")]
         append(draft.events, [*events, Event("resumed", chosen.step)])
@@ -116,8 +118,7 @@ def describe(chosen: ChosenRun) -> str:
     config = read_config(chosen.folder.config)
     kept = checkpoint.kept(chosen.folder.checkpoints)
     lines = [
-        f"{chosen.folder.path.name}: {config.token} {config.class_name}, {config.method}, "
-        f"{max(kept)} of {config.steps} steps",
+        f"{chosen.folder.path.name}: {config.subject}, {max(kept)} of {config.steps} steps",
         f"checkpoints: {', '.join(map(str, kept))}; chosen: {chosen.step}",
     ]
     if chosen.folder.scores.exists():

@@ -13,6 +13,7 @@ from kosmos_dreambooth.training.folder import RunFolder, open_run
 from PIL import Image
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
+from tests.kosmos.conftest import sandbox_model, tiny_folder  # noqa: F401
 
 RunMaker = Callable[..., RunFolder]
 

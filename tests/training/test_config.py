@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.captions.config import CaptionConfig
 from kosmos_dreambooth.training.config import (
     CHOICES,
     LIMITS,
     TrainingConfig,
     suggested_learning_rate,
 )
-from kosmos_dreambooth.training.config_yaml import GROUPS, read_config, to_yaml
+from kosmos_dreambooth.training.config_yaml import GROUPS, TASKS, read_as, read_config, to_yaml
 
 PLAIN = TrainingConfig(base="model", token="sks", class_name="dog", data="0", resolution=64)  # noqa: S106
 
@@ -25,6 +26,7 @@ numbers = {
     if isinstance(getattr(PLAIN, name), float)
     else st.integers(low, high)
     for name, (low, high) in LIMITS.items()
+    if hasattr(PLAIN, name)
 }
 configs = st.builds(
     TrainingConfig,
@@ -54,7 +56,22 @@ def test_yaml_gives_back_the_settings(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_every_setting_stands_under_one_heading() -> None:
     named = [name for names in GROUPS.values() for name in names]
-    assert sorted(named) == sorted(asdict(PLAIN))
+    known = {field.name for kind in TASKS.values() for field in fields(kind)}
+    assert sorted(named) == sorted(known)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.builds(CaptionConfig, base=texts, language=texts, prompt=texts, data=texts))
+def test_a_run_of_captions_is_told_from_one_of_dreambooth(
+    tmp_path_factory: pytest.TempPathFactory, config
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert read_config(path) == config
+    assert not config.continues(PLAIN)
+    assert not PLAIN.continues(config)
+    with pytest.raises(MendableError, match="one of captions"):
+        read_as(TrainingConfig, path)
 
 
 OLDER = """

@@ -1,0 +1,282 @@
+"""A run of captions: a Kosmos-2 learns another language, and can be stopped, taken up and kept."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.kosmos.caption import caption
+from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, parse
+from kosmos_dreambooth.kosmos.language import prompt_in
+from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.kosmos.lora import merge_lora
+from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
+from kosmos_dreambooth.training import checkpoint
+from kosmos_dreambooth.training.captions.config import CaptionConfig
+from kosmos_dreambooth.training.captions.dataset import (
+    Example,
+    check_captions,
+    examples_in,
+    fingerprint,
+    write_examples,
+)
+from kosmos_dreambooth.training.captions.material import rows
+from kosmos_dreambooth.training.captions.results import load_result, result_at
+from kosmos_dreambooth.training.config_yaml import read_as
+from kosmos_dreambooth.training.events import loss_curve
+from kosmos_dreambooth.training.folder import RunFolder, find_or_make
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.runs import ChosenRun, branch, describe
+from kosmos_dreambooth.training.stop import StopRequest
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.kosmos.conftest import plain
+from tests.training.test_run import send, state, work
+
+PROMPT = prompt_in("German", "An image of", detailed=False)
+TOLD = {
+    (1.0, 0.0, 0.0): "<phrase> ein roter Hund</phrase><object><patch_index_0044><patch_index_0863>"
+    "</object> auf der Wiese.",
+    (0.0, 0.0, 1.0): " zwei Katzen.",
+    (1.0, 1.0, 0.0): "<phrase> ein Stern</phrase><object><patch_index_0100><patch_index_0200>"
+    "</object> und<phrase> ein Boot</phrase><object><patch_index_0580><patch_index_0905></object>"
+    " bei Nacht.",
+}
+
+CaptionRun = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    return [
+        Example((plain(colour)[0] * 255).byte().numpy(), parse(text))
+        for colour, text in TOLD.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def make_caption_run(tiny_folder: Path, examples: list[Example]) -> CaptionRun:
+    def make(
+        root: Path, name: str = "run", *, resume: bool = True, **settings: object
+    ) -> RunFolder:
+        defaults: dict[str, object] = {
+            "base": str(tiny_folder),
+            "language": "German",
+            "prompt": PROMPT,
+            "data": fingerprint(examples),
+            "steps": 12,
+            "batch_size": 2,
+            "rank": 4,
+            "warmup": 3,
+            "seed": 7,
+            "device": "cpu",
+            "preview_every": 0,
+            "checkpoint_every": 4,
+        }
+        config = CaptionConfig(**defaults | settings)
+        return find_or_make(
+            root, name, config, lambda run: write_examples(run.pictures, examples), resume=resume
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def reference(make_caption_run: CaptionRun, tmp_path_factory) -> RunFolder:
+    """A run that nothing happened to."""
+    run = make_caption_run(tmp_path_factory.mktemp("runs"), "reference", preview_every=6)
+    work(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def taught(make_caption_run: CaptionRun, tmp_path_factory) -> RunFolder:
+    """A run that is long enough to learn three captions by heart."""
+    run = make_caption_run(
+        tmp_path_factory.mktemp("runs"), "taught", steps=150, batch_size=6, learning_rate=0.01
+    )
+    assert train(run, StopRequest())
+    return run
+
+
+def test_a_language_is_learned_with_its_boxes_and_english_is_kept(
+    taught: RunFolder,
+    tiny_folder: Path,
+    examples: list[Example],
+) -> None:
+    base, trained = load_kosmos(tiny_folder, torch.float32), load_result(taught, torch.float32)
+    pictures = torch.cat([plain(colour) for colour in TOLD])
+    told = caption(trained, pictures, PROMPT)
+    assert [text.caption for text in told] == [one.text.caption for one in examples]
+    assert [text.boxes for text in told] == [one.text.boxes for one in examples]
+    assert caption(trained, pictures) == caption(base, pictures)
+    assert trained.loras == (str(taught.lora),)
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    make_caption_run: CaptionRun, reference: RunFolder, tmp_path: Path
+) -> None:
+    run = make_caption_run(tmp_path)
+    with pytest.raises(MendableError, match="queueing again"):
+        work(run, send(signal.SIGKILL, at=4, kind="checkpoint"))
+    assert run.steps_saved() in (4, 8)
+    work(make_caption_run(tmp_path))
+    mine, theirs = state(run), state(reference)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert loss_curve(run.events) == loss_curve(reference.events)
+    lora = load_file(reference.lora)
+    assert all(torch.equal(tensor, lora[key]) for key, tensor in load_file(run.lora).items())
+    assert [path.name for path in sorted(reference.previews.iterdir())] == [
+        "00000006.png",
+        "00000012.png",
+    ]
+
+
+def test_a_part_of_a_batch_counts_as_in_the_whole(
+    make_caption_run: CaptionRun, tmp_path: Path
+) -> None:
+    """What a step learns depends on its global batch, not on how it is cut or computed."""
+    curves = []
+    for number, settings in enumerate(
+        [
+            {"batch_size": 4},
+            {"batch_size": 2, "accumulation": 2},
+            {"batch_size": 4, "gradient_checkpointing": True, "preview_every": 1},
+        ]
+    ):
+        run = make_caption_run(tmp_path, f"run{number}", steps=2, **settings)
+        assert train(run, StopRequest())
+        curves.append(torch.tensor(loss_curve(run.events)))
+    torch.testing.assert_close(curves[1], curves[0])
+    torch.testing.assert_close(curves[2], curves[0])
+
+
+@pytest.mark.parametrize("connector", [True, False])
+def test_the_connector_is_trained_only_when_asked(
+    make_caption_run: CaptionRun, tmp_path: Path, connector: bool
+) -> None:
+    run = make_caption_run(tmp_path, steps=2, train_connector=connector)
+    assert train(run, StopRequest())
+    assert any("image_to_text_projection" in key for key in load_file(run.lora)) is connector
+    load_result(run, torch.float32)
+
+
+def test_an_earlier_checkpoint_and_a_branch_are_to_be_had(
+    make_caption_run: CaptionRun, tmp_path: Path
+) -> None:
+    run = make_caption_run(tmp_path, steps=4, checkpoint_every=2, keep_checkpoints=2)
+    assert train(run, StopRequest())
+    early, late = load_file(result_at(run, 2)), load_file(run.lora)
+    assert early.keys() == late.keys()
+    assert not torch.equal(*(next(iter(tensors.values())) for tensors in (early, late)))
+    with pytest.raises(MendableError, match="no checkpoint of step 3"):
+        result_at(run, 3)
+    assert "captions in German, 4 of 4 steps" in describe(ChosenRun(run, 4))
+    config = replace(read_as(CaptionConfig, run.config), steps=3, learning_rate=1e-4)
+    other = branch(ChosenRun(run, 2), tmp_path / "branch", config)
+    assert train(other, StopRequest())
+    assert loss_curve(other.events)[:2] == loss_curve(run.events)[:2]
+    assert list(checkpoint.kept(other.checkpoints)) == [2, 3]
+
+
+def test_the_file_means_the_same_to_peft(taught: RunFolder, tiny_folder: Path) -> None:
+    ours = load_result(taught, torch.float32).model
+    with safe_open(taught.lora, framework="pt") as held:
+        metadata = held.metadata()
+    assert metadata["language"] == "German"
+    assert metadata["made for"] == "kosmos-2"
+    settings = taught.adapter.read_text(encoding="utf-8")
+    assert metadata["peft"] == settings
+    choice = LoraConfig(**{k: v for k, v in json.loads(settings).items() if k != "peft_type"})
+    theirs = get_peft_model(load_kosmos(tiny_folder, torch.float32).model, choice)
+    told = set_peft_model_state_dict(theirs, load_file(taught.lora))
+    assert not told.unexpected_keys
+    ids = torch.arange(4, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.text_model(input_ids=ids).logits,
+            theirs.base_model.model.text_model(input_ids=ids).logits,
+            atol=1e-4,
+            rtol=1e-4,
+        )
+
+
+def test_a_file_for_another_model_is_an_error_to_mend(
+    taught: RunFolder,
+    tiny_folder: Path,
+    sandbox_model: Kosmos,
+    tmp_path: Path,
+) -> None:
+    before = sandbox_model.model.text_model.lm_head.weight.clone()
+    with pytest.raises(MendableError, match="another Kosmos-2"):
+        merge_lora(sandbox_model, taught.lora)
+    assert torch.equal(sandbox_model.model.text_model.lm_head.weight, before)
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    save_file({"lora_unet_x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(MendableError, match="no LoRA for Kosmos-2"):
+        merge_lora(kosmos, tmp_path / "other.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(taught.lora.read_bytes()[:500])
+    with pytest.raises(MendableError, match="damaged"):
+        merge_lora(kosmos, tmp_path / "half.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text", [*TOLD.values(), "ein Hund", "<phrase>ein Hund</phrase>, ein Boot"]
+)
+def test_what_is_learned_is_what_is_read(tiny_folder: Path, text: str) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    seen = parse(text)
+    (row,) = rows(kosmos, [seen], PROMPT)
+    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.written)) == seen
+    (continued,) = rows(kosmos, [parse(f"An image of{text}")], "An image of")
+    assert continued.written == rows(kosmos, [seen], "An image of")[0].written
+
+
+def test_what_cannot_be_written_is_told_before_training(tiny_folder: Path) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    with pytest.raises(MendableError, match="vocabulary cannot write"):
+        rows(kosmos, [GroundedText("강아지")], PROMPT)
+    with pytest.raises(MendableError, match="shorten"):
+        rows(kosmos, [GroundedText("Hund " * 130)], PROMPT)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(MendableError, match="not in German but in English"):
+        check_captions([Example(picture, GroundedText("a dog in the snow"))], "German")
+    with pytest.raises(MendableError, match="picture 2 is empty"):
+        check_captions([Example(picture, GroundedText(t)) for t in ("Hund", " ")], "German")
+
+
+def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, examples: list[Example]) -> None:
+    write_examples(tmp_path, examples)
+    for read, written in zip(examples_in(tmp_path), examples, strict=True):
+        assert read.text.caption == written.text.caption
+        for mine, theirs in zip(read.text.boxes, written.text.boxes, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-6)
+    (tmp_path / "000000.txt").write_text("mein eigener Satz", encoding="utf-8")
+    Image.new("RGB", (9, 9)).save(tmp_path / "bare.png")
+    own = examples_in(tmp_path)
+    assert own[0].text == GroundedText("mein eigener Satz")
+    assert len(own) == len(examples)
+    (tmp_path / "000001.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(MendableError, match="000001"):
+        examples_in(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MendableError, match="has a caption beside it"):
+        examples_in(tmp_path / "empty")
+
+
+def test_boxes_are_read_in_fractions_of_the_picture(examples: list[Example]) -> None:
+    (box,) = examples[0].text.boxes
+    assert isinstance(box, Box)
+    assert all(0 <= edge <= 1 for edge in box)
