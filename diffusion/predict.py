@@ -36,12 +36,15 @@ def predict(
     timesteps: [N], or one for all. text: of N prompts. frames: [N,6] from `frame`, of which only
     XL is told.
     """
-    text = text.to(unet.device, unet.dtype)
+    # The UNet's own `device` and `dtype` ask all of its modules, which takes longer than a layer.
+    weight = next(p for p in unet.parameters() if p.is_floating_point())
+    device, dtype = weight.device, weight.dtype
+    text = text.to(device, dtype)
     more: dict[str, Any] = {}
     if text.pooled is not None:
-        more["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": frames.to(unet.device)}
+        more["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": frames.to(device)}
     return unet(
-        latents.to(unet.dtype),
+        latents.to(dtype),
         timesteps,
         encoder_hidden_states=text.states,
         return_dict=False,
