@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .model import Kosmos
+from .model import Kosmos, Looking
 
 
 @torch.no_grad()
@@ -17,6 +17,8 @@ def encode(kosmos: Kosmos, pixels: Tensor) -> Tensor:
     length before the connector, as `Kosmos2ForConditionalGeneration.forward` does.
     """
     model = kosmos.model
+    if isinstance(model, Looking):
+        return model.look(pixels)
     patches = model.vision_model(pixel_values=pixels).last_hidden_state
     patches = normalize(model.vision_model.model.post_layernorm(patches), dim=-1)
     features, _ = model.image_to_text_projection(patches)
