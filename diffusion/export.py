@@ -9,62 +9,94 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..errors import MendableError
-from .checkpoint import SD1
+from .checkpoint import KINDS, PREDICTS_V, SD1, ZERO_SNR
 from .layout import checkpoint_weights
 from .model import Diffusion
 from .parts import read_json
 
 # What a configuration says and a checkpoint does not depend on.
-FREE = {"_class_name", "model_type", "sample_size", "bos_token_id", "eos_token_id", "pad_token_id"}
+FREE = {
+    "_class_name",
+    "model_type",
+    "sample_size",
+    "force_upcast",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
 
 
-def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path = SD1) -> None:
-    """Write a .safetensors file in the original layout, in the precision of the model.
+def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path | None = None) -> None:
+    """Write a .safetensors file in the original layout, in the precision of the UNet.
 
     architecture: folder of diffusers configurations that the model has to fit, for a checkpoint
-        says nothing of its own.
+        says nothing of its own; None finds that of its kind.
 
     Raises MendableError for a model of another architecture, and when the disk is full.
     """
-    for part in ("unet", "vae", "text_encoder"):
-        config = getattr(diffusion, part).config
-        for name, wanted in read_json(architecture / part / "config.json").items():
+    found = architecture or KINDS.get(diffusion.unet.config.cross_attention_dim, SD1)
+    for part, module in diffusion.modules.items():
+        config = module.config
+        for name, wanted in read_json(found / part / "config.json").items():
             if name not in FREE and _plain(getattr(config, name)) != wanted:
                 raise MendableError(
-                    f"{diffusion.name} is no Stable Diffusion 1.x (its {part} has {name} "
-                    f"{_plain(getattr(config, name))}), and a checkpoint can hold nothing else: "
-                    "choose the format diffusers."
+                    f"{diffusion.name} is no Stable Diffusion 1.x, 2.x or XL (its {part} has "
+                    f"{name} {_plain(getattr(config, name))}), and a checkpoint can hold nothing "
+                    "else: choose the format diffusers."
                 )
     weights = {
-        key: weight.detach().cpu().contiguous()
+        key: weight.detach().to("cpu", diffusion.dtype).contiguous()
         for key, weight in checkpoint_weights(diffusion).items()
     }
+    if diffusion.text_encoder_2 is not None:
+        weights |= {key: torch.empty(0) for key in _says(diffusion.scheduler_config)}
     with _whole(file) as draft:
         save_file(weights, draft, metadata={"format": "pt"})
 
 
 def save_folder(diffusion: Diffusion, folder: Path) -> None:
-    """Write a folder that diffusers' StableDiffusionPipeline reads, in the model's precision.
+    """Write a folder that diffusers' pipeline reads, in the model's precision.
 
     Raises MendableError when the disk is full.
     """
-    pipeline = StableDiffusionPipeline(
-        unet=diffusion.unet,
-        vae=diffusion.vae,
-        text_encoder=diffusion.text_encoder,
-        tokenizer=diffusion.tokenizer,
-        scheduler=DDIMScheduler.from_config(diffusion.scheduler_config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = make_pipeline(diffusion)
     with _whole(folder) as draft:
         pipeline.save_pretrained(draft)
+
+
+def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
+    """diffusers' own pipeline around a model's modules, without a safety checker."""
+    parts = {
+        "unet": diffusion.unet,
+        "vae": diffusion.vae,
+        "text_encoder": diffusion.text_encoder,
+        "tokenizer": diffusion.tokenizer,
+        "scheduler": DDIMScheduler.from_config(diffusion.scheduler_config),
+        "feature_extractor": None,
+    }
+    if diffusion.text_encoder_2 is None:
+        return StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
+    second = {"text_encoder_2": diffusion.text_encoder_2, "tokenizer_2": diffusion.tokenizer_2}
+    return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+
+
+def _says(scheduler: dict[str, Any]) -> Iterator[str]:
+    """The keys by which an XL checkpoint says what its model predicts."""
+    if scheduler.get("prediction_type") == "v_prediction":
+        yield PREDICTS_V
+        if scheduler.get("rescale_betas_zero_snr"):
+            yield ZERO_SNR
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from .load import PARTS
 from .model import Diffusion
 
-PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CHUNK = 1 << 20
 
 

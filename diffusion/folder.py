@@ -7,50 +7,61 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 
 from ..errors import MendableError
 from .model import Diffusion
-from .parts import assemble, load_tokenizer, read_json, require_whole
+from .parts import Reader, assemble, load_tokenizer, read_json, require_whole
 
-PIPELINE = "StableDiffusionPipeline"
+PIPELINE, XL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 
 
 def load_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
-    """Load a folder that diffusers' StableDiffusionPipeline saved; no safety checker is loaded.
+    """Load a folder that diffusers' pipeline for Stable Diffusion 1.x, 2.x or XL saved.
+
+    No safety checker is loaded.
 
     Raises MendableError when a part is missing, damaged or of another kind.
     """
-    _require_stable_diffusion(folder)
+    pipeline = _require_stable_diffusion(folder)
+    readers = [_reader(CLIPTextModel, folder, "", dtype)]
+    if pipeline == XL_PIPELINE:
+        readers.append(_reader(CLIPTextModelWithProjection, folder, "_2", dtype))
     return assemble(
         _load(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model", dtype),
         _load(AutoencoderKL, folder / "vae", "diffusion_pytorch_model", dtype),
-        _load(CLIPTextModel, folder / "text_encoder", "model", dtype),
-        load_tokenizer(folder / "tokenizer"),
+        readers,
         read_json(folder / "scheduler" / "scheduler_config.json"),
         source=str(folder),
         name=name,
     )
 
 
-def _require_stable_diffusion(folder: Path) -> None:
+def _require_stable_diffusion(folder: Path) -> str:
+    """The name of the pipeline that saved the folder."""
     if not (folder / "model_index.json").is_file():
         raise MendableError(
             f"{folder} holds no model_index.json: choose a diffusers folder of Stable Diffusion."
         )
     kind = read_json(folder / "model_index.json").get("_class_name")
-    if kind != PIPELINE:
+    if kind not in (PIPELINE, XL_PIPELINE):
         raise MendableError(
             f"{folder} holds a {kind}, which this node cannot use: choose a {PIPELINE} "
-            "(Stable Diffusion 1.x or 2.x)."
+            f"(Stable Diffusion 1.x or 2.x) or a {XL_PIPELINE}."
         )
+    return str(kind)
+
+
+def _reader(kind: type[Any], folder: Path, number: str, dtype: torch.dtype) -> Reader:
+    encoder = _load(kind, folder / f"text_encoder{number}", "model", dtype)
+    return encoder, load_tokenizer(folder / f"tokenizer{number}")
 
 
 def _load(kind: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
     """Load one part of a diffusers folder with every weight in its place."""
     variant = _weight_variant(folder, stem)
     read_json(folder / "config.json")
-    precision = "dtype" if kind is CLIPTextModel else "torch_dtype"
+    precision = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
     try:
         module, report = kind.from_pretrained(
             folder,

@@ -12,13 +12,17 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from . import open_clip
 from .model import Diffusion
 
 Rules = tuple[tuple[str, str], ...]
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-TEXT = "cond_stage_model.transformer.text_model."
+TEXT = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+XL_TEXT = "conditioner.embedders.0.transformer."
+XL_OPEN_CLIP = "conditioner.embedders.1.model."
 
 RESNET: Rules = (
     (r"norm1", "in_layers.0"),
@@ -31,6 +35,8 @@ RESNET: Rules = (
 UNET_ENDS: Rules = (
     (r"^time_embedding\.linear_1", "time_embed.0"),
     (r"^time_embedding\.linear_2", "time_embed.2"),
+    (r"^add_embedding\.linear_1", "label_emb.0.0"),
+    (r"^add_embedding\.linear_2", "label_emb.0.2"),
     (r"^conv_in", "input_blocks.0.0"),
     (r"^conv_norm_out", "out.0"),
     (r"^conv_out", "out.2"),
@@ -52,15 +58,40 @@ VAE_NAMES: Rules = (
 
 
 def checkpoint_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
-    """All of a model's weights by the names that they have in a Stable Diffusion 1.x checkpoint.
+    """All of a model's weights by the names that they have in a checkpoint of its kind.
 
-    Like all tensors here they are the model's own and share its memory.
+    Like all tensors here they are the model's own and share its memory, but for what OpenCLIP
+    keeps in one.
     """
     return {
-        **{UNET + key: weight for key, weight in unet_weights(diffusion.unet).items()},
-        **{VAE + key: weight for key, weight in vae_weights(diffusion.vae).items()},
-        **{TEXT + key: weight for key, weight in text_weights(diffusion.text_encoder).items()},
+        **_under(UNET, unet_weights(diffusion.unet)),
+        **_under(VAE, vae_weights(diffusion.vae)),
+        **_reader_weights(diffusion),
     }
+
+
+def _reader_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
+    encoder, second = diffusion.text_encoder, diffusion.text_encoder_2
+    first = text_weights(encoder)
+    if second is not None:
+        return {
+            **_under(f"{XL_TEXT}text_model.", first),
+            **_under(XL_OPEN_CLIP, open_clip.original_weights(text_weights(second))),
+        }
+    if encoder.config.hidden_act != "gelu":  # OpenAI's CLIP has an approximation of it
+        return _under(f"{TEXT}text_model.", first)
+    # 2.x reads the last layer but one of OpenCLIP's, and other programs look for the last as well.
+    layers = encoder.config.num_hidden_layers
+    unread = {
+        key.replace(f".{layers - 1}.", f".{layers}."): torch.zeros_like(weight)
+        for key, weight in first.items()
+        if key.startswith(f"encoder.layers.{layers - 1}.")
+    }
+    return _under(OPEN_CLIP, open_clip.original_weights({**first, **unread}))
+
+
+def _under(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: weight for key, weight in weights.items()}
 
 
 def unet_weights(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:

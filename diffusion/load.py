@@ -14,11 +14,20 @@ from .checkpoint import load_checkpoint
 from .folder import load_folder
 from .model import Diffusion
 
+PARTS = (
+    "scheduler",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "unet",
+    "vae",
+)
+"""Folders of a model in diffusers' layout; those with a 2 are XL's only."""
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["model_index.json"] + [
-    f"{part}/{pattern}"
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    for pattern in ("*.json", "*.txt", "*model.safetensors")
+    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "*model.safetensors")
 ]
 
 
@@ -28,8 +37,9 @@ def load_diffusion(
 ) -> Diffusion:
     """Load a model for `sample`, on the CPU, in evaluation mode and without gradients.
 
-    source: a diffusers folder, a Stable Diffusion 1.x checkpoint (.safetensors), or a hub id such
-        as "owner/name" (as a str), which is downloaded unless the hub's cache holds it.
+    source: a diffusers folder or a checkpoint (.safetensors) of Stable Diffusion 1.x, 2.x or XL,
+        or a hub id such as "owner/name" (as a str), which is downloaded unless the hub's cache
+        holds it.
     dtype: precision of the weights in memory, whatever it is on disk.
     vocabulary: folder with CLIP's vocab.json and merges.txt; only a checkpoint needs it. A loaded
         model's `tokenizer.name_or_path` names it again.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizerFast
+from transformers import CLIPTokenizerFast
 
 from ..errors import MendableError
 from .model import Diffusion
+
+Reader = tuple[Any, CLIPTokenizerFast]
+"""A text encoder with the tokenizer that makes its tokens."""
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -19,8 +24,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def assemble(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizerFast,
+    readers: Sequence[Reader],
     scheduler_config: dict[str, Any],
     *,
     source: str,
@@ -28,12 +32,19 @@ def assemble(
 ) -> Diffusion:
     """Check that the parts belong together and join them, frozen and in evaluation mode.
 
+    readers: of prompts, one or XL's two.
+
     Raises MendableError when the UNet's channels or prompt width fit no other part.
     """
-    misfit = _misfit(unet, vae, text_encoder, scheduler_config)
+    (text_encoder, tokenizer), *more = readers
+    text_encoder_2, tokenizer_2 = more[0] if more else (None, None)
+    encoders = [encoder for encoder, _ in readers]
+    misfit = _misfit(unet, vae, encoders, scheduler_config)
     if misfit:
         raise MendableError(f"The model {name} {misfit}: choose a plain Stable Diffusion model.")
-    for module in (unet, vae, text_encoder):
+    if more and vae.dtype == torch.float16 and vae.config.force_upcast:
+        vae.float()  # what happens inside XL's VAE is too large for fp16
+    for module in (unet, vae, *encoders):
         module.eval().requires_grad_(False)
     size = unet.config.sample_size or 64
     cells = size if isinstance(size, int) else max(size)
@@ -46,26 +57,38 @@ def assemble(
         source=source,
         name=name,
         resolution=cells * 2 ** (len(vae.config.block_out_channels) - 1),
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
     )
 
 
 def _misfit(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
+    encoders: Sequence[Any],
     scheduler_config: dict[str, Any],
 ) -> str | None:
     """What is wrong with the parts, to be read after the model's name; None if they fit."""
     wanted, channels = unet.config.in_channels, vae.config.latent_channels
     if wanted != channels:
         return f"has a UNet for {wanted} latent channels and a VAE that makes {channels}"
-    wanted, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
+    wanted = unet.config.cross_attention_dim
+    width = sum(encoder.config.hidden_size for encoder in encoders)
     if wanted != width:
         return f"has a UNet for prompts of width {wanted} and a text encoder of width {width}"
+    if (unet.config.addition_embed_type == "text_time") != (len(encoders) > 1):
+        return "has a UNet and text encoders of different kinds"
     prediction = scheduler_config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         return f'predicts "{prediction}", which is not one of {", ".join(PREDICTIONS)}'
     return None
+
+
+def incomplete(file: Path, part: str) -> MendableError:
+    """The error of a checkpoint that lacks a part, or some of its weights."""
+    return MendableError(
+        f"{file.name} does not hold a whole Stable Diffusion {part}: choose a full checkpoint."
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:

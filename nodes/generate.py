@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ..diffusion.sample import OnStep
 
 CATEGORY = "Kosmos DreamBooth/generate"
-HUB_MODELS = ["stable-diffusion-v1-5/stable-diffusion-v1-5"]
+HUB_MODELS = [
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+]
 LAST_SEED = 2**64 - 1
 LARGEST_SIDE = 16384
 
@@ -49,9 +52,9 @@ class LoadDiffusion(io.ComfyNode):
                         *HUB_MODELS,
                     ],
                     default="sandbox",
-                    tooltip="The sandbox, a diffusers folder in models/diffusers, a Stable "
-                    "Diffusion 1.x or 2.x file in models/checkpoints, or a model of the Hugging "
-                    "Face hub (owner/name), which is downloaded once.",
+                    tooltip="The sandbox, a diffusers folder in models/diffusers, a file in "
+                    "models/checkpoints, or a model of the Hugging Face hub (owner/name), which is "
+                    "downloaded once: of Stable Diffusion 1.x, 2.x or XL.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -76,10 +79,19 @@ class LoadDiffusion(io.ComfyNode):
         """Load the model into ComfyUI's memory management."""
         from ..diffusion.load import load_diffusion
         from ..diffusion.lora import merge_lora
+        from ..quantize.linear import quicken
+        from ..quantize.saving import precision_of_rest
+        from ..quantize.weights import require_plain
 
         files = [host.resolve("loras", line.strip()) for line in loras.splitlines() if line.strip()]
-        diffusion = load_diffusion(_find(model), host.torch_dtype(dtype), host.clip_vocabulary())
+        place = _find(model)
+        rest = precision_of_rest(place) if isinstance(place, Path) else None
+        diffusion = load_diffusion(place, rest or host.torch_dtype(dtype), host.clip_vocabulary())
         diffusion = replace(diffusion, name=model)
+        if rest is not None:
+            quicken(diffusion.modules, model, host.device_type())
+        if files:
+            require_plain(diffusion.modules, model, "merge LoRAs into the model as it was before")
         for file in files:
             diffusion = merge_lora(diffusion, file)
         return io.NodeOutput(replace(diffusion, home=host.adopt(diffusion.modules)))

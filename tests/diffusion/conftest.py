@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from kosmos_dreambooth.diffusion.load import load_diffusion
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 WORDS = ("a", "red", "blue", "dog", "cat", "in", "the", "meadow", "snow")
 EPSILON = {"prediction_type": "epsilon", "timestep_spacing": "leading"}
@@ -45,19 +56,44 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def write_model(folder: Path, scheduler: dict[str, object]) -> Path:
+def text_config(tokenizer: CLIPTokenizer, **changes: object) -> CLIPTextConfig:
+    """A tiny text encoder's configuration."""
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return CLIPTextConfig(**{**sizes, **changes})
+
+
+def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False) -> Path:
     """Save a random Stable Diffusion of 32-pixel pictures as a diffusers folder."""
     torch.manual_seed(0)
     tokenizer = write_tokenizer(folder / "words")
+    more: dict[str, object] = {"cross_attention_dim": 32}
+    if xl:
+        more = {
+            "cross_attention_dim": 32 + 48,
+            "use_linear_projection": True,
+            "transformer_layers_per_block": (1, 2),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 24,
+        }
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
         attention_head_dim=8,
         norm_num_groups=8,
+        **more,
     )
     vae = AutoencoderKL(
         block_out_channels=(16, 32),
@@ -66,34 +102,31 @@ def write_model(folder: Path, scheduler: dict[str, object]) -> Path:
         latent_channels=4,
         norm_num_groups=8,
     )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=37,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(
+    parts = {
+        "vae": vae,
+        "text_encoder": CLIPTextModel(text_config(tokenizer)),
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": PNDMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
             beta_end=0.012,
             skip_prk_steps=True,
             steps_offset=1,
         ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        "feature_extractor": None,
+    }
+    if xl:
+        second = text_config(tokenizer, hidden_size=48, projection_dim=24, hidden_act="gelu")
+        pipeline = StableDiffusionXLPipeline(
+            **parts,
+            text_encoder_2=CLIPTextModelWithProjection(second),
+            tokenizer_2=CLIPTokenizer.from_pretrained(folder / "words", **{"pad_token": "a"}),
+        )
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, requires_safety_checker=False
+        )
     pipeline.save_pretrained(folder)
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "clip_sample": False, **scheduler}))
@@ -119,3 +152,13 @@ def diffusion(model_folder):
 @pytest.fixture(scope="session")
 def velocity_diffusion(tmp_path_factory):
     return load_diffusion(write_model(tmp_path_factory.mktemp("models") / "velocity", VELOCITY))
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "tiny_xl", EPSILON, xl=True)
+
+
+@pytest.fixture(scope="session")
+def xl_diffusion(xl_folder):
+    return load_diffusion(xl_folder)

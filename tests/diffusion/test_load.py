@@ -37,6 +37,25 @@ def test_half_precision_files_become_the_dtype_that_was_asked_for(folder_copy):
     assert {p.dtype for p in brief.modules.parameters()} == {torch.bfloat16}
 
 
+def test_xl_keeps_its_vae_in_full_precision_where_half_is_too_small(xl_folder, tmp_path):
+    model = load_diffusion(xl_folder, torch.float16)
+    assert (model.dtype, model.text_encoder_2.dtype) == (torch.float16, torch.float16)
+    assert model.vae.dtype == torch.float32
+    copy = shutil.copytree(xl_folder, tmp_path / "fixed")
+    edit_json(copy / "vae" / "config.json", force_upcast=False)
+    assert load_diffusion(copy, torch.float16).vae.dtype == torch.float16
+
+
+def test_xl_without_its_second_encoder_is_named(xl_folder, tmp_path):
+    copy = shutil.copytree(xl_folder, tmp_path / "half")
+    shutil.rmtree(copy / "text_encoder_2")
+    with pytest.raises(MendableError, match=r"text_encoder_2 holds no model\.safetensors"):
+        load_diffusion(copy)
+    edit_json(copy / "model_index.json", _class_name="StableDiffusionPipeline")
+    with pytest.raises(MendableError, match="prompts of width 80 and a text encoder of width 32"):
+        load_diffusion(copy)
+
+
 def test_fp16_variant_files_are_found(folder_copy):
     file = folder_copy / UNET
     file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from kosmos_dreambooth.diffusion.open_clip import PREFIX, text_weights
+from kosmos_dreambooth.diffusion.open_clip import original_weights, text_weights
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LAYER = {
@@ -22,7 +22,7 @@ def as_open_clip(model: CLIPTextModel) -> dict[str, torch.Tensor]:
         "positional_embedding": ours["embeddings.position_embedding.weight"],
         "ln_final.weight": ours["final_layer_norm.weight"],
         "ln_final.bias": ours["final_layer_norm.bias"],
-        "text_projection": torch.zeros(1),
+        "text_projection": torch.arange(6).reshape(2, 3),
         "logit_scale": torch.zeros(()),
     }
     for number in range(model.config.num_hidden_layers):
@@ -32,7 +32,7 @@ def as_open_clip(model: CLIPTextModel) -> dict[str, torch.Tensor]:
                 theirs[f"{there}.{their_name}.{kind}"] = ours[f"{here}.{our_name}.{kind}"]
             parts = [ours[f"{here}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
             theirs[f"{there}.attn.in_proj_{kind}"] = torch.cat(parts)
-    return {PREFIX + key: value for key, value in theirs.items()}
+    return theirs
 
 
 def test_every_weight_finds_its_place():
@@ -45,10 +45,15 @@ def test_every_weight_finds_its_place():
         max_position_embeddings=8,
     )
     model = CLIPTextModel(config)
-    found = text_weights(as_open_clip(model))
+    theirs = as_open_clip(model)
+    found = text_weights({f"below.{key}": value for key, value in theirs.items()}, "below.")
     for key, weight in model.state_dict().items():
         assert torch.equal(found[key.removeprefix("text_model.")], weight), key
+    assert torch.equal(found["text_projection.weight"], torch.arange(6).reshape(2, 3).T)
+    again = original_weights(found)
+    assert again.keys() == theirs.keys()
+    assert all(torch.equal(again[key], weight) for key, weight in theirs.items())
 
 
 def test_other_checkpoints_have_none():
-    assert text_weights({"cond_stage_model.transformer.text_model.x": torch.zeros(1)}) == {}
+    assert text_weights({"cond_stage_model.transformer.text_model.x": torch.zeros(1)}, "y.") == {}

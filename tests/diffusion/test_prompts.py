@@ -41,6 +41,16 @@ def test_weights_changed_in_their_place_are_noticed(fresh, read):
     assert not torch.allclose(before, after)
 
 
+def test_xl_remembers_what_both_encoders_said(xl_folder):
+    model = load_diffusion(xl_folder)
+    before = encode_prompts(model, ["a dog"])["a dog"]
+    with torch.no_grad():
+        model.text_encoder_2.text_projection.weight.add_(1)
+    after = encode_prompts(model, ["a dog"])["a dog"]
+    assert torch.equal(before.states, after.states)
+    assert not torch.allclose(before.pooled, after.pooled)
+
+
 def test_an_encoder_in_training_is_always_asked(fresh, read):
     fresh.text_encoder.requires_grad_(True)
     encode_prompts(fresh, ["a dog"])

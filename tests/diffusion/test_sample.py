@@ -5,6 +5,7 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
+from kosmos_dreambooth.diffusion.export import make_pipeline
 from kosmos_dreambooth.diffusion.sample import consecutive_seeds, paint, sample
 from kosmos_dreambooth.diffusion.schedulers import SCHEDULERS
 from kosmos_dreambooth.diffusion.settings import Settings
@@ -28,18 +29,12 @@ REFERENCES = {
 }
 
 
-def reference_pictures(model, scheduler: str, guidance: float, steps: int) -> torch.Tensor:
+def reference_pictures(
+    model, scheduler: str, guidance: float, steps: int, **size: int
+) -> torch.Tensor:
     name, options = REFERENCES[scheduler]
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=getattr(diffusers, name).from_config(model.scheduler_config, **options),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = make_pipeline(model)
+    pipeline.scheduler = getattr(diffusers, name).from_config(model.scheduler_config, **options)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(7 + i) for i in range(len(PROMPTS))]
     pictures = pipeline(
@@ -49,6 +44,7 @@ def reference_pictures(model, scheduler: str, guidance: float, steps: int) -> to
         guidance_scale=guidance,
         generator=generators,
         output_type="np",
+        **size,
     ).images
     return torch.from_numpy(pictures)
 
@@ -82,6 +78,23 @@ def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion, scheduler)
         scheduler=scheduler,
     )
     theirs = reference_pictures(velocity_diffusion, scheduler, 4.0, steps=7)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("scheduler", REFERENCES)
+def test_xl_equals_diffusers_pipeline(xl_diffusion, scheduler):
+    ours = sample(
+        xl_diffusion,
+        PROMPTS,
+        negative="snow",
+        steps=7,
+        guidance=4.0,
+        seed=7,
+        scheduler=scheduler,
+        width=48,
+    )
+    theirs = reference_pictures(xl_diffusion, scheduler, 4.0, steps=7, width=48)
+    assert ours.shape == (2, 32, 48, 3)
     assert (ours - theirs).abs().max() <= 1e-4
 
 

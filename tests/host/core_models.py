@@ -3,8 +3,9 @@
     python core_models.py --cpu FOLDER
 
 FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), answers.safetensors
-(inputs and outputs of its modules), full.json (the shapes of every weight at the real size) and
-full2.json (those of Stable Diffusion 2.x, without its text encoder).
+(inputs and outputs of its modules), small_xl and answers_xl (the same of Stable Diffusion XL), and
+full.json, full2.json and full_xl.json: the shapes of every weight at the real size, of 2.x without
+its text encoder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import comfy.ops  # noqa: E402
 import torch  # noqa: E402
 from comfy.clip_model import CLIPTextModel  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel  # noqa: E402
+from comfy.supported_models import SDXL  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 OPS = comfy.ops.disable_weight_init
@@ -87,41 +89,91 @@ def weights_of(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
 full = build(320, [1, 2, 4, 4], 2, [1, 1, 1, 0], 768, "meta")
 shapes = {key: list(value.shape) for key, value in weights_of(full).items()}
 (folder / "full.json").write_text(json.dumps(shapes))
+LINEAR = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "num_heads": -1,
+    "legacy": False,
+    "operations": OPS,
+}
 # Stable Diffusion 2.x: wider prompts, which are projected by linear layers.
 with torch.device("meta"):
-    unet = UNetModel(
-        image_size=32,
-        in_channels=4,
-        out_channels=4,
+    full["model.diffusion_model."] = UNetModel(
         model_channels=320,
         channel_mult=[1, 2, 4, 4],
         num_res_blocks=[2] * 4,
         transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
         transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
         transformer_depth_middle=1,
-        use_spatial_transformer=True,
-        use_linear_in_transformer=True,
         context_dim=1024,
-        num_heads=-1,
         num_head_channels=64,
-        legacy=False,
-        operations=OPS,
+        **LINEAR,
     )
-full["model.diffusion_model."] = unet
 shapes = {key: list(value.shape) for key, value in weights_of(full).items()}
 shapes = {key: shape for key, shape in shapes.items() if not key.startswith("cond_stage")}
 (folder / "full2.json").write_text(json.dumps(shapes))
 
+
+def text_encoder(config: Path, device: str, **sizes: int) -> CLIPTextModel:
+    return CLIPTextModel({**json.loads(config.read_text()), **sizes}, torch.float32, device, OPS)
+
+
+def xl_weights(unet: torch.nn.Module, vae: torch.nn.Module, *encoders: CLIPTextModel) -> dict:
+    """As core saves them."""
+    texts = {
+        f"clip_{name}.transformer.{key}": value
+        for name, encoder in zip("lg", encoders, strict=True)
+        for key, value in encoder.state_dict().items()
+    }
+    parts = {"model.diffusion_model.": unet, "first_stage_model.": vae}
+    texts = SDXL(dict(SDXL.unet_config)).process_clip_state_dict_for_saving(texts)
+    texts.pop("conditioner.embedders.0.transformer.text_model.embeddings.position_ids")
+    return {**weights_of(parts), **texts}
+
+
+CLIP_L, CLIP_G = Path("comfy/sd1_clip_config.json"), Path("comfy/clip_config_bigg.json")
+XL = {**LINEAR, "num_classes": "sequential"}
+with torch.device("meta"):
+    unet = UNetModel(
+        model_channels=320,
+        channel_mult=[1, 2, 4],
+        num_res_blocks=[2] * 3,
+        transformer_depth=[0, 0, 2, 2, 10, 10],
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+        transformer_depth_middle=10,
+        context_dim=2048,
+        adm_in_channels=2816,
+        num_head_channels=64,
+        **XL,
+    )
+encoders = (text_encoder(CLIP_L, "meta"), text_encoder(CLIP_G, "meta"))
+meta = xl_weights(unet, full["first_stage_model."], *encoders)
+shapes = {key: list(value.shape) for key, value in meta.items()}
+(folder / "full_xl.json").write_text(json.dumps(shapes))
+
+
+def fill(*modules: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for module in modules:
+            module.eval()
+            for parameter in module.parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.05)
+
+
+def keep(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+
+
 torch.manual_seed(0)
 small = build(32, [1, 2], 1, [1, 1], 64, "cpu")
+fill(*small.values())
+latents, context = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 64)
+times, tokens = torch.tensor([10, 700]), torch.randint(0, 49407, (2, 77))
+tokens[:, -1] = 49407
 with torch.no_grad():
-    for module in small.values():
-        module.eval()
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.05)
-    latents, context = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 64)
-    times, tokens = torch.tensor([10, 700]), torch.randint(0, 49407, (2, 77))
-    tokens[:, -1] = 49407
     answers = {
         "latents": latents,
         "context": context,
@@ -131,5 +183,43 @@ with torch.no_grad():
         "pictures": small["first_stage_model."].decode(latents),
         "states": small["cond_stage_model.transformer."](tokens)[0],
     }
-save_file({k: v.contiguous() for k, v in weights_of(small).items()}, folder / "small.safetensors")
-save_file({k: v.contiguous() for k, v in answers.items()}, folder / "answers.safetensors")
+keep("small", weights_of(small))
+keep("answers", answers)
+
+unet = UNetModel(
+    model_channels=32,
+    channel_mult=[1, 2],
+    num_res_blocks=[1, 1],
+    transformer_depth=[0, 2],
+    transformer_depth_output=[0, 0, 2, 2],
+    transformer_depth_middle=2,
+    context_dim=64 + 96,
+    adm_in_channels=6 * 256 + 96,
+    num_head_channels=8,
+    **XL,
+)
+sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
+encoders = (
+    text_encoder(CLIP_L, "cpu", hidden_size=64, **sizes),
+    text_encoder(CLIP_G, "cpu", hidden_size=96, **sizes),
+)
+fill(unet, *encoders)
+with torch.no_grad():
+    read = [
+        encoder(tokens, intermediate_output=-2, final_layer_norm_intermediate=False)
+        for encoder in encoders
+    ]
+    states, pooled = torch.cat([said[1] for said in read], -1), read[1][2]
+    places = torch.tensor([[64, 48, 0, 8, 32, 32]]).float().repeat(2, 1)
+    embedded = Timestep(256)(places.flatten()).reshape(2, -1)
+    answers = {
+        "latents": latents,
+        "times": times,
+        "tokens": tokens,
+        "frames": places,
+        "states": states,
+        "pooled": pooled,
+        "prediction": unet(latents, times, states, y=torch.cat([pooled, embedded], 1)),
+    }
+keep("small_xl", xl_weights(unet, small["first_stage_model."], *encoders))
+keep("answers_xl", answers)

@@ -18,6 +18,8 @@ from kosmos_dreambooth.diffusion.export import save_checkpoint
 from kosmos_dreambooth.diffusion.layout import checkpoint_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
+from kosmos_dreambooth.diffusion.predict import predict
+from kosmos_dreambooth.diffusion.prompts import read_tokens, tokenize
 from kosmos_dreambooth.diffusion.sample import sample
 from kosmos_dreambooth.errors import MendableError
 from safetensors.torch import load_file, save_file
@@ -25,7 +27,7 @@ from safetensors.torch import load_file, save_file
 COMFYUI = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
 PYTHON = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
 VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
-CONFIGS = ROOT / "diffusion" / "configs" / "sd1"
+CONFIGS = ROOT / "diffusion" / "configs"
 SMALLER = {
     "unet/config.json": {
         "block_out_channels": [32, 64],
@@ -49,6 +51,29 @@ SMALLER = {
     },
 }
 
+SMALLER_XL = {
+    "unet/config.json": {
+        **SMALLER["unet/config.json"],
+        "attention_head_dim": [4, 8],
+        "cross_attention_dim": 64 + 96,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2],
+        "projection_class_embeddings_input_dim": 6 * 256 + 96,
+    },
+    "vae/config.json": SMALLER["vae/config.json"],
+    **{
+        f"text_encoder{number}/config.json": {
+            "hidden_size": width,
+            "intermediate_size": 128,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 3,
+            "projection_dim": width,
+        }
+        for number, width in (("", 64), ("_2", 96))
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,8 +86,17 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The architecture's configurations, at the size of core's small checkpoint."""
-    folder = shutil.copytree(CONFIGS, tmp_path_factory.mktemp("configs") / "smaller")
-    for name, changes in SMALLER.items():
+    return write_smaller("sd1", SMALLER, tmp_path_factory.mktemp("configs"))
+
+
+@pytest.fixture(scope="module")
+def smaller_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_smaller("sdxl", SMALLER_XL, tmp_path_factory.mktemp("configs"))
+
+
+def write_smaller(kind: str, sizes: dict[str, dict], where: Path) -> Path:
+    folder = shutil.copytree(CONFIGS / kind, where / kind)
+    for name, changes in sizes.items():
         file = folder / name
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     return folder
@@ -71,6 +105,11 @@ def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(core: Path, smaller: Path) -> Diffusion:
     return load_checkpoint(core / "small.safetensors", torch.float32, VOCABULARY, smaller)
+
+
+@pytest.fixture(scope="module")
+def loaded_xl(core: Path, smaller_xl: Path) -> Diffusion:
+    return load_checkpoint(core / "small_xl.safetensors", torch.float32, VOCABULARY, smaller_xl)
 
 
 def test_every_part_answers_as_core_does(core: Path, loaded: Diffusion) -> None:
@@ -84,14 +123,36 @@ def test_every_part_answers_as_core_does(core: Path, loaded: Diffusion) -> None:
     assert torch.allclose(pictures, known["pictures"], atol=1e-4)
 
 
+def test_every_part_of_xl_answers_as_core_does(core: Path, loaded_xl: Diffusion) -> None:
+    known = load_file(core / "answers_xl.safetensors")
+    tokens = known["tokens"][:, None].expand(-1, 2, -1)
+    with torch.no_grad():
+        text = read_tokens(loaded_xl, tokens)
+        prediction = predict(
+            loaded_xl.unet, known["latents"], known["times"], text, known["frames"]
+        )
+    assert torch.allclose(text.states, known["states"], atol=1e-4)
+    assert torch.allclose(text.pooled, known["pooled"], atol=1e-4)
+    assert torch.allclose(prediction, known["prediction"], atol=1e-4)
+
+
+def test_xl_reads_prompts_as_core_does(loaded_xl: Diffusion) -> None:
+    [[first, second]] = tokenize(loaded_xl, ["a photograph of a dog"])
+    assert first.tolist() == [49406, 320, 8853, 539, 320, 1929] + [49407] * 71
+    assert second.tolist() == [49406, 320, 8853, 539, 320, 1929, 49407] + [0] * 70
+
+
 def test_it_paints(loaded: Diffusion) -> None:
     assert loaded.name == "small"
     assert sample(loaded, ["a photograph of a dog"], steps=2).shape == (1, 32, 32, 3)
 
 
-def test_written_again_it_is_the_same_file(core: Path, loaded: Diffusion) -> None:
-    original = load_file(core / "small.safetensors")
-    written = checkpoint_weights(loaded)
+@pytest.mark.parametrize("name", ["small", "small_xl"])
+def test_written_again_it_is_the_same_file(
+    core: Path, loaded: Diffusion, loaded_xl: Diffusion, name: str
+) -> None:
+    original = load_file(core / f"{name}.safetensors")
+    written = checkpoint_weights(loaded if name == "small" else loaded_xl)
     assert written.keys() == original.keys()
     assert all(torch.equal(written[key], weight) for key, weight in original.items())
 
@@ -108,7 +169,7 @@ def test_saved_and_loaded_it_is_the_same_model(
 
 def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path: Path) -> None:
     with pytest.raises(
-        MendableError, match=r"small is no Stable Diffusion 1\.x \(its unet has block"
+        MendableError, match=r"small is no Stable Diffusion 1\.x, 2\.x or XL \(its unet has block"
     ):
         save_checkpoint(loaded, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
@@ -137,6 +198,25 @@ def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> No
     assert Path(diffusion.tokenizer.name_or_path) == VOCABULARY
     shapes = {key: list(weight.shape) for key, weight in checkpoint_weights(diffusion).items()}
     assert shapes == json.loads((core / "full.json").read_text())
+
+
+def test_xl_at_the_real_size_is_read_and_written_whole(core: Path, tmp_path: Path) -> None:
+    shapes = json.loads((core / "full_xl.json").read_text())
+    file = tmp_path / "sd_xl_base_1.0.safetensors"
+    write_hollow(file, shapes)
+    diffusion = load_diffusion(file, torch.float16, VOCABULARY)
+    assert (diffusion.name, diffusion.resolution) == ("sd_xl_base_1.0", 1024)
+    sizes = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in diffusion.modules.items()
+    }
+    assert sizes == {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    }
+    written = {key: list(weight.shape) for key, weight in checkpoint_weights(diffusion).items()}
+    assert written == shapes
 
 
 def open_clip_shapes() -> dict[str, list[int]]:
@@ -182,7 +262,7 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 @pytest.mark.parametrize(
     ("shapes", "sentence"),
     [
-        ({PROMPT: [320, 2048]}, "is Stable Diffusion XL: choose a Stable Diffusion 1.x or 2.x"),
+        ({PROMPT: [320, 2048]}, "is a smaller relative of Stable Diffusion XL"),
         ({PROMPT: [320, 1280]}, "is an SDXL refiner"),
         ({PROMPT: [320, 999]}, "is of an unknown kind"),
         ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
@@ -196,6 +276,29 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
     write_hollow(file, {UNET + key: shape for key, shape in layers.items()})
     with pytest.raises(MendableError, match=sentence):
         load_diffusion(file, torch.float16, VOCABULARY)
+
+
+def test_other_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Path) -> None:
+    file = tmp_path / "playground.safetensors"
+    weights = load_file(core / "small_xl.safetensors")
+    save_file({**weights, "edm_mean": torch.zeros(4)}, file)
+    with pytest.raises(MendableError, match=r"playground.* is made for EDM's noise levels"):
+        load_checkpoint(file, torch.float32, VOCABULARY, smaller_xl)
+
+
+@pytest.mark.parametrize("zero_snr", [True, False])
+def test_a_velocity_xl_says_so_in_its_file(
+    core: Path, smaller_xl: Path, tmp_path: Path, zero_snr: bool
+) -> None:
+    file, again = tmp_path / "v.safetensors", tmp_path / "again.safetensors"
+    weights = load_file(core / "small_xl.safetensors")
+    says = {"v_pred": torch.empty(0), **({"ztsnr": torch.empty(0)} if zero_snr else {})}
+    save_file({**weights, **says}, file)
+    loaded = load_checkpoint(file, torch.float32, VOCABULARY, smaller_xl)
+    assert loaded.scheduler_config["prediction_type"] == "v_prediction"
+    assert loaded.scheduler_config.get("rescale_betas_zero_snr", False) == zero_snr
+    save_checkpoint(loaded, again, smaller_xl)
+    assert load_file(again).keys() == load_file(file).keys()
 
 
 @pytest.mark.parametrize("part", ["first_stage_model.", "cond_stage_model."])
