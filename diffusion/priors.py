@@ -30,11 +30,16 @@ class Priors:
     folder: where they lie, with a recipe.json that says how they were made.
     prompt: what they were painted from.
     files: PNG files, 8-bit RGB and all of one size, in the order of their seeds.
+    settings, seed: how they were painted, and the first one's seed.
+    later: whether training paints what is missing; until then, files may not be there.
     """
 
     folder: Path
     prompt: str
     files: tuple[Path, ...]
+    settings: Settings
+    seed: int
+    later: bool = False
 
     def pictures(self) -> torch.Tensor:
         """All pictures as [len(files),H,W,3], float32 0..1."""
@@ -67,26 +72,43 @@ def make_priors(
     Raises MendableError for a count below 1, for an empty prompt, for settings or a prompt that
     the model cannot serve, and when a picture cannot be written.
     """
+    settings = settings or Settings(steps=20, guidance=3.0)
+    priors = plan_priors(diffusion, prompt, count, cache, settings=settings, seed=seed)
+    size = settings.size_for(diffusion)
+    files = dict(zip(consecutive_seeds(seed, count), priors.files, strict=True))
+    missing = [s for s, file in files.items() if not _is_whole(file, size)]
+    log.info("%d of %d prior pictures are there already.", count - len(missing), count)
+    if missing:
+        recipe = _recipe(diffusion, prompt, settings)
+        _save(priors.folder / "recipe.json", json.dumps(recipe, indent=2).encode())
+        _paint_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
+    return priors
+
+
+def plan_priors(
+    diffusion: Diffusion, prompt: str, count: int, cache: Path, *, settings: Settings, seed: int
+) -> Priors:
+    """Say which files `make_priors` makes, and make none.
+
+    Raises MendableError for a count below 1 and for an empty prompt.
+    """
     if count < 1:
         raise MendableError(f"Count is {count}: ask for at least 1 picture.")
     if not prompt.strip():
         raise MendableError('The class prompt is empty: write one, such as "a dog".')
-    settings = settings or Settings(steps=20, guidance=3.0)
+    folder = _folder(cache, _recipe(diffusion, prompt, settings))
+    files = tuple(folder / f"{s:010d}.png" for s in consecutive_seeds(seed, count))
+    return Priors(folder, prompt, files, settings, seed)
+
+
+def _recipe(diffusion: Diffusion, prompt: str, settings: Settings) -> dict[str, object]:
     width, height = settings.size_for(diffusion)
-    recipe = {
+    return {
         "model": diffusion.name,
         "fingerprint": fingerprint(diffusion),
         "prompt": prompt,
         **asdict(replace(settings, width=width, height=height)),
     }
-    folder = _folder(cache, recipe)
-    files = {s: folder / f"{s:010d}.png" for s in consecutive_seeds(seed, count)}
-    missing = [s for s, file in files.items() if not _is_whole(file, (width, height))]
-    log.info("%d of %d prior pictures are there already.", count - len(missing), count)
-    if missing:
-        _save(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
-        _paint_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
-    return Priors(folder, prompt, tuple(files.values()))
 
 
 def _folder(cache: Path, recipe: dict[str, object]) -> Path:

@@ -46,6 +46,15 @@ def settings_of(
     """Return the settings of a run that its model, subject and class pictures decide."""
     from ..diffusion.fingerprint import fingerprint as model_fingerprint
 
+    painted: dict[str, Any] = {}
+    if priors and priors.later:
+        painted = {
+            "class_count": len(priors.files),
+            "class_steps": priors.settings.steps,
+            "class_guidance": priors.settings.guidance,
+            "class_seed": priors.seed,
+            "class_cache": str(priors.folder.parent),
+        }
     return {
         "base": diffusion.source,
         "base_hash": model_fingerprint(diffusion),
@@ -54,10 +63,16 @@ def settings_of(
         "token": subject.token,
         "class_name": subject.class_name,
         "class_prompt": priors.prompt if priors else "",
-        "data": fingerprint(learned_from(subject, options), priors.files if priors else ()),
+        "data": fingerprint(learned_from(subject, options), _painted(priors)),
         "resolution": diffusion.resolution,
         "device": "cpu" if host.device_type() == "cpu" else "auto",
+        **painted,
     }
+
+
+def _painted(priors: Priors | None) -> tuple[Path, ...]:
+    """The class pictures that are there to be learned from; others are the worker's to paint."""
+    return () if priors is None or priors.later else priors.files
 
 
 def train(
@@ -66,7 +81,7 @@ def train(
     """Train a run of a name in output/dreambooth, or find it trained; return its folder."""
     place = host.output_folder(RUNS, name.strip())
     subject = learned_from(subject, config)
-    class_pictures = priors.files if priors else ()
+    class_pictures = _painted(priors)
     try:
         run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)
     except OSError as error:

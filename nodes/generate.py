@@ -148,12 +148,23 @@ class PriorGenerator(io.ComfyNode):
                     tooltip="Pictures painted at once; 0 takes as many as fit. When memory runs "
                     "out it is halved and the work goes on.",
                 ),
+                io.Combo.Input(
+                    "when",
+                    options=["before", "during"],
+                    default="before",
+                    optional=True,
+                    tooltip="before paints them here; during leaves it to DreamBoothTrain's own "
+                    "process, which paints what is missing from the same folder before its first "
+                    "step, so that ComfyUI's memory stays free.",
+                ),
             ],
             outputs=[
                 PRIORS.Output(
                     display_name="priors", tooltip="The pictures' files, for DreamBoothTrain."
                 ),
-                io.Image.Output(display_name="image", tooltip="The pictures."),
+                io.Image.Output(
+                    display_name="image", tooltip="The pictures; none when they come later."
+                ),
             ],
         )
 
@@ -167,11 +178,28 @@ class PriorGenerator(io.ComfyNode):
         guidance: float,
         seed: int,
         batch_size: int,
+        when: str = "before",
     ) -> io.NodeOutput:
-        """Paint what is missing."""
-        from ..diffusion.priors import make_priors
+        """Paint what is missing, or say what will be painted."""
+        from ..diffusion.priors import make_priors, plan_priors
         from ..diffusion.settings import Settings
 
+        if when == "during":
+            planned = plan_priors(
+                diffusion,
+                prompt.strip(),
+                count,
+                host.output_folder("priors"),
+                settings=Settings(steps=steps, guidance=guidance),
+                seed=seed,
+            )
+            return io.NodeOutput(
+                replace(planned, later=True),
+                host.blocked(
+                    "The class pictures are painted in training: set PriorGenerator's when to "
+                    "before to see them here."
+                ),
+            )
         host.bring_in(diffusion.home)
         priors = make_priors(
             diffusion,

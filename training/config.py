@@ -21,6 +21,7 @@ FREE = frozenset(
     {
         "steps",
         "vocabulary",
+        "class_cache",
         "device",
         "devices",
         "nodes",
@@ -43,6 +44,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "rank": (1, 1024),
     "token_vectors": (1, 32),
     "prior_weight": (0.0, 100.0),
+    "class_count": (0, 10_000),
+    "class_steps": (1, 1000),
+    "class_guidance": (1.0, 50.0),
+    "class_seed": (0, 2**64 - 1),
     "batch_size": (1, 256),
     "accumulation": (1, 1024),
     "ema": (0.0, 0.99999),
@@ -183,6 +188,9 @@ class TrainingConfig(Options, Config):
     `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
     `base_hash` its fingerprint, and `base_loras` are LoRA files that are fused into it first.
     `vocabulary` is the folder of CLIP's vocabulary for a checkpoint file, which carries none.
+    `class_count` pictures of the class are painted by the worker, with `class_steps` at
+    `class_guidance` and seeds from `class_seed` on, and kept in the folder `class_cache`; with 0
+    the run folder has what there is.
     `resolution` is the side of the square training pictures in pixels.
     """
 
@@ -196,6 +204,11 @@ class TrainingConfig(Options, Config):
     vocabulary: str = ""
     base_loras: tuple[str, ...] = ()
     class_prompt: str = ""
+    class_count: int = 0
+    class_steps: int = 20
+    class_guidance: float = 3.0
+    class_seed: int = 0
+    class_cache: str = ""
     method: str = "lora"
     train_text_encoder: bool = True
     rank: int = 16

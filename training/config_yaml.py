@@ -21,6 +21,13 @@ TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, C
 GROUPS: dict[str, tuple[str, ...]] = {
     "The model to start from": ("base", "base_hash", "base_loras", "vocabulary", "resolution"),
     "What is learned": ("token", "class_name", "class_prompt", "language", "prompt", "data"),
+    "Class pictures that the worker paints": (
+        "class_count",
+        "class_steps",
+        "class_guidance",
+        "class_seed",
+        "class_cache",
+    ),
     "What is trained": (
         "method",
         "train_text_encoder",
@@ -79,8 +86,9 @@ def to_yaml(config: Config) -> str:
     parts = [f"task: {config.task}\n"]
     for heading, names in GROUPS.items():
         here = {name: values[name] for name in names if name in values}
-        text = yaml.safe_dump(here, sort_keys=False, allow_unicode=True)
-        parts.append(f"# {heading}\n{text}")
+        if here:
+            text = yaml.safe_dump(here, sort_keys=False, allow_unicode=True)
+            parts.append(f"# {heading}\n{text}")
     return "\n".join(parts)
 
 

@@ -50,7 +50,13 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     if leads and start < config.steps:
         callbacks.append(Preflight(lambda needs: say("phase", needs)))
     trainer = make_trainer(config, callbacks)
-    module = _learner(run, config, trainer.strategy.root_device, lambda what: say("phase", what))
+    module = _learner(
+        run,
+        config,
+        trainer.strategy.root_device,
+        lambda what: say("phase", what),
+        leads=leads,
+    )
     say("phase", "training")
     parts = range(start * config.accumulation, config.steps * config.accumulation)
     try:
@@ -66,14 +72,19 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
 
 
 def _learner(
-    run: RunFolder, config: Config, device: torch.device, say: Callable[[str], None]
+    run: RunFolder,
+    config: Config,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    leads: bool,
 ) -> Learner:
     """Return what the run's task trains, with all that it learns from."""
     resume_from = checkpoint.latest(run.checkpoints)
     if isinstance(config, TrainingConfig):
         from .subject import prepare as prepare_subject
 
-        return prepare_subject(run, config, device, say, resume_from)
+        return prepare_subject(run, config, device, say, resume_from, leads=leads)
     if isinstance(config, CaptionConfig):
         from .captions.module import prepare as prepare_captions
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..diffusion.model import Diffusion
+from .class_pictures import provide_class_pictures
 from .config import TrainingConfig
 from .dataset import read_masks, read_pictures
 from .folder import RunFolder
@@ -22,9 +23,15 @@ def prepare(
     device: torch.device,
     say: Callable[[str], None],
     resume_from: Path | None,
+    *,
+    leads: bool,
 ) -> DreamBooth:
-    """Load the model and the pictures; `say` hears what is being done."""
+    """Load the model and the pictures; `say` hears what is being done.
+
+    Of the processes that share a run, the one that `leads` paints class pictures that are missing.
+    """
     diffusion = load_base(config, torch.float32)
+    provide_class_pictures(run, config, diffusion, device, say, leads=leads)
     say("encoding the pictures")
     subject, class_pictures = read_training_pictures(run, config, diffusion, device)
     return DreamBooth(config, diffusion, subject, class_pictures, resume_from)

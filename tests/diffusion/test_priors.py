@@ -9,7 +9,7 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.fingerprint import fingerprint
 from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.diffusion.priors import make_priors
+from kosmos_dreambooth.diffusion.priors import make_priors, plan_priors
 from kosmos_dreambooth.diffusion.sample import sample
 from kosmos_dreambooth.diffusion.settings import Settings
 from kosmos_dreambooth.errors import MendableError
@@ -35,6 +35,12 @@ def test_pictures_are_those_of_their_seeds(diffusion, tmp_path):
     assert priors.folder.name.startswith("a_dog-")
     expected = sample(diffusion, ["a dog"] * 3, steps=2, guidance=3.0, seed=5)
     assert torch.allclose(priors.pictures(), expected, atol=0.51 / 255)
+
+
+def test_what_is_planned_is_what_is_made(diffusion, tmp_path, painted):
+    planned = plan_priors(diffusion, "a dog", 2, tmp_path, settings=QUICK, seed=5)
+    assert painted() == 0
+    assert planned == make_priors(diffusion, "a dog", 2, tmp_path, settings=QUICK, seed=5)
 
 
 def test_only_missing_pictures_are_painted(diffusion, tmp_path, painted):

@@ -144,6 +144,31 @@ def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client:
     assert len([event for event in Follower(run.events).new() if event.kind == "resumed"]) == 1
 
 
+def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) -> None:
+    workflow = training("during", steps=2, priors=["priors", 0])
+    workflow["priors"] = {
+        "class_type": "PriorGenerator",
+        "inputs": {
+            "diffusion": ["load", 0],
+            "prompt": "a dog",
+            "count": 3,
+            "steps": 2,
+            "guidance": 2.0,
+            "seed": 9,
+            "batch_size": 0,
+            "when": "during",
+        },
+    }
+    run = run_of(client.run(workflow))
+    assert len(list(run.class_pictures.glob("*.png"))) == 3
+    cached = (server.output / "priors").glob("*/000000001?.png")
+    assert sorted(file.name for file in cached) == ["0000000010.png", "0000000011.png"]
+    workflow["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["priors", 1]}}
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert "set PriorGenerator's when to before" in failure.sentence
+
+
 def test_cancel_reaches_the_worker_and_the_next_run_goes_on(
     server: ComfyUI, client: Client
 ) -> None:
