@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,23 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
     if os.name == "posix":
         _flush_to_disk(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path`, which is not there yet, when all went well.
+
+    What an attempt that was killed has left behind is removed first.
+    """
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
+        shutil.rmtree(left)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:

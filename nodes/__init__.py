@@ -15,6 +15,7 @@ from .inversion import MergeEmbeddings, TextualInversionTrain
 from .look import GroundedCaption, LoadKosmos
 from .patches import PatchTokens
 from .personalise import DreamBoothTrain, SubjectDataset
+from .quantize import Quantize
 from .regions import GroundingCrop, GroundingToMask
 from .runs import LoadTrainingRun, ResumeTraining
 from .save import SaveDiffusion
@@ -58,4 +59,5 @@ class KosmosDreamBooth(ComfyExtension):
             ToComfyModel,
             GuidanceGuider,
             SaveDiffusion,
+            Quantize,
         ]

@@ -30,6 +30,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..errors import MendableError
+from ..quantize.footprint import bytes_in_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,10 @@ def adopt(module: torch.nn.Module) -> ModelPatcher:
     """Put a module under ComfyUI's memory management; it moves when `bring_in` asks for it."""
     offload_device = management.unet_offload_device()
     return ModelPatcher(
-        _Movable(module, offload_device), management.get_torch_device(), offload_device
+        _Movable(module, offload_device),
+        management.get_torch_device(),
+        offload_device,
+        size=bytes_in_memory(module),  # by itself it would count quantized weights as unpacked
     )
 
 

@@ -49,7 +49,13 @@ class ToComfyModel(io.ComfyNode):
         """Give core a copy of the weights, in its own modules wherever these fit."""
         from ..diffusion.core_unet import CoreUNet
         from ..diffusion.layout import is_original_vae, text_weights, unet_weights, vae_weights
+        from ..quantize.weights import require_plain
 
+        require_plain(
+            diffusion.modules,
+            diffusion.name,
+            "paint with CFGSampler, or connect it as it was before",
+        )
         prediction, settings = _noise_schedule(diffusion)
         vae = diffusion.vae
         model = host.core_model(unet_weights(diffusion.unet), diffusion.dtype)

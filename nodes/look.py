@@ -62,6 +62,8 @@ class LoadKosmos(io.ComfyNode):
     def execute(cls, model: str, dtype: str, attention: str) -> io.NodeOutput:
         """Load the chosen model."""
         from ..kosmos.load import fetch, load_kosmos
+        from ..quantize.linear import quicken
+        from ..quantize.saving import precision_of_rest
 
         if model == SANDBOX:
             folder = sandbox.KOSMOS
@@ -69,7 +71,10 @@ class LoadKosmos(io.ComfyNode):
             folder = fetch(model)
         else:
             folder = host.resolve("kosmos", model)
-        kosmos = load_kosmos(folder, host.torch_dtype(dtype), attention)
+        rest = precision_of_rest(folder)
+        kosmos = load_kosmos(folder, rest or host.torch_dtype(dtype), attention)
+        if rest is not None:
+            quicken(kosmos.model, model, host.device_type())
         home = host.adopt(kosmos.model)
         return io.NodeOutput(dataclasses.replace(kosmos, name=model, home=home))
 

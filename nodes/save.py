@@ -52,20 +52,23 @@ class SaveDiffusion(io.ComfyNode):
     @classmethod
     def execute(cls, diffusion: Diffusion, format: str, name: str) -> io.NodeOutput:
         """Write it beside what is there."""
-        from ..diffusion.export import save_checkpoint, save_folder
+        from ..diffusion.export import save_checkpoint
+        from ..quantize.saving import save_diffusion
+        from ..quantize.weights import require_plain
 
         name = name.strip().removesuffix(".safetensors")
         if format == "checkpoint":
-            path = _free(host.model_file("checkpoints", f"{name}.safetensors"))
+            path = free(host.model_file("checkpoints", f"{name}.safetensors"))
+            require_plain(diffusion.modules, diffusion.name, "choose the format diffusers")
             save_checkpoint(diffusion, path)
         else:
-            path = _free(host.model_file("diffusers", name))
-            save_folder(diffusion, path)
+            path = free(host.model_file("diffusers", name))
+            save_diffusion(diffusion, path)
         return io.NodeOutput(str(path))
 
 
-def _free(path: Path) -> Path:
-    """The path itself, or with the first number behind its name that is not taken."""
+def free(path: Path) -> Path:
+    """Return the path itself, or with the first number behind its name that is not taken."""
     free, number = path, 1
     while free.exists():
         number += 1

@@ -1,0 +1,219 @@
+"""Make a model smaller, and say what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..errors import MendableError
+from ..kosmos.model import Kosmos
+from ..sandbox.scenes import scenes
+from . import host
+from .save import free
+from .sockets import DIFFUSION, KOSMOS
+
+if TYPE_CHECKING:
+    from ..diffusion.model import Diffusion
+    from ..quantize.compare import Comparison
+    from ..quantize.models import Quantized
+
+FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16"]
+RESTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "as it is": None}
+LOOKED_AT = 4
+PROMPTS = "a red dog in the meadow\na blue house in the snow\na cat and a tree\na yellow bird"
+
+
+class Quantize(io.ComfyNode):
+    """A smaller model of the same kind, and a report."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="Quantize",
+            display_name="Quantize",
+            category="Kosmos DreamBooth/deploy",
+            description="Holds a model's weights in fewer bits, lets both do the same work, and "
+            "says what it saved and how far the outputs moved. The model that came in stays as it "
+            "is.",
+            is_output_node=True,
+            inputs=[
+                io.MultiType.Input(
+                    "model",
+                    types=[KOSMOS, DIFFUSION],
+                    tooltip="What to make smaller: a KOSMOS or a DIFFUSION, not quantized yet.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    default="int8",
+                    tooltip="int8: 8-bit weights, the safest. int8 dynamic: inputs too, faster on "
+                    "a CPU. int4: half of int8, and it shows. fp8: for NVIDIA GPUs since Ada. bf16 "
+                    "and fp16 only cast, and need no further package; the others need torchao.",
+                ),
+                io.String.Input(
+                    "keep",
+                    default="lm_head, time_emb",
+                    tooltip="Layers whose name holds one of these words are left alone, such as "
+                    "the last layer of the decoder and those that read the time. Embeddings, norms "
+                    "and convolutions always are.",
+                ),
+                io.Combo.Input(
+                    "rest",
+                    options=list(RESTS),
+                    default="bf16",
+                    tooltip="Precision of all that is left alone. as it is: in the precision the "
+                    "model was loaded with; larger, and faster on a CPU that has no bf16.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="For a KOSMOS: pictures to caption before and after, up to 4. Without "
+                    "any, four drawn scenes.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default=PROMPTS,
+                    multiline=True,
+                    optional=True,
+                    tooltip="For a DIFFUSION: prompts to paint before and after, one a line, up to "
+                    "4.",
+                ),
+                io.String.Input(
+                    "save_as",
+                    default="",
+                    optional=True,
+                    tooltip="A name saves the model in models/kosmos or models/diffusers, where "
+                    "its loader lists it. What is there already is kept: the new one gets a "
+                    "number.",
+                ),
+            ],
+            outputs=[
+                KOSMOS.Output(display_name="kosmos", tooltip="The smaller model, of a KOSMOS."),
+                DIFFUSION.Output(
+                    display_name="diffusion", tooltip="The smaller model, of a DIFFUSION."
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Bytes in memory and on disk, time, and how far the outputs moved.",
+                ),
+                io.Image.Output(
+                    display_name="picture", tooltip="The report drawn, with outputs to compare."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Kosmos | Diffusion,
+        format: str,
+        keep: str,
+        rest: str,
+        image: torch.Tensor | None = None,
+        prompt: str = PROMPTS,
+        save_as: str = "",
+    ) -> io.NodeOutput:
+        """Quantize, compare, save.
+
+        The ui entry `quantized` holds one object for the panel: `name`, `format`, `unit` (what the
+        seconds are for), `layers` and `left` (counts of linear layers), `before` and `after` (each
+        `memory` and `disk` in bytes, `seconds`), and `moved` (shares in 0..1 by their names;
+        `divergence` is in nats).
+        """
+        from ..quantize.footprint import bytes_in_memory, bytes_on_disk
+        from ..quantize.report import report
+        from ..quantize.sheet import sheet
+
+        words = [word.strip() for word in keep.split(",") if word.strip()]
+        host.bring_in(model.home)
+        if isinstance(model, Kosmos):
+            made, compared, unit = *_captioner(model, format, words, RESTS[rest], image), "caption"
+            weights = model.model, made.model.model
+        else:
+            made, compared, unit = *_painter(model, format, words, RESTS[rest], prompt), "step"
+            weights = model.modules, made.model.modules
+        memory = bytes_in_memory(weights[0]), bytes_in_memory(weights[1])
+        saved = _save(made, save_as.strip()) if save_as.strip() else None
+        told = report(
+            model.name,
+            format,
+            unit,
+            (len(made.layers.quantized), len(made.layers.left)),
+            memory,
+            compared,
+            saved,
+            bytes_on_disk(saved) if saved else memory[1],
+        )
+        page = sheet(told, compared.rows)[None]
+        smaller = replace(made.model, home=host.adopt(weights[1]))
+        of_kosmos = isinstance(model, Kosmos)
+        return io.NodeOutput(
+            smaller if of_kosmos else _other("diffusion", "KOSMOS"),
+            _other("kosmos", "DIFFUSION") if of_kosmos else smaller,
+            str(told),
+            page,
+            ui={"quantized": [told.as_numbers()]},
+        )
+
+
+def _other(wanted: str, given: str) -> object:
+    return host.blocked(f'A {given} was quantized: connect the output "{wanted}" instead.')
+
+
+def _captioner(
+    kosmos: Kosmos,
+    name: str,
+    keep: list[str],
+    rest: torch.dtype | None,
+    image: torch.Tensor | None,
+) -> tuple[Quantized[Kosmos], Comparison]:
+    from ..kosmos.preprocess import check
+    from ..quantize.compare import TOKENS, compare_captioners
+    from ..quantize.models import quantize_kosmos
+
+    if image is None:
+        drawn = [np.asarray(scene) for scene in scenes()[:LOOKED_AT]]
+        image = torch.from_numpy(np.stack(drawn)).float() / 255
+    check(image)
+    made = quantize_kosmos(kosmos, name, keep, rest)
+    compared = compare_captioners(kosmos, made.model, image[:LOOKED_AT], _counted(2 * TOKENS))
+    return made, compared
+
+
+def _painter(
+    diffusion: Diffusion, name: str, keep: list[str], rest: torch.dtype | None, prompt: str
+) -> tuple[Quantized[Diffusion], Comparison]:
+    from ..quantize.compare import STEPS, compare_painters
+    from ..quantize.models import quantize_diffusion
+
+    prompts = [line.strip() for line in prompt.splitlines() if line.strip()][:LOOKED_AT]
+    if not prompts:
+        raise MendableError("There is no prompt to compare with: write at least one line of text.")
+    made = quantize_diffusion(diffusion, name, keep, rest)
+    return made, compare_painters(diffusion, made.model, prompts, _counted(2 * STEPS))
+
+
+def _counted(total: int) -> Callable[[], None]:
+    """A callback that moves the progress bar by one of at most `total`, and heeds Cancel."""
+    progress, calls = host.Progress(total), count(1)
+    return lambda: progress.step(min(next(calls), total))
+
+
+def _save(made: Quantized[Kosmos] | Quantized[Diffusion], name: str) -> Path:
+    from ..quantize.saving import save_diffusion, save_kosmos
+
+    if isinstance(made.model, Kosmos):
+        path = free(host.model_file("kosmos", name))
+        save_kosmos(made.model, path)
+    else:
+        path = free(host.model_file("diffusers", name))
+        save_diffusion(made.model, path)
+    return path

@@ -1,0 +1,74 @@
+"""Write a quantized model as the folder that its loader opens again: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..atomic import replacing_folder
+from ..diffusion.export import save_folder
+from ..diffusion.model import Diffusion
+from ..errors import MendableError
+from ..kosmos.model import Kosmos
+from .formats import require_torchao
+from .portable import portable
+from .weights import is_quantized
+
+PRECISIONS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""By safetensors' names."""
+
+
+@torch.inference_mode(False)
+def save_kosmos(kosmos: Kosmos, folder: Path) -> None:
+    """Write a Kosmos-2, quantized or not, as a folder in the hub's layout.
+
+    Raises MendableError when the disk is full.
+    """
+    try:
+        with replacing_folder(folder) as draft, as_written(kosmos.model):
+            kosmos.model.save_pretrained(draft)
+            kosmos.processor.save_pretrained(draft)
+    except (OSError, SafetensorError) as reason:
+        raise MendableError(
+            f"{folder} could not be written ({reason}): make room on that disk and queue again."
+        ) from reason
+
+
+@torch.inference_mode(False)
+def save_diffusion(diffusion: Diffusion, folder: Path) -> None:
+    """Write a Stable Diffusion, quantized or not, as a diffusers folder.
+
+    Raises MendableError when the disk is full.
+    """
+    with as_written(diffusion.modules):
+        save_folder(diffusion, folder)
+
+
+def as_written(module: nn.Module) -> AbstractContextManager[None]:
+    """Hold a module's weights, for a while, as any computer can read them from a file."""
+    return portable(module) if is_quantized(module) else nullcontext()
+
+
+def precision_of_rest(folder: Path) -> torch.dtype | None:
+    """Return the precision of what is not quantized in a model's folder; None if nothing is.
+
+    Raises MendableError when the package that reads it is missing.
+    """
+    for place in (folder, folder / "unet"):
+        config = place / "config.json"
+        if config.is_file() and "quantization_config" in json.loads(config.read_text("utf-8")):
+            require_torchao(f'The quantized model "{folder.name}"')
+            return _precision(min(place.glob("*.safetensors")))
+    return None
+
+
+def _precision(file: Path) -> torch.dtype:
+    """The precision of a file's first tensor that no quantized weight is made of."""
+    with safe_open(file, framework="pt") as held:
+        plain = next(key for key in held.keys() if "._weight_" not in key)  # noqa: SIM118
+        return PRECISIONS[held.get_slice(plain).get_dtype()]

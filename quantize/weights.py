@@ -1,0 +1,104 @@
+"""Replace the weights of linear layers by quantized ones, in a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import MendableError
+from .formats import FORMATS, require_format
+from .linear import quicken
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which linear layers of a module are quantized, and which are left alone, by their names."""
+
+    quantized: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Tell whether any weight of a module is held by torchao."""
+    return any(hasattr(weight, "__tensor_flatten__") for weight in module.parameters())
+
+
+def require_plain(module: nn.Module, name: str, remedy: str) -> None:
+    """Raise MendableError for a module that is quantized; name: what the user calls it."""
+    if is_quantized(module):
+        raise MendableError(f"{name} is quantized: {remedy}.")
+
+
+def choose_layers(module: nn.Module, name: str, keep: Sequence[str]) -> Taken:
+    """Return which linear layers a format takes.
+
+    Left alone are those whose name holds a word of `keep`, those whose weight is an embedding's as
+    well (a language model's last layer often is), and those whose sides do not suit the format.
+    Embeddings, norms and convolutions are no linear layers and never taken.
+    """
+    tied = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    multiple = FORMATS[name].multiple
+    casts = FORMATS[name].recipe is None
+    taken: dict[bool, list[str]] = {True: [], False: []}
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            suits = not casts and not any(side % multiple for side in part.weight.shape)
+            kept = id(part.weight) in tied or any(word in path for word in keep)
+            taken[suits and not kept].append(path)
+    return Taken(tuple(taken[True]), tuple(taken[False]))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def quantized_copy(
+    module: Model, name: str, layers: Sequence[str], rest: torch.dtype | None = None
+) -> Model:
+    """Return a copy of a module in one of FORMATS, on the module's own device; it stays as it is.
+
+    layers: names of the linear layers to quantize. Their weights are quantized one after the other
+    and never copied as they are, so that the copy needs no more room than it has in the end.
+    rest: what every other weight is cast to where the format does not say; None leaves it.
+
+    Raises MendableError when the device cannot compute with the format.
+    """
+    format_ = FORMATS[name]
+    device = next(module.parameters()).device
+    require_format(name, device)
+    dtype = format_.dtype or rest
+    chosen = [module.get_submodule(path).weight for path in layers]
+    made = copy.deepcopy(module, {id(weight): weight for weight in chosen})
+    if dtype is not None:
+        for part in made.modules():
+            _cast(part, dtype, {id(weight) for weight in chosen})
+    if format_.recipe is not None:
+        _quantize(made, name, layers, dtype)
+        quicken(made, name, device.type)
+    return made.eval().requires_grad_(False)
+
+
+def _cast(part: nn.Module, dtype: torch.dtype, shared: set[int]) -> None:
+    """Cast a module's own weights, but not those that belong to the original as well."""
+    for values in (part._parameters, part._buffers):
+        for value in values.values():
+            if value is not None and value.is_floating_point() and id(value) not in shared:
+                value.data = value.data.to(dtype)
+
+
+def _quantize(
+    module: nn.Module, name: str, layers: Sequence[str], dtype: torch.dtype | None
+) -> None:
+    from torchao.quantization import quantize_
+
+    recipe = FORMATS[name].recipe
+    for path in layers:
+        layer = module.get_submodule(path)
+        weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
+        layer.weight = nn.Parameter(weight.to(dtype or weight.dtype), requires_grad=False)
+        quantize_(layer, recipe(weight.device.type))  # type: ignore[misc]

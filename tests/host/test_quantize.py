@@ -1,0 +1,187 @@
+"""Quantize in a real ComfyUI: smaller models flow on, come back from the disk, fail kindly."""
+
+from __future__ import annotations
+
+import pytest
+from kosmos_dreambooth.demo.client import Client, Outcome
+from kosmos_dreambooth.demo.comfyui import ComfyUI
+from PIL import Image
+
+KOSMOS, DIFFUSION = 0, 1
+
+
+def loaded(kind: str = "kosmos", model: str = "sandbox") -> dict:
+    if kind == "kosmos":
+        inputs = {"model": model, "dtype": "auto", "attention": "auto"}
+        return {"load": {"class_type": "LoadKosmos", "inputs": inputs}}
+    inputs = {"model": model, "dtype": "auto"}
+    return {"load": {"class_type": "LoadDiffusion", "inputs": inputs}}
+
+
+def quantize(source: str = "load", **settings: object) -> dict:
+    wanted = {"format": "int8", "keep": "lm_head, time_emb", "rest": "bf16", "prompt": "a dog"}
+    inputs = {"model": [source, 0], **wanted, **settings}
+    return {
+        "smaller": {"class_type": "Quantize", "inputs": inputs},
+        "say": {"class_type": "PreviewAny", "inputs": {"source": ["smaller", 2]}},
+    }
+
+
+def picture(server: ComfyUI) -> dict:
+    Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 50).save(server.input / "quantize.png")
+    return {"picture": {"class_type": "LoadImage", "inputs": {"image": "quantize.png"}}}
+
+
+def caption(source: str, slot: int = 0) -> dict:
+    inputs = {
+        "kosmos": [source, slot],
+        "image": ["picture", 0],
+        "style": "brief",
+        "prompt": "",
+        "max_new_tokens": 12,
+        "batch_size": 0,
+    }
+    return {
+        "caption": {"class_type": "GroundedCaption", "inputs": inputs},
+        "told": {"class_type": "PreviewAny", "inputs": {"source": ["caption", 0]}},
+    }
+
+
+def paint(source: str, slot: int = 0) -> dict:
+    inputs = {
+        "diffusion": [source, slot],
+        "prompt": "a dog",
+        "negative": "",
+        "steps": 2,
+        "guidance": 3.0,
+        "scheduler": "ddim",
+        "seed": 0,
+        "count": 1,
+        "width": 0,
+        "height": 0,
+    }
+    return {
+        "paint": {"class_type": "CFGSampler", "inputs": inputs},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["paint", 0]}},
+    }
+
+
+def text(outcome: Outcome, node: str) -> str:
+    assert outcome.failure is None, outcome.failure
+    return outcome.outputs[node]["text"][0]
+
+
+@pytest.mark.parametrize("format_", ["int8", "int8 dynamic", "int4", "fp16"])
+def test_a_smaller_captioner_goes_into_every_node_and_comes_back_from_the_disk(
+    client: Client, server: ComfyUI, format_: str
+) -> None:
+    name = f"smaller/{format_}"
+    graph = {**loaded(), **quantize(format=format_, save_as=name), **picture(server)}
+    graph |= caption("smaller", KOSMOS)
+    graph["words"] = {
+        "class_type": "AttentionMap",
+        "inputs": {
+            "kosmos": ["smaller", KOSMOS],
+            "image": ["picture", 0],
+            "grounding": ["caption", 1],
+        },
+    }
+    graph["embed"] = {
+        "class_type": "EmbedImageText",
+        "inputs": {
+            "model": ["smaller", KOSMOS],
+            "image": ["picture", 0],
+            "text": "a dog",
+            "method": "decoder",
+        },
+    }
+    for node in ("AttentionMap", "EmbedImageText"):
+        _fill(client, graph, node)
+    outcome = client.run(graph)
+    assert "times smaller" in text(outcome, "say")
+    assert str(server.base / "models" / "kosmos" / "smaller" / format_) in text(outcome, "say")
+    [numbers] = outcome.outputs["smaller"]["quantized"]
+    assert numbers["after"]["memory"] < 0.6 * numbers["before"]["memory"]
+    assert numbers["after"]["disk"] < 0.6 * numbers["before"]["disk"]
+    assert numbers["format"] == format_
+    again = client.run({**loaded(model=name), **picture(server), **caption("load")})
+    assert text(again, "told") == text(outcome, "told")
+
+
+def _fill(client: Client, graph: dict, kind: str) -> None:
+    """Give a node its defaults for all that is not named."""
+    node = next(node for node in graph.values() if node["class_type"] == kind)
+    for name, described in client.nodes()[kind]["input"]["required"].items():
+        given = described[1] if len(described) > 1 else {}
+        if name not in node["inputs"] and "default" in given:
+            node["inputs"][name] = given["default"]
+
+
+@pytest.mark.parametrize("format_", ["int8", "int4"])
+def test_a_smaller_painter_paints_and_comes_back_from_the_disk(
+    client: Client, server: ComfyUI, format_: str
+) -> None:
+    name = f"smaller/{format_}"
+    graph = {**loaded("diffusion"), **quantize(format=format_), **paint("smaller", DIFFUSION)}
+    graph["keep"] = {
+        "class_type": "SaveDiffusion",
+        "inputs": {"diffusion": ["smaller", DIFFUSION], "format": "diffusers", "name": name},
+    }
+    outcome = client.run(graph)
+    assert "time per step" in text(outcome, "say")
+    assert [step.total for step in outcome.steps if step.node == "smaller"][-1] == 20
+    again = client.run({**loaded("diffusion", name), **paint("load")})
+    assert again.failure is None, again.failure
+    assert again.outputs["show"]["images"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "sentence"),
+    [
+        ({**loaded(), **quantize(format="fp8")}, "fp8 needs an NVIDIA GPU"),
+        ({**loaded(), **quantize(keep=".")}, 'take words out of "keep"'),
+        ({**loaded(), **quantize(save_as="../outside")}, "is no name inside"),
+        ({**loaded("diffusion"), **quantize(prompt=" \n")}, "write at least one line"),
+    ],
+    ids=["not on this computer", "nothing left", "outside", "no prompt"],
+)
+def test_a_wish_that_cannot_be_met_is_one_sentence(
+    client: Client, graph: dict, sentence: str
+) -> None:
+    failure = client.run(graph).failure
+    assert failure is not None
+    assert failure.node == "smaller"
+    assert failure.kind.endswith("MendableError")
+    assert sentence in failure.sentence
+    assert "\n" not in failure.sentence
+
+
+def test_a_quantized_model_is_not_quantized_again_nor_given_to_core(client: Client) -> None:
+    twice = {**loaded(), **quantize()}
+    twice["again"] = {**twice["smaller"], "inputs": {**twice["smaller"]["inputs"]}}
+    twice["again"]["inputs"]["model"] = ["smaller", KOSMOS]
+    failure = client.run(twice).failure
+    assert failure is not None
+    assert failure.node == "again"
+    assert "is quantized: connect the model as it was before" in failure.sentence
+    core = {**loaded("diffusion"), **quantize()}
+    core["core"] = {"class_type": "ToComfyModel", "inputs": {"diffusion": ["smaller", DIFFUSION]}}
+    core["end"] = {"class_type": "PreviewAny", "inputs": {"source": ["core", 0]}}
+    failure = client.run(core).failure
+    assert failure is not None
+    assert failure.node == "core"
+    assert "is quantized: paint with CFGSampler" in failure.sentence
+
+
+def test_the_output_of_the_other_kind_says_which_to_take(client: Client) -> None:
+    graph = {**loaded(), **quantize(), **paint("smaller", DIFFUSION)}
+    failure = client.run(graph).failure
+    assert failure is not None
+    assert 'connect the output "kosmos" instead' in failure.sentence
+
+
+def test_cancel_ends_the_comparison_and_saves_nothing(client: Client, server: ComfyUI) -> None:
+    graph = {**loaded("diffusion"), **quantize(save_as="cancelled")}
+    outcome = client.run(graph, cancel_when=lambda so_far: bool(so_far.steps))
+    assert outcome.interrupted
+    assert not (server.base / "models" / "diffusers" / "cancelled").exists()
