@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ..errors import MendableError
 from .events import Event, append
+from .failures import sentence
 from .folder import RunFolder
 from .stop import STOPPED, StopRequest
 
@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 FAILED = 4
 """Exit code of a worker that says in its log, and if it can in its events, what went wrong."""
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -77,15 +75,3 @@ def _train(run: RunFolder, stop: StopRequest) -> int:
             log.exception("The failure could not be written to %s.", run.events)
         return FAILED
     return 0 if finished else STOPPED
-
-
-def sentence(error: Exception) -> str:
-    """Say what a user can do about an error; without a full stop, for the reader goes on."""
-    text = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, MendableError):
-        return text
-    if isinstance(error, OSError) and (error.errno in NO_SPACE or error.errno is None):
-        return f"The run could not be saved ({text}): free some disk space"
-    if type(error).__name__ == "OutOfMemoryError":
-        return "The training does not fit into memory: set a smaller batch_size, or method to lora"
-    return f"The training failed ({type(error).__name__}: {text[:200]})"

@@ -47,7 +47,7 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     say("phase", "loading the model")
     journal = Journal(run, stop, _curves(run, config, start) if leads else [])
     callbacks: list[Callback] = [journal]
-    if leads and start < config.steps:
+    if leads and not start:
         callbacks.append(Preflight(lambda needs: say("phase", needs)))
     trainer = make_trainer(config, callbacks)
     module = _learner(
@@ -110,6 +110,11 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
         raise MendableError(
             f"A batch of {config.batch_size} pictures cannot be shared by {processes} processes: "
             f"set batch_size to a multiple of {processes}."
+        )
+    there = torch.cuda.device_count()
+    if config.device != "cpu" and there and config.devices > there:
+        raise MendableError(
+            f"devices is {config.devices} and this computer has {there}: set it to {there}."
         )
     return Trainer(
         accelerator=config.device,

@@ -23,6 +23,14 @@ def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path
     assert all(event.kind != "step" for event in events[:told])
 
 
+def test_a_run_that_goes_on_is_not_measured_again(make_run, tmp_path: Path) -> None:
+    assert train(make_run(tmp_path, steps=2), StopRequest())
+    run = make_run(tmp_path, steps=4)
+    assert train(run, StopRequest())
+    told = [event.text for event in Follower(run.events).new() if "GB" in (event.text or "")]
+    assert len(told) == 1
+
+
 def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
