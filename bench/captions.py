@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,12 +31,13 @@ from ..kosmos.prompt import tokenize
 from ..sandbox import KOSMOS
 from ..sandbox.pool import HELD_OUT, draw_sample
 from ..sandbox.vocabulary import kosmos_processor
-from .clock import Turns, bandwidth, environment, flops
+from .clock import Turns, add_clock, bandwidth, environment, flops
+from .phases import Phases
 
 log = logging.getLogger(__name__)
 
-ROWS = ("captions", "half", "prompts")
-"""Captions in float32, the same in bfloat16, several prompts on one picture."""
+ROWS = ("captions", "prompts")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 QUESTIONS = (
     "Question: what colour is the dog? Answer:",
@@ -99,6 +99,9 @@ def ours(kosmos: Kosmos, task: Task) -> int:
     return sum(len(one.ids) + one.finished for each in replies for one in each)
 
 
+WAYS = {"documented loop": documented, "ours": ours}
+
+
 def load(size: str, device: str) -> Kosmos:
     """Return the sandbox, or a Kosmos-2 of the real size with random weights, in float32."""
     if size == "sandbox":
@@ -113,63 +116,66 @@ def load(size: str, device: str) -> Kosmos:
     return Kosmos(model.eval(), processor, "real size, random weights")
 
 
-Ways = Mapping[str, Callable[[Task], int]]
-
-
-def measure(kosmos: Kosmos, count: int, tokens: int, repeats: int, rows: Sequence[str]) -> None:
+def measure(kosmos: Kosmos, options: argparse.Namespace) -> None:
     """Print the tables that are asked for."""
+    count, tokens = options.pictures, options.tokens
     side = kosmos.model.config.vision_config.image_size
     scenes = [Image.fromarray(draw_sample(HELD_OUT + k, side).pixels) for k in range(count)]
-    captions = Task(scenes, [BRIEF], tokens)
-    questions = Task(scenes[:1], QUESTIONS, tokens)
+    tasks = {
+        "captions": Task(scenes, [BRIEF], tokens),
+        "prompts": Task(scenes[:1], QUESTIONS, tokens),
+    }
     log.info("%s, %s", kosmos.name, environment(kosmos.model.device))
-    for row in rows:
-        kosmos.model.to(torch.bfloat16 if row == "half" else torch.float32)
-        ways: Ways = {
-            "documented loop": lambda task: documented(kosmos, task),
-            "ours": lambda task: ours(kosmos, task),
-        }
-        task = questions if row == "prompts" else captions
-        for way in ways.values():  # both warm
-            way(replace(task, pictures=scenes[:1], prompts=task.prompts[:1], tokens=2))
-        turns = Turns(ways, task, repeats)
-        what = "three prompts on one picture" if row == "prompts" else f"{count} pictures"
-        dtype = str(kosmos.model.dtype).removeprefix("torch.")
-        log.info("\n%s, %d new tokens, %s", what, tokens, dtype)
-        log.info("%s", turns.table(len(task.pictures)))
-        if row != "prompts":
-            log.info("%s", shares(kosmos, task, ways, turns))
+    for row in options.rows:
+        task = tasks[row]
+        seconds: dict[str, list[float]] = {}
+        for dtype in options.dtypes:
+            kosmos.model.to(DTYPES[dtype])
+            watches = {name: Phases(kosmos, options.clock) for name in WAYS}
+            for way in WAYS.values():  # both warm
+                way(kosmos, replace(task, pictures=scenes[:1], prompts=task.prompts[:1], tokens=2))
+            turns = Turns(
+                {name: watched(kosmos, name, watches[name]) for name in WAYS},
+                task,
+                options.repeats,
+                options.clock,
+            )
+            what = f"{len(task.pictures)} pictures, {len(task.prompts)} prompts"
+            log.info("\n%s, %d new tokens, %s", what, tokens, dtype)
+            log.info("%s", turns.table(len(task.pictures)))
+            for name, phases in watches.items():
+                log.info("%s", shares(kosmos, name, phases, options))
+            seconds |= {f"{name}, {dtype}": taken for name, taken in turns.seconds.items()}
+        first, last = next(iter(seconds)), list(seconds)[-1]
+        times = statistics.median(seconds[first]) / statistics.median(seconds[last])
+        log.info("%s against %s: x%.2f", last, first, times)
 
 
-def shares(kosmos: Kosmos, task: Task, ways: Ways, turns: Turns[Task]) -> str:
-    """Say which part of the machine's speed each way makes use of.
+def watched(kosmos: Kosmos, name: str, phases: Phases) -> Callable[[Task], int]:
+    """Return a way of doing a task that `phases` looks at."""
 
-    Reading the pictures and the prompt is bound by arithmetic: two operations for each weight and
-    position. Writing is bound by memory: each step reads the decoder's weights once, for all the
-    pictures of a batch together.
+    def run(task: Task) -> int:
+        with phases:
+            return WAYS[name](kosmos, task)
+
+    return run
+
+
+def shares(kosmos: Kosmos, name: str, phases: Phases, options: argparse.Namespace) -> str:
+    """Say which part of the machine's speed a way makes use of.
+
+    Reading pictures and prompts is bound by arithmetic, writing by memory.
     """
-    model, count = kosmos.model, len(task.pictures)
-    decoder = sum(p.numel() for p in model.text_model.parameters())
-    tower = sum(p.numel() for p in model.vision_model.parameters())
-    eye = model.config.vision_config
-    patches = (eye.image_size // eye.patch_size) ** 2 + 1
-    length = len(tokenize(kosmos, task.prompts[0], task.tokens).ids)
-    operations = 2 * count * (tower * patches + decoder * length)
-    peak, flow = flops(model.dtype, model.device), bandwidth(model.device)
-    lines = []
-    for name, way in ways.items():
-        began = time.perf_counter()
-        way(replace(task, tokens=1))
-        read = time.perf_counter() - began
-        write = statistics.median(turns.seconds[name]) - read
-        steps = turns.tokens[name] - count
-        moved = decoder * model.dtype.itemsize * steps / (count if name == "ours" else 1)
-        lines.append(
-            f"{name:16} reading {read:6.2f} s, {operations / read / 1e9:.0f} of {peak / 1e9:.0f} "
-            f"GFLOP/s ({operations / read / peak:.0%}); writing {write:6.2f} s, "
-            f"{moved / write / 1e9:.1f} of {flow / 1e9:.1f} GB/s ({moved / write / flow:.0%})"
-        )
-    return "\n".join(lines)
+    model = kosmos.model
+    peak = flops(model.dtype, model.device, options.clock)
+    flow = bandwidth(model.device, options.clock)
+    reading, writing, turns = phases.reading, phases.writing, options.repeats
+    done, moved = reading.operations / reading.seconds, phases.bytes_moved / writing.seconds
+    return (
+        f"{name:16} reading {reading.seconds / turns:.2f} s, {done / 1e9:.0f} of {peak / 1e9:.0f} "
+        f"GFLOP/s ({done / peak:.0%}); writing {writing.seconds / turns:.2f} s, {moved / 1e9:.1f} "
+        f"of {flow / 1e9:.1f} GB/s ({moved / flow:.0%})"
+    )
 
 
 def main() -> None:
@@ -180,12 +186,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="tables to print")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--verbose", action="store_true", help="show each turn as it ends")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_clock(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if options.verbose:
         logging.getLogger(__package__).setLevel(logging.DEBUG)
     kosmos = load(options.size, options.device)
-    measure(kosmos, options.pictures, options.tokens, options.repeats, options.rows)
+    measure(kosmos, options)

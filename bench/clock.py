@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import platform
 import statistics
@@ -16,19 +17,45 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 
 
+Clock = Callable[[], float]
+
+
+def wall() -> float:
+    """Return seconds, when a GPU has done all that it was told to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Let the command line choose between `wall` and the processor's time."""
+    parser.add_argument(
+        "--cpu-time",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        default=wall,
+        help="count the processor's time, on a machine that others use as well (one thread)",
+    )
+
+
 class Turns(Generic[Work]):
     """Times several ways of doing the same work, each once a turn; the first is the yardstick."""
 
-    def __init__(self, ways: Mapping[str, Callable[[Work], int]], work: Work, repeats: int) -> None:
+    def __init__(
+        self,
+        ways: Mapping[str, Callable[[Work], int]],
+        work: Work,
+        repeats: int,
+        clock: Clock = wall,
+    ) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in ways}
         self.tokens: dict[str, int] = {}
         for _ in range(repeats):
             for name, way in ways.items():
-                began = time.perf_counter()
+                began = clock()
                 self.tokens[name] = way(work)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                self.seconds[name].append(time.perf_counter() - began)
+                self.seconds[name].append(clock() - began)
                 log.debug("%s: %.2f s", name, self.seconds[name][-1])
 
     def table(self, pictures: int) -> str:
@@ -55,25 +82,23 @@ def environment(device: torch.device) -> str:
     )
 
 
-def flops(dtype: torch.dtype, device: torch.device) -> float:
+def flops(dtype: torch.dtype, device: torch.device, clock: Clock = wall) -> float:
     """Measure the operations per second of a product of two large matrices."""
     side = 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: a @ b)
+    return 2 * side**3 / _best(lambda: a @ b, clock)
 
 
-def bandwidth(device: torch.device) -> float:
+def bandwidth(device: torch.device, clock: Clock = wall) -> float:
     """Measure the bytes per second at which memory that fits into no cache is read."""
     block = torch.ones(2**28, dtype=torch.uint8, device=device).view(torch.int64)
-    return block.numel() * 8 / _best(block.sum)
+    return block.numel() * 8 / _best(block.sum, clock)
 
 
-def _best(work: Callable[[], object], repeats: int = 5) -> float:
+def _best(work: Callable[[], object], clock: Clock, repeats: int = 5) -> float:
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return min(seconds)

@@ -1,13 +1,12 @@
-"""DreamBooth as diffusers' documentation describes it, for a user who writes the loop.
+"""DreamBooth and textual inversion as diffusers' documentation describes them, in plain loops.
 
-Each step encodes pictures and captions anew, as the documented script does by default; it is a
-plain loop without a launcher, which flatters it.
+Each step encodes pictures and captions anew, as the documented scripts do by default. Without a
+launcher, a data loader and pictures to be scaled at each step, the loops are faster than those.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,36 +31,48 @@ class Examples:
 def train(
     diffusion: Diffusion,
     subject: Examples,
-    class_pictures: Examples,
+    class_pictures: Examples | None,
     *,
     method: str,
     rank: int,
     batch_size: int,
     steps: int,
     rate: float,
-) -> list[float]:
-    """Train the UNet, whole or by "lora", and return the time at the end of each step."""
+) -> None:
+    """Train as train_dreambooth.py ("unet", or "full" with the text encoder),
+    train_dreambooth_lora.py ("lora") or textual_inversion.py ("embedding") do.
+    """
     unet, vae, text_encoder = diffusion.unet, diffusion.vae, diffusion.text_encoder
+    embedding = text_encoder.get_input_embeddings().weight
+    before = embedding.detach().clone()
+    others = torch.arange(len(embedding)) != subject.ids[0, 2]
     if method == "lora":
         choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS)
         inject_adapter_in_model(choice, unet)
+    elif method == "embedding":
+        embedding.requires_grad_(True)
     else:
         unet.requires_grad_(True)
+        text_encoder.requires_grad_(method == "full")
     unet.train()
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    modules = (unet, text_encoder)
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate)
     scheduler = DDPMScheduler.from_config(diffusion.scheduler_config)
     order = itertools.cycle(torch.randperm(len(subject.pixels)).tolist())
-    class_order = itertools.cycle(torch.randperm(len(class_pictures.pixels)).tolist())
-    times = []
+    if class_pictures is not None:
+        class_order = itertools.cycle(torch.randperm(len(class_pictures.pixels)).tolist())
     for _ in range(steps):
         rows = list(itertools.islice(order, batch_size))
-        class_rows = list(itertools.islice(class_order, batch_size))
-        pixels = torch.cat([subject.pixels[rows], class_pictures.pixels[class_rows]])
-        ids = torch.cat([subject.ids[rows], class_pictures.ids[class_rows]])
+        pixels, ids = subject.pixels[rows], subject.ids[rows]
+        if class_pictures is not None:
+            rows = list(itertools.islice(class_order, batch_size))
+            pixels = torch.cat([pixels, class_pictures.pixels[rows]])
+            ids = torch.cat([ids, class_pictures.ids[rows]])
         with torch.no_grad():
             latents = vae.encode(pixels.to(vae.device)).latent_dist.sample()
             latents = latents * vae.config.scaling_factor
+        with torch.set_grad_enabled(method in ("full", "embedding")):
             states = text_encoder(ids.to(text_encoder.device)).last_hidden_state
         noise = torch.randn_like(latents)
         timesteps = torch.randint(
@@ -72,17 +83,18 @@ def train(
         target = noise
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(latents, noise, timesteps)
-        prediction, class_prediction = prediction.chunk(2)
-        target, class_target = target.chunk(2)
-        loss = functional.mse_loss(prediction, target)
-        loss = loss + functional.mse_loss(class_prediction, class_target)
+        loss = functional.mse_loss(prediction[:batch_size], target[:batch_size])
+        if class_pictures is not None:
+            loss = loss + functional.mse_loss(prediction[batch_size:], target[batch_size:])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        if method != "embedding":
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if method == "embedding":
+            with torch.no_grad():
+                embedding[others] = before[others]
         loss.item()  # the documented script shows it after each step
-        times.append(time.time())
-    return times
 
 
 def captioned(diffusion: Diffusion, captions: Sequence[str]) -> torch.Tensor:

@@ -1,18 +1,25 @@
-"""Steps per second of our trainer and of diffusers' documented DreamBooth loop, on the same data.
+"""Our trainer beside diffusers' documented loops, on the same data: steps per second and memory.
 
-Both train in this process, turn by turn, at equal settings: UNet only, fp32, the same batch of
-subject and class pictures. Ours is timed with all that it does beside: its journal, its draws.
+Both train in this process, turn by turn. "defaults" are each one's own; all other rows have equal
+settings: fp32, the same batch of subject and class pictures (the embedding alone learns without).
+Ours is timed with all that it does beside: its journal, its draws, its event stream.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import logging
 import shutil
 import statistics
+import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,59 +29,94 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..diffusion.checkpoint import SD1
 from ..diffusion.load import load_diffusion
+from ..kosmos.cost import watch_peak
 from ..sandbox import DIFFUSION as SANDBOX
 from ..training.config import TrainingConfig
 from ..training.dataset import Subject, fingerprint
-from ..training.events import Follower
 from ..training.folder import open_run
 from ..training.latents import square
 from ..training.loop import train
 from ..training.stop import StopRequest
-from .clock import environment
+from .clock import Clock, add_clock, environment
 from .documented_dreambooth import Examples, captioned
 from .documented_dreambooth import train as documented
+from .stopwatch import WARM_UP, Stopwatch
 
 log = logging.getLogger(__name__)
 
 PICTURES, CLASS_PICTURES, SIDE = 4, 8, 64
-WARM_UP = 2
+CAPTION, CLASS_CAPTION = "a sks dog in the snow", "a dog"
+ROWS = ("defaults", "full", "unet", "lora", "embedding")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass
+class Measured:
+    """What the turns of one trainer took."""
+
+    speeds: list[float] = field(default_factory=list)  # steps per second
+    peak: int = 0  # bytes above what was held before
+    parts: dict[str, float] = field(default_factory=dict)  # seconds in the last turn's step
+
+    def take(self, work: Callable[[], None], clock: Clock) -> None:
+        """Run a turn. One that does not fit raises what PyTorch or the trainer raises."""
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+        risen = watch_peak(DEVICE)
+        with Stopwatch(clock) as watch:
+            work()
+        steps = [sum(parts.values()) for parts in watch.steps[WARM_UP:]]
+        self.speeds.append(len(steps) / sum(steps))
+        self.peak = max(self.peak, risen() if risen else 0)
+        self.parts = watch.medians()
 
 
 def main() -> None:
-    """Read the command line, measure in turns, and print the ratios with their spread."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Read the command line, measure in turns, and print each row as it is ready."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("sandbox", "sd15"), default="sandbox")
-    parser.add_argument("--method", choices=("lora", "full"), default="full")
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--batch", type=int, default=1, help="where settings are equal")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
+    add_clock(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
+    batch = f"batch {options.batch}+{options.batch}"
+    log.info("%s, %d pixels, %s, %s", options.size, SIDE, batch, environment(DEVICE))
+    log.info("| row | ours, steps/s | diffusers' loop | ratio | peak, ours | theirs |")
+    log.info("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = SANDBOX if options.size == "sandbox" else _random_sd15(folder / "sd15")
-        ratios, speeds = [], []
-        for turn in range(options.turns):
-            ours = _speed(_ours(base, folder, options, turn))
-            theirs = _speed(_theirs(base, options, turn))
-            ratios.append(ours / theirs)
-            speeds.append((ours, theirs))
-    log.info(environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-    batch = f"{options.batch}+{options.batch}"
-    log.info("%s, %s, batch %s, %d pixels", options.size, options.method, batch, SIDE)
-    for name, column in zip(("ours", "diffusers' loop"), zip(*speeds, strict=True), strict=True):
-        log.info("%s: %s steps/s", name, _spread(column))
-    log.info("ratio: %s over %d turns", _spread(ratios), options.turns)
+        for row in options.rows:
+            ours, theirs = Measured(), Measured()
+            for turn in range(options.turns):
+                ours.take(lambda: _ours(row, base, folder, options, turn), options.clock)  # noqa: B023
+                theirs.take(lambda: _theirs(row, base, options, turn), options.clock)  # noqa: B023
+            log.info("%s", _line(row, ours, theirs))
+            log.info("    ours: %s", _split(ours))
+            log.info("    theirs: %s", _split(theirs))
 
 
-def _spread(values: tuple[float, ...] | list[float]) -> str:
+def _line(row: str, ours: Measured, theirs: Measured) -> str:
+    ratios = [a / b for a, b in zip(ours.speeds, theirs.speeds, strict=True)]
+    speeds = " | ".join(_spread(values) for values in (ours.speeds, theirs.speeds, ratios))
+    peaks = " | ".join(f"{one.peak / 1e9:.2f} GB" for one in (ours, theirs))
+    return f"| {row} | {speeds} | {peaks} |"
+
+
+def _split(measured: Measured) -> str:
+    """Say how a step's time is divided."""
+    whole = sum(measured.parts.values())
+    parts = (f"{name} {seconds / whole:.0%}" for name, seconds in measured.parts.items())
+    return f"{1000 * whole:.0f} ms: {', '.join(parts)}"
+
+
+def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _speed(times: list[float]) -> float:
-    """Steps per second after the first ones, which warm up."""
-    return (len(times) - 1 - WARM_UP) / (times[-1] - times[WARM_UP])
 
 
 def _pictures(count: int, seed: int) -> list[np.ndarray]:
@@ -82,11 +124,26 @@ def _pictures(count: int, seed: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def _ours(base: Path, folder: Path, options: argparse.Namespace, turn: int) -> list[float]:
-    captions = ("a sks dog in the snow",) * PICTURES
-    subject = Subject(tuple(_pictures(PICTURES, 0)), captions, "sks", "dog")
+def _settings(row: str, batch: int) -> dict[str, Any]:
+    """What our trainer is told in a row, apart from its own defaults."""
+    if row == "defaults":
+        return {}
+    return {
+        "method": "full" if row == "unet" else row,
+        "train_text_encoder": row == "full",
+        "layers": "attention",
+        "rank": 4,
+        "precision": "fp32",
+        "class_target": "pictures",
+        "prior_weight": 1.0,
+        "batch_size": batch,
+    }
+
+
+def _ours(row: str, base: Path, folder: Path, options: argparse.Namespace, turn: int) -> None:
+    subject = Subject(tuple(_pictures(PICTURES, 0)), (CAPTION,) * PICTURES, "sks", "dog")
     files = []
-    for k, picture in enumerate(_pictures(CLASS_PICTURES, 1)):
+    for k, picture in enumerate(_pictures(CLASS_PICTURES if row != "embedding" else 0, 1)):
         files.append(folder / f"{k}.png")
         Image.fromarray(picture).save(files[-1])
     config = TrainingConfig(
@@ -95,42 +152,33 @@ def _ours(base: Path, folder: Path, options: argparse.Namespace, turn: int) -> l
         class_name="dog",
         data=fingerprint(subject, files),
         resolution=SIDE,
-        method=options.method,
-        layers="attention",
-        rank=4,
-        train_text_encoder=False,
-        precision="fp32",
-        class_target="pictures",
-        prior_weight=1.0,
         steps=options.steps,
-        batch_size=options.batch,
         seed=turn,
         preview_every=0,
         checkpoint_every=options.steps,
+        **_settings(row, options.batch),
     )
     run = open_run(folder / "runs", f"turn_{turn}", config, subject, files, resume=False)
     train(run, StopRequest())
-    times = [event.time for event in Follower(run.events).new() if event.kind == "step"]
     shutil.rmtree(run.path)
-    return times
 
 
-def _theirs(base: Path, options: argparse.Namespace, turn: int) -> list[float]:
+def _theirs(row: str, base: Path, options: argparse.Namespace, turn: int) -> None:
     torch.manual_seed(turn)
     diffusion = load_diffusion(base)
-    diffusion.modules.to("cuda" if torch.cuda.is_available() else "cpu")
+    diffusion.modules.to(DEVICE)
 
     def examples(count: int, seed: int, caption: str) -> Examples:
         pixels = torch.stack([square(picture, SIDE) for picture in _pictures(count, seed)])
         return Examples(pixels, captioned(diffusion, [caption] * count))
 
-    return documented(
+    documented(
         diffusion,
-        examples(PICTURES, 0, "a sks dog in the snow"),
-        examples(CLASS_PICTURES, 1, "a dog"),
-        method=options.method,
+        examples(PICTURES, 0, CAPTION),
+        examples(CLASS_PICTURES, 1, CLASS_CAPTION) if row != "embedding" else None,
+        method="unet" if row == "defaults" else row,
         rank=4,
-        batch_size=options.batch,
+        batch_size=1 if row == "defaults" else options.batch,
         steps=options.steps,
         rate=1e-5,
     )

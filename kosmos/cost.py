@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -27,32 +27,35 @@ def share_taken(model: torch.nn.Module) -> float:
 def measured(model: torch.nn.Module, device: torch.device, estimate: int) -> Iterator[None]:
     """Compare the memory that a batch takes at its peak with its `estimate` in bytes.
 
-    On a GPU its allocations count, on a CPU the process's resident memory, where the system (Linux)
-    tells its peak. The highest share ever taken is what counts.
+    The highest share ever taken is what counts.
     """
-    before = _start(device)
+    risen = watch_peak(device)
     yield
-    if before is not None:
-        share = max(LEAST, (_peak(device) - before) / estimate)
+    if risen is not None:
+        share = max(LEAST, risen() / estimate)
         _taken[model] = max(share, _taken.get(model, 0.0))
 
 
-def _start(device: torch.device) -> int | None:
-    """Begin to watch for a peak; return the bytes in use, None where no peak can be read."""
+def watch_peak(device: torch.device) -> Callable[[], int] | None:
+    """Watch the memory in use; the function returned tells how far its peak has risen, in bytes.
+
+    On a GPU allocations count, on a CPU the process's resident memory. None where the system does
+    not tell its peak; Linux does.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return int(torch.cuda.memory_allocated(device))
+        before = int(torch.cuda.memory_allocated(device))
+        return lambda: int(torch.cuda.max_memory_allocated(device)) - before
     if device.type != "cpu":
         return None
     try:
         _RESET.write_text("5")
     except OSError:
         return None
-    return int(psutil.Process().memory_info().rss)
+    held = int(psutil.Process().memory_info().rss)
+    return lambda: _peak_of_process() - held
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+def _peak_of_process() -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
     return int(found[1]) * 1024 if found else 0
