@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .world.individual import SUBJECT
-from .world.scene import place, render
+from .world.scene import Box, place, render
 
 FOLDER = Path(__file__).resolve().parent / "subject"
 SEEN = ("meadow", "white", "mint", "sea")
@@ -22,14 +22,17 @@ UNSEEN = ("snow", "desert", "sunset", "night")
 SEED = 77
 
 
+def draw_portrait(k: int, size: int = 256) -> tuple[Image.Image, Box]:
+    """One of the four pictures, ``size`` x ``size`` RGB, and the subject's box in it."""
+    rng = np.random.default_rng((SEED, k))
+    one = replace(SUBJECT, flip=k == 2)
+    picture, (box,) = render(place([one], SEEN[k], SEED + k, rng), size)
+    return picture, box
+
+
 def portraits(size: int = 256) -> list[Image.Image]:
-    """The four pictures, ``size`` x ``size`` RGB."""
-    pictures = []
-    for k, background in enumerate(SEEN):
-        rng = np.random.default_rng((SEED, k))
-        one = replace(SUBJECT, flip=k == 2)
-        pictures.append(render(place([one], background, SEED + k, rng), size)[0])
-    return pictures
+    """The four pictures."""
+    return [draw_portrait(k, size)[0] for k in range(len(SEEN))]
 
 
 def main() -> None:

@@ -67,9 +67,7 @@ def environment() -> str:
 
 
 def write_card(figures: Sequence[Figure], seconds: float) -> None:
-    """Put the table between the model card's two marks."""
-    head, rest = CARD.read_text(encoding="utf-8").split(BEGIN)
-    tail = rest.split(END)[1]
+    """Put the table into the model card."""
     table = "\n".join([TABLE_HEAD, *(figure.row() for figure in figures)])
     spent = "\n".join(
         f"| {name} | {e.steps:,} | {e.samples:,} | {e.minutes:.0f} | {e.seed} |"
@@ -79,6 +77,11 @@ def write_card(figures: Sequence[Figure], seconds: float) -> None:
     made = (
         f"`python sandbox/score.py --write` measured this in {minutes} minutes ({environment()})."
     )
-    CARD.write_text(
-        f"{head}{BEGIN}\n{table}\n\n{made}\n\n{SPENT_HEAD}\n{spent}\n{END}{tail}", encoding="utf-8"
-    )
+    put_figures(CARD, f"{table}\n\n{made}\n\n{SPENT_HEAD}\n{spent}")
+
+
+def put_figures(page: Path, figures: str) -> None:
+    """Put figures between a page's two marks, in place of what stood there."""
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}", encoding="utf-8")

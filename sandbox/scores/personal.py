@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +19,29 @@ from ...diffusion.priors import make_priors
 from ...diffusion.sample import sample
 from ...diffusion.settings import Settings
 from ...kosmos.caption import caption
+from ...kosmos.grounding import Box
 from ...kosmos.model import Kosmos
 from ...training.config import TrainingConfig
 from ...training.dataset import Subject
 from ...training.dataset import fingerprint as dataset_fingerprint
 from ...training.evaluate import spread
 from ...training.folder import open_run
+from ...training.loop import train
+from ...training.places import box_mask
 from ...training.results import load_result
-from ...training.run import Worker
+from ...training.stop import StopRequest
 from ..judge import Judge
 from ..pool import HELD_OUT
 from ..reading import read
-from ..subject import SEEN, UNSEEN, portraits
+from ..subject import SEEN, UNSEEN, draw_portrait, portraits
 from ..world.individual import SUBJECT
 from ..world.lexicon import BACKGROUNDS, RARE_TOKENS
 from .figure import Figure
 from .painting import GUIDANCE, STEPS
 
 log = logging.getLogger(__name__)
+
+CLASS_PROMPT = f"a {SUBJECT.kind}"
 
 
 @dataclass(frozen=True)
@@ -50,39 +56,52 @@ class Personal:
     seconds: float
 
 
-def personalise(base: Diffusion, folder: Path, count: int, seed: int) -> Personal:
-    """Teach ``base`` the demo's subject with the trainer's own defaults, and paint with it.
+def teach(
+    base: Diffusion, folder: Path, cache: Path, seed: int, *, prior: bool = True, **changes: Any
+) -> tuple[Diffusion, float]:
+    """Teach ``base`` the demo's subject in ``folder``, and tell the seconds that it took.
 
-    ``count`` pictures of the subject, of the class before and after, and of the subject in the
-    scenes that its pictures do not show.
+    ``cache`` is where class pictures are kept.
+    ``changes`` are fields of the configuration that are not to be the trainer's own defaults;
+    without ``prior`` there are no class pictures. The subject's masks are its true boxes.
     """
     token = RARE_TOKENS[0]
-    pictures = tuple(np.asarray(p) for p in portraits())
+    drawn = [draw_portrait(k) for k in range(len(SEEN))]
+    pictures = tuple(np.asarray(picture) for picture, _ in drawn)
+    masks = tuple(box_mask([Box(*box)], *picture.size[::-1]) for picture, box in drawn)
     said = tuple(f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in SEEN)
-    subject = Subject(pictures, said, token, SUBJECT.kind)
-    class_prompt = f"a {SUBJECT.kind}"
+    subject = Subject(pictures, said, token, SUBJECT.kind, masks)
     settings = Settings(steps=20, guidance=3.0)
-    priors = make_priors(base, class_prompt, 32, folder / "priors", settings=settings)
+    files = make_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
+    files = files if prior else ()
+    settled = {"preview_every": 0, "device": "cpu", "seed": seed} | changes
     config = TrainingConfig(
         base=base.source,
         base_hash=fingerprint(base),
         token=token,
         class_name=SUBJECT.kind,
-        class_prompt=class_prompt,
-        data=dataset_fingerprint(subject, priors.files),
+        class_prompt=CLASS_PROMPT,
+        data=dataset_fingerprint(subject, files),
         resolution=base.resolution,
-        seed=seed,
-        preview_every=0,
-        device="cpu",
+        **settled,
     )
+    run = open_run(folder, f"run_{seed}", config, subject, files, resume=False)
     began = time.monotonic()
-    run = open_run(folder, f"run_{seed}", config, subject, priors.files, resume=False)
-    with Worker(run) as worker:
-        for event in worker.events():
-            if event is not None and event.step % 50 == 0:
-                log.info("personalise, seed %d: step %d", seed, event.step)
-    seconds = time.monotonic() - began
-    trained = load_result(run, torch.float32)
+    if not train(run, StopRequest()):
+        raise KeyboardInterrupt
+    return load_result(run, torch.float32), time.monotonic() - began
+
+
+def personalise(
+    base: Diffusion, folder: Path, cache: Path, count: int, seed: int, **how: Any
+) -> Personal:
+    """``teach`` ``base`` the demo's subject, and paint with what it has become.
+
+    ``count`` pictures of the subject, of the class before and after, and of the subject in the
+    scenes that its pictures do not show.
+    """
+    token = RARE_TOKENS[0]
+    trained, seconds = teach(base, folder, cache, seed, **how)
     names = tuple(UNSEEN[k % len(UNSEEN)] for k in range(count))
     scenes = [f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in names]
 
@@ -91,15 +110,15 @@ def personalise(base: Diffusion, folder: Path, count: int, seed: int) -> Persona
 
     return Personal(
         subject=paint(trained, [f"a {token} {SUBJECT.kind}"] * count),
-        class_before=paint(base, [class_prompt] * count),
-        class_after=paint(trained, [class_prompt] * count),
+        class_before=paint(base, [CLASS_PROMPT] * count),
+        class_after=paint(trained, [CLASS_PROMPT] * count),
         scenes=paint(trained, scenes),
         asked=names,
         seconds=seconds,
     )
 
 
-def _nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tensor) -> list[bool]:
+def nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tensor) -> list[bool]:
     """Whether each vector's nearest is one of the subject's, not one of the class."""
     return ((vectors @ subject.T).amax(-1) > (vectors @ neighbours.T).amax(-1)).tolist()
 
@@ -119,12 +138,12 @@ def personalised(
     judged_before, judged_after = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            made = personalise(base, Path(folder), count, seed)
+            made = personalise(base, Path(folder), Path(folder) / "priors", count, seed)
             known = judge.embed(four), judge.embed(made.class_before)
-            near += _nearer(judge.embed(made.subject), *known)
-            scenes_near += _nearer(judge.embed(made.scenes), *known)
+            near += nearer(judge.embed(made.subject), *known)
+            scenes_near += nearer(judge.embed(made.scenes), *known)
             told = caption(kosmos, made.class_after)
-            mistaken = _nearer(judge.embed(made.class_after), *known)
+            mistaken = nearer(judge.embed(made.class_after), *known)
             stays += [
                 SUBJECT.kind in read(t.caption).kinds and not m
                 for t, m in zip(told, mistaken, strict=True)

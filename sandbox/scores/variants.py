@@ -1,0 +1,36 @@
+"""The ways of training that the ablation compares, each one change away from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: fields of the configuration that differ, and whether there are priors."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    prior: bool = True
+
+
+PRIORS = (
+    Variant("the defaults"),
+    Variant("no prior preservation", prior=False),
+    Variant(
+        "class pictures as target, as published",
+        {"class_target": "pictures", "prior_weight": 1.0, "class_caption_dropout": 0.0},
+    ),
+)
+OPTIONS = (
+    Variant("no captions: always a sks dog", {"plain_captions": 1.0}),
+    Variant("masked loss, background 0.1", {"background_weight": 0.1}),
+    Variant("EMA 0.99", {"ema": 0.99}),
+    Variant("min-SNR, gamma 5", {"min_snr_gamma": 5.0}),
+    Variant("noise offset 0.1", {"noise_offset": 0.1}),
+    Variant("caption dropout 0.1", {"caption_dropout": 0.1}),
+)
+VARIANTS = PRIORS + OPTIONS
