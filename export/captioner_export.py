@@ -1,0 +1,108 @@
+"""Export a Kosmos-2: the whole captioner, from pixels to tokens."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from ..errors import MendableError
+from ..kosmos.caption import BRIEF
+from ..kosmos.generate import Reply, reply
+from ..kosmos.model import Kosmos, Looking
+from ..kosmos.pictures import Pictures
+from ..kosmos.preprocess import Images
+from ..kosmos.prompt import tokenize
+from ..quantize.weights import require_plain
+from .captioner_parts import NEW_TOKENS, fixed_parts, for_tracing, free_parts
+from .folder import Json, Manifest, whole_folder
+from .formats import FORMATS
+from .precision import Precision
+from .readme import write_readme
+from .write import BEFORE, OnStep, versions, write_parts
+
+KIND = "kosmos-2"
+
+
+@torch.inference_mode(False)
+def export_captioner(
+    kosmos: Kosmos,
+    folder: Path,
+    format_: str,
+    precision: Precision,
+    images: Images,
+    on_step: OnStep = lambda done, total: None,
+) -> Manifest:
+    """Write a model as `folder`, which is whole or not there; return what its manifest says.
+
+    format_: one of FORMATS. images: the pictures on which every graph is compared with PyTorch.
+
+    Raises MendableError when the model is no plain one, the format's packages are missing, the
+    folder exists, the disk is full, or a graph is further off than its precision allows.
+    """
+    if isinstance(kosmos.model, Looking):
+        raise MendableError(
+            f"{kosmos.name} is an export itself: load the model that it was made from."
+        )
+    require_plain(kosmos.model, kosmos.name, BEFORE)
+    kosmos = _in_float(kosmos)
+    with whole_folder(folder) as draft:
+        parts = (fixed_parts if FORMATS[format_].fixed else free_parts)(kosmos, images)
+        with for_tracing(kosmos):
+            written = write_parts(parts, draft, format_, precision, on_step)
+        del parts
+        kosmos.processor.save_pretrained(draft)
+        kosmos.model.text_model.generation_config.save_pretrained(draft)
+        kosmos.model.config.save_pretrained(draft)
+        manifest = Manifest(
+            kind=KIND,
+            format=format_,
+            precision=precision,
+            made_from=kosmos.name,
+            parameters=kosmos.model.num_parameters(),
+            parts=written,
+            made_with=versions(format_),
+            compared={"pictures": len(images)},
+        )
+        manifest.write(draft)
+        if format_ == "onnx":
+            same = _same_captions(kosmos, draft, precision, images)
+            manifest = dataclasses.replace(manifest, compared=manifest.compared | same)
+            manifest.write(draft)
+        write_readme(manifest, draft)
+    return manifest
+
+
+def _in_float(kosmos: Kosmos) -> Kosmos:
+    """The model in float32 on the CPU: itself, or a copy."""
+    if kosmos.model.dtype == torch.float32 and kosmos.model.device.type == "cpu":
+        return kosmos
+    return dataclasses.replace(kosmos, model=copy.deepcopy(kosmos.model).cpu().float())
+
+
+def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: Images) -> Json:
+    """How many captions the export writes token for token as PyTorch does.
+
+    Raises MendableError when in fp32 any is another.
+    """
+    from .captioner_onnx import load_captioner
+
+    theirs, ours = captions(kosmos, images), captions(load_captioner(folder), images)
+    same = sum(a.ids == b.ids for a, b in zip(ours, theirs, strict=True))
+    if precision == "fp32" and same < len(theirs):
+        raise MendableError(
+            f"The exported captioner writes {len(theirs) - same} of {len(theirs)} captions "
+            "differently from PyTorch: report which model and versions these are, and use PyTorch."
+        )
+    return {"same_captions": same}
+
+
+def captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Reply]:
+    """The beginning of a brief caption of each picture, as tokens."""
+    prompt = tokenize(kosmos, BRIEF, tokens)
+    replies = reply(
+        kosmos, Pictures(kosmos, images), [[prompt]] * len(images), max_new_tokens=tokens
+    )
+    return [only for (only,) in replies]

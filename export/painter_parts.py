@@ -1,0 +1,113 @@
+"""The parts of a Stable Diffusion, with the real inputs that real pictures give them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..diffusion.model import Diffusion
+from .part import Part
+
+PROMPTS = ("a dog", "a red cat in the snow", "")
+"""What the text encoder and the UNet are compared on."""
+
+SHARES = (0.2, 0.6, 0.95)
+"""How far along the noise schedule the UNet is compared, 0 a picture and 1 noise."""
+
+
+class ReadText(nn.Module):
+    """Tokens, int64 [B,T], to the states that the UNet reads [B,T,width]."""
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        super().__init__()
+        self.encoder = diffusion.text_encoder
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """See the class."""
+        states: Tensor = self.encoder(input_ids=input_ids).last_hidden_state
+        return states
+
+
+class Predict(nn.Module):
+    """The UNet: scaled latents [B,C,h,w], timesteps, float32 [B], and text states [B,T,width]."""
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        super().__init__()
+        self.unet = diffusion.unet
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """See the class."""
+        predicted: Tensor = self.unet(sample, timestep, encoder_hidden_states).sample
+        return predicted
+
+
+class Encode(nn.Module):
+    """Pictures [B,3,H,W] in -1..1 to the means of their scaled latents [B,C,h,w]."""
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        super().__init__()
+        self.vae = diffusion.vae
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """See the class."""
+        means: Tensor = self.vae.encode(sample).latent_dist.mean
+        return means * self.vae.config.scaling_factor
+
+
+class Decode(nn.Module):
+    """Scaled latents [B,C,h,w] to pictures [B,3,H,W] in -1..1."""
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        super().__init__()
+        self.vae = diffusion.vae
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        """See the class."""
+        pictures: Tensor = self.vae.decode(latent_sample / self.vae.config.scaling_factor).sample
+        return pictures
+
+
+@torch.no_grad()
+def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
+    """All parts, for pictures of the size that the model was trained on; the batch is free.
+
+    images: float [B,H,W,3] in 0..1 of any size. The UNet is compared on their latents under noise.
+    """
+    side = diffusion.resolution
+    pixels = interpolate(images[..., :3].movedim(-1, 1).float(), (side, side), mode="area") * 2 - 1
+    ids = torch.tensor(
+        diffusion.tokenizer(
+            list(PROMPTS), padding="max_length", max_length=diffusion.tokenizer.model_max_length
+        ).input_ids
+    )
+    text, unet = ReadText(diffusion), Predict(diffusion)
+    encoder, decoder = Encode(diffusion), Decode(diffusion)
+    states, latents = text(ids), encoder(pixels)
+    steps = diffusion.scheduler_config.get("num_train_timesteps", 1000)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    noisy = [
+        {
+            "sample": (1 - share) ** 0.5 * latents + share**0.5 * noise,
+            "timestep": torch.full((len(latents),), float(round(share * (steps - 1)))),
+            "encoder_hidden_states": state.expand(len(latents), -1, -1),
+        }
+        for share, state in zip(SHARES, states, strict=True)
+    ]
+    return [
+        _part("text_encoder", text, "last_hidden_state", [{"input_ids": ids}]),
+        _part("unet", unet, "out_sample", noisy),
+        _part("vae_encoder", encoder, "latent_sample", [{"sample": pixels}]),
+        _part("vae_decoder", decoder, "sample", [{"latent_sample": latents}]),
+    ]
+
+
+def _part(name: str, module: nn.Module, output: str, cases: list[dict[str, Tensor]]) -> Part:
+    return Part(
+        name=name,
+        module=module,
+        example={key: value[:1].repeat_interleave(2, 0) for key, value in cases[0].items()},
+        outputs=[output],
+        axes={key: {0: "batch"} for key in cases[0]},
+        cases=lambda: iter(cases),
+    )
