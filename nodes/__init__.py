@@ -8,6 +8,7 @@ from .ask import AskImage, DescribeRegion, GroundPhrase
 from .attend import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
 from .evaluate import EvaluateSubject
+from .fine_tune import FineTuneCaptions
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceGuider, GuidanceOptions
 from .interop import ToComfyModel
@@ -38,6 +39,7 @@ class KosmosDreamBooth(ComfyExtension):
             GroundingToMask,
             GroundingCrop,
             TranslateCaption,
+            FineTuneCaptions,
             SaveCaptions,
             CaptionFolder,
             EmbedImageText,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 
 from ..errors import MendableError
+from ..training.captions.config import CaptionConfig
 from ..training.chart import Chart
 from ..training.config import Options, TrainingConfig
-from ..training.config_yaml import read_config
+from ..training.config_yaml import read_as, read_config
 from ..training.dataset import Subject, fingerprint, link_or_copy
 from ..training.events import Event, Follower
 from ..training.folder import RunFolder, open_run
@@ -24,6 +26,7 @@ from . import host
 if TYPE_CHECKING:
     from ..diffusion.model import Diffusion
     from ..diffusion.priors import Priors
+    from ..kosmos.model import Kosmos
 
 RUNS = "dreambooth"
 """The folder below output/ that runs are kept in."""
@@ -33,6 +36,9 @@ PANEL = "kosmos_dreambooth.training"
 
 PUBLISHED = "dreambooth"
 """The folder below models/loras, models/embeddings and models/diffusers for what runs made."""
+
+CAPTIONERS = "kosmos"
+"""The folder below models/loras for what runs of captions made."""
 
 
 def learned_from(subject: Subject, options: Options) -> Subject:
@@ -79,11 +85,19 @@ def train(
     name: str, config: TrainingConfig, subject: Subject, priors: Priors | None, *, resume: bool
 ) -> RunFolder:
     """Train a run of a name in output/dreambooth, or find it trained; return its folder."""
-    place = host.output_folder(RUNS, name.strip())
     subject = learned_from(subject, config)
     class_pictures = _painted(priors)
+    return start(
+        name,
+        lambda root, own: open_run(root, own, config, subject, class_pictures, resume=resume),
+    )
+
+
+def start(name: str, opened: Callable[[Path, str], RunFolder]) -> RunFolder:
+    """Train the run that is `opened` by folder and name in output/dreambooth, if it is not yet."""
+    place = host.output_folder(RUNS, name.strip())
     try:
-        run = open_run(place.parent, place.name, config, subject, class_pictures, resume=resume)
+        run = opened(place.parent, place.name)
     except OSError as error:
         raise _unwritable(place, error) from error
     finish(run)
@@ -175,13 +189,38 @@ def trained(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diff
     return replace(model, home=host.adopt(model.modules))
 
 
+def painter(run: RunFolder, step: int | None = None) -> object:
+    """Load what a run made; one of captions stands for the sentence that it is no DIFFUSION."""
+    if isinstance(read_config(run.config), CaptionConfig):
+        return host.blocked(f"The run {run.path.name} taught a Kosmos-2: take the output kosmos.")
+    return trained(run, host.torch_dtype("auto"), step)
+
+
+@torch.inference_mode(False)
+def captioner(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Kosmos:
+    """Load the Kosmos-2 that a run of captions made, and let ComfyUI move it."""
+    from ..training.captions.results import load_result
+
+    model = load_result(run, dtype, step)
+    return replace(model, home=host.adopt(model.model))
+
+
+def captioner_of(run: RunFolder, step: int | None = None) -> object:
+    """Load the Kosmos-2 that a run made; one of DreamBooth stands for a sentence instead."""
+    if not isinstance(read_config(run.config), CaptionConfig):
+        return host.blocked(f"The run {run.path.name} taught no Kosmos-2: take the output trained.")
+    return captioner(run, host.torch_dtype("auto"), step)
+
+
 def lora_of(run: RunFolder, step: int | None = None) -> object:
     """Load the LoRA that a run made; another method's stands for the sentence that it has none."""
     from safetensors.torch import load_file
 
     from ..training.results import result_at
 
-    config = read_config(run.config)
+    if isinstance(read_config(run.config), CaptionConfig):
+        return host.blocked("This LoRA is for a Kosmos-2: choose it in Load Kosmos-2's loras.")
+    config = read_as(TrainingConfig, run.config)
     if config.method not in ("lora", "dora"):
         return host.blocked(
             f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
@@ -195,7 +234,12 @@ def publish(run: RunFolder) -> Path:
 
     It takes no further disk space where the file system can link files.
     """
-    method = read_config(run.config).method
+    config = read_config(run.config)
+    if isinstance(config, CaptionConfig):
+        target = host.model_file("loras", CAPTIONERS, f"{run.path.name}.safetensors")
+        link_or_copy(run.lora, target)
+        return target
+    method = read_as(TrainingConfig, run.config).method
     kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
     made = run.made(method)
     target = host.models_folder(kind)[0] / PUBLISHED / f"{run.path.name}{made.suffix}"

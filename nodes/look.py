@@ -54,14 +54,23 @@ class LoadKosmos(io.ComfyNode):
                     tooltip="How attention is computed. auto: sdpa, PyTorch's fused attention. "
                     "eager is slower and takes more memory, but computes every step openly.",
                 ),
+                io.String.Input(
+                    "loras",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="LoRA files in models/loras to merge into the weights, one a line; "
+                    "FineTuneCaptions puts them into kosmos/.",
+                ),
             ],
             outputs=[KOSMOS.Output(display_name="kosmos", tooltip="The loaded model.")],
         )
 
     @classmethod
-    def execute(cls, model: str, dtype: str, attention: str) -> io.NodeOutput:
+    def execute(cls, model: str, dtype: str, attention: str, loras: str = "") -> io.NodeOutput:
         """Load the chosen model."""
         from ..kosmos.load import fetch, load_kosmos
+        from ..kosmos.lora import merge_lora
         from ..quantize.linear import quicken
         from ..quantize.saving import precision_of_rest
 
@@ -75,8 +84,11 @@ class LoadKosmos(io.ComfyNode):
         kosmos = load_kosmos(folder, rest or host.torch_dtype(dtype), attention)
         if rest is not None:
             quicken(kosmos.model, model, host.device_type())
+        kosmos = dataclasses.replace(kosmos, name=model)
+        for line in filter(None, map(str.strip, loras.splitlines())):
+            kosmos = merge_lora(kosmos, host.resolve("loras", line))
         home = host.adopt(kosmos.model)
-        return io.NodeOutput(dataclasses.replace(kosmos, name=model, home=home))
+        return io.NodeOutput(dataclasses.replace(kosmos, home=home))
 
 
 class GroundedCaption(io.ComfyNode):

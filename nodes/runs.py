@@ -15,7 +15,7 @@ from ..training.events import loss_curve
 from ..training.folder import RunFolder
 from ..training.runs import ChosenRun, branch, choose, describe, runs_below
 from . import follow, host
-from .sockets import DIFFUSION, LORA_MODEL, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
+from .sockets import DIFFUSION, KOSMOS, LORA_MODEL, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
 
 CATEGORY = "Kosmos DreamBooth/personalise"
 NO_RUNS = "no runs yet"
@@ -31,8 +31,9 @@ class LoadTrainingRun(io.ComfyNode):
             node_id="LoadTrainingRun",
             display_name="Load Training Run",
             category=CATEGORY,
-            description="Opens a run that DreamBoothTrain left in output/dreambooth, finished or "
-            "not, and loads the model as it was at one of the checkpoints that are kept.",
+            description="Opens a run that DreamBoothTrain or FineTuneCaptions left in "
+            "output/dreambooth, finished or not, and loads the model as it was at one of the "
+            "checkpoints that are kept.",
             inputs=[
                 io.Combo.Input(
                     "run",
@@ -80,6 +81,11 @@ class LoadTrainingRun(io.ComfyNode):
                     display_name="report",
                     tooltip="Settings in short, the checkpoints that are kept, and their scores.",
                 ),
+                KOSMOS.Output(
+                    display_name="kosmos",
+                    tooltip="The captioner as it was at that checkpoint, if FineTuneCaptions made "
+                    "the run.",
+                ),
             ],
         )
 
@@ -110,11 +116,12 @@ class LoadTrainingRun(io.ComfyNode):
         previews = [follow.read_image(file)[None] for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(
             chosen,
-            follow.trained(folder, host.torch_dtype("auto"), chosen.step),
+            follow.painter(folder, chosen.step),
             follow.lora_of(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
             previews or [host.blocked("This run painted no previews.")],
             describe(chosen),
+            follow.captioner_of(folder, chosen.step),
         )
 
 
@@ -178,6 +185,10 @@ class ResumeTraining(io.ComfyNode):
                 TRAINING_RUN.Output(
                     display_name="run", tooltip="For EvaluateSubject and LoadTrainingRun."
                 ),
+                KOSMOS.Output(
+                    display_name="kosmos",
+                    tooltip="The captioner, if FineTuneCaptions began the run.",
+                ),
             ],
         )
 
@@ -195,11 +206,12 @@ class ResumeTraining(io.ComfyNode):
         follow.finish(folder)
         follow.publish(folder)
         return io.NodeOutput(
-            follow.trained(folder, host.torch_dtype("auto")),
+            follow.painter(folder),
             follow.lora_of(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
             ChosenRun(folder, read_config(folder.config).steps),
+            follow.captioner_of(folder),
             ui={"training": [follow.charted(folder)]},
         )
 
@@ -209,7 +221,9 @@ def _opened(
 ) -> RunFolder:
     """Return the folder to train in, with its settings changed as asked."""
     before = read_config(run.folder.config)
-    config = replace(before, steps=steps or before.steps, **asdict(options) if options else {})
+    chosen = asdict(options) if options else {}
+    chosen = {name: value for name, value in chosen.items() if hasattr(before, name)}
+    config = replace(before, steps=steps or before.steps, **chosen)
     if learning_rate:
         config = replace(config, learning_rate=learning_rate)
     if config.steps < run.step:

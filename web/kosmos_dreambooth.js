@@ -15,6 +15,7 @@ const PANELS = {
   DreamBoothTrain: TRAINING,
   ResumeTraining: TRAINING,
   TextualInversionTrain: TRAINING,
+  FineTuneCaptions: TRAINING,
 };
 
 const panels = new WeakMap();

@@ -31,6 +31,8 @@ class CaptionConfig(Config):
     base: str
     language: str
     prompt: str
+    steps: int = 400
+    batch_size: int = 16
     base_hash: str = ""
     base_loras: tuple[str, ...] = ()
     train_connector: bool = False
