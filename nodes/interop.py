@@ -61,15 +61,21 @@ class ToComfyModel(io.ComfyNode):
         model = host.core_model(unet_weights(diffusion.unet), diffusion.dtype)
         if model is None:
             model = host.core_model_around(
-                CoreUNet(diffusion.unet), vae.config.latent_channels, vae.config.scaling_factor
+                CoreUNet(diffusion.unet),
+                vae.config.latent_channels,
+                vae.config.scaling_factor,
+                xl=diffusion.text_encoder_2 is not None,
             )
         host.set_noise_schedule(model, prediction, settings)
-        clip = host.core_clip(
-            text_weights(diffusion.text_encoder),
-            diffusion.text_encoder.config.to_dict(),
-            diffusion.tokenizer,
-            diffusion.dtype,
-        )
+        readers = [
+            host.CoreReader(text_weights(encoder), encoder.config.to_dict(), tokenizer)
+            for encoder, tokenizer in (
+                (diffusion.text_encoder, diffusion.tokenizer),
+                (diffusion.text_encoder_2, diffusion.tokenizer_2),
+            )
+            if encoder is not None
+        ]
+        clip = host.core_clip(readers, diffusion.dtype)
         original = is_original_vae(vae)
         return io.NodeOutput(
             model, clip, host.core_vae(vae_weights(vae)) if original else SmallVAE(diffusion)

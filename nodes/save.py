@@ -37,7 +37,7 @@ class SaveDiffusion(io.ComfyNode):
                     options=FORMATS,
                     default="checkpoint",
                     tooltip="checkpoint is one file in models/checkpoints, for core's Load "
-                    "Checkpoint, of Stable Diffusion 1.x only; diffusers is a folder in "
+                    "Checkpoint, of Stable Diffusion 1.x, 2.x or XL; diffusers is a folder in "
                     "models/diffusers, for any model.",
                 ),
                 io.String.Input(

@@ -6,16 +6,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION
 from kosmos_dreambooth.training.lora import adapt, extract
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerBase,
+)
 
 PROMPT = "a red dog in the meadow"
+# Core's samplers begin at the last timestep and space the others over all 1000.
+SCHEDULER = DDIMScheduler(
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    clip_sample=False,
+    steps_offset=1,
+    timestep_spacing="trailing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +63,70 @@ def narrow(server: ComfyUI) -> str:
             latent_channels=4,
             norm_num_groups=8,
         ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words),
-                hidden_size=768,
-                intermediate_size=768,
-                num_hidden_layers=1,
-                num_attention_heads=12,
-                max_position_embeddings=words.model_max_length,
-                bos_token_id=words.bos_token_id,
-                eos_token_id=words.eos_token_id,
-            )
-        ),
+        text_encoder=CLIPTextModel(text_config(words, 768, num_hidden_layers=1)),
         tokenizer=words,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            steps_offset=1,
-            timestep_spacing="trailing",
-        ),
+        scheduler=SCHEDULER,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(server.base / "models" / "diffusers" / "narrow")
     return "narrow"
+
+
+@pytest.fixture(scope="module")
+def xl(server: ComfyUI) -> str:
+    """A Stable Diffusion XL with random weights, much too small for core's own modules."""
+    torch.manual_seed(0)
+    words = load_diffusion(DIFFUSION).tokenizer
+    pipeline = StableDiffusionXLPipeline(
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=64 + 96,
+            attention_head_dim=(4, 8),
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=6 * 256 + 96,
+        ),
+        vae=AutoencoderKL(  # shrinks by 8, as core supposes
+            block_out_channels=(8, 8, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=8,
+            scaling_factor=0.13025,
+        ),
+        text_encoder=CLIPTextModel(text_config(words, 64, num_hidden_layers=3)),
+        tokenizer=words,
+        text_encoder_2=CLIPTextModelWithProjection(
+            text_config(words, 96, num_hidden_layers=3, hidden_act="gelu")
+        ),
+        tokenizer_2=words,
+        scheduler=SCHEDULER,
+    )
+    pipeline.save_pretrained(server.base / "models" / "diffusers" / "xl")
+    return "xl"
+
+
+def text_config(words: PreTrainedTokenizerBase, width: int, **changes: object) -> CLIPTextConfig:
+    sizes = {
+        "vocab_size": len(words),
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": words.model_max_length,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+    }
+    return CLIPTextConfig(**{**sizes, **changes})
 
 
 def load(model: str, **inputs: object) -> dict:
@@ -181,7 +238,6 @@ def test_the_sandbox_paints_the_same_in_core(server: ComfyUI, client: Client, sa
     assert len(outcome.outputs["there show"]["images"]) == 1
 
 
-# Core's samplers begin at the last timestep and space the others over all 1000.
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
 def test_a_model_that_core_has_a_module_for_paints_the_same(
     server: ComfyUI, client: Client, narrow: str, sampler: str
@@ -194,6 +250,14 @@ def test_a_model_that_core_has_a_module_for_paints_the_same(
     outcome = client.run(graph)
     here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
     assert correlation(here, there) >= 0.999
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_xl_paints_the_same(server: ComfyUI, client: Client, xl: str, sampler: str) -> None:
+    graph = {**load(xl), **ours("here", sampler, 4), **cores("there", sampler, 4, 8)}
+    outcome = client.run(graph)
+    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
+    assert correlation(here, there) >= 0.9999
 
 
 @pytest.mark.parametrize(("model", "cells"), [("sandbox", 8), ("narrow", 16)])
