@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import MendableError
+from .layout import text_weights, unet_weights
 from .model import Diffusion
 from .parts import require_whole
 
@@ -20,7 +21,9 @@ def merge_lora(diffusion: Diffusion, file: Path) -> Diffusion:
 
     Its keys are those of kohya's scripts, which most files have, DreamBoothTrain's included:
     `lora_unet_<layer>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...], `.alpha`
-    and DoRA's `.dora_scale` [out,1,...], with diffusers' names of the layers and `_` for `.`.
+    and DoRA's `.dora_scale` [out,1,...]. <layer> is diffusers' name of it, or the original one as
+    in kohya's files for XL, with `_` for `.`; text encoders are `lora_te_` or `lora_te1_`, and
+    XL's second `lora_te2_`.
 
     The modules are changed in their place. Raises MendableError, and changes nothing, when the
     file is damaged, of another format, or made for another model.
@@ -84,10 +87,18 @@ def _adapter(tensors: dict[str, torch.Tensor], name: str) -> _Adapter | None:
 
 def _weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
     """The weight of every layer, by the name that a LoRA file gives the layer."""
-    prefixes = {"lora_unet_": diffusion.unet, "lora_te_text_model_": diffusion.text_encoder}
+    first = text_weights(diffusion.text_encoder)
+    parts = [
+        ("lora_unet_", diffusion.unet.state_dict()),
+        ("lora_unet_", unet_weights(diffusion.unet)),
+        ("lora_te_text_model_", first),
+        ("lora_te1_text_model_", first),
+    ]
+    if diffusion.text_encoder_2 is not None:
+        parts.append(("lora_te2_text_model_", text_weights(diffusion.text_encoder_2)))
     return {
-        prefix + name.removesuffix(".weight").removeprefix("text_model.").replace(".", "_"): weight
-        for prefix, module in prefixes.items()
-        for name, weight in module.named_parameters()
+        prefix + name.removesuffix(".weight").replace(".", "_"): weight
+        for prefix, weights in parts
+        for name, weight in weights.items()
         if name.endswith(".weight")
     }

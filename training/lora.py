@@ -2,7 +2,8 @@
 
 The file's keys are those that kohya's scripts introduced and ComfyUI's own LoRA loader reads:
 `lora_unet_<module>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and `.alpha`,
-where <module> is diffusers' name with `_` for `.`; the text encoder's begin with `lora_te_`.
+where <module> is diffusers' name with `_` for `.`; the text encoder's begin with `lora_te_`, those
+of Stable Diffusion XL's two with `lora_te1_` and `lora_te2_`.
 With DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation") there is `.dora_scale`
 [out,1,...] as well. The paper scales each row of the changed weight to a learned length m,
 m (W + dW) / |W + dW|; ComfyUI multiplies it by dora_scale / |W|. So the file holds
@@ -15,7 +16,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
 UNET_LAYERS = {
     "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
@@ -30,8 +33,7 @@ TEXT_LAYERS = {
 
 def adapt(
     unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel | None,
-    *,
+    *text_encoders: TextEncoder | None,
     layers: str,
     rank: int,
     seed: int,
@@ -39,28 +41,30 @@ def adapt(
 ) -> None:
     """Put trainable adapters of scale 1 into the models; all other weights stay frozen.
 
-    `layers` is "attention" or "all" (convolutions and feed-forward layers too); `text_encoder`
-    None leaves it alone; `dora` also trains the length of each row. At first the adapters change
+    `layers` is "attention" or "all" (convolutions and feed-forward layers too); a text encoder that
+    is None is left alone; `dora` also trains the length of each row. At first the adapters change
     nothing: their upper half is zero.
     """
     torch.manual_seed(seed)
-    targets = [(unet, UNET_LAYERS)]
-    if text_encoder is not None:
-        targets.append((text_encoder, TEXT_LAYERS))
-    for model, patterns in targets:
+    texts = [(encoder, TEXT_LAYERS) for encoder in text_encoders if encoder is not None]
+    for model, patterns in [(unet, UNET_LAYERS), *texts]:
         choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers], use_dora=dora)
         inject_adapter_in_model(choice, model)
 
 
-def extract(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
+def extract(
+    unet: UNet2DConditionModel, *text_encoders: TextEncoder | None
+) -> dict[str, torch.Tensor]:
     """Return the adapters' weights, float32, in the keys named above."""
+    encoders = [encoder for encoder in text_encoders if encoder is not None]
+    prefixes = ["lora_te1_", "lora_te2_"] if len(encoders) > 1 else ["lora_te_"]
     tensors = {}
-    for model in (unet, text_encoder):
+    for prefix, model in [("lora_unet_", unet), *zip(prefixes, encoders, strict=False)]:
         for name, layer in model.named_modules():
             if not isinstance(layer, LoraLayer):
                 continue
             for adapter, down in layer.lora_A.items():
-                key = _key(model, name)
+                key = prefix + _layer(model, name)
                 tensors[f"{key}.lora_down.weight"] = down.weight
                 tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
@@ -87,8 +91,8 @@ def _row_norms(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).norm(dim=1)
 
 
-def _key(model: torch.nn.Module, name: str) -> str:
-    if isinstance(model, UNet2DConditionModel):
-        return f"lora_unet_{name}".replace(".", "_")
-    # transformers 5 dropped the level `text_model` that the keys still have
-    return f"lora_te_text_model.{name.removeprefix('text_model.')}".replace(".", "_")
+def _layer(model: torch.nn.Module, name: str) -> str:
+    if not isinstance(model, UNet2DConditionModel):
+        # transformers 5 dropped the level `text_model` that the keys still have
+        name = f"text_model.{name.removeprefix('text_model.')}"
+    return name.replace(".", "_")

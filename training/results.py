@@ -62,7 +62,8 @@ def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diff
         learned = tokens.trained(diffusion, config.token)
         tokens.write_embedding(target, learned, metadata(run, config))
     else:
-        tensors = lora.extract(diffusion.unet, diffusion.text_encoder)
+        encoders = (diffusion.text_encoder, diffusion.text_encoder_2)
+        tensors = lora.extract(diffusion.unet, *encoders)
         checkpoint.write_tensors(target, tensors, metadata(run, config))
 
 

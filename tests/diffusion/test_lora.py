@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kosmos_dreambooth.diffusion.layout import unet_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.lora import merge_lora
+from kosmos_dreambooth.diffusion.predict import frame, predict
+from kosmos_dreambooth.diffusion.prompts import read_tokens
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training.lora import adapt, extract
 from safetensors.torch import save_file
@@ -45,6 +48,47 @@ def test_the_merged_model_answers_as_the_one_that_was_trained(trained, model_fol
             atol=1e-4,
         )
     assert merged.loras == (str(file),)
+
+
+@pytest.mark.parametrize("original", [False, True], ids=["diffusers", "original"])
+def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
+    model = load_diffusion(xl_folder)
+    adapt(model.unet, model.text_encoder, model.text_encoder_2, layers="all", rank=3, seed=0)
+    with torch.no_grad():
+        for name, weight in model.modules.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    tensors = extract(model.unet, model.text_encoder, model.text_encoder_2)
+    merged = load_diffusion(xl_folder)
+    if original:
+        tensors = renamed(tensors, merged.unet)
+    save_file(tensors, tmp_path / "subject.safetensors")
+    merged = merge_lora(merged, tmp_path / "subject.safetensors")
+    ids = torch.arange(16).repeat(1, 2, 1)
+    with torch.no_grad():
+        text, wanted = read_tokens(merged, ids), read_tokens(model, ids)
+        told = torch.randn(1, 4, 16, 16), torch.tensor(500), wanted, frame(32, 32)[None]
+        assert torch.allclose(text.states, wanted.states, atol=1e-4)
+        assert torch.allclose(text.pooled, wanted.pooled, atol=1e-4)
+        assert torch.allclose(predict(merged.unet, *told), predict(model.unet, *told), atol=1e-4)
+
+
+def renamed(tensors, unet):
+    """As kohya's scripts name XL's layers: lora_unet_input_blocks_4_1_... and so on."""
+    names = {
+        ours.removesuffix(".weight").replace(".", "_"): theirs.removesuffix(".weight").replace(
+            ".", "_"
+        )
+        for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
+        if ours.endswith(".weight")
+    }
+    changed = {}
+    for key, tensor in tensors.items():
+        layer, _, kind = key.removeprefix("lora_unet_").partition(".")
+        changed[f"lora_unet_{names[layer]}.{kind}" if layer in names else key] = tensor
+    assert any(key.startswith("lora_unet_input_blocks") for key in changed)
+    assert not any(key.startswith("lora_unet_down") for key in changed)
+    return changed
 
 
 def test_several_add_up(model_folder, tmp_path, diffusion):
