@@ -89,16 +89,16 @@ def bring_in(*patchers: ModelPatcher) -> torch.device:
     return management.get_torch_device()
 
 
-def torch_dtype(choice: str) -> torch.dtype:
+def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
     """Turn a widget's "auto", "fp32", "fp16" or "bf16" into a dtype.
 
-    "auto" is float32 on a CPU, and elsewhere the half precision that the device does well.
+    "auto" is `on_cpu` on a CPU, and elsewhere the half precision that the device does well.
     """
     if choice != "auto":
         return DTYPES[choice]
     device = management.get_torch_device()
     if management.is_device_cpu(device):
-        return torch.float32
+        return on_cpu
     if management.should_use_fp16(device):
         return torch.float16
     if management.should_use_bf16(device):

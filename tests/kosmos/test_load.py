@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.kosmos.caption import caption
-from kosmos_dreambooth.kosmos.load import fetch, load_kosmos
+from kosmos_dreambooth.kosmos.load import dtype_on_cpu, fetch, load_kosmos
 from kosmos_dreambooth.kosmos.model import Kosmos
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaTokenizer
@@ -147,3 +148,15 @@ def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MendableError, match=r"microsoft/kosmos-2-patch14-224.*internet"):
         fetch("microsoft/kosmos-2-patch14-224")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_large_models_are_halved_on_a_cpu_that_multiplies_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.touch()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    assert dtype_on_cpu(tmp_path) == torch.float32
+    os.truncate(weights, 2**30 + 1)
+    assert dtype_on_cpu(tmp_path) == (torch.bfloat16 if native else torch.float32)
