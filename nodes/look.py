@@ -45,7 +45,8 @@ class LoadKosmos(io.ComfyNode):
                     "dtype",
                     options=["auto", "fp32", "fp16", "bf16"],
                     default="auto",
-                    tooltip="Precision of the weights. auto: fp32 on a CPU, half on a GPU.",
+                    tooltip="Precision of the weights. auto: half on a GPU, and for a large model "
+                    "on a CPU that computes in bf16; fp32 otherwise.",
                 ),
                 io.Combo.Input(
                     "attention",
@@ -69,7 +70,7 @@ class LoadKosmos(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, attention: str, loras: str = "") -> io.NodeOutput:
         """Load the chosen model."""
-        from ..kosmos.load import fetch, load_kosmos
+        from ..kosmos.load import dtype_on_cpu, fetch, load_kosmos
         from ..kosmos.lora import merge_lora
         from ..quantize.linear import quicken
         from ..quantize.saving import precision_of_rest
@@ -81,7 +82,8 @@ class LoadKosmos(io.ComfyNode):
         else:
             folder = host.resolve("kosmos", model)
         rest = precision_of_rest(folder)
-        kosmos = load_kosmos(folder, rest or host.torch_dtype(dtype), attention)
+        chosen = rest or host.torch_dtype(dtype, dtype_on_cpu(folder))
+        kosmos = load_kosmos(folder, chosen, attention)
         if rest is not None:
             quicken(kosmos.model, model, host.device_type())
         kosmos = dataclasses.replace(kosmos, name=model)
