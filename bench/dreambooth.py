@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 PICTURES, CLASS_PICTURES, SIDE = 4, 8, 64
 CAPTION, CLASS_CAPTION = "a sks dog in the snow", "a dog"
 ROWS = ("defaults", "full", "unet", "lora", "embedding")
+BATCH = TrainingConfig.batch_size
+"""What we show of the subject in a step by default; the documented loop shows one picture."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -97,6 +99,9 @@ def main() -> None:
                 ours.take(lambda: _ours(row, base, folder, options, turn), options.clock)  # noqa: B023
                 theirs.take(lambda: _theirs(row, base, options, turn), options.clock)  # noqa: B023
             log.info("%s", _line(row, ours, theirs))
+            if row == "defaults":
+                a, b = statistics.median(ours.speeds) * BATCH, statistics.median(theirs.speeds)
+                log.info("    pictures of the subject a second: ours %.2f, theirs %.2f", a, b)
             log.info("    ours: %s", _split(ours))
             log.info("    theirs: %s", _split(theirs))
 
