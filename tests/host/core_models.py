@@ -5,14 +5,17 @@
 FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), answers.safetensors
 (inputs and outputs of its modules), small_xl and answers_xl (the same of Stable Diffusion XL), and
 full.json, full2.json and full_xl.json: the shapes of every weight at the real size, of 2.x without
-its text encoder.
+its text encoder. lora_xl.json has the names that core's LoRA loader knows layers of the real XL by,
+each with the layer's weight.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path.cwd()))
 folder = Path(sys.argv.pop())
@@ -26,6 +29,7 @@ import torch  # noqa: E402
 from comfy.clip_model import CLIPTextModel  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel  # noqa: E402
+from comfy.lora import model_lora_keys_clip, model_lora_keys_unet  # noqa: E402
 from comfy.supported_models import SDXL  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
@@ -136,23 +140,33 @@ def xl_weights(unet: torch.nn.Module, vae: torch.nn.Module, *encoders: CLIPTextM
 
 CLIP_L, CLIP_G = Path("comfy/sd1_clip_config.json"), Path("comfy/clip_config_bigg.json")
 XL = {**LINEAR, "num_classes": "sequential"}
+sizes = {
+    "model_channels": 320,
+    "channel_mult": [1, 2, 4],
+    "num_res_blocks": [2] * 3,
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": 2048,
+    "adm_in_channels": 2816,
+    "num_head_channels": 64,
+}
 with torch.device("meta"):
-    unet = UNetModel(
-        model_channels=320,
-        channel_mult=[1, 2, 4],
-        num_res_blocks=[2] * 3,
-        transformer_depth=[0, 0, 2, 2, 10, 10],
-        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
-        transformer_depth_middle=10,
-        context_dim=2048,
-        adm_in_channels=2816,
-        num_head_channels=64,
-        **XL,
-    )
+    unet = UNetModel(**deepcopy(sizes), **XL)  # it empties the lists
 encoders = (text_encoder(CLIP_L, "meta"), text_encoder(CLIP_G, "meta"))
 meta = xl_weights(unet, full["first_stage_model."], *encoders)
 shapes = {key: list(value.shape) for key, value in meta.items()}
 (folder / "full_xl.json").write_text(json.dumps(shapes))
+model = torch.nn.Module()
+model.diffusion_model, model.model_config = unet, SimpleNamespace(unet_config=sizes)
+clip = torch.nn.ModuleDict(
+    {
+        f"clip_{name}": torch.nn.ModuleDict({"transformer": encoder})
+        for name, encoder in zip("lg", encoders, strict=True)
+    }
+)
+names = {**model_lora_keys_unet(model, {}), **model_lora_keys_clip(clip, {})}
+(folder / "lora_xl.json").write_text(json.dumps(names))
 
 
 def fill(*modules: torch.nn.Module) -> None:

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from kosmos_dreambooth.demo.comfyui import ROOT
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
 from kosmos_dreambooth.diffusion.export import save_checkpoint
-from kosmos_dreambooth.diffusion.layout import checkpoint_weights
+from kosmos_dreambooth.diffusion.layout import checkpoint_weights, unet_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
 from kosmos_dreambooth.diffusion.predict import predict
 from kosmos_dreambooth.diffusion.prompts import read_tokens, tokenize
 from kosmos_dreambooth.diffusion.sample import sample
 from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.lora import adapt, extract
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 COMFYUI = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
 PYTHON = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
@@ -217,6 +220,33 @@ def test_xl_at_the_real_size_is_read_and_written_whole(core: Path, tmp_path: Pat
     }
     written = {key: list(weight.shape) for key, weight in checkpoint_weights(diffusion).items()}
     assert written == shapes
+
+
+def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
+    known = json.loads((core / "lora_xl.json").read_text())
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(
+            json.loads((CONFIGS / "sdxl" / "unet" / "config.json").read_text())
+        )
+        encoders = [
+            kind(CLIPTextConfig.from_pretrained(CONFIGS / "sdxl" / part))
+            for kind, part in (
+                (CLIPTextModel, "text_encoder"),
+                (CLIPTextModelWithProjection, "text_encoder_2"),
+            )
+        ]
+        layers = {
+            f"lora_unet_{ours.removesuffix('.weight').replace('.', '_')}": theirs
+            for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
+        }
+        adapt(unet, *encoders, layers="all", rank=1, seed=0)
+        written = {key.partition(".")[0] for key in extract(unet, *encoders)}
+    assert written <= known.keys()
+    ours = {name for name in written if name in layers}
+    assert {known[name] for name in ours} == {f"diffusion_model.{layers[name]}" for name in ours}
+    assert len(ours) == 788
+    assert sum(name.startswith("lora_te1_") for name in written) == 12 * 6
+    assert sum(name.startswith("lora_te2_") for name in written) == 32 * 6
 
 
 def open_clip_shapes() -> dict[str, list[int]]:

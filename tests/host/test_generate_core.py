@@ -15,6 +15,7 @@ from diffusers import (
 )
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.diffusion.layout import text_weights, unet_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION
 from kosmos_dreambooth.training.lora import adapt, extract
@@ -282,15 +283,70 @@ def test_core_loads_every_layer_of_a_lora_that_was_trained_here(
     assert "not loaded" not in server.log.read_text()[before:]
 
 
+@pytest.mark.parametrize("model", ["narrow", "xl"])
+def test_core_merges_a_lora_into_the_same_weights(
+    server: ComfyUI, client: Client, narrow: str, xl: str, model: str
+) -> None:
+    folder, name = server.base / "models" / "diffusers", f"{model}_whole.safetensors"
+    write_lora(folder / model, server.base / "models" / "loras" / name)
+    before = len(server.log.read_text())
+    saved = {
+        "load": load(model, dtype="fp16", loras=name)["load"],
+        "save": {
+            "class_type": "SaveDiffusion",
+            "inputs": {"diffusion": ["load", 0], "format": "diffusers", "name": f"{model}_merged"},
+        },
+        "plain": load(model, dtype="fp16")["load"],
+        "core": {"class_type": "ToComfyModel", "inputs": {"diffusion": ["plain", 0]}},
+        "lora": cores("", "ddim", 1, 8, name)["lora"],
+        "save model": {
+            "class_type": "ModelSave",
+            "inputs": {"model": ["lora", 0], "filename_prefix": model},
+        },
+        "save clip": {
+            "class_type": "CLIPSave",
+            "inputs": {"clip": ["lora", 1], "filename_prefix": model},
+        },
+    }
+    outcome = client.run(saved)
+    assert outcome.failure is None
+    assert "not loaded" not in server.log.read_text()[before:]
+
+    here, plain = load_diffusion(folder / f"{model}_merged"), load_diffusion(folder / model)
+    unet = unet_weights(here.unet) if model == "narrow" else here.unet.state_dict()
+    old = unet_weights(plain.unet) if model == "narrow" else plain.unet.state_dict()
+    there = load_file(server.output / f"{model}_00001_.safetensors")
+    unet_there = {key.removeprefix("model.diffusion_model."): v for key, v in there.items()}
+    assert_merged(old, unet, unet_there)
+    for part, saved_as in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
+        encoder = getattr(here, part)
+        if encoder is not None:
+            there = load_file(server.output / f"{model}_{saved_as}_00001_.safetensors")
+            named = {key.removeprefix("text_model."): weight for key, weight in there.items()}
+            assert_merged(text_weights(getattr(plain, part)), text_weights(encoder), named)
+
+
+def assert_merged(
+    old: dict[str, torch.Tensor], here: dict[str, torch.Tensor], there: dict[str, torch.Tensor]
+) -> None:
+    """Both are the old weights changed by one LoRA, but for fp16's rounding."""
+    assert here.keys() <= there.keys()
+    for key, weight in here.items():
+        torch.testing.assert_close(there[key].float(), weight, rtol=1e-3, atol=1e-6)
+    changed = sum(not torch.equal(weight, old[key]) for key, weight in here.items())
+    assert changed > len(here) // 4
+
+
 def write_lora(folder: Path, file: Path) -> None:
     model = load_diffusion(folder)
-    adapt(model.unet, model.text_encoder, layers="all", rank=4, seed=0)
+    encoders = (model.text_encoder, model.text_encoder_2)
+    adapt(model.unet, *encoders, layers="all", rank=4, seed=0)
     with torch.no_grad():
         for key, weight in model.modules.named_parameters():
             if "lora_B" in key:
                 weight.normal_(std=0.1)
     file.parent.mkdir(exist_ok=True)
-    save_file(extract(model.unet, model.text_encoder), file)
+    save_file(extract(model.unet, *encoders), file)
 
 
 def test_pictures_become_latents_and_pictures_again(server: ComfyUI, client: Client) -> None:
