@@ -14,7 +14,7 @@ from .model import Diffusion
 from .predict import frame, predict
 from .preview import predicted_original, previewer, signal_at
 from .prompts import TextStates
-from .schedulers import SCHEDULERS, make_scheduler
+from .schedulers import FLOW, SCHEDULERS, make_scheduler
 from .settings import Settings
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -125,7 +125,7 @@ def _standstill(
     spread * latents as noise and signal * latents as picture.
     """
     kind = scheduler.config.prediction_type
-    if kind == "v_prediction":
+    if kind in ("v_prediction", FLOW):
         return torch.zeros_like(scaled)
     signal = signal_at(scheduler, timestep).to(scaled.device)
     return scaled * (signal if kind == "sample" else 1 - signal).sqrt()

@@ -13,6 +13,8 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -24,6 +26,7 @@ from .checkpoint import KINDS, PREDICTS_V, SD1, ZERO_SNR
 from .layout import checkpoint_weights
 from .model import Diffusion
 from .parts import read_json
+from .schedulers import is_flow
 
 # What a configuration says and a checkpoint does not depend on.
 FREE = {
@@ -45,16 +48,9 @@ def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path | None 
 
     Raises MendableError for a model of another architecture, and when the disk is full.
     """
-    found = architecture or KINDS.get(diffusion.unet.config.cross_attention_dim, SD1)
-    for part, module in diffusion.modules.items():
-        config = module.config
-        for name, wanted in read_json(found / part / "config.json").items():
-            if name not in FREE and _plain(getattr(config, name)) != wanted:
-                raise MendableError(
-                    f"{diffusion.name} is no Stable Diffusion 1.x, 2.x or XL (its {part} has "
-                    f"{name} {_plain(getattr(config, name))}), and a checkpoint can hold nothing "
-                    "else: choose the format diffusers."
-                )
+    misfit = checkpoint_misfit(diffusion, architecture)
+    if misfit:
+        raise MendableError(f"{misfit}: choose the format diffusers.")
     weights = {
         key: weight.detach().to("cpu", diffusion.dtype).contiguous()
         for key, weight in checkpoint_weights(diffusion).items()
@@ -63,6 +59,23 @@ def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path | None 
         weights |= {key: torch.empty(0) for key in _says(diffusion.scheduler_config)}
     with _whole(file) as draft:
         save_file(weights, draft, metadata={"format": "pt"})
+
+
+def checkpoint_misfit(diffusion: Diffusion, architecture: Path | None = None) -> str:
+    """Say why a checkpoint cannot hold a model, without a full stop; "" when it can."""
+    if is_flow(diffusion.scheduler_config):
+        return f"{diffusion.name} predicts a flow, and a checkpoint cannot say so"
+    found = architecture or KINDS.get(diffusion.unet.config.cross_attention_dim, SD1)
+    for part, module in diffusion.modules.items():
+        config = module.config
+        for name, wanted in read_json(found / part / "config.json").items():
+            if name not in FREE and _plain(getattr(config, name)) != wanted:
+                return (
+                    f"{diffusion.name} is no Stable Diffusion 1.x, 2.x or XL (its {part} has "
+                    f"{name} {_plain(getattr(config, name))}), and a checkpoint can hold nothing "
+                    "else"
+                )
+    return ""
 
 
 def save_folder(diffusion: Diffusion, folder: Path) -> None:
@@ -82,13 +95,21 @@ def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
         "vae": diffusion.vae,
         "text_encoder": diffusion.text_encoder,
         "tokenizer": diffusion.tokenizer,
-        "scheduler": DDIMScheduler.from_config(diffusion.scheduler_config),
+        "scheduler": _scheduler(diffusion.scheduler_config),
         "feature_extractor": None,
     }
     if diffusion.text_encoder_2 is None:
         return StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
     second = {"text_encoder_2": diffusion.text_encoder_2, "tokenizer_2": diffusion.tokenizer_2}
     return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+
+
+def _scheduler(config: dict[str, Any]) -> SchedulerMixin:
+    """A scheduler that says all that a model's configuration does."""
+    if is_flow(config):  # its scheduler names no prediction
+        own = {key: value for key, value in config.items() if key != "prediction_type"}
+        return FlowMatchEulerDiscreteScheduler.from_config(own)
+    return DDIMScheduler.from_config(config)
 
 
 def _says(scheduler: dict[str, Any]) -> Iterator[str]:

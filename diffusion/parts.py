@@ -14,11 +14,13 @@ from transformers import CLIPTokenizerFast
 
 from ..errors import MendableError
 from .model import Diffusion
+from .schedulers import FLOW
 
 Reader = tuple[Any, CLIPTokenizerFast]
 """A text encoder with the tokenizer that makes its tokens."""
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 
 
 def assemble(
@@ -36,6 +38,8 @@ def assemble(
 
     Raises MendableError when the UNet's channels or prompt width fit no other part.
     """
+    if scheduler_config.get("_class_name") == FLOW_SCHEDULER:  # which names no prediction
+        scheduler_config = {**scheduler_config, "prediction_type": FLOW}
     (text_encoder, tokenizer), *more = readers
     text_encoder_2, tokenizer_2 = more[0] if more else (None, None)
     encoders = [encoder for encoder, _ in readers]

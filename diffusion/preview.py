@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 
+from .schedulers import FLOW
+
 # A decoder up to this size is quick enough to run at every step.
 SMALL_DECODER = 5_000_000
 PROBES, PROBE_CELLS = 8, 12
@@ -26,6 +28,9 @@ def predicted_original(
     kind = scheduler.config.prediction_type
     if kind == "sample":
         return prediction
+    if kind == FLOW:  # noise - picture, at a timestep that is the share of noise
+        noise = float(timestep) / scheduler.config.num_train_timesteps
+        return scaled - noise * prediction
     signal = signal_at(scheduler, timestep).clamp(min=1e-6).to(scaled.device)
     if kind == "v_prediction":
         return signal.sqrt() * scaled - (1 - signal).sqrt() * prediction
