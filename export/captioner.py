@@ -59,18 +59,16 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """See the class."""
         words = self.decoder.model
-        order = (image_embeds_position_mask.cumsum(1) - 1).clamp(min=0)[..., None]
-        slots = image_embeds.gather(1, order.expand(-1, -1, image_embeds.shape[-1]))
+        order = (image_embeds_position_mask.cumsum(1) - 1) * image_embeds_position_mask
+        slots = image_embeds.gather(1, order[..., None].expand(-1, -1, image_embeds.shape[-1]))
         is_slot = image_embeds_position_mask[..., None] == 1
         states = torch.where(is_slot, slots, words.embed_tokens(input_ids)) * words.embed_scale
         states = states + words.embed_positions.weights[position_ids]
 
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         own = places[-input_ids.shape[1] :]
-        visible = (places[None] <= own[:, None])[None] & (attention_mask[:, None] == 1)
-        mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(
-            ~visible, torch.finfo(states.dtype).min
-        )
+        visible = torch.logical_and(places[None] <= own[:, None], attention_mask[:, None] == 1)
+        mask = torch.where(visible, 0.0, torch.finfo(states.dtype).min)
         memory = _Memory(past)
         for layer in words.layers:
             states = layer(states, mask[:, None], past_key_values=memory)

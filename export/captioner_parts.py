@@ -31,7 +31,7 @@ ROOM = 256
 def memory_names(kosmos: Kosmos, when: str) -> list[str]:
     """Names of the decoder's keys and values, of what is "past" or "new", in its order."""
     layers = range(kosmos.model.config.text_config.layers)
-    return [f"{when}.{layer}.{kind}" for layer in layers for kind in ("key", "value")]
+    return [f"{when}_{layer}_{kind}" for layer in layers for kind in ("key", "value")]
 
 
 def free_parts(kosmos: Kosmos, images: Images) -> list[Part]:

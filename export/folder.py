@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from ..errors import MendableError
 
 MANIFEST = "export.json"
 """The file that tells an export from any other folder."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
+"""What a disk says when it does not take a file."""
 
 Json = dict[str, Any]
 
@@ -80,7 +84,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         with replacing_folder(folder) as draft:
             yield draft
     except OSError as error:
+        if error.errno not in DISK:
+            raise
         raise MendableError(
-            f"{folder} could not be written ({error.strerror or error}): make room on that disk "
+            f"{folder} could not be written ({error.strerror}): make room on that disk "
             "and queue again."
         ) from error

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -16,14 +12,13 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from .onnx_run import Graph
 from .part import Part
 from .precision import Precision
+from .quiet import quiet
 
 SUFFIX = ".onnx"
 __all__ = ["SUFFIX", "Graph", "write"]
 
 LARGEST_FILE = 1_500_000_000
 """Bytes of weights that go into the file itself; protobuf ends at 2 GB, more go beside it."""
-
-NOISY = ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "root")
 
 
 def write(part: Part, file: Path, precision: Precision) -> None:
@@ -39,7 +34,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
     whole = file.with_name(f"{part.name}.fp32{SUFFIX}")
     _trace(part, whole)
     large = _is_large(part)
-    with _quiet():
+    with quiet():
         if precision == "fp16":
             half = convert_float_to_float16(
                 onnx.load(whole), keep_io_types=True, disable_shape_infer=large
@@ -59,7 +54,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
 
 
 def _trace(part: Part, file: Path) -> None:
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             part.module,
             tuple(part.example.values()),
@@ -82,19 +77,3 @@ def _free(part: Part) -> tuple[object, ...]:
     axes = [dict(part.axes.get(name, {})) for name in part.example]
     named = part.module.forward.__code__.co_argcount - 1
     return (*axes[:named], tuple(axes[named:])) if len(axes) > named else tuple(axes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what converters say to their own developers out of the user's log."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -62,8 +62,8 @@ def _off(difference: float | None) -> str:
 
 def _shapes(inputs: dict[str, list[object]]) -> str:
     """Inputs with their shapes; of the past, which has many, only the first."""
-    shown = {name: shape for name, shape in inputs.items() if not name.startswith("past.")}
-    first = next((name for name in inputs if name.startswith("past.")), None)
+    shown = {name: shape for name, shape in inputs.items() if not name.startswith("past_")}
+    first = next((name for name in inputs if name.startswith("past_")), None)
     if first is not None:
         shown[f"{first} ..."] = inputs[first]
     return ", ".join(f"{name} [{','.join(map(str, shape))}]" for name, shape in shown.items())

@@ -8,6 +8,7 @@ from .ask import AskImage, DescribeRegion, GroundPhrase
 from .attend import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
 from .evaluate import EvaluateSubject
+from .export import ExportModel
 from .fine_tune import FineTuneCaptions
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceGuider, GuidanceOptions
@@ -62,4 +63,5 @@ class KosmosDreamBooth(ComfyExtension):
             GuidanceGuider,
             SaveDiffusion,
             Quantize,
+            ExportModel,
         ]

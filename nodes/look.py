@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from comfy_api.latest import io
 
 from .. import sandbox
 from ..errors import MendableError
+from ..export.folder import is_export
 from ..kosmos.language import ENGLISH, LANGUAGES, check_language, prompt_in
 from ..kosmos.model import Kosmos
 from . import host, show
@@ -38,7 +40,7 @@ class LoadKosmos(io.ComfyNode):
                     options=list(dict.fromkeys([SANDBOX, *found, *HUB_IDS])),
                     default=SANDBOX,
                     tooltip='"sandbox" is the small model that comes with the pack and knows its '
-                    "drawn world only. Then come the folders in models/kosmos. "
+                    "drawn world only. Then come the folders in models/kosmos, ONNX exports too. "
                     "microsoft/kosmos-2-patch14-224 is downloaded on first use (6.7 GB).",
                 ),
                 io.Combo.Input(
@@ -81,6 +83,8 @@ class LoadKosmos(io.ComfyNode):
             folder = fetch(model)
         else:
             folder = host.resolve("kosmos", model)
+        if is_export(folder):
+            return io.NodeOutput(_load_export(folder, model, loras))
         rest = precision_of_rest(folder)
         chosen = rest or host.torch_dtype(dtype, dtype_on_cpu(folder))
         kosmos = load_kosmos(folder, chosen, attention)
@@ -91,6 +95,19 @@ class LoadKosmos(io.ComfyNode):
             kosmos = merge_lora(kosmos, host.resolve("loras", line))
         home = host.adopt(kosmos.model)
         return io.NodeOutput(dataclasses.replace(kosmos, home=home))
+
+
+def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
+    """Load what ExportModel wrote; it computes on the CPU, outside ComfyUI's memory management."""
+    from ..export.captioner_onnx import load_captioner
+
+    if loras.strip():
+        raise MendableError(
+            f'"{name}" is an export, into which no LoRA can be merged: leave loras empty, and '
+            "merge before you export."
+        )
+    kosmos = load_captioner(folder)
+    return dataclasses.replace(kosmos, name=name, home=host.adopt(kosmos.model))
 
 
 class GroundedCaption(io.ComfyNode):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINES = ("kosmos", "diffusion", "training", "sandbox")
+ENGINES = ("kosmos", "diffusion", "training", "sandbox", "quantize", "export")
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution"}
 
 
