@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -100,5 +100,33 @@ def _quantize(
     for path in layers:
         layer = module.get_submodule(path)
         weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
-        layer.weight = nn.Parameter(weight.to(dtype or weight.dtype), requires_grad=False)
-        quantize_(layer, recipe(weight.device.type))  # type: ignore[misc]
+        held = dtype or weight.dtype
+        device = weight.device.type
+        if device == "cuda" and name not in ("int8", "int8 dynamic"):
+            weight = weight.to(held)  # their kernels ask for it
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        quantize_(layer, recipe(device))  # type: ignore[misc]
+        layer.weight = nn.Parameter(_held_as(layer.weight, held), requires_grad=False)
+
+
+def _held_as(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Give a quantized weight the precision to unpack to.
+
+    It was rounded in its full precision: rounded before, numbers halfway would fall elsewhere.
+    """
+    from torchao.prototype.quantization.int4 import Int4OpaqueTensor
+    from torchao.quantization import Int8Tensor
+
+    if isinstance(weight, Int4OpaqueTensor):
+        scales = weight.scale_and_zero.to(dtype)
+        return Int4OpaqueTensor(weight.qdata, scales, weight.block_size, weight.shape)
+    if isinstance(weight, Int8Tensor):
+        return Int8Tensor(
+            weight.qdata,
+            weight.scale,
+            weight.block_size,
+            dtype,
+            zero_point=weight.zero_point,
+            act_quant_kwargs=weight.act_quant_kwargs,
+        )
+    return weight

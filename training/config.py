@@ -14,6 +14,8 @@ DEVICES = ("auto", "cpu")
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 CLASS_TARGETS = ("model", "pictures")
+NOT_AWARE = "none"
+AWARE = (NOT_AWARE, "int8", "int4")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Settings that may change between two starts of one run without making it another run.
@@ -73,6 +75,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
     "class_target": CLASS_TARGETS,
+    "quantization_aware": AWARE,
     "device": DEVICES,
 }
 
@@ -89,6 +92,8 @@ class Course:
     Watching: `preview_every` 0 means no previews; the newest `keep_checkpoints` stay; `wandb` logs
     to Weights & Biases.
     Machines: each step's batch is shared by `devices` processes on each of `nodes` computers.
+    Quantization: `quantization_aware` names the format whose rounding the weights feel on the way
+    forward, so that Quantize costs the result less.
 
     Raises MendableError for a value out of range or not among its choices.
     """
@@ -108,6 +113,7 @@ class Course:
     wandb: bool = False
     devices: int = 1
     nodes: int = 1
+    quantization_aware: str = NOT_AWARE
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

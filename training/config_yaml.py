@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "layers",
         "rank",
         "token_vectors",
+        "quantization_aware",
     ),
     "How long and how fast": (
         "steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from ..diffusion.model import Diffusion
 from ..diffusion.predict import frame, predict
 from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokenize
 from ..diffusion.sample import sample
+from ..errors import MendableError
 from . import lora, tokens
-from .config import TrainingConfig
+from .config import NOT_AWARE, TrainingConfig
 from .draws import Deck, Draw
 from .dreambooth import dreambooth_loss, min_snr_weights, noising, target
 from .latents import Latents
@@ -21,6 +23,7 @@ from .learner import Learner, group
 from .optimizers import Group, peak_rate
 from .prior import Prior
 from .results import write_result
+from .rounding import feeling, unfelt
 
 if TYPE_CHECKING:
     from .folder import RunFolder
@@ -97,7 +100,24 @@ class DreamBooth(Learner):
         )
 
     def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
+        config, unet = self.config, diffusion.unet
+        models = [part for name, part in diffusion.modules.items() if name != "vae"]
+        diffusion = feeling(config.quantization_aware, models, lambda: self._adapt(diffusion))
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            if config.trains_text:
+                diffusion.text_encoder.gradient_checkpointing_enable()
+                diffusion.text_encoder.train()  # it asks for that; CLIP has no dropout
+        return diffusion
+
+    def _adapt(self, diffusion: Diffusion) -> Diffusion:
+        """Let some weights learn, or put in some that do."""
         config = self.config
+        if config.quantization_aware != NOT_AWARE and config.method not in ("lora", "full"):
+            raise MendableError(
+                f"Training that is aware of {config.quantization_aware} cannot be done with the "
+                f"method {config.method}: set method to lora or full."
+            )
         unet = diffusion.unet
         text_encoder = diffusion.text_encoder if config.train_text_encoder else None
         if config.method == "embedding":
@@ -116,11 +136,6 @@ class DreamBooth(Learner):
                 seed=config.seed,
                 dora=config.method == "dora",
             )
-        if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-            if config.trains_text:
-                diffusion.text_encoder.gradient_checkpointing_enable()
-                diffusion.text_encoder.train()  # it asks for that; CLIP has no dropout
         return diffusion
 
     def _read_prompts(self) -> None:
@@ -130,7 +145,8 @@ class DreamBooth(Learner):
         self.prompts = encode_prompts(self.diffusion, captions)
         holds = self.config.class_target == "model" and self.config.method != "embedding"
         if holds and "class" in self.groups:
-            self.prior = Prior(self.diffusion.unet, self.prompts)
+            aware = self.config.quantization_aware
+            self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware))
         if self.config.trains_text:
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))

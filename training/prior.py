@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,12 +21,19 @@ class Prior:
     Their mean is the same, but they carry none of the noise of single pictures (knowledge
     distillation, Hinton et al. 2015), so that a short run keeps its class's variety. Adapters are
     switched off for it, which costs no memory; a UNet that is trained whole is copied.
-    `states` are what the text encoders said of each prompt before training.
+    `states` are what the text encoders said of each prompt before training. `unrounded` lets a UNet
+    compute with its weights as they are, where training feels their rounding.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, states: dict[str, TextStates]) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        states: dict[str, TextStates],
+        unrounded: Callable[[UNet2DConditionModel], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._copy = None if _adapters(unet) else copy.deepcopy(unet).requires_grad_(False)
         self._states = states
+        self._unrounded = unrounded
 
     @torch.no_grad()
     def predict(
@@ -44,8 +51,9 @@ class Prior:
         """
         text = TextStates.join([self._states[prompt] for prompt in prompts])
         if self._copy is not None:
-            return predict(self._copy.to(noisy.device), noisy, timesteps, text, frames)
-        with _without_adapters(unet):
+            with self._unrounded(self._copy):
+                return predict(self._copy.to(noisy.device), noisy, timesteps, text, frames)
+        with _without_adapters(unet), self._unrounded(unet):
             return predict(unet, noisy, timesteps, text, frames)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from peft import LoraConfig
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -20,6 +21,7 @@ from ..draws import deal, generator
 from ..latents import square
 from ..learner import Learner, group
 from ..optimizers import Group
+from ..rounding import feeling
 from . import lora
 from .config import CaptionConfig, suggested_learning_rate
 from .material import Material, Row, gather
@@ -83,17 +85,20 @@ class Captions(Learner):
         self.model = kosmos.model
         width = self.model.config.text_config.embed_dim
         self.peak_rate = config.learning_rate or suggested_learning_rate(width)
-        self.adapter = lora.adapt(
-            self.model,
-            material.new_words,
-            rank=config.rank,
-            connector=config.train_connector,
-            seed=config.seed,
-        )
+        self.adapter = feeling(config.quantization_aware, [self.model], self._adapt)
         _still(self.model)
         if config.gradient_checkpointing:
             self.model.text_model.gradient_checkpointing_enable()
             self.model.text_model.train()  # it asks for that
+
+    def _adapt(self) -> LoraConfig:
+        return lora.adapt(
+            self.model,
+            self.material.new_words,
+            rank=self.config.rank,
+            connector=self.config.train_connector,
+            seed=self.config.seed,
+        )
 
     def parameter_groups(self) -> list[Group]:
         """Return the adapters and the rows of new words, each with its peak rate."""
