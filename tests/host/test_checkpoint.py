@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from kosmos_dreambooth.demo.comfyui import ROOT
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
 from kosmos_dreambooth.diffusion.export import save_checkpoint
@@ -203,12 +204,25 @@ def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> No
     assert shapes == json.loads((core / "full.json").read_text())
 
 
-def test_xl_at_the_real_size_is_read_and_written_whole(core: Path, tmp_path: Path) -> None:
-    shapes = json.loads((core / "full_xl.json").read_text())
-    file = tmp_path / "sd_xl_base_1.0.safetensors"
-    write_hollow(file, shapes)
-    diffusion = load_diffusion(file, torch.float16, VOCABULARY)
-    assert (diffusion.name, diffusion.resolution) == ("sd_xl_base_1.0", 1024)
+def hollow(kind: str) -> Diffusion:
+    """A model of the real size with weights that have shapes and nothing else."""
+
+    def read(part: str) -> dict:
+        return json.loads((CONFIGS / kind / part / "config.json").read_text())
+
+    parts: dict = {}
+    with init_empty_weights():
+        parts["unet"] = UNet2DConditionModel.from_config(read("unet"))
+        parts["vae"] = AutoencoderKL.from_config(read("vae"))
+        parts["text_encoder"] = CLIPTextModel(CLIPTextConfig(**read("text_encoder")))
+        if (CONFIGS / kind / "text_encoder_2").is_dir():
+            config = CLIPTextConfig(**read("text_encoder_2"))
+            parts["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    return Diffusion(**parts, tokenizer=None, scheduler_config={}, source="", name="", resolution=0)
+
+
+def test_xl_at_the_real_size_is_written_whole(core: Path) -> None:
+    diffusion = hollow("sdxl")
     sizes = {
         name: sum(p.numel() for p in part.parameters()) for name, part in diffusion.modules.items()
     }
@@ -219,22 +233,22 @@ def test_xl_at_the_real_size_is_read_and_written_whole(core: Path, tmp_path: Pat
         "text_encoder_2": 694_659_840,
     }
     written = {key: list(weight.shape) for key, weight in checkpoint_weights(diffusion).items()}
-    assert written == shapes
+    assert written == json.loads((core / "full_xl.json").read_text())
+
+
+def test_stable_diffusion_2_at_the_real_size_is_written_whole(core: Path) -> None:
+    written = checkpoint_weights(hollow("sd2"))
+    shapes = {key: list(weight.shape) for key, weight in written.items()}
+    known = {**json.loads((core / "full2.json").read_text()), **open_clip_shapes()}
+    assert known.keys() - shapes.keys() == {"cond_stage_model.model.text_projection"}
+    assert shapes == {key: known[key] for key in shapes}
 
 
 def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
     known = json.loads((core / "lora_xl.json").read_text())
+    model = hollow("sdxl")
+    unet, encoders = model.unet, (model.text_encoder, model.text_encoder_2)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(
-            json.loads((CONFIGS / "sdxl" / "unet" / "config.json").read_text())
-        )
-        encoders = [
-            kind(CLIPTextConfig.from_pretrained(CONFIGS / "sdxl" / part))
-            for kind, part in (
-                (CLIPTextModel, "text_encoder"),
-                (CLIPTextModelWithProjection, "text_encoder_2"),
-            )
-        ]
         layers = {
             f"lora_unet_{ours.removesuffix('.weight').replace('.', '_')}": theirs
             for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
@@ -244,7 +258,7 @@ def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
     assert written <= known.keys()
     ours = {name for name in written if name in layers}
     assert {known[name] for name in ours} == {f"diffusion_model.{layers[name]}" for name in ours}
-    assert len(ours) == 788
+    assert len(ours) == 790
     assert sum(name.startswith("lora_te1_") for name in written) == 12 * 6
     assert sum(name.startswith("lora_te2_") for name in written) == 32 * 6
 
