@@ -15,8 +15,8 @@ def frame(
 ) -> torch.Tensor:
     """What XL is told about where a picture lies in its original, [6], float32, in pixels.
 
-    height, width: of the picture; original: height and width of what it was cut from, after
-        scaling, None for the same; top, left: where it was cut out.
+    height, width: of the picture; original: height and width of what it was made from, before it
+        was scaled and cut, None for the same; top, left: where it was cut out, after scaling.
 
     The order is original height and width, top, left, height, width (Podell et al. 2023, section
     2.2).

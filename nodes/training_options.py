@@ -181,6 +181,13 @@ class TrainingOptions(io.ComfyNode):
                     "the result less; about a third slower. For the methods lora and full, and for "
                     "FineTuneCaptions; needs torchao.",
                 ),
+                _int(
+                    "bucket_step",
+                    "0 learns the middle square of each picture. Otherwise pictures keep their "
+                    "shapes: sides become multiples of this, 64 is usual, with about as many "
+                    "pixels as the square; a batch holds one size.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 TRAINING_OPTIONS.Output(
@@ -196,9 +203,16 @@ class TrainingOptions(io.ComfyNode):
         return io.NodeOutput(Options(**settings))  # type: ignore[arg-type]
 
 
-def _int(name: str, tooltip: str) -> io.Int.Input:
+def _int(name: str, tooltip: str, *, optional: bool = False) -> io.Int.Input:
     low, high = (int(limit) for limit in LIMITS[name])
-    return io.Int.Input(name, default=getattr(DEFAULTS, name), min=low, max=high, tooltip=tooltip)
+    return io.Int.Input(
+        name,
+        optional=optional,
+        default=getattr(DEFAULTS, name),
+        min=low,
+        max=high,
+        tooltip=tooltip,
+    )
 
 
 def _float(name: str, step: float, tooltip: str) -> io.Float.Input:

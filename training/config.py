@@ -60,6 +60,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "caption_dropout": (0.0, 1.0),
     "class_caption_dropout": (0.0, 1.0),
     "plain_captions": (0.0, 1.0),
+    "bucket_step": (0, 1024),
     "resolution": (8, 4096),
     "seed": (0, 2**64 - 1),
     "devices": (1, 1024),
@@ -140,6 +141,8 @@ class Options(Course):
     The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
     `class_caption_dropout` for a class picture, and `plain_captions` the chance of
     "a <token> <class>" instead of a caption; `flip` shows half of the subject's pictures mirrored.
+    Pictures are trained at sizes of about `resolution` squared pixels whose sides are multiples of
+    `bucket_step`; with 0 as squares.
     Every line of `sample_prompts` is painted at each preview.
     """
 
@@ -154,6 +157,7 @@ class Options(Course):
     class_caption_dropout: float = 0.5
     plain_captions: float = 0.4
     flip: bool = False
+    bucket_step: int = 0
     sample_prompts: str = ""
 
 
@@ -197,7 +201,7 @@ class TrainingConfig(Options, Config):
     `class_count` pictures of the class are painted by the worker, with `class_steps` at
     `class_guidance` and seeds from `class_seed` on, and kept in the folder `class_cache`; with 0
     the run folder has what there is.
-    `resolution` is the side of the square training pictures in pixels.
+    `resolution` is the side of square training pictures in pixels.
     """
 
     task: ClassVar[str] = "dreambooth"

@@ -64,6 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "class_caption_dropout",
         "plain_captions",
         "flip",
+        "bucket_step",
         "keep_english",
         "seed",
     ),

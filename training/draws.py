@@ -7,6 +7,7 @@ run, or one that shares its batch among several processes, draws the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Deck:
-    """The pictures of one `kind`, from which each step draws `slots` times.
+    """Pictures of one `kind` and one size, from which each step draws `slots` times.
 
     `shape` is that of one latent, [C,h,w]; `timesteps` is the length of the diffusion process.
     """
@@ -45,11 +46,12 @@ class Deck:
     shape: tuple[int, ...]
     timesteps: int
 
-    def draw(self, step: int, slot: int) -> Draw:
-        """Draw for one slot of one step."""
+    def draw(self, step: int, slot: int, turn: int | None = None) -> Draw:
+        """Draw for one slot of one step; `turn` counts this deck's own steps, if not all are."""
+        turn = step if turn is None else turn
         source = generator(self.seed, self.kind, step, slot)
         return Draw(
-            picture=deal(self.seed, self.kind, step * self.slots + slot, self.pictures),
+            picture=deal(self.seed, self.kind, turn * self.slots + slot, self.pictures),
             timestep=int(torch.randint(self.timesteps, (), generator=source)),
             noise=torch.randn(self.shape, generator=source),
             posterior=torch.randn(self.shape, generator=source),
@@ -67,6 +69,20 @@ def deal(seed: int, kind: str, turn: int, pictures: int) -> int:
     round_, place = divmod(turn, pictures)
     order = torch.randperm(pictures, generator=generator(seed, kind, "deal", round_))
     return int(order[place])
+
+
+def choose(seed: int, kind: str, step: int, counts: Sequence[int]) -> tuple[int, int]:
+    """Return which of several decks of `counts` pictures a step draws from, and that deck's turn.
+
+    In as many steps as there are pictures, each deck has as many turns as it has pictures, in an
+    order of their own; so all pictures are seen equally often.
+    """
+    round_, place = divmod(step, sum(counts))
+    decks = torch.repeat_interleave(torch.tensor(counts))
+    order = torch.randperm(len(decks), generator=generator(seed, kind, "deck", round_))
+    decks = decks[order]
+    chosen = int(decks[place])
+    return chosen, round_ * counts[chosen] + int((decks[:place] == chosen).sum())
 
 
 def generator(*address: int | str) -> torch.Generator:

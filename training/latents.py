@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from ..diffusion.predict import frame
 from ..errors import MendableError
+from .buckets import Size
 from .checkpoint import write_tensors
 
 AT_ONCE = 4
@@ -32,18 +34,47 @@ class Latents:
 
 def square(picture: np.ndarray, side: int) -> torch.Tensor:
     """Crop the middle of a uint8 picture [H,W,3] to [3,side,side], float32 in -1..1."""
-    pixels = _middle(picture, side, Image.Resampling.LANCZOS)
+    return _pixels(picture, Size(side, side))
+
+
+def _pixels(picture: np.ndarray, size: Size) -> torch.Tensor:
+    pixels = _middle(picture, size, Image.Resampling.LANCZOS)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _middle(picture: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
+def _middle(picture: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
     image = Image.fromarray(picture)
-    edge = min(image.size)
-    left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    return np.array(image.resize((side, side), how, box=(left, top, left + edge, top + edge)))
+    width, height = _cut(image.width, image.height, size)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (left, top, left + width, top + height)
+    return np.array(image.resize((size.width, size.height), how, box=box))
 
 
-def mask_cells(masks: Sequence[np.ndarray], side: int, cells: Sequence[int]) -> torch.Tensor:
+def _cut(width: int, height: int, size: Size) -> tuple[float, float]:
+    """Width and height of the largest part of a picture that has a size's aspect ratio."""
+    if width * size.height <= height * size.width:
+        return width, width * size.height / size.width
+    return height * size.width / size.height, height
+
+
+def placed(picture: np.ndarray, size: Size) -> torch.Tensor:
+    """Return what XL is told about a picture [H,W,3] that is trained at a size: see `frame`.
+
+    The original is the picture as it came, the cut that of the scaled one (Podell et al. 2023,
+    section 2.2, and diffusers' training scripts).
+    """
+    height, width = picture.shape[:2]
+    scale = size.width / _cut(width, height, size)[0]
+    return frame(
+        size.height,
+        size.width,
+        original=(height, width),
+        top=round((height * scale - size.height) / 2),
+        left=round((width * scale - size.width) / 2),
+    )
+
+
+def mask_cells(masks: Sequence[np.ndarray], size: Size, cells: Sequence[int]) -> torch.Tensor:
     """Return the share of the subject in each latent cell, [N,1,*cells], 0..1.
 
     `masks` are uint8 [H,W] of the pictures' sizes, cropped as they are. Raises MendableError when
@@ -54,24 +85,24 @@ def mask_cells(masks: Sequence[np.ndarray], side: int, cells: Sequence[int]) -> 
             "background_weight is below 1 but the subject has no masks: connect a grounding to "
             "SubjectDataset, or set it to 1."
         )
-    squares = [_middle(mask, side, Image.Resampling.BOX) for mask in masks]
-    shares = torch.from_numpy(np.stack(squares)).float().unsqueeze(1) / 255
+    cut = [_middle(mask, size, Image.Resampling.BOX) for mask in masks]
+    shares = torch.from_numpy(np.stack(cut)).float().unsqueeze(1) / 255
     shares = functional.adaptive_avg_pool2d(shares, (cells[0], cells[1]))
     for k, share in enumerate(shares, start=1):
         if not share.any():
             raise MendableError(
-                f"The mask of picture {k} is empty in the middle square that is learned from: crop "
-                "that picture around the subject, or set background_weight to 1."
+                f"The mask of picture {k} is empty in the middle that is learned from: crop that "
+                "picture around the subject, or set background_weight to 1."
             )
     return shares
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Sequence[np.ndarray], side: int) -> Latents:
-    """Encode pictures of any sizes as squares of `side` pixels, on the device the VAE is on."""
+def encode(vae: AutoencoderKL, pictures: Sequence[np.ndarray], size: Size) -> Latents:
+    """Encode pictures of any sizes at one size, on the device the VAE is on."""
     means, stds = [], []
     for start in range(0, len(pictures), AT_ONCE):
-        batch = torch.stack([square(p, side) for p in pictures[start : start + AT_ONCE]])
+        batch = torch.stack([_pixels(p, size) for p in pictures[start : start + AT_ONCE]])
         posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
         means.append(posterior.mean.float().cpu())
         stds.append(posterior.std.float().cpu())
@@ -80,17 +111,17 @@ def encode(vae: AutoencoderKL, pictures: Sequence[np.ndarray], side: int) -> Lat
 
 
 def encode_once(
-    cache: Path, vae: AutoencoderKL, groups: dict[str, Sequence[np.ndarray]], side: int
+    cache: Path, vae: AutoencoderKL, groups: Mapping[str, tuple[Sequence[np.ndarray], Size]]
 ) -> dict[str, Latents]:
-    """Encode groups of pictures, or read what the same run encoded before. Empty groups drop out.
+    """Encode groups of pictures, each at its size, or read what the same run encoded before.
 
     The cache belongs to one run folder, whose pictures never change.
     """
-    groups = {name: pictures for name, pictures in groups.items() if pictures}
     if not cache.exists():
-        encoded = {name: encode(vae, pictures, side) for name, pictures in groups.items()}
-        tensors = {f"{name}.mean": latents.mean for name, latents in encoded.items()}
-        tensors |= {f"{name}.std": latents.std for name, latents in encoded.items()}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, (pictures, size) in groups.items():
+            latents = encode(vae, pictures, size)
+            tensors |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
         write_tensors(cache, tensors)
     held = load_file(cache)
     return {name: Latents(held[f"{name}.mean"], held[f"{name}.std"]) for name in groups}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..diffusion.model import Diffusion
-from ..diffusion.predict import frame, predict
+from ..diffusion.predict import predict
 from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokenize
 from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import lora, tokens
 from .config import NOT_AWARE, TrainingConfig
-from .draws import Deck, Draw
-from .dreambooth import dreambooth_loss, min_snr_weights, noising, target
+from .draws import Deck, Draw, choose
+from .dreambooth import dreambooth_loss, errors
 from .latents import Latents
 from .learner import Learner, group
 from .optimizers import Group, peak_rate
 from .prior import Prior
+from .process import process_of
 from .results import write_result
 from .rounding import feeling, unfelt
 
@@ -34,14 +36,15 @@ PREVIEW_GUIDANCE = 4.0
 
 @dataclass(frozen=True)
 class Pictures:
-    """One kind of training pictures: their latents, and a caption for each.
+    """Training pictures of one kind and one size: their latents, and a caption for each.
 
-    `flipped` are the latents of the mirrored pictures, if they are to be seen; `masks`
-    [N,1,h,w], 0..1, say where the subject is.
+    `frames` [N,6] say where they lie in their originals; `flipped` are the latents of the mirrored
+    pictures, if they are to be seen; `masks` [N,1,h,w], 0..1, say where the subject is.
     """
 
     latents: Latents
     captions: tuple[str, ...]
+    frames: torch.Tensor
     flipped: Latents | None = None
     masks: torch.Tensor | None = None
 
@@ -50,9 +53,11 @@ class Pictures:
 class _Slot:
     """What one slot of a step learns from; `cells` [1,h,w] weigh the cells of its latent."""
 
+    kind: str
     draw: Draw
     latent: torch.Tensor
     caption: str
+    frame: torch.Tensor
     cells: torch.Tensor
 
 
@@ -60,8 +65,8 @@ class DreamBooth(Learner):
     """Learns a subject, and keeps its class when there are class pictures.
 
     A step has `batch_size * accumulation` slots for pictures of the subject and as many for the
-    class, shared by all processes. The VAE is not part of the module: it has done its work. A
-    frozen text encoder runs only once.
+    class, shared by all processes; those of one kind are of one size. The VAE is not part of the
+    module: it has done its work. A frozen text encoder runs only once.
     """
 
     config: TrainingConfig
@@ -70,17 +75,16 @@ class DreamBooth(Learner):
         self,
         config: TrainingConfig,
         diffusion: Diffusion,
-        subject: Pictures,
-        class_pictures: Pictures | None,
+        subject: Sequence[Pictures],
+        class_pictures: Sequence[Pictures],
         resume_from: Path | None,
     ) -> None:
         super().__init__(config, resume_from)
         self.peak_rate = peak_rate(config, diffusion.unet.num_parameters())
-        self.scheduler = noising(diffusion.scheduler_config)
-        self.groups = {"subject": subject}
-        if class_pictures is not None:
-            self.groups["class"] = class_pictures
-        self.decks = {kind: self._deck(kind, group) for kind, group in self.groups.items()}
+        self.process = process_of(diffusion.scheduler_config)
+        self.kinds = {"subject": subject}
+        if class_pictures:
+            self.kinds["class"] = class_pictures
         self.diffusion = self._make_trainable(diffusion)
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
@@ -89,14 +93,14 @@ class DreamBooth(Learner):
         self.tokens: dict[str, torch.Tensor] = {}
         self._read_prompts()
 
-    def _deck(self, kind: str, group: Pictures) -> Deck:
+    def _deck(self, kind: str, pictures: Pictures) -> Deck:
         return Deck(
             seed=self.config.seed,
             kind=kind,
             slots=self.config.batch_size * self.config.accumulation,
-            pictures=len(group.captions),
-            shape=tuple(group.latents.mean.shape[1:]),
-            timesteps=self.scheduler.config.num_train_timesteps,
+            pictures=len(pictures.captions),
+            shape=tuple(pictures.latents.mean.shape[1:]),
+            timesteps=self.process.length,
         )
 
     def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
@@ -140,11 +144,12 @@ class DreamBooth(Learner):
 
     def _read_prompts(self) -> None:
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
-        captions = [caption for group in self.groups.values() for caption in group.captions]
+        parts = [part for kind in self.kinds.values() for part in kind]
+        captions = [caption for part in parts for caption in part.captions]
         captions += ["", self.config.plain_caption]
         self.prompts = encode_prompts(self.diffusion, captions)
         holds = self.config.class_target == "model" and self.config.method != "embedding"
-        if holds and "class" in self.groups:
+        if holds and "class" in self.kinds:
             aware = self.config.quantization_aware
             self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware))
         if self.config.trains_text:
@@ -165,53 +170,66 @@ class DreamBooth(Learner):
     def training_step(self, index: int, _index: int) -> torch.Tensor:
         """Return the loss of a part of a step: `index` is step * accumulation + part."""
         mine = self.slots(index)
-        slots = [self._slot(kind, slot) for kind in self.groups for slot in mine]
-        draws = [slot.draw for slot in slots]
+        batches = [self._draw(kind, mine) for kind in self.kinds]
+        if len({slot.latent.shape for batch in batches for slot in batch}) == 1:
+            batches = [[slot for batch in batches for slot in batch]]  # one pass for all
+        error = torch.cat([self._errors(batch) for batch in batches])
+        loss = dreambooth_loss(error, len(mine), self.config.prior_weight)
+        self.losses.append(loss.detach())
+        return loss
 
+    def _draw(self, kind: str, mine: range) -> list[_Slot]:
+        """What these slots of a kind learn from, all of one size."""
+        parts = self.kinds[kind]
+        counts = [len(part.captions) for part in parts]
+        chosen, turn = choose(self.config.seed, kind, self.step, counts)
+        deck = self._deck(kind, parts[chosen])
+        draws = [deck.draw(self.step, slot, turn) for slot in mine]
+        return [self._slot(kind, parts[chosen], drawn) for drawn in draws]
+
+    def _slot(self, kind: str, pictures: Pictures, drawn: Draw) -> _Slot:
+        flip = drawn.flip and pictures.flipped is not None
+        latents = pictures.flipped if pictures.flipped is not None and flip else pictures.latents
+        latent = latents.mean[drawn.picture] + latents.std[drawn.picture] * drawn.posterior
+        cells = torch.ones_like(latent[:1])
+        if pictures.masks is not None:
+            mask = pictures.masks[drawn.picture]
+            least = self.config.background_weight
+            cells = least + (1 - least) * (mask.flip(-1) if flip else mask)
+        caption = self._caption(kind, pictures, drawn)
+        return _Slot(kind, drawn, latent, caption, pictures.frames[drawn.picture], cells)
+
+    def _errors(self, slots: list[_Slot]) -> torch.Tensor:
+        """Return each slot's error, [len(slots)]; those of the class come last."""
+        draws = [slot.draw for slot in slots]
         latents = torch.stack([slot.latent for slot in slots]).to(self.device)
         noise = torch.stack([drawn.noise for drawn in draws])
         if self.config.noise_offset:
             offset = torch.stack([drawn.offset for drawn in draws])
             noise = noise + self.config.noise_offset * offset
         noise = noise.to(self.device)
-        timesteps = torch.tensor([drawn.timestep for drawn in draws], device=self.device)
+        times = torch.tensor([drawn.timestep for drawn in draws], device=self.device)
 
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        noisy, timesteps = self.process.noisy(latents, noise, times), self.process.timesteps(times)
         states = self._text_states([slot.caption for slot in slots])
-        frames = frame(self.config.resolution, self.config.resolution).repeat(len(slots), 1)
+        frames = torch.stack([slot.frame for slot in slots])
         prediction = predict(self.unet, noisy, timesteps, states, frames)
-        wanted = target(self.scheduler, latents, noise, timesteps)
-        if self.prior is not None:
-            kept = slice(len(mine), None)
+        wanted = self.process.target(latents, noise, times)
+        kept = slice([slot.kind for slot in slots].count("subject"), None)
+        if self.prior is not None and slots[kept]:
             prompts = [slot.caption for slot in slots[kept]]
             held = self.prior.predict(
                 self.unet, noisy[kept], timesteps[kept], prompts, frames[kept]
             )
-            wanted = torch.cat([wanted[: len(mine)], held])
+            wanted = torch.cat([wanted[: kept.start], held])
         rows = cells = None
         if self.config.min_snr_gamma:
-            rows = min_snr_weights(self.scheduler, timesteps, self.config.min_snr_gamma)
+            rows = self.process.min_snr_weights(times, self.config.min_snr_gamma)
         if self.config.background_weight < 1:
             cells = torch.stack([slot.cells for slot in slots]).to(self.device)
-        loss = dreambooth_loss(
-            prediction, wanted, len(mine), self.config.prior_weight, rows=rows, cells=cells
-        )
-        self.losses.append(loss.detach())
-        return loss
+        return errors(prediction, wanted, rows=rows, cells=cells)
 
-    def _slot(self, kind: str, slot: int) -> _Slot:
-        group, drawn = self.groups[kind], self.decks[kind].draw(self.step, slot)
-        flip = drawn.flip and group.flipped is not None
-        latents = group.flipped if group.flipped is not None and flip else group.latents
-        latent = latents.mean[drawn.picture] + latents.std[drawn.picture] * drawn.posterior
-        cells = torch.ones_like(latent[:1])
-        if group.masks is not None:
-            mask = group.masks[drawn.picture]
-            least = self.config.background_weight
-            cells = least + (1 - least) * (mask.flip(-1) if flip else mask)
-        return _Slot(drawn, latent, self._caption(kind, drawn), cells)
-
-    def _caption(self, kind: str, drawn: Draw) -> str:
+    def _caption(self, kind: str, pictures: Pictures, drawn: Draw) -> str:
         config = self.config
         silent = config.caption_dropout if kind == "subject" else config.class_caption_dropout
         plain = config.plain_captions if kind == "subject" else 0.0
@@ -219,7 +237,7 @@ class DreamBooth(Learner):
             return ""
         if drawn.luck < silent + (1 - silent) * plain:
             return config.plain_caption
-        return self.groups[kind].captions[drawn.picture]
+        return pictures.captions[drawn.picture]
 
     def _text_states(self, captions: list[str]) -> TextStates:
         if not self.tokens:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..diffusion.model import Diffusion
+from ..errors import MendableError
+from .buckets import Size, size_for, sizes
 from .class_pictures import provide_class_pictures
 from .config import TrainingConfig
 from .dataset import read_masks, read_pictures
 from .folder import RunFolder
-from .latents import encode_once, mask_cells
+from .latents import encode_once, mask_cells, placed
 from .module import DreamBooth, Pictures
 from .results import load_base
 
@@ -39,27 +42,69 @@ def prepare(
 
 def read_training_pictures(
     run: RunFolder, config: TrainingConfig, diffusion: Diffusion, device: torch.device
-) -> tuple[Pictures, Pictures | None]:
-    """Return the subject's and the class's pictures as latents with captions.
+) -> tuple[list[Pictures], list[Pictures]]:
+    """Return the subject's and the class's pictures as latents with captions, a part for each size.
 
-    Raises MendableError when the settings need masks that the subject does not have.
+    Raises MendableError when the settings need masks that the subject does not have, and when the
+    step between sizes does not fit the model.
     """
+    if config.bucket_step % diffusion.vae_factor:
+        raise MendableError(
+            f"bucket_step is {config.bucket_step}, and this model's pictures have sides that are "
+            f"multiples of {diffusion.vae_factor}: set it to one, or to 0."
+        )
     pictures, captions = read_pictures(run.pictures)
     class_pictures, _ = read_pictures(run.class_pictures)
-    flipped = [picture[:, ::-1] for picture in pictures] if config.flip else []
+    masks = read_masks(run.masks) if config.background_weight < 1 else []
+    parts = _sorted(pictures, config)
+    class_parts = _sorted(class_pictures, config)
+
+    groups: dict[str, tuple[list[np.ndarray], Size]] = {}
+    for size, places in parts.items():
+        group = [pictures[k] for k in places]
+        groups[_name("subject", size, config)] = group, size
+        if config.flip:
+            groups[_name("flipped", size, config)] = [picture[:, ::-1] for picture in group], size
+    for size, places in class_parts.items():
+        groups[_name("class", size, config)] = [class_pictures[k] for k in places], size
     diffusion.vae.to(device)
-    groups = encode_once(
-        run.latents,
-        diffusion.vae,
-        {"subject": pictures, "class": class_pictures, "flipped": flipped},
-        config.resolution,
-    )
+    latents = encode_once(run.latents, diffusion.vae, groups)
     diffusion.vae.to("cpu")
-    masks = None
-    if config.background_weight < 1:
-        cells = groups["subject"].mean.shape[-2:]
-        masks = mask_cells(read_masks(run.masks), config.resolution, cells)
-    subject = Pictures(groups["subject"], tuple(captions), groups.get("flipped"), masks)
-    if "class" not in groups:
-        return subject, None
-    return subject, Pictures(groups["class"], (config.class_caption,) * len(class_pictures))
+
+    subject = []
+    for size, places in parts.items():
+        seen = latents[_name("subject", size, config)]
+        shares = None
+        if config.background_weight < 1:
+            shares = mask_cells([masks[k] for k in places if masks], size, seen.mean.shape[-2:])
+        subject.append(
+            Pictures(
+                seen,
+                tuple(captions[k] for k in places),
+                torch.stack([placed(pictures[k], size) for k in places]),
+                latents.get(_name("flipped", size, config)),
+                shares,
+            )
+        )
+    return subject, [
+        Pictures(
+            latents[_name("class", size, config)],
+            (config.class_caption,) * len(places),
+            torch.stack([placed(class_pictures[k], size) for k in places]),
+        )
+        for size, places in class_parts.items()
+    ]
+
+
+def _sorted(pictures: list[np.ndarray], config: TrainingConfig) -> dict[Size, list[int]]:
+    """The numbers of the pictures that are trained at each size."""
+    among = sizes(config.resolution, config.bucket_step)
+    found: dict[Size, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        found.setdefault(size_for(picture.shape[:2], among), []).append(number)
+    return dict(sorted(found.items()))
+
+
+def _name(kind: str, size: Size, config: TrainingConfig) -> str:
+    """What the latents of a kind and size are called; without buckets as ever."""
+    return f"{kind}.{size}" if config.bucket_step else kind

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training.dreambooth import dreambooth_loss, noising, target
+from kosmos_dreambooth.training.dreambooth import dreambooth_loss, errors
+from kosmos_dreambooth.training.process import process_of
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 EPSILON = SCHEDULE | {"prediction_type": "epsilon"}
@@ -31,8 +32,8 @@ def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
     timesteps = torch.tensor([0, 400, 900, 17, 999 if config is VELOCITY else 998, 600])
     prior_weight = 0.7
 
-    scheduler = noising(config)
-    got = dreambooth_loss(prediction, target(scheduler, x, noise, timesteps), 3, prior_weight)
+    wanted = process_of(config).target(x, noise, timesteps)
+    got = dreambooth_loss(errors(prediction, wanted), 3, prior_weight)
 
     alphas, sigmas = alphas_and_sigmas(config)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
@@ -50,9 +51,26 @@ def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
 
 def test_without_class_pictures_the_loss_is_the_subject_s_alone() -> None:
     prediction, wanted = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
-    assert dreambooth_loss(prediction, wanted, 3, 5.0).item() == 1.0
+    assert dreambooth_loss(errors(prediction, wanted), 3, 5.0).item() == 1.0
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(MendableError, match="sample"):
-        noising(SCHEDULE | {"prediction_type": "sample"})
+        process_of(SCHEDULE | {"prediction_type": "sample"})
+
+
+def test_a_flow_goes_straight_from_picture_to_noise() -> None:
+    process = process_of({"prediction_type": "flow_prediction", "shift": 3.0})
+    x, noise = torch.randn(2, 5, 4, 8, 8).unbind(0)
+    draws = torch.tensor([0, 250, 500, 750, 999])
+    sigmas = (process.timesteps(draws) / 1000).view(-1, 1, 1, 1)
+    noisy = process.noisy(x, noise, draws)
+    torch.testing.assert_close(noisy, (1 - sigmas) * x + sigmas * noise)
+    torch.testing.assert_close(process.target(x, noise, draws), noise - x)
+    torch.testing.assert_close(noisy - sigmas * process.target(x, noise, draws), x)
+    # Half of all draws lie before the middle of the path, which a shift of 3 moves to 3 / 4.
+    assert process.timesteps(torch.tensor([500])).item() == pytest.approx(750, abs=2)
+    spread = process.timesteps(torch.arange(1000)).sort().values
+    assert (spread[250].item(), spread[750].item()) == pytest.approx((604, 855), abs=5)
+    with pytest.raises(MendableError, match="min_snr_gamma"):
+        process.min_snr_weights(draws, 5.0)

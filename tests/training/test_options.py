@@ -68,6 +68,7 @@ def plain(make_run, tmp_path_factory) -> RunFolder:
         {"caption_dropout": 1.0},
         {"flip": True},
         {"accumulation": 2},
+        {"bucket_step": 4},
     ],
     ids=str,
 )

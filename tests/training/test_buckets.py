@@ -1,0 +1,110 @@
+"""Pictures of different shapes are learned whole: a few sizes, one of them in each batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.buckets import Size, size_for, sizes
+from kosmos_dreambooth.training.draws import choose
+from kosmos_dreambooth.training.events import loss_curve
+from kosmos_dreambooth.training.latents import placed
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.module import DreamBooth
+from kosmos_dreambooth.training.stop import StopRequest
+from safetensors.torch import load_file
+
+SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}
+"""What the three pictures of the fixture are trained at: [16,16], [20,31] and [64,17]."""
+
+
+@given(st.integers(2, 16), st.integers(1, 64))
+def test_every_size_is_whole_and_has_about_as_many_pixels(cells: int, step: int) -> None:
+    resolution = cells * step
+    found = sizes(resolution, step)
+    assert Size(resolution, resolution) in found
+    for size in found:
+        assert size.width % step == size.height % step == 0
+        assert size.width * size.height <= resolution**2
+        assert Size(size.height, size.width) in found
+        assert max(size.width, size.height) <= 2 * resolution
+
+
+def test_a_picture_gets_the_size_of_its_shape() -> None:
+    among = sizes(512, 64)
+    assert size_for((900, 900), among) == Size(512, 512)
+    assert size_for((1000, 1500), among) == Size(640, 384)
+    assert size_for((3000, 200), among) == Size(256, 1024)
+    assert size_for((1000, 1500), sizes(512, 0)) == Size(512, 512)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 20))
+def test_all_pictures_are_seen_equally_often(counts: list[int], seed: int) -> None:
+    turns: dict[int, list[int]] = {k: [] for k in range(len(counts))}
+    for step in range(3 * sum(counts)):
+        chosen, turn = choose(seed, "subject", step, counts)
+        turns[chosen].append(turn)
+    assert all(turns[k] == list(range(3 * count)) for k, count in enumerate(counts))
+
+
+def test_xl_is_told_where_a_picture_lies_in_its_original() -> None:
+    picture = np.zeros((100, 300, 3), np.uint8)
+    assert placed(picture, Size(64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
+    assert placed(picture, Size(96, 32)).tolist() == [100, 300, 0, 0, 32, 96]
+
+
+def seen_in(run, monkeypatch) -> list[set[tuple[int, int]]]:
+    """Train, and return the sizes in pixels of the latents of each pass of the UNet."""
+    passes = []
+    errors = DreamBooth._errors
+
+    def look(self, slots):
+        passes.append({tuple(2 * side for side in slot.latent.shape[:0:-1]) for slot in slots})
+        return errors(self, slots)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DreamBooth, "_errors", look)
+        assert train(run, StopRequest())
+    return passes
+
+
+def test_a_batch_holds_one_size_and_all_have_their_turn(make_run, tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path, bucket_step=4, steps=6, flip=True)
+    passes = seen_in(run, monkeypatch)
+    assert all(len(sizes_of) == 1 for sizes_of in passes)
+    assert {Size(*size) for sizes_of in passes for size in sizes_of} == SUBJECT
+    cached = load_file(run.latents)
+    assert {key.split(".")[1] for key in cached if key.startswith("flipped")} == set(
+        map(str, SUBJECT)
+    )
+    assert cached["subject.8x32.mean"].shape == (1, 4, 16, 4)
+
+
+def test_a_run_with_sizes_goes_on_to_the_last_bit(make_run, tmp_path: Path) -> None:
+    settings = {"bucket_step": 4, "steps": 6, "batch_size": 4}
+    whole = make_run(tmp_path, "whole", **settings)
+    assert train(whole, StopRequest())
+    parts = make_run(tmp_path, "parts", **settings)
+    for _ in range(3):
+        stop = StopRequest()
+        stop.requested = True
+        assert not train(parts, stop)
+    assert train(parts, StopRequest())
+    assert loss_curve(parts.events) == loss_curve(whole.events)
+    one, other = load_file(parts.lora), load_file(whole.lora)
+    assert all(torch.equal(one[key], other[key]) for key in other)
+    split = make_run(tmp_path, "split", **settings | {"batch_size": 1, "accumulation": 4})
+    assert train(split, StopRequest())
+    assert loss_curve(split.events) == pytest.approx(loss_curve(whole.events), rel=1e-5)
+    assert not math.isnan(sum(loss_curve(split.events)))
+
+
+def test_a_step_that_no_latent_can_have_is_told(make_run, tmp_path: Path) -> None:
+    with pytest.raises(MendableError, match="multiples of 2: set it to one, or to 0"):
+        train(make_run(tmp_path, bucket_step=5), StopRequest())
