@@ -34,7 +34,7 @@ check: setup .cache/types/kosmos_dreambooth ## style, formatting and types
 test: setup ## run all tests that need no browser
 	@.venv/bin/pytest --ignore tests/browser
 
-browser: setup ## run the tests of the face, in a chromium that you installed
+browser: setup .cache/frontend ## run the tests of the face, in a chromium that you installed
 	@.venv/bin/pytest tests/browser
 
 .venv/bin/python:
@@ -67,6 +67,13 @@ ifeq ($(COMFYUI_PYTHON),.venv/bin/python)
 	@$(PIP) install --constraint constraints.txt --requirement $(COMFYUI_DIR)/requirements.txt
 endif
 	@mkdir -p $(@D) && touch $@
+
+.cache/frontend: tests/browser/requirements-frontend.txt | .cache/stamps/packages
+	@echo "Unpacking the newest frontend into $@"
+	@rm -rf $@ $@.wheel
+	@$(PIP) download --no-deps --dest $@.wheel --requirement $<
+	@$(VENV_PYTHON) -m zipfile -e $@.wheel/*.whl $@
+	@rm -r $@.wheel
 
 # mypy needs a package name, and the folder's own name may have hyphens.
 .cache/types/kosmos_dreambooth:

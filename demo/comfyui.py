@@ -29,11 +29,13 @@ class ComfyUI:
 
     `COMFYUI_DIR` names the ComfyUI (default `.comfyui`), `COMFYUI_PYTHON` the Python that runs it
     (default `.venv/bin/python`). Models, inputs and outputs lie in `base`, never in that ComfyUI.
+    `frontend` is the folder of another frontend than the one that this ComfyUI pins.
     Used with `with`; on leaving, the server and whatever it started are stopped.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, frontend: Path | None = None) -> None:
         self.base = base.resolve()
+        self.frontend = frontend
         self.input = self.base / "input"
         self.output = self.base / "output"
         self.log = self.base / "comfyui.log"
@@ -61,6 +63,8 @@ class ComfyUI:
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
+        if self.frontend is not None:
+            command += ["--front-end-root", str(self.frontend.resolve())]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from PIL import Image
 
@@ -13,8 +12,8 @@ from tests.browser.conftest import Tab
 
 
 @pytest.fixture(scope="module")
-def shown(tab: Tab, server: ComfyUI) -> Tab:
-    Image.fromarray(draw_sample(HELD_OUT, 64).pixels).save(server.input / "attended.png")
+def shown(tab: Tab) -> Tab:
+    Image.fromarray(draw_sample(HELD_OUT, 64).pixels).save(tab.server.input / "attended.png")
     tab.build(
         {
             "1": {"class_type": "LoadImage", "inputs": {"image": "attended.png"}},
@@ -36,9 +35,7 @@ def shown(tab: Tab, server: ComfyUI) -> Tab:
             },
         }
     )
-    tab.queue()
-    tab.page.wait_for_selector(".kd-heat")
-    tab.frame("AttentionMap")
+    tab.run("AttentionMap", ".kd-heat")
     return tab
 
 
@@ -66,3 +63,18 @@ def test_the_heat_is_as_opaque_as_the_slider_says(shown: Tab) -> None:
     shown.page.get_by_label("Heat").focus()
     shown.page.keyboard.press("Home")
     assert shown.page.get_attribute(".kd-stage g", "opacity") == "0"
+
+
+def test_each_layer_has_its_own_heat(shown: Tab, tmp_path: Path) -> None:
+    shown.page.locator(".kd-phrase", has_text="dog").click()
+    slider = shown.page.locator(".kd-panel").get_by_label("Layer")
+    slider.focus()
+    seen = [heat(shown)]
+    for _ in range(4):
+        shown.page.keyboard.press("ArrowRight")
+        seen.append(heat(shown))
+    assert len(set(seen)) == 5
+    assert slider.locator("..").inner_text().endswith("3")
+    shown.picture(tmp_path / "layer.png")
+    shown.page.keyboard.press("Home")
+    assert heat(shown) == seen[0]

@@ -47,11 +47,9 @@ def workflow(server: ComfyUI, count: int = 2) -> dict:
 
 
 @pytest.fixture(scope="module")
-def shown(tab: Tab, server: ComfyUI) -> Tab:
-    tab.build(workflow(server))
-    tab.queue()
-    tab.page.wait_for_selector(".kd-box")
-    tab.frame("GroundedCaption")
+def shown(tab: Tab) -> Tab:
+    tab.build(workflow(tab.server))
+    tab.run("GroundedCaption", ".kd-box")
     return tab
 
 
@@ -94,6 +92,41 @@ def test_phrases_are_reached_by_keys(shown: Tab) -> None:
     assert page.evaluate("() => app.graph.nodes.length") == len(workflow(shown.server))
 
 
+def test_tab_goes_through_the_panel_and_enter_presses(shown: Tab) -> None:
+    page = shown.page
+    page.locator(".kd-phrase").first.focus()
+    focused = "() => document.activeElement.ariaLabel || document.activeElement.textContent"
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(focused))
+    assert reached == ["Copy caption", "Previous picture", "Picture of the batch", "Next picture"]
+    page.keyboard.press("Enter")
+    assert page.inner_text(".kd-pager output") == "2 / 2"
+    page.keyboard.press("Enter")
+    assert page.inner_text(".kd-pager output") == "1 / 2"
+
+
+def test_dragging_in_the_panel_leaves_the_node_where_it_is(shown: Tab) -> None:
+    place = "() => [...app.graph.nodes.find((node) => node.type === 'GroundedCaption').pos]"
+    before = shown.page.evaluate(place)
+    slider = shown.page.get_by_label("Picture of the batch")
+    slider.drag_to(slider, source_position={"x": 6, "y": 6}, target_position={"x": 66, "y": 6})
+    assert shown.page.evaluate(place) == before
+    assert shown.page.inner_text(".kd-pager output") == "2 / 2"
+    slider.drag_to(slider, source_position={"x": 66, "y": 6}, target_position={"x": 6, "y": 6})
+
+
+def test_it_is_read_in_the_dark_and_in_the_light(shown: Tab, tmp_path: Path) -> None:
+    words = shown.page.locator(".kd-caption")
+    for theme in ("light", "dark"):
+        shown.setting("Comfy.ColorPalette", theme)
+        shown.page.mouse.move(5, 500)
+        shown.page.wait_for_timeout(500)  # colours fade over
+        shown.picture(tmp_path / f"{theme}.png")
+        assert shown.contrast(words) > 4.5, theme
+
+
 def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None:
     page = shown.page
     first = caption(shown)
@@ -109,8 +142,7 @@ def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None
 
 def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
     first = caption(shown)
-    shown.reopen()
-    shown.page.wait_for_selector(".kd-box")
+    shown.reopen("GroundedCaption", ".kd-box")
     assert caption(shown) == first
     assert shown.errors == []
 
@@ -119,9 +151,7 @@ def test_a_batch_of_64_puts_one_picture_at_a_time_into_the_page(shown: Tab) -> N
     shown.build(workflow(shown.server, MANY))
     page = shown.page
     page.wait_for_selector(".kd-box", state="detached")
-    shown.queue()
-    page.wait_for_selector(".kd-box")
-    shown.frame("GroundedCaption")
+    shown.run("GroundedCaption", ".kd-box")
     page.get_by_label("Picture of the batch").focus()
     page.keyboard.press("End")
     assert page.inner_text(".kd-pager output") == f"{MANY} / {MANY}"
