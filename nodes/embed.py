@@ -253,6 +253,7 @@ class CompareEmbeddings(io.ComfyNode):
             description="Compares each row with each column and ranks the columns: texts as rows "
             "and pictures as columns search pictures by text, the other way round it finds each "
             "picture's text.",
+            is_output_node=True,
             inputs=[
                 EMBEDDING.Input("rows", tooltip="What to find something for."),
                 EMBEDDING.Input("columns", tooltip="Where to find it: of the same space."),
