@@ -157,6 +157,23 @@ def test_an_impossible_wish_ends_in_one_sentence(
     assert client.run(sampler()).failure is None
 
 
+@pytest.mark.parametrize(
+    ("widget", "number", "value", "sentence"),
+    [
+        ("guidance", "PrimitiveFloat", 0.5, "Guidance is 0.5: choose 1 (no guidance) or more"),
+        ("guidance", "PrimitiveFloat", -3.0, "Guidance is -3.0: choose 1"),
+        ("steps", "PrimitiveInt", 0, "Steps is 0: choose 1 to 1000"),
+        ("height", "PrimitiveInt", 63, "Height is 63, but sandbox paints multiples of 8"),
+    ],
+)
+def test_a_number_from_another_node_is_checked_too(
+    client: Client, widget: str, number: str, value: float, sentence: str
+) -> None:
+    workflow = sampler(**{widget: ["number", 0]})
+    workflow["number"] = {"class_type": number, "inputs": {"value": value}}
+    assert sentence in failure_of(client, workflow).sentence
+
+
 def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
     server: ComfyUI, client: Client
 ) -> None:
@@ -167,8 +184,10 @@ def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
     checkpoints = server.base / "models" / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     shutil.copy(DIFFUSION / "vae" / weights.name, checkpoints / "vae.safetensors")
+    shutil.copy(weights, checkpoints / "half.safetensors")
     for model, sentence in (
         ("half", "half written"),
+        ("half.safetensors", "half.safetensors is damaged or only half written"),
         ("vae.safetensors", "not a checkpoint"),
     ):
         workflow = sampler()

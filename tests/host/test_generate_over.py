@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.sandbox import DIFFUSION
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 LOAD = {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}}
 PLAIN = {
@@ -133,12 +138,48 @@ def test_options_reach_the_sampler(server: ComfyUI, client: Client) -> None:
 def test_an_impossible_wish_ends_in_one_sentence(
     client: Client, graph: dict, sentence: str
 ) -> None:
+    assert sentence in sentence_of(client, graph)
+
+
+def test_latents_that_are_not_numbers_are_named(server: ComfyUI, client: Client) -> None:
+    latents = {
+        "latent_tensor": torch.full((1, 8, 8, 8), torch.nan),
+        "latent_format_version_0": torch.empty(0),
+    }
+    save_file(latents, server.input / "broken.latent")
+    graph = over(denoise=0.5)
+    graph["core"] = {"class_type": "ToComfyModel", "inputs": {"diffusion": ["load", 0]}}
+    graph["latent"] = {"class_type": "LoadLatent", "inputs": {"latent": "broken.latent"}}
+    graph["image"] = {
+        "class_type": "VAEDecode",
+        "inputs": {"samples": ["latent", 0], "vae": ["core", 2]},
+    }
+    assert "image holds values that are not numbers" in sentence_of(client, graph)
+
+
+def test_a_model_that_makes_no_numbers_is_named(server: ComfyUI, client: Client) -> None:
+    folder = shutil.copytree(DIFFUSION, server.base / "models" / "diffusers" / "overflowing")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"].fill_(torch.nan)
+    save_file(weights, file, metadata={"format": "pt"})
+    graph = over(denoise=0.5)
+    graph["load"] = {
+        "class_type": "LoadDiffusion",
+        "inputs": {"model": "overflowing", "dtype": "fp16"},
+    }
+    assert "pictures that are not numbers in torch.float16: load it with" in sentence_of(
+        client, graph
+    )
+
+
+def sentence_of(client: Client, graph: dict) -> str:
     failure = client.run(graph).failure
     assert failure is not None
     assert failure.node == "paint"
     assert failure.kind.endswith("MendableError")
-    assert sentence in failure.sentence
     assert "\n" not in failure.sentence
+    return failure.sentence
 
 
 def test_an_interval_that_ends_before_it_begins_is_named(client: Client) -> None:
