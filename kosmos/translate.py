@@ -167,7 +167,9 @@ def _write(translator: Translator, texts: Sequence[str], target: _Target) -> lis
         do_sample=False,
         max_new_tokens=2 * inputs["input_ids"].shape[1] + 16,
     )
-    told = translator.tokenizer.batch_decode(written, skip_special_tokens=True)
+    # The language stands in front; not every tokenizer counts it among its special tokens.
+    said = written[:, 1:] if target.token is None else written[:, 2:]
+    told = translator.tokenizer.batch_decode(said, skip_special_tokens=True)
     return [text.strip() for text in told]
 
 
