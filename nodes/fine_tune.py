@@ -78,7 +78,7 @@ class FineTuneCaptions(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "batch_size",
-                    default=16,
+                    default=8,
                     min=1,
                     max=256,
                     tooltip="Captions in a step. Lower it when memory runs out.",

@@ -32,7 +32,7 @@ class CaptionConfig(Config):
     language: str
     prompt: str
     steps: int = 400
-    batch_size: int = 16
+    batch_size: int = 8
     base_hash: str = ""
     base_loras: tuple[str, ...] = ()
     train_connector: bool = False
