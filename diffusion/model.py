@@ -55,6 +55,12 @@ class Diffusion:
         return torch.nn.ModuleDict(parts)
 
     @property
+    def text_encoders(self) -> list[CLIPTextModel | CLIPTextModelWithProjection]:
+        """Who reads prompts: one, or XL's two."""
+        second = self.text_encoder_2
+        return [self.text_encoder] if second is None else [self.text_encoder, second]
+
+    @property
     def device(self) -> torch.device:
         """Where the UNet lies now."""
         return next(self.unet.parameters()).device

@@ -12,13 +12,18 @@ dora_scale = m |W| / |W + dW|, and what was trained is what ComfyUI makes of it.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+from ..diffusion.model import Diffusion
+from .config import TrainingConfig
+
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 UNET_LAYERS = {
     "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
@@ -50,6 +55,18 @@ def adapt(
     for model, patterns in [(unet, UNET_LAYERS), *texts]:
         choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers], use_dora=dora)
         inject_adapter_in_model(choice, model)
+
+
+def put_adapters(diffusion: Diffusion, config: TrainingConfig) -> None:
+    """Put a run's adapters into its base model, as `adapt` does."""
+    adapt(
+        diffusion.unet,
+        *(diffusion.text_encoders if config.train_text_encoder else ()),
+        layers=config.layers,
+        rank=config.rank,
+        seed=config.seed,
+        dora=config.method == "dora",
+    )
 
 
 def extract(

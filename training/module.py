@@ -15,12 +15,13 @@ from ..diffusion.predict import predict
 from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokenize
 from ..diffusion.sample import sample
 from ..errors import MendableError
-from . import lora, tokens
+from . import tokens
 from .config import NOT_AWARE, TrainingConfig
 from .draws import Deck, Draw, choose
 from .dreambooth import dreambooth_loss, errors
 from .latents import Latents
 from .learner import Learner, group
+from .lora import put_adapters
 from .optimizers import Group, peak_rate
 from .prior import Prior
 from .process import process_of
@@ -28,6 +29,8 @@ from .results import write_result
 from .rounding import feeling, unfelt
 
 if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
     from .folder import RunFolder
 
 PREVIEW_STEPS = 20
@@ -88,6 +91,7 @@ class DreamBooth(Learner):
         self.diffusion = self._make_trainable(diffusion)
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
+        self.text_encoder_2 = self.diffusion.text_encoder_2
         self.prior: Prior | None = None
         self.prompts: dict[str, TextStates] = {}
         self.tokens: dict[str, torch.Tensor] = {}
@@ -109,9 +113,9 @@ class DreamBooth(Learner):
         diffusion = feeling(config.quantization_aware, models, lambda: self._adapt(diffusion))
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-            if config.trains_text:
-                diffusion.text_encoder.gradient_checkpointing_enable()
-                diffusion.text_encoder.train()  # it asks for that; CLIP has no dropout
+            for encoder in diffusion.text_encoders if config.trains_text else ():
+                encoder.gradient_checkpointing_enable()
+                encoder.train()  # it asks for that; CLIP has no dropout
         return diffusion
 
     def _adapt(self, diffusion: Diffusion) -> Diffusion:
@@ -122,24 +126,17 @@ class DreamBooth(Learner):
                 f"Training that is aware of {config.quantization_aware} cannot be done with the "
                 f"method {config.method}: set method to lora or full."
             )
-        unet = diffusion.unet
-        text_encoder = diffusion.text_encoder if config.train_text_encoder else None
         if config.method == "embedding":
             first = tokens.first_vectors(diffusion, config.class_name, config.token_vectors)
-            diffusion = tokens.make_trainable(diffusion, tokens.TokenEmbedding(config.token, first))
-        elif config.method == "full":
-            unet.requires_grad_(True)
-            if text_encoder is not None:
-                text_encoder.requires_grad_(True)
+            return tokens.make_trainable(diffusion, tokens.TokenEmbedding(config.token, first))
+        if config.method == "full":
+            diffusion.unet.requires_grad_(True)
+            for encoder in diffusion.text_encoders if config.train_text_encoder else ():
+                encoder.requires_grad_(True)
         else:
-            lora.adapt(
-                unet,
-                text_encoder,
-                layers=config.layers,
-                rank=config.rank,
-                seed=config.seed,
-                dora=config.method == "dora",
-            )
+            put_adapters(diffusion, config)
+        if diffusion.text_encoder_2 is not None:
+            _freeze_unread(diffusion.text_encoder)
         return diffusion
 
     def _read_prompts(self) -> None:
@@ -267,3 +264,10 @@ class DreamBooth(Learner):
     def write_result(self, run: RunFolder) -> None:
         """Write the LoRA, the vectors or the model, and mark the run as finished."""
         write_result(run, self.config, self.diffusion)
+
+
+def _freeze_unread(encoder: CLIPTextModel) -> None:
+    """Freeze what comes after the last states but one, which are all that XL reads of its first."""
+    inner = getattr(encoder, "text_model", encoder)
+    for part in (inner.encoder.layers[-1], inner.final_layer_norm):
+        part.requires_grad_(False)

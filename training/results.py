@@ -62,8 +62,7 @@ def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diff
         learned = tokens.trained(diffusion, config.token)
         tokens.write_embedding(target, learned, metadata(run, config))
     else:
-        encoders = (diffusion.text_encoder, diffusion.text_encoder_2)
-        tensors = lora.extract(diffusion.unet, *encoders)
+        tensors = lora.extract(diffusion.unet, *diffusion.text_encoders)
         checkpoint.write_tensors(target, tensors, metadata(run, config))
 
 
@@ -93,15 +92,7 @@ def result_at(run: RunFolder, step: int) -> Path:
         tokens.write_embedding(target, learned, metadata(run, config))
         return target
     if config.method != "full":
-        text_encoder = diffusion.text_encoder if config.train_text_encoder else None
-        lora.adapt(
-            diffusion.unet,
-            text_encoder,
-            layers=config.layers,
-            rank=config.rank,
-            seed=config.seed,
-            dora=config.method == "dora",
-        )
+        lora.put_adapters(diffusion, config)
     put_in(diffusion.modules, weights)
     _write(target, run, config, diffusion)
     return target

@@ -57,7 +57,15 @@ def first_vectors(diffusion: Diffusion, class_name: str, count: int) -> torch.Te
 
 
 def make_trainable(diffusion: Diffusion, first: TokenEmbedding) -> Diffusion:
-    """Return the model with a word whose vectors, and nothing else, are trained from `first` on."""
+    """Return the model with a word whose vectors, and nothing else, are trained from `first` on.
+
+    Raises MendableError for a model that reads its prompts twice.
+    """
+    if diffusion.text_encoder_2 is not None:
+        raise MendableError(
+            f"{diffusion.name} reads a word with two text encoders, and vectors are learned for "
+            "one: choose DreamBoothTrain with the method lora, or a Stable Diffusion 1.x or 2.x."
+        )
     tokenizer = _tokenizer_with(diffusion, first)
     embeddings = diffusion.text_encoder.embeddings
     embeddings.token_embedding = LearnedTokens(embeddings.token_embedding, first.vectors)

@@ -1,0 +1,82 @@
+"""Stable Diffusion XL is personalised with both of its text encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.diffusion import predict
+from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training import module
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.config_yaml import read_as
+from kosmos_dreambooth.training.events import loss_curve
+from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.results import load_base, load_result
+from kosmos_dreambooth.training.stop import StopRequest
+from safetensors.torch import load_file
+
+from tests.diffusion.conftest import EPSILON, write_model
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = write_model(tmp_path_factory.mktemp("models") / "xl", EPSILON, xl=True)
+    return {"base": str(folder), "steps": 4, "learning_rate": 0.003, "warmup": 0}
+
+
+def changed(run) -> dict[str, bool]:
+    """Whether each part of the model is another one after the run."""
+    config = read_as(TrainingConfig, run.config)
+    base, trained = load_base(config, torch.float32), load_result(run, torch.float32)
+    return {
+        part: any(
+            not torch.equal(ours, theirs)
+            for ours, theirs in zip(
+                getattr(trained, part).parameters(), getattr(base, part).parameters(), strict=True
+            )
+        )
+        for part in PARTS
+    }
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_all_its_parts_are_trained(make_run, xl, tmp_path: Path, method: str) -> None:
+    run = make_run(tmp_path, method=method, preview_every=4, **xl)
+    stop = StopRequest()
+    stop.requested = True
+    assert not train(run, stop)
+    assert train(run, StopRequest())
+    assert changed(run) == dict.fromkeys(PARTS, True)
+    assert (run.previews / "00000004.png").exists()
+    whole = make_run(tmp_path / "whole", method=method, **xl)
+    assert train(whole, StopRequest())
+    assert loss_curve(run.events) == loss_curve(whole.events)
+
+
+def test_its_text_encoders_stay_when_asked(make_run, xl, tmp_path: Path) -> None:
+    run = make_run(tmp_path, train_text_encoder=False, **xl)
+    assert train(run, StopRequest())
+    assert not any(key.startswith("lora_te") for key in load_file(run.lora))
+    assert changed(run) == {"unet": True, "text_encoder": False, "text_encoder_2": False}
+
+
+def test_it_is_told_the_sizes_of_the_pictures(make_run, xl, tmp_path: Path, monkeypatch) -> None:
+    told = []
+
+    def look(unet, latents, timesteps, text, frames):
+        told.append(frames)
+        return predict.predict(unet, latents, timesteps, text, frames)
+
+    monkeypatch.setattr(module, "predict", look)
+    assert train(make_run(tmp_path, **xl), StopRequest())
+    originals = {tuple(int(side) for side in row[:2]) for frames in told for row in frames}
+    assert originals == {(16, 16), (20, 31), (64, 17)}
+
+
+def test_a_word_alone_is_not_learned_for_two_readers(make_run, xl, tmp_path: Path) -> None:
+    with pytest.raises(MendableError, match="two text encoders"):
+        train(make_run(tmp_path, method="embedding", **xl), StopRequest())
