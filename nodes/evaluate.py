@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from ..training.runs import ChosenRun, describe
-from . import host
+from . import follow, host
 from .sockets import TRAINING_RUN
 
 if TYPE_CHECKING:
@@ -132,7 +132,11 @@ class EvaluateSubject(io.ComfyNode):
         scores = [one.scores for one in judged]
         chart = torch.from_numpy(plot(scores).copy()).float() / 255
         pictures = [one.pictures for one in judged]
-        return io.NodeOutput(chart[None], pictures, describe(run), best(scores).step)
+        told = follow.charted(run.folder)
+        host.tell(follow.PANEL, told)
+        return io.NodeOutput(
+            chart[None], pictures, describe(run), best(scores).step, ui={"training": [told]}
+        )
 
 
 def _seat(diffusion: Diffusion) -> Diffusion:

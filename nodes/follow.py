@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from ..errors import MendableError
+from ..training import checkpoint
 from ..training.captions.config import CaptionConfig
 from ..training.chart import Chart
 from ..training.config import Options, TrainingConfig
@@ -168,10 +170,27 @@ def charted(run: RunFolder) -> dict[str, Any]:
 
 
 def shown(run: RunFolder, chart: Chart) -> dict[str, Any]:
-    """Return a chart as the panel reads it: with the run's name, and where its picture is found."""
+    """Return a chart as the panel reads it.
+
+    On top come the run's `name`, where its picture is found, each checkpoint's `step`, whether it
+    is `kept` and, once EvaluateSubject has measured them, its scores; and the `best` one's step.
+    """
     numbers = chart.as_numbers()
     sample = numbers["sample"] and host.address(run.path / numbers["sample"])
-    return {**numbers, "name": run.path.name, "sample": sample}
+    kept = checkpoint.kept(run.checkpoints)
+    judged = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
+    scores = {one["step"]: one for one in judged.get("checkpoints", ())}
+    checkpoints = [
+        {"step": step, "kept": step in kept, **scores.get(step, {})}
+        for step in sorted({*kept, *scores})
+    ]
+    return {
+        **numbers,
+        "name": run.path.name,
+        "sample": sample,
+        "checkpoints": checkpoints,
+        "best": judged.get("best"),
+    }
 
 
 def read_image(file: Path) -> torch.Tensor:

@@ -18,7 +18,7 @@ from . import follow, host
 from .sockets import DIFFUSION, KOSMOS, LORA_MODEL, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
 
 CATEGORY = "Kosmos DreamBooth/personalise"
-NO_RUNS = "no runs yet"
+NONE = "none"
 
 
 class LoadTrainingRun(io.ComfyNode):
@@ -37,9 +37,9 @@ class LoadTrainingRun(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run",
-                    options=runs_below(host.output_folder(follow.RUNS)) or [NO_RUNS],
+                    options=[*runs_below(host.output_folder(follow.RUNS)), NONE],
                     tooltip="A folder in output/dreambooth, the newest first. Press R after a new "
-                    "run.",
+                    "run. Not used when training is connected.",
                 ),
                 io.Combo.Input(
                     "checkpoint",
@@ -95,8 +95,10 @@ class LoadTrainingRun(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, run: str, checkpoint: str, step: int = 0) -> str:
-        """Load again when the run has gone on; a step that is connected is not known yet."""
+    def fingerprint_inputs(
+        cls, run: str, checkpoint: str, step: int | None = None, **connected: object
+    ) -> str:
+        """Load again when the run has gone on; what is connected is not known yet."""
         folder = RunFolder(host.output_folder(follow.RUNS, run))
         files = [file for file in (folder.events, folder.scores) if file.exists()]
         return f"{run} {checkpoint} {step} {[file.stat().st_mtime_ns for file in files]}"
@@ -122,6 +124,7 @@ class LoadTrainingRun(io.ComfyNode):
             previews or [host.blocked("This run painted no previews.")],
             describe(chosen),
             follow.captioner_of(folder, chosen.step),
+            ui={"training": [follow.charted(folder)]},
         )
 
 

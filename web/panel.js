@@ -43,12 +43,13 @@ export class Panel {
   show(results) {
     if (!results?.length) return;
     this.view ??= this.#open();
+    this.results = results;
     this.view.show(results);
   }
 
   /** Show what is remembered of the time before the page was loaded. */
   async restore() {
-    const remembered = [await lastResults(this.node, this.key), this.kept(this.node)];
+    const remembered = [this.kept(this.node), await lastResults(this.node, this.key)];
     const [newest] = remembered.filter(Boolean).sort((a, b) => (b[0].time ?? 0) - (a[0].time ?? 0));
     if (!this.view) this.show(newest);
   }

@@ -4,7 +4,8 @@ import { element } from "./element.js";
 import { addressOf } from "./picture.js";
 
 /**
- * A run while it is trained and afterwards: where it is, its loss, and its newest picture.
+ * A run while it is trained and afterwards: where it is, its loss, its newest picture, and how good
+ * its checkpoints are.
  *
  * What was shown last stays in the browser, for a run that was cancelled has no results to find.
  */
@@ -15,9 +16,10 @@ export function training(node) {
   const facts = element("dl", { class: "kd-facts" });
   const sample = element("img", { class: "kd-sample", hidden: "" });
   const below = element("div", { class: "kd-below" }, facts, sample);
+  const checkpoints = element("div", { class: "kd-checkpoints kd-scroll" });
 
   return {
-    element: element("div", { class: "kd-view" }, where, bar, curve, below),
+    element: element("div", { class: "kd-view" }, where, bar, curve, below, checkpoints),
     show([run]) {
       localStorage.setItem(place(node), JSON.stringify({ ...run, speed: null, seconds_left: null }));
       where.textContent = `${run.name}: step ${run.step} of ${run.steps}, ${run.state}`;
@@ -25,6 +27,7 @@ export function training(node) {
       bar.value = run.step;
       curve.replaceChildren(...(run.loss.length ? [lossCurve(run.loss, run.steps)] : []));
       facts.replaceChildren(...told(run));
+      checkpoints.replaceChildren(...scored(run));
       sample.hidden = !run.sample;
       if (!run.sample) return;
       const source = addressOf(run.sample);
@@ -54,6 +57,26 @@ function told({ loss, rate, speed, seconds_left: left }) {
   return facts
     .filter(([, value]) => value)
     .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
+}
+
+/** A table of the checkpoints, as far as there are any: those that are gone faint, the best marked. */
+function scored({ checkpoints, best }) {
+  if (!checkpoints?.length) return [];
+  const { step, kept, ...scores } = Object.assign({}, ...checkpoints);
+  const names = Object.keys(scores);
+  const row = (cell, values, attributes = {}) =>
+    element("tr", attributes, ...values.map((value) => element(cell, {}, value)));
+  const rows = checkpoints.map((one) =>
+    row(
+      "td",
+      [
+        one.step === best ? `★ ${one.step}` : String(one.step),
+        ...names.map((name) => (name in one ? one[name].toFixed(3) : "")),
+      ],
+      { class: one.kept ? "" : "kd-gone", title: one.kept ? "" : "This checkpoint is not kept." },
+    ),
+  );
+  return [element("table", {}, row("th", ["checkpoint", ...names]), ...rows)];
 }
 
 function clock(seconds) {

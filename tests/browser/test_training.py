@@ -8,17 +8,19 @@ import pytest
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
 from PIL import Image
 
-from tests.browser.conftest import Tab
+from tests.browser.conftest import FIRST_AND_LAST, Tab
 
 STEPS = 400
+LONG_MS = 300_000
+
+pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 
-@pytest.fixture
-def running(tab: Tab, server: ComfyUI, request: pytest.FixtureRequest) -> Tab:
-    """A run that has just begun, and was never seen before."""
+def graph(server: ComfyUI, run_name: str, **settings: object) -> dict:
+    """Train the least that can be trained on one picture."""
     with Image.open(ROOT / "sandbox" / "subject" / "sks_dog_1.png") as picture:
         picture.save(server.input / "trained.png")
-    settings = {
+    wanted = {
         "diffusion": ["1", 0],
         "subject": ["3", 0],
         "method": "lora",
@@ -29,24 +31,27 @@ def running(tab: Tab, server: ComfyUI, request: pytest.FixtureRequest) -> Tab:
         "prior_weight": 1.0,
         "batch_size": 1,
         "seed": 0,
-        "run_name": request.node.name,
+        "run_name": run_name,
         "resume": True,
         "preview_prompt": "",
+        **settings,
     }
-    tab.build(
-        {
-            "1": {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}},
-            "2": {"class_type": "LoadImage", "inputs": {"image": "trained.png"}},
-            "3": {
-                "class_type": "SubjectDataset",
-                "inputs": {"image": ["2", 0], "token": "sks", "class_name": "dog"},
-            },
-            "4": {"class_type": "DreamBoothTrain", "inputs": settings},
-        }
-    )
-    tab.queue()
-    tab.page.wait_for_selector(".kd-smooth")
-    tab.frame("DreamBoothTrain")
+    return {
+        "1": {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "trained.png"}},
+        "3": {
+            "class_type": "SubjectDataset",
+            "inputs": {"image": ["2", 0], "token": "sks", "class_name": "dog"},
+        },
+        "4": {"class_type": "DreamBoothTrain", "inputs": wanted},
+    }
+
+
+@pytest.fixture
+def running(tab: Tab, request: pytest.FixtureRequest) -> Tab:
+    """A run that has just begun, and was never seen before."""
+    tab.build(graph(tab.server, request.function.__name__))
+    tab.run("DreamBoothTrain", ".kd-smooth")
     return tab
 
 
@@ -62,13 +67,12 @@ def test_it_is_alive_and_there_again_after_a_reload_in_the_middle(
     page.wait_for_function("() => document.querySelector('.kd-sample')?.naturalWidth > 0")
     running.picture(tmp_path / "alive.png")
     assert {"loss", "learning rate", "speed"} <= set(page.locator(".kd-facts dt").all_inner_texts())
-    running.reopen()
-    page.wait_for_selector(".kd-smooth")
-    page.wait_for_function("() => document.querySelector('.kd-where').textContent.includes('fin')")
+    running.reopen("DreamBoothTrain", ".kd-smooth")
+    page.wait_for_function(
+        "() => document.querySelector('.kd-where').textContent.includes('fin')", timeout=LONG_MS
+    )
     assert where(running).endswith(f"step {STEPS} of {STEPS}, finished")
-    running.reopen()
-    page.wait_for_selector(".kd-smooth")
-    running.frame("DreamBoothTrain")
+    running.reopen("DreamBoothTrain", ".kd-smooth")
     running.picture(tmp_path / "finished.png")
     assert where(running).endswith(f"step {STEPS} of {STEPS}, finished")
     assert running.errors == []
@@ -79,6 +83,43 @@ def test_a_cancelled_run_keeps_its_curve(running: Tab) -> None:
     page.evaluate("() => app.api.interrupt()")
     page.wait_for_function("() => document.querySelector('.kd-where').textContent.includes('stop')")
     stopped = where(running)
-    running.reopen()
-    page.wait_for_selector(".kd-smooth")
+    running.reopen("DreamBoothTrain", ".kd-smooth")
     assert where(running) == stopped
+
+
+def test_scores_of_checkpoints_stay_with_the_run(tab: Tab, tmp_path: Path) -> None:
+    page = tab.page
+    options = {"checkpoint_every": 5, "keep_checkpoints": 2}
+    workflow = graph(tab.server, "scored", steps=10, options=["5", 0], publish=False)
+    workflow["5"] = {"class_type": "TrainingOptions", "inputs": options}
+    workflow["6"] = {
+        "class_type": "EvaluateSubject",
+        "inputs": {
+            "run": ["4", 4],
+            "subject_judge": "sandbox",
+            "prompt_judge": "sandbox",
+            "prompts": "a {subject}",
+            "count": 1,
+            "steps": 2,
+            "guidance": 3.0,
+            "seed": 0,
+        },
+    }
+    tab.build(workflow)
+    tab.run("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
+    page.wait_for_load_state("networkidle")
+    tab.picture(tmp_path / "scored.png")
+    panel = page.locator(".kd-checkpoints", has_text="overall").first
+    rows = [row.split() for row in panel.inner_text().splitlines()]
+    assert rows[0][0] == "checkpoint"
+    assert rows[0][-1] == "overall"
+    overall = {row[-6]: float(row[-1]) for row in rows[1:]}
+    assert set(overall) == {"5", "10"}
+    [best] = [row for row in rows if row[0] == "★"]
+    assert float(best[-1]) == max(overall.values())
+    told = panel.inner_text()
+    tab.reopen("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
+    assert page.locator(".kd-checkpoints").first.inner_text() == told
+    tab.frame("EvaluateSubject")
+    tab.picture(tmp_path / "evaluated.png")
+    assert tab.errors == []
