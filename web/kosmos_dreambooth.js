@@ -5,15 +5,19 @@ import { element } from "./element.js";
 import { groundedCaption } from "./grounded_caption.js";
 import { matrix } from "./matrix.js";
 import { Panel } from "./panel.js";
+import { quantized } from "./quantized.js";
 import { lastShown, training } from "./training.js";
 
-const TRAINING = { key: "training", view: training, height: 330, kept: lastShown };
+const TRAINING = { key: "training", view: training, height: 400, kept: lastShown };
 const PANELS = {
   GroundedCaption: { key: "grounded", view: groundedCaption, height: 360 },
   AttentionMap: { key: "attention", view: attentionMap, height: 360 },
   CompareEmbeddings: { key: "compared", view: matrix, height: 340 },
+  Quantize: { key: "quantized", view: quantized, height: 300 },
   DreamBoothTrain: TRAINING,
   ResumeTraining: TRAINING,
+  LoadTrainingRun: TRAINING,
+  EvaluateSubject: TRAINING,
   TextualInversionTrain: TRAINING,
   FineTuneCaptions: TRAINING,
 };
@@ -31,6 +35,12 @@ function located(id) {
   return graph?.getNodeById(last);
 }
 
+/** The panels in which a training run is to be seen already. */
+function showing({ name }) {
+  const open = app.graph.nodes.map((node) => panels.get(node));
+  return open.filter((panel) => panel?.key === "training" && panel.results?.[0].name === name);
+}
+
 app.registerExtension({
   name: "KosmosDreamBooth",
 
@@ -38,7 +48,8 @@ app.registerExtension({
     const href = new URL("panel.css", import.meta.url).href;
     document.head.append(element("link", { rel: "stylesheet", href }));
     api.addEventListener("kosmos_dreambooth.training", ({ detail }) => {
-      panels.get(located(detail.node))?.show([detail]);
+      const told = new Set([panels.get(located(detail.node)), ...showing(detail)]);
+      told.forEach((panel) => panel?.show([detail]));
     });
   },
 
