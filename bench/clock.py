@@ -58,16 +58,18 @@ class Turns(Generic[Work]):
                 self.seconds[name].append(clock() - began)
                 log.debug("%s: %.2f s", name, self.seconds[name][-1])
 
-    def table(self, pictures: int) -> str:
-        """A line for each way: median seconds and their range, speed, and the ratio of speeds."""
+    def table(self, pictures: Mapping[str, int]) -> str:
+        """A line for each way: median seconds and their range, pictures a second, and ratios."""
         first = next(iter(self.seconds))
         lines = []
         for name, seconds in self.seconds.items():
             middle = statistics.median(seconds)
-            ratios = [a / b for a, b in zip(self.seconds[first], seconds, strict=True)]
+            share = pictures[name] / pictures[first]
+            ratios = [share * a / b for a, b in zip(self.seconds[first], seconds, strict=True)]
             lines.append(
-                f"{name:24} {middle:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f})  "
-                f"{pictures / middle:7.2f} pictures/s  {self.tokens[name]:5} tokens  "
+                f"{name:16} {pictures[name]} pictures in {middle:8.3f} s ({min(seconds):.3f} to "
+                f"{max(seconds):.3f})  {pictures[name] / middle:7.3f} pictures/s  "
+                f"{self.tokens[name]:4} tokens  "
                 f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             )
         return "\n".join(lines)
