@@ -235,7 +235,7 @@ def test_the_sandbox_paints_the_same_in_core(server: ComfyUI, client: Client, sa
     graph = {**load("sandbox"), **ours("here", sampler, 8), **cores("there", sampler, 8, 8)}
     outcome = client.run(graph)
     here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.999
+    assert correlation(here, there) >= 0.99999
     assert len(outcome.outputs["there show"]["images"]) == 1
 
 
@@ -250,7 +250,7 @@ def test_a_model_that_core_has_a_module_for_paints_the_same(
     }
     outcome = client.run(graph)
     here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.999
+    assert correlation(here, there) >= 0.99999
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
@@ -258,7 +258,7 @@ def test_xl_paints_the_same(server: ComfyUI, client: Client, xl: str, sampler: s
     graph = {**load(xl), **ours("here", sampler, 4), **cores("there", sampler, 4, 8)}
     outcome = client.run(graph)
     here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.9999
+    assert correlation(here, there) >= 0.99999
 
 
 @pytest.mark.parametrize(("model", "cells"), [("sandbox", 8), ("narrow", 16)])
