@@ -10,7 +10,7 @@ from .comfyui import ROOT, ComfyUI
 
 PLAYGROUND = ROOT / "playground"
 SUBJECT = ROOT / "sandbox" / "subject"
-SCENES = ROOT / "sandbox" / "scenes"
+FOLDERS = (ROOT / "sandbox" / "scenes", ROOT / "sandbox" / "german")
 
 
 def playground() -> ComfyUI:
@@ -23,7 +23,8 @@ def playground() -> ComfyUI:
 def lay_out(folder: Path) -> None:
     """Put the sandbox's pictures into an input folder: the subject's four, and its scenes."""
     shutil.copytree(SUBJECT, folder, dirs_exist_ok=True)
-    shutil.copytree(SCENES, folder / SCENES.name, dirs_exist_ok=True)
+    for scenes in FOLDERS:
+        shutil.copytree(scenes, folder / scenes.name, dirs_exist_ok=True)
 
 
 def serve() -> None:

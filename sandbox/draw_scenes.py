@@ -1,4 +1,4 @@
-"""`python sandbox/draw_scenes.py`: write the sixteen scenes that the saved workflows look at."""
+"""`python sandbox/draw_scenes.py`: write the scenes that the saved workflows look at."""
 
 import sys
 from pathlib import Path
