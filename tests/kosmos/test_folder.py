@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,21 @@ def test_the_command_captions_reports_and_tells_by_its_exit(folder: Path) -> Non
     again = run(RANK="0", WORLD_SIZE="1")
     assert again.returncode == 1
     assert "bad.png" in again.stderr
+
+
+def test_torchrun_shares_a_folder_among_its_processes(folder: Path) -> None:
+    for k in range(6):
+        Image.new("RGB", (9, 9), "red").save(folder / f"{k}.png")
+    shared = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*shared, str(ENTRY), str(folder), "--max-new-tokens", "3"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shares = [int(count) for count in re.findall(r"(\d+) captioned", done.stderr)]
+    assert len(shares) == 2
+    assert sum(shares) == len(list(folder.rglob("*.txt"))) == 9
+    assert max(shares) < 9
