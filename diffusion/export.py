@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,17 @@ FREE = {
 }
 
 
-def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path | None = None) -> None:
+def save_checkpoint(
+    diffusion: Diffusion,
+    file: Path,
+    architecture: Path | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a .safetensors file in the original layout, in the precision of the UNet.
 
     architecture: folder of diffusers configurations that the model has to fit, for a checkpoint
         says nothing of its own; None finds that of its kind.
+    metadata: what the file's head says besides, such as where the model came from.
 
     Raises MendableError for a model of another architecture, and when the disk is full.
     """
@@ -58,7 +64,7 @@ def save_checkpoint(diffusion: Diffusion, file: Path, architecture: Path | None 
     if diffusion.text_encoder_2 is not None:
         weights |= {key: torch.empty(0) for key in _says(diffusion.scheduler_config)}
     with _whole(file) as draft:
-        save_file(weights, draft, metadata={"format": "pt"})
+        save_file(weights, draft, metadata={"format": "pt", **(metadata or {})})
 
 
 def checkpoint_misfit(diffusion: Diffusion, architecture: Path | None = None) -> str:

@@ -37,7 +37,7 @@ PANEL = "kosmos_dreambooth.training"
 """The message that web/kosmos_dreambooth.js waits for."""
 
 PUBLISHED = "dreambooth"
-"""The folder below models/loras, models/embeddings and models/diffusers for what runs made."""
+"""The folder below models/loras, embeddings, checkpoints and diffusers for what runs made."""
 
 CAPTIONERS = "kosmos"
 """The folder below models/loras for what runs of captions made."""
@@ -251,7 +251,8 @@ def lora_of(run: RunFolder, step: int | None = None) -> object:
 def publish(run: RunFolder) -> Path:
     """Put a finished run's result where ComfyUI's own nodes list it, and return its place.
 
-    It takes no further disk space where the file system can link files.
+    A whole model becomes a checkpoint file, or a diffusers folder when no checkpoint can hold it;
+    all else takes no further disk space where the file system can link files.
     """
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
@@ -259,6 +260,8 @@ def publish(run: RunFolder) -> Path:
         link_or_copy(run.lora, target)
         return target
     method = read_as(TrainingConfig, run.config).method
+    if method == "full" and (whole := _published_checkpoint(run)):
+        return whole
     kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
     made = run.made(method)
     target = host.models_folder(kind)[0] / PUBLISHED / f"{run.path.name}{made.suffix}"
@@ -266,3 +269,17 @@ def publish(run: RunFolder) -> Path:
         if file.is_file():
             link_or_copy(file, target / file.relative_to(made) if made.is_dir() else target)
     return target
+
+
+@torch.inference_mode(False)
+def _published_checkpoint(run: RunFolder) -> Path | None:
+    """The checkpoint file of a run that trained a whole model, written unless it is there.
+
+    None stands for a model that a checkpoint cannot hold.
+    """
+    from ..training.results import write_checkpoint
+
+    target = host.model_file("checkpoints", PUBLISHED, f"{run.path.name}.safetensors")
+    if target.exists() and target.stat().st_mtime_ns >= run.result.stat().st_mtime_ns:
+        return target
+    return target if write_checkpoint(run, target) else None

@@ -322,7 +322,8 @@ class DreamBoothTrain(io.ComfyNode):
                     default=True,
                     optional=True,
                     tooltip="Also put the result where ComfyUI lists it: models/loras/dreambooth, "
-                    "or models/diffusers/dreambooth for full.",
+                    "or for full models/checkpoints/dreambooth, in half precision (small models "
+                    "that no checkpoint can hold: models/diffusers/dreambooth).",
                 ),
             ],
             outputs=[

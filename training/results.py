@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..diffusion.export import save_folder
+from ..diffusion.export import checkpoint_misfit, save_checkpoint, save_folder
 from ..diffusion.load import load_diffusion
 from ..diffusion.lora import merge_lora
 from ..diffusion.model import Diffusion
@@ -101,7 +101,8 @@ def result_at(run: RunFolder, step: int) -> Path:
 def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
     """Return what a file says about where it came from."""
     _, captions = read_pictures(run.pictures)
-    return {
+    scores = {"scores": run.scores.read_text(encoding="utf-8")} if run.scores.exists() else {}
+    return scores | {
         "base": config.base,
         "base_hash": config.base_hash,
         "token": config.token,
@@ -119,3 +120,17 @@ def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> 
     if config.method == "full":
         return replace(load_diffusion(made, dtype), name=name)
     return replace(_merge(load_base(config, dtype), made), name=name)
+
+
+def write_checkpoint(run: RunFolder, target: Path, architecture: Path | None = None) -> bool:
+    """Write the model of a run of the method "full" as a checkpoint file, in half precision.
+
+    Returns False, and writes nothing, when a checkpoint cannot hold such a model. Raises
+    MendableError when the disk is full. The run folder keeps the model as precise as it is.
+    """
+    model = load_result(run, torch.float16)
+    if checkpoint_misfit(model, architecture):
+        return False
+    says = metadata(run, read_as(TrainingConfig, run.config))
+    save_checkpoint(model, target, architecture, says)
+    return True

@@ -14,9 +14,10 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from kosmos_dreambooth.bench.small_run import small_run
 from kosmos_dreambooth.demo.comfyui import ROOT
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
-from kosmos_dreambooth.diffusion.export import save_checkpoint
+from kosmos_dreambooth.diffusion.export import save_checkpoint, save_folder
 from kosmos_dreambooth.diffusion.layout import checkpoint_weights, unet_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
@@ -24,7 +25,11 @@ from kosmos_dreambooth.diffusion.predict import predict
 from kosmos_dreambooth.diffusion.prompts import read_tokens, tokenize
 from kosmos_dreambooth.diffusion.sample import sample
 from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.training.loop import train
 from kosmos_dreambooth.training.lora import adapt, extract
+from kosmos_dreambooth.training.results import load_result, write_checkpoint
+from kosmos_dreambooth.training.stop import StopRequest
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -169,6 +174,27 @@ def test_saved_and_loaded_it_is_the_same_model(
     again = load_checkpoint(file, torch.float32, VOCABULARY, smaller)
     assert torch.equal(sample(again, ["a dog"], steps=2), sample(loaded, ["a dog"], steps=2))
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_model_that_was_trained_whole_is_published_as_a_checkpoint(
+    loaded: Diffusion, smaller: Path, tmp_path: Path
+) -> None:
+    save_folder(loaded, tmp_path / "base")
+    run = small_run(tmp_path / "base", tmp_path, "run", method="full", steps=1, batch_size=1)
+    assert train(run, StopRequest())
+    file = tmp_path / "sks.safetensors"
+    assert not write_checkpoint(run, file)  # it has not the real size, which core asks for
+    assert not file.exists()
+    assert write_checkpoint(run, file, smaller)
+    trained, again = (
+        load_result(run, torch.float16),
+        load_checkpoint(file, torch.float16, VOCABULARY, smaller),
+    )
+    for part, module in trained.modules.items():
+        weights = again.modules[part].state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in module.state_dict().items())
+    with safe_open(file, framework="pt") as held:
+        assert {"base", "token", "class", "captions", "settings"} <= set(held.metadata())
 
 
 def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path: Path) -> None:
