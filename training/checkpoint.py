@@ -77,10 +77,21 @@ def write_tensors(
     """Write a safetensors file, whole or not at all. Raises OSError when the disk is full."""
     with replacing(path) as draft:
         try:
-            on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(on_cpu, draft, metadata)
+            save_file(_apart(tensors), draft, metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU; of those that share memory, as an optimizer's may, copies."""
+    found: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for key, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[key] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return found
 
 
 def kept(folder: Path) -> dict[int, Path]:

@@ -14,6 +14,9 @@ from .config import Config, TrainingConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
+VERSION = 1
+"""Goes up when a setting comes to mean something else; a new one with a default changes nothing."""
+
 TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
 """What a run may do; a file that names no task is older than the second one."""
 
@@ -85,7 +88,7 @@ def to_yaml(config: Config) -> str:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config).items()
     }
-    parts = [f"task: {config.task}\n"]
+    parts = [f"version: {VERSION}\ntask: {config.task}\n"]
     for heading, names in GROUPS.items():
         here = {name: values[name] for name in names if name in values}
         if here:
@@ -108,7 +111,8 @@ def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
 def read_config(path: Path) -> Config:
     """Read `config.yaml`; a setting that an older version did not have gets its default.
 
-    Raises MendableError when it is not YAML, has an unknown, missing or mistyped setting.
+    Raises MendableError when it is not YAML, is of a version to come, or has an unknown, missing
+    or mistyped setting.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -116,6 +120,11 @@ def read_config(path: Path) -> Config:
         raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
     if not isinstance(values, dict):
         raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
+    version = values.pop("version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise MendableError(
+            f"{path} is of version {version} and this pack reads up to {VERSION}: update the pack."
+        )
     kind = TASKS.get(str(values.pop("task", TrainingConfig.task)))
     if kind is None:
         raise MendableError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")

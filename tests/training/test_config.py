@@ -108,6 +108,7 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("steps: [", "not YAML"),
+        (to_yaml(PLAIN).replace("version: 1", "version: 2"), "update the pack"),
         ("- 1", "no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
         (to_yaml(PLAIN).replace("steps: 700", "steps: many"), "steps"),

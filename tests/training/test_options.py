@@ -94,6 +94,26 @@ def test_a_run_with_options_goes_on_to_the_last_bit(make_run, tmp_path, options:
     assert same(parts, whole)
 
 
+def test_states_of_eight_bits_go_on_to_the_last_bit(make_run, tmp_path: Path) -> None:
+    """bitsandbytes gives all parameters one table of its numbers, which each checkpoint holds."""
+    pytest.importorskip("bitsandbytes")
+    options = {"optimizer": "adamw8bit", "method": "full"}
+    whole = trained(make_run, tmp_path / "whole", **options)
+    parts = trained(make_run, tmp_path / "parts", stops=2, **options)
+    assert same(parts, whole)
+    assert any(value.dtype == torch.uint8 for value in end_of(whole)[1].values())
+
+
+def test_tensors_that_share_memory_are_all_written(tmp_path: Path) -> None:
+    table = torch.arange(4.0)
+    checkpoint.write_tensors(
+        tmp_path / "both.safetensors", {"a": table, "b": table, "c": table[1:]}
+    )
+    held = load_file(tmp_path / "both.safetensors")
+    assert held["a"].tolist() == held["b"].tolist() == table.tolist()
+    assert held["c"].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(make_run, plain, tmp_path: Path) -> None:
     assert same(trained(make_run, tmp_path, gradient_checkpointing=True), plain)
 
@@ -163,6 +183,13 @@ def test_the_curves_are_drawn_for_tensorboard(plain: RunFolder) -> None:
     reader.Reload()
     drawn = [scalar.value for scalar in reader.Scalars("loss")]
     assert drawn == pytest.approx(loss_curve(plain.events))
+
+
+def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    run = trained(make_run, tmp_path, wandb=True, preview_every=4)
+    [log] = run.path.glob("wandb/offline-run-*/*.wandb")
+    assert log.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
