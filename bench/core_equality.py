@@ -1,4 +1,4 @@
-"""`python bench/core_equality.py`: KSampler against CFGSampler at the size of SD 1.5."""
+"""`python bench/core_equality.py`: KSampler against CFGSampler at the real sizes; `--help`."""
 
 import sys
 from pathlib import Path

@@ -1,16 +1,18 @@
-"""Whether core's nodes paint what CFGSampler paints, at the real size of Stable Diffusion 1.5.
+"""Whether core's nodes paint what CFGSampler paints, at the real size of Stable Diffusion.
 
-Weights are random, so that nothing is downloaded; 3 GB of disk and 10 GB of memory are needed. A
-real ComfyUI server paints the same prompt and seed twice, through CFGSampler and through
-ToComfyModel and KSampler, and the latents are compared; then again with a random LoRA in
-DreamBoothTrain's keys, merged by LoadDiffusion on one side and by core's LoraLoader on the other.
+Weights are random, so that nothing is downloaded; 5 GB of disk and 10 GB of memory are needed, for
+XL 15 and 16. Real ComfyUI servers paint one prompt and seed: CFGSampler; ToComfyModel and KSampler;
+the same with a random LoRA in DreamBoothTrain's keys, merged by LoadDiffusion on one side and by
+core's LoraLoader on the other; and KSampler behind core's Load Checkpoint, with the file that
+SaveDiffusion wrote of model and LoRA. Latents are compared, and core's log is searched for weights
+that it did not use.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,51 +20,66 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..demo.client import Client
-from ..demo.comfyui import ComfyUI
-from ..diffusion.checkpoint import SD1
-from ..diffusion.layout import TEXT, UNET, VAE, text_weights, unet_weights, vae_weights
+from ..demo.comfyui import ROOT, ComfyUI
+from ..diffusion.checkpoint import SD1, SD2, XL
+from ..diffusion.export import save_checkpoint
+from ..diffusion.parts import assemble, load_tokenizer, read_json
 from ..training.lora import adapt, extract
 
 log = logging.getLogger(__name__)
 
-MODEL, LORA = "random.safetensors", "random_lora.safetensors"
-LOAD = {"model": MODEL, "dtype": "fp32"}
+KINDS = {"sd1": SD1, "sd2": SD2, "xl": XL}
+MODEL, LORA, SAVED = "random.safetensors", "random_lora.safetensors", "saved"
 PROMPT = "a photograph of a dog"
+UNUSED = ("not loaded", "clip missing", "unet missing", "unet unexpected", "Missing VAE keys")
 
 Graph = dict[str, dict[str, Any]]
 
 
-def write_models(models: Path) -> None:
+def write_models(models: Path, kind: Path) -> None:
     """Put a whole checkpoint of random weights, fp16, and a LoRA for it where ComfyUI looks."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_config(json.loads((SD1 / "unet/config.json").read_text()))
-    vae = AutoencoderKL.from_config(json.loads((SD1 / "vae/config.json").read_text()))
-    text = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
-    weights = {
-        **{UNET + key: weight for key, weight in unet_weights(unet).items()},
-        **{VAE + key: weight for key, weight in vae_weights(vae).items()},
-        **{TEXT + key: weight for key, weight in text_weights(text).items()},
-    }
-    for folder in ("checkpoints", "loras"):
-        (models / folder).mkdir(parents=True, exist_ok=True)
-    halves = {key: weight.detach().half().contiguous() for key, weight in weights.items()}
-    save_file(halves, models / "checkpoints" / MODEL)
-    adapt(unet, text, layers="all", rank=4, seed=0)
+    torch.set_default_dtype(torch.float16)
+    words = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui") / "comfy" / "sd1_tokenizer"
+    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    readers = [
+        (encoder(CLIPTextConfig.from_pretrained(kind / part)), load_tokenizer(words))
+        for part, encoder in encoders.items()
+        if (kind / part).is_dir()
+    ]
+    diffusion = assemble(
+        UNet2DConditionModel.from_config(read_json(kind / "unet" / "config.json")),
+        AutoencoderKL.from_config(read_json(kind / "vae" / "config.json")),
+        readers,
+        {},
+        source="",
+        name="random",
+    )
+    torch.set_default_dtype(torch.float32)
+    save_checkpoint(diffusion, models / "checkpoints" / MODEL, kind)
+    modules = [diffusion.unet, *(encoder for encoder, _ in readers)]
+    adapt(*modules, layers="all", rank=4, seed=0)
     with torch.no_grad():
-        for module in (unet, text):
+        for module in modules:
             for name, weight in module.named_parameters():
                 if "lora_B" in name:
                     weight.normal_(std=0.02)
-    save_file(extract(unet, text), models / "loras" / LORA)
+    (models / "loras").mkdir(parents=True, exist_ok=True)
+    save_file(extract(*modules), models / "loras" / LORA)
 
 
-def here(sampler: str, steps: int, side: int, lora: bool) -> Graph:
+def load(dtype: str, *, lora: bool) -> tuple[str, dict[str, Any]]:
+    """The model, with or without the LoRA merged in."""
+    return "LoadDiffusion", {"model": MODEL, "dtype": dtype, "loras": LORA if lora else ""}
+
+
+def here(sampler: str, steps: int, side: int, dtype: str, *, lora: bool) -> Graph:
     """Paint with CFGSampler; the LoRA is merged on load."""
     return _graph(
-        load=("LoadDiffusion", {**LOAD, "loras": LORA if lora else ""}),
+        load=load(dtype, lora=lora),
         paint=(
             "CFGSampler",
             {
@@ -82,26 +99,51 @@ def here(sampler: str, steps: int, side: int, lora: bool) -> Graph:
     )
 
 
-def there(sampler: str, steps: int, side: int, lora: bool) -> Graph:
-    """Paint with core's nodes; the LoRA is merged by LoraLoader.
-
-    The steps are those of "leading" timesteps, which a checkpoint's noise schedule has.
-    """
+def there(sampler: str, steps: int, side: int, dtype: str, *, lora: bool) -> Graph:
+    """Paint with core's nodes on a model from ToComfyModel; the LoRA is merged by LoraLoader."""
     strengths = {"strength_model": float(lora), "strength_clip": float(lora)}
     return _graph(
-        load=("LoadDiffusion", LOAD),
+        load=load(dtype, lora=False),
         core=("ToComfyModel", {"diffusion": ["load", 0]}),
         lora=(
             "LoraLoader",
             {"model": ["core", 0], "clip": ["core", 1], "lora_name": LORA, **strengths},
         ),
-        prompt=("CLIPTextEncode", {"clip": ["lora", 1], "text": PROMPT}),
-        nothing=("CLIPTextEncode", {"clip": ["lora", 1], "text": ""}),
-        empty=("EmptyLatentImage", {"width": side, "height": side, "batch_size": 1}),
-        paint=(
+        **_painting("lora", sampler, steps, side),
+    )
+
+
+def save() -> Graph:
+    """Write model and LoRA as one checkpoint."""
+    return _graph(
+        load=load("fp16", lora=True),
+        save=(
+            "SaveDiffusion",
+            {"diffusion": ["load", 0], "format": "checkpoint", "name": SAVED},
+        ),
+    )
+
+
+def read(sampler: str, steps: int, side: int) -> Graph:
+    """Paint with core's nodes from the checkpoint that was written."""
+    return _graph(
+        saved=("CheckpointLoaderSimple", {"ckpt_name": f"{SAVED}.safetensors"}),
+        **_painting("saved", sampler, steps, side),
+    )
+
+
+def _painting(
+    model: str, sampler: str, steps: int, side: int
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Core's text to image; the steps are those of "leading" timesteps, as a checkpoint's are."""
+    return {
+        "prompt": ("CLIPTextEncode", {"clip": [model, 1], "text": PROMPT}),
+        "nothing": ("CLIPTextEncode", {"clip": [model, 1], "text": ""}),
+        "empty": ("EmptyLatentImage", {"width": side, "height": side, "batch_size": 1}),
+        "paint": (
             "KSampler",
             {
-                "model": ["lora", 0],
+                "model": [model, 0],
                 "positive": ["prompt", 0],
                 "negative": ["nothing", 0],
                 "latent_image": ["empty", 0],
@@ -113,46 +155,61 @@ def there(sampler: str, steps: int, side: int, lora: bool) -> Graph:
                 "denoise": 1.0,
             },
         ),
-        keep=("SaveLatent", {"samples": ["paint", 0], "filename_prefix": "there"}),
-    )
+        "keep": ("SaveLatent", {"samples": ["paint", 0], "filename_prefix": "there"}),
+    }
 
 
 def _graph(**nodes: tuple[str, dict[str, Any]]) -> Graph:
     return {name: {"class_type": kind, "inputs": given} for name, (kind, given) in nodes.items()}
 
 
-def latents(server: ComfyUI, graph: Graph) -> torch.Tensor:
-    """Run a graph, and return the latents that it kept, flat; RuntimeError when it fails."""
-    outcome = Client(server.address).run(graph, timeout=3600)
+def run(base: Path, graph: Graph) -> tuple[torch.Tensor, int]:
+    """Run a graph on a server of its own, which then gives all memory back.
+
+    Returns the latents that the graph kept, flat (empty if none), and how often core's log speaks
+    of weights that found no place. Raises RuntimeError when the graph fails.
+    """
+    with ComfyUI(base) as server:
+        outcome = Client(server.address).run(graph, timeout=3600)
+        text = server.log.read_text()
     if outcome.failure:
         raise RuntimeError(outcome.failure.sentence)
-    [entry] = outcome.outputs["keep"]["latents"]
-    return load_file(server.output / entry["filename"])["latent_tensor"].flatten()
+    kept = torch.empty(0)
+    if "keep" in graph:
+        [entry] = outcome.outputs["keep"]["latents"]
+        kept = load_file(server.output / entry["filename"])["latent_tensor"].flatten()
+    return kept, sum(text.count(word) for word in UNUSED)
 
 
 def main() -> None:
     """Read the command line, compare, and print."""
     parser = argparse.ArgumentParser(prog="core_equality.py", description=__doc__)
+    parser.add_argument("--model", choices=KINDS, default="sd1")
+    parser.add_argument("--samplers", nargs="+", default=["ddim", "euler"])
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="CFGSampler's")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument(
+        "--saved-only", action="store_true", help="leave out ToComfyModel, which doubles memory"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with tempfile.TemporaryDirectory() as base:
-        write_models(Path(base) / "models")
-        with ComfyUI(Path(base)) as server:
-            for sampler in ("ddim", "euler"):
-                for lora in (False, True):
-                    begun = len(server.log.read_text())
-                    wish = (sampler, options.steps, options.side, lora)
-                    # One after the other, or the model would be in memory three times.
-                    ours = latents(server, here(*wish))
-                    cores = latents(server, there(*wish))
-                    alike = float(torch.corrcoef(torch.stack([ours, cores]))[0, 1])
-                    unused = server.log.read_text()[begun:].count("not loaded")
-                    log.info(
-                        "%s%s: correlation %.6f, %d LoRA layers not loaded",
-                        sampler,
-                        ", with a LoRA" if lora else "",
-                        alike,
-                        unused,
-                    )
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        write_models(base / "models", KINDS[options.model])
+        run(base, save())
+        for sampler in options.samplers:
+            wish = (sampler, options.steps, options.side)
+            kinds = (True,) if options.saved_only else (False, True)
+            for lora in kinds:
+                ours, _ = run(base, here(*wish, options.dtype, lora=lora))
+                name = f"{options.model}, {sampler}{', with a LoRA' if lora else ''}"
+                if not options.saved_only:
+                    report(name, ours, *run(base, there(*wish, options.dtype, lora=lora)))
+            report(f"{name}, through a saved checkpoint", ours, *run(base, read(*wish)))
+
+
+def report(name: str, ours: torch.Tensor, cores: torch.Tensor, unused: int) -> None:
+    """Print how alike two latents are."""
+    alike = float(torch.corrcoef(torch.stack([ours, cores]))[0, 1])
+    log.info("%s: correlation %.6f, %d weights or LoRA layers not used", name, alike, unused)

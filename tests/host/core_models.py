@@ -4,9 +4,9 @@
 
 FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), answers.safetensors
 (inputs and outputs of its modules), small_xl and answers_xl (the same of Stable Diffusion XL), and
-full.json, full2.json and full_xl.json: the shapes of every weight at the real size, of 2.x without
-its text encoder. lora_xl.json has the names that core's LoRA loader knows layers of the real XL by,
-each with the layer's weight.
+full.json, full2.json and full_xl.json: the shapes of every weight at the real size, by the names
+that core saves them under. lora_xl.json has the names that core's LoRA loader knows layers of the
+real XL by, each with the layer's weight.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from comfy.clip_model import CLIPTextModel  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel  # noqa: E402
 from comfy.lora import model_lora_keys_clip, model_lora_keys_unet  # noqa: E402
-from comfy.supported_models import SDXL  # noqa: E402
+from comfy.supported_models import SD20, SDXL  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 OPS = comfy.ops.disable_weight_init
@@ -116,27 +116,35 @@ with torch.device("meta"):
         num_head_channels=64,
         **LINEAR,
     )
-shapes = {key: list(value.shape) for key, value in weights_of(full).items()}
-shapes = {key: shape for key, shape in shapes.items() if not key.startswith("cond_stage")}
-(folder / "full2.json").write_text(json.dumps(shapes))
 
 
 def text_encoder(config: Path, device: str, **sizes: int) -> CLIPTextModel:
     return CLIPTextModel({**json.loads(config.read_text()), **sizes}, torch.float32, device, OPS)
 
 
-def xl_weights(unet: torch.nn.Module, vae: torch.nn.Module, *encoders: CLIPTextModel) -> dict:
-    """As core saves them."""
+def saved(kind: type, encoders: dict[str, CLIPTextModel]) -> dict[str, torch.Tensor]:
+    """Text encoders as core saves them in a checkpoint of a kind."""
     texts = {
-        f"clip_{name}.transformer.{key}": value
-        for name, encoder in zip("lg", encoders, strict=True)
+        f"{name}.transformer.{key}": value
+        for name, encoder in encoders.items()
         for key, value in encoder.state_dict().items()
     }
+    return kind(dict(kind.unet_config)).process_clip_state_dict_for_saving(texts)
+
+
+def xl_weights(unet: torch.nn.Module, vae: torch.nn.Module, *encoders: CLIPTextModel) -> dict:
+    """As core saves them."""
     parts = {"model.diffusion_model.": unet, "first_stage_model.": vae}
-    texts = SDXL(dict(SDXL.unet_config)).process_clip_state_dict_for_saving(texts)
+    texts = saved(SDXL, dict(zip(("clip_l", "clip_g"), encoders, strict=True)))
     texts.pop("conditioner.embedders.0.transformer.text_model.embeddings.position_ids")
     return {**weights_of(parts), **texts}
 
+
+CLIP_H = Path("comfy/text_encoders/sd2_clip_config.json")
+del full["cond_stage_model.transformer."]
+meta = {**weights_of(full), **saved(SD20, {"clip_h": text_encoder(CLIP_H, "meta")})}
+shapes = {key: list(value.shape) for key, value in meta.items()}
+(folder / "full2.json").write_text(json.dumps(shapes))
 
 CLIP_L, CLIP_G = Path("comfy/sd1_clip_config.json"), Path("comfy/clip_config_bigg.json")
 XL = {**LINEAR, "num_classes": "sequential"}
