@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
+from ..diffusion.export import make_pipeline
 from ..diffusion.guidance import GuidanceOptions
 from ..diffusion.load import load_diffusion
 from ..diffusion.model import Diffusion
@@ -80,16 +80,7 @@ def ours(diffusion: Diffusion, count: int, options: GuidanceOptions | None = Non
 
 def pipeline(diffusion: Diffusion, count: int, first: int = 0) -> Way:
     """Paint as diffusers' page about Stable Diffusion does, with seeds from `first` on."""
-    made = StableDiffusionPipeline(
-        unet=diffusion.unet,
-        vae=diffusion.vae,
-        text_encoder=diffusion.text_encoder,
-        tokenizer=diffusion.tokenizer,
-        scheduler=DDIMScheduler.from_config(diffusion.scheduler_config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    made = make_pipeline(diffusion)
     made.set_progress_bar_config(disable=True)
 
     def way(settings: Settings) -> torch.Tensor:
