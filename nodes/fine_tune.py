@@ -210,6 +210,7 @@ class FineTuneCaptions(io.ComfyNode):
     ) -> io.NodeOutput:
         """Learn, or fetch what was learned before."""
         from ..kosmos.caption import BRIEF, DETAILED
+        from ..quantize.weights import require_plain
         from ..training.captions.dataset import (
             check_captions,
             examples_in,
@@ -224,6 +225,7 @@ class FineTuneCaptions(io.ComfyNode):
             raise MendableError(
                 f"{model.name} is an export and cannot be trained: connect Load Kosmos-2."
             )
+        require_plain(model.model, model.name, follow.BEFORE)
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
             examples += examples_in(_folder(folder[0]))

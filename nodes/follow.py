@@ -36,6 +36,9 @@ RUNS = "dreambooth"
 PANEL = "kosmos_dreambooth.training"
 """The message that web/kosmos_dreambooth.js waits for."""
 
+BEFORE = "train the model as it was before, and quantize what comes of it"
+"""What to do in place of training a quantized model."""
+
 PUBLISHED = "dreambooth"
 """The folder below models/loras, embeddings, checkpoints and diffusers for what runs made."""
 
@@ -53,7 +56,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return the settings of a run that its model, subject and class pictures decide."""
     from ..diffusion.fingerprint import fingerprint as model_fingerprint
+    from ..quantize.weights import require_plain
 
+    require_plain(diffusion.modules, diffusion.name, BEFORE)
     painted: dict[str, Any] = {}
     if priors and priors.later:
         painted = {

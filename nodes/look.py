@@ -76,6 +76,7 @@ class LoadKosmos(io.ComfyNode):
         from ..kosmos.lora import merge_lora
         from ..quantize.linear import quicken
         from ..quantize.saving import precision_of_rest
+        from ..quantize.weights import require_plain
 
         if model == SANDBOX:
             folder = sandbox.KOSMOS
@@ -90,6 +91,8 @@ class LoadKosmos(io.ComfyNode):
         kosmos = load_kosmos(folder, chosen, attention)
         if rest is not None:
             quicken(kosmos.model, model, host.device_type())
+        if loras.strip():
+            require_plain(kosmos.model, model, "merge LoRAs into the model as it was before")
         kosmos = dataclasses.replace(kosmos, name=model)
         for line in filter(None, map(str.strip, loras.splitlines())):
             kosmos = merge_lora(kosmos, host.resolve("loras", line))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..diffusion.model import Diffusion
 from ..errors import MendableError
-from ..kosmos.model import Kosmos
+from ..kosmos.model import Kosmos, Looking
 from .formats import FORMATS
 from .labels import label
 from .weights import Taken, choose_layers, quantized_copy, require_plain
@@ -44,6 +44,10 @@ def quantize_kosmos(
     Raises MendableError when the model is quantized already, when nothing is left to quantize, and
     when the device cannot compute with the format.
     """
+    if isinstance(kosmos.model, Looking):
+        raise MendableError(
+            f"{kosmos.name} is an export and cannot be quantized: connect the model it was made of."
+        )
     model, layers = _part(kosmos.model, kosmos.name, name, keep, rest)
     _require_any(layers, name)
     made = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", home=None)

@@ -173,6 +173,30 @@ def test_a_quantized_model_is_not_quantized_again_nor_given_to_core(client: Clie
     assert "is quantized: paint with CFGSampler" in failure.sentence
 
 
+def test_a_quantized_model_is_neither_trained_nor_merged_into(
+    client: Client, server: ComfyUI
+) -> None:
+    learn = {**loaded("diffusion"), **quantize(), **picture(server)}
+    learn["subject"] = {"class_type": "SubjectDataset", "inputs": {"image": ["picture", 0]}}
+    learn["train"] = {
+        "class_type": "DreamBoothTrain",
+        "inputs": {"diffusion": ["smaller", DIFFUSION], "subject": ["subject", 0]},
+    }
+    for node in ("SubjectDataset", "DreamBoothTrain"):
+        _fill(client, learn, node)
+    failure = client.run(learn).failure
+    assert failure is not None
+    assert failure.node == "train"
+    assert "is quantized: train the model as it was before" in failure.sentence
+    kept = client.run({**loaded(), **quantize(save_as="to_merge")})
+    assert kept.failure is None, kept.failure
+    merge = {**loaded(model="to_merge"), **picture(server), **caption("load")}
+    merge["load"]["inputs"]["loras"] = "any.safetensors"
+    failure = client.run(merge).failure
+    assert failure is not None
+    assert "is quantized: merge LoRAs into the model as it was before" in failure.sentence
+
+
 def test_the_output_of_the_other_kind_says_which_to_take(client: Client) -> None:
     graph = {**loaded(), **quantize(), **paint("smaller", DIFFUSION)}
     failure = client.run(graph).failure
