@@ -34,7 +34,7 @@ def text_weights(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
         if name == POSITIONS[0]:
             found[POSITIONS[1]] = weight
         elif name == PROJECTION[0]:
-            found[PROJECTION[1]] = weight.T
+            found[PROJECTION[1]] = weight.T.contiguous()
         elif ".in_proj_" in name:
             for part, rows in zip("qkv", weight.chunk(3), strict=True):
                 found[name.replace("in_proj_", f"{part}_proj.")] = rows
