@@ -13,6 +13,7 @@ from .comfyui import ROOT, ComfyUI
 
 COMFY = ROOT / ".cache" / "comfy-cli" / "bin" / "comfy"
 SILENCE_SECONDS = 300
+QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1"}
 
 Event = dict[str, Any]
 
@@ -27,9 +28,8 @@ def run_workflow(server: ComfyUI, workflow: Path, on_event: Callable[[Event], No
     `on_event` gets comfy-cli's events as they come: `executing`, `progress`, `executed` ...
     Raises WorkflowFailedError.
     """
-    command = [str(COMFY), "--skip-prompt", "run", "--json", "--wait", "--no-notify"]
-    command += ["--workflow", str(workflow), "--timeout", str(SILENCE_SECONDS)]
-    command += ["--host", "127.0.0.1", "--port", str(server.port)]
+    command = _run(server, workflow)
+    command += ["--json", "--wait", "--no-notify", "--timeout", str(SILENCE_SECONDS)]
     prompt_id = ""
     last: Event = {}
     with subprocess.Popen(
@@ -37,7 +37,7 @@ def run_workflow(server: ComfyUI, workflow: Path, on_event: Callable[[Event], No
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1"},
+        env=os.environ | QUIET,
     ) as process:
         for line in process.stdout or ():
             last = json.loads(line)
@@ -47,3 +47,26 @@ def run_workflow(server: ComfyUI, workflow: Path, on_event: Callable[[Event], No
         error = last.get("error") or {}
         raise WorkflowFailedError(str(error.get("message", f"comfy-cli ended with {last}")))
     return prompt_id
+
+
+def as_sent(server: ComfyUI, workflow: Path) -> dict[str, Any]:
+    """Return a workflow in the API format, as comfy-cli makes it of the UI format.
+
+    Raises WorkflowFailedError when it cannot.
+    """
+    done = subprocess.run(
+        [*_run(server, workflow), "--print-prompt"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ | QUIET,
+        check=False,
+    )
+    if done.returncode:
+        raise WorkflowFailedError(f"comfy-cli cannot read {workflow.name}: {done.stdout.strip()}")
+    return dict(json.loads(done.stdout)["data"]["prompt"])
+
+
+def _run(server: ComfyUI, workflow: Path) -> list[str]:
+    command = [str(COMFY), "--skip-prompt", "run", "--workflow", str(workflow)]
+    return [*command, "--host", "127.0.0.1", "--port", str(server.port)]

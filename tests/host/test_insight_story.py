@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-
 import pytest
-from kosmos_dreambooth.demo.cli import COMFY
+from kosmos_dreambooth.demo.cli import as_sent
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
 
@@ -17,16 +13,7 @@ WORKFLOW = ROOT / "workflows" / "vision_alignment.json"
 @pytest.fixture(scope="module")
 def graph(server: ComfyUI) -> dict:
     """The workflow as comfy-cli sends it."""
-    command = [str(COMFY), "--skip-prompt", "run", "--print-prompt", "--workflow", str(WORKFLOW)]
-    done = subprocess.run(
-        [*command, "--host", "127.0.0.1", "--port", str(server.port)],
-        env=os.environ | {"DO_NOT_TRACK": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)["data"]["prompt"]
+    return as_sent(server, WORKFLOW)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""The other saved workflows run as they are saved, here in fewer steps: nobody looks at them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.cli import as_sent
+from kosmos_dreambooth.demo.client import Client
+from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.demo.playground import lay_out
+from PIL import Image
+
+FEW = {
+    "CFGSampler": {"steps": 4},
+    "DreamBoothTrain": {"steps": 4, "batch_size": 1},
+    "EvaluateSubject": {"steps": 2, "count": 1, "prompts": "a {subject} in the snow"},
+    "FineTuneCaptions": {"steps": 2, "batch_size": 1, "keep_english": 0.0},
+    "GroundedCaption": {"language": "English"},  # two steps teach no other
+    "KSampler": {"steps": 2},
+    "PriorGenerator": {"count": 2, "steps": 2},
+    "TextualInversionTrain": {"steps": 2, "batch_size": 1},
+}
+
+# Each with the nodes that show pictures, by their titles, and how many pictures they show.
+WORKFLOWS = {
+    "caption_a_folder": {"Its sixteen pictures": 16, "Described and boxed": 16},
+    "choose_the_best_checkpoint": {
+        "Likeness, prompt, drift, diversity": 1,
+        "What each checkpoint paints": 2,
+        "Pictures of the best": 4,
+    },
+    "compare_guidance_and_steps": {"Guidance to the right, steps downwards": 2},
+    "find_and_mask_by_phrase": {"Found": 16, "The masks": 16},
+    "image_search": {"Found": 5, "All numbers": 1},
+    "image_to_image": {"Denoise 0.3": 1, "Denoise 0.5": 1, "Denoise 0.7": 1},
+    "inpaint_by_grounding": {"What Kosmos-2 found": 1, "Before": 1, "After": 1},
+    "personalize_from_grounding": {"What is learned from": 1, "New scenes": 4, "After": 1},
+    "quantize_and_compare": {
+        "What it cost the painter": 1,
+        "Painted by the smaller painter": 4,
+        "What it cost the captioner": 1,
+        "Described by the smaller captioner": 4,
+    },
+    "regional_prompts": {"The layout": 1, "The picture": 1},
+    "textual_inversion": {"New scenes": 4, "In ComfyUI's own nodes": 2},
+    "translate_captions": {"Described in German": 16},
+}
+ELSEWHERE = {"personalize_and_caption", "vision_alignment"}
+"""What test_story.py and test_insight_story.py run."""
+
+
+def test_no_workflow_is_forgotten() -> None:
+    assert {file.stem for file in (ROOT / "workflows").glob("*.json")} == {*WORKFLOWS, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflows").glob("*.json")), ids=lambda f: f.stem)
+def test_it_explains_itself_and_has_a_picture(file: Path) -> None:
+    nodes = json.loads(file.read_text(encoding="utf-8"))["nodes"]
+    [note] = [node for node in nodes if node["type"] == "MarkdownNote"]
+    assert note["widgets_values"][0].startswith("# ")
+    with Image.open(file.with_suffix(".jpg")) as picture:
+        assert picture.size == (512, 512)
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_it_reaches_its_end_and_shows_its_pictures(
+    server: ComfyUI, client: Client, name: str
+) -> None:
+    lay_out(server.input)
+    graph = as_sent(server, ROOT / "workflows" / f"{name}.json")
+    for node in graph.values():
+        node["inputs"] |= FEW.get(node["class_type"], {})
+        if node["inputs"].get("keep_checkpoints", 1) > 1:
+            node["inputs"] |= {"checkpoint_every": 2, "preview_every": 2}
+    outcome = client.run(graph)
+    assert outcome.failure is None
+    titles = {node["_meta"]["title"]: key for key, node in graph.items()}
+    for title, count in WORKFLOWS[name].items():
+        pictures = outcome.outputs[titles[title]]["images"]
+        assert len(pictures) == count, title
+        for one in pictures:
+            with Image.open(server.base / one["type"] / one["subfolder"] / one["filename"]) as seen:
+                assert seen.width >= 64
