@@ -192,7 +192,8 @@ class TrainingOptions(io.ComfyNode):
             outputs=[
                 TRAINING_OPTIONS.Output(
                     display_name="options",
-                    tooltip="For DreamBoothTrain, TextualInversionTrain and ResumeTraining.",
+                    tooltip="For DreamBoothTrain, TextualInversionTrain, FineTuneCaptions and "
+                    "ResumeTraining.",
                 )
             ],
         )

@@ -21,7 +21,7 @@ class CaptionConfig(Config):
     of `kosmos.language.LANGUAGES`, and are learned behind `prompt`. LoRAs of `rank` are trained in
     the decoder and, with `train_connector`, in the connector between eyes and decoder.
     `keep_english` is the share of slots in which a picture comes with what the model itself wrote
-    under it in English before.
+    under it in English before: captions, and answers to a few questions.
 
     Raises MendableError for a value out of range or not among its choices.
     """

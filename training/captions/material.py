@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ...atomic import write_text
 from ...errors import MendableError
-from ...kosmos.caption import BRIEF
+from ...kosmos.caption import BRIEF, DETAILED
 from ...kosmos.folder import read_picture
 from ...kosmos.generate import reply
 from ...kosmos.grounding import GroundedText, write
@@ -34,23 +35,29 @@ AT_ONCE = 16
 OWN_TOKENS = 64
 """Where what the model writes by itself is cut off at the latest."""
 
+QUESTIONS = ("what is this?", "how many are there?", "what colour is it?")
+OTHERS = (DETAILED, *(f"Question: {question} Answer:" for question in QUESTIONS))
+"""What the model is asked in English besides a brief caption, picture by picture in turn."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """A text to learn, as tokens: what is given, and what is to be written behind it."""
+    """A text to learn, as tokens: under which picture, what is given, what is written behind it."""
 
+    picture: int
     given: tuple[int, ...]
     written: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """All that a run of captions learns from; each sequence has an entry for each picture.
+    """All that a run of captions learns from.
 
     `features` is what the frozen part of the model makes of the pictures: slots [N,Q,D], or, where
-    the connector is trained, patches [N,1+P,C]. `own` is what the model itself wrote in English; it
-    is empty where English is what is learned. `slots` are the indices, from the first to behind the
-    last, of the picture in every row.
+    the connector is trained, patches [N,1+P,C]. `told` has a caption for each picture. `own` is
+    what the model itself wrote in English, captions and answers; it is empty where English is what
+    is learned. `slots` are the indices, from the first to behind the last, of the picture in every
+    row.
     """
 
     features: Tensor
@@ -73,9 +80,8 @@ def gather(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> Material:
     if config.language != ENGLISH:
         if not run.own_captions.exists():
             write_text(run.own_captions, json.dumps(list(_own_captions(kosmos, examples))))
-        given = tokenize(kosmos, BRIEF, OWN_TOKENS).ids
         written = json.loads(run.own_captions.read_text(encoding="utf-8"))
-        own = tuple(Row(given, tuple(ids)) for ids in written)
+        own = tuple(Row(k, tuple(given), tuple(ids)) for k, given, ids in written)
     if not run.features.exists():
         write_tensors(run.features, {"features": _features(kosmos, examples, config)})
     slots = tokenize(kosmos, config.prompt, 1).slots
@@ -103,7 +109,7 @@ def rows(kosmos: Kosmos, texts: Sequence[GroundedText], prompt: str) -> tuple[Ro
                 f"Caption {number} takes {len(ids)} tokens, and {kosmos.name} has room for "
                 f"{config.max_position_embeddings - len(asked.ids) - 1}: shorten it."
             )
-        made.append(Row(asked.ids, (*ids, config.eos_token_id)))
+        made.append(Row(number - 1, asked.ids, (*ids, config.eos_token_id)))
     return tuple(made)
 
 
@@ -114,18 +120,20 @@ def _behind(prompt: str, asked: Prompt, text: GroundedText) -> str:
     return told
 
 
-def _own_captions(kosmos: Kosmos, examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Yield what the model writes under each picture in English, as tokens."""
-    prompt = tokenize(kosmos, BRIEF, OWN_TOKENS)
+def _own_captions(
+    kosmos: Kosmos, examples: Sequence[Example]
+) -> Iterator[tuple[int, Sequence[int], Sequence[int]]]:
+    """Yield what the model writes in English, twice for each picture, as `Row` has it."""
+    brief, *others = (tokenize(kosmos, prompt, OWN_TOKENS) for prompt in (BRIEF, *OTHERS))
     end = kosmos.model.config.text_config.eos_token_id
+    numbers = itertools.count()
     for pictures in _some(examples):
-        told = reply(
-            kosmos,
-            Pictures(kosmos, pictures),
-            [[prompt]] * len(pictures),
-            max_new_tokens=OWN_TOKENS,
-        )
-        yield from ([*one.ids, *([end] if one.finished else [])] for (one,) in told)
+        here = [next(numbers) for _ in pictures]
+        asked = [(brief, others[k % len(others)]) for k in here]
+        told = reply(kosmos, Pictures(kosmos, pictures), asked, max_new_tokens=OWN_TOKENS)
+        for k, prompts, replies in zip(here, asked, told, strict=True):
+            for prompt, one in zip(prompts, replies, strict=True):
+                yield k, prompt.ids, (*one.ids, *([end] if one.finished else []))
 
 
 @torch.no_grad()

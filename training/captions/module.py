@@ -113,9 +113,7 @@ class Captions(Learner):
 
     def training_step(self, index: int, _index: int) -> Tensor:
         """Return the loss of a part of a step: `index` is step * accumulation + part."""
-        drawn = [self._draw(slot) for slot in self.slots(index)]
-        pictures = [picture for picture, _ in drawn]
-        rows = [row for _, row in drawn]
+        rows = [self._draw(slot) for slot in self.slots(index)]
         longest = max(len(row.given) + len(row.written) for row in rows)
         pad = self.model.config.text_config.pad_token_id
         ids = torch.full((len(rows), longest), pad)
@@ -125,18 +123,20 @@ class Captions(Learner):
             ids[place, : behind[1]] = torch.tensor([*row.given, *row.written])
             told[place, slice(*behind)] = True
         weights = told[:, 1:] / told.sum(1, keepdim=True) / len(rows)
-        loss = self._loss(pictures, ids.to(self.device), told.to(self.device), weights)
+        loss = self._loss(
+            [row.picture for row in rows], ids.to(self.device), told.to(self.device), weights
+        )
         self.losses.append(loss.detach())
         return loss
 
-    def _draw(self, slot: int) -> tuple[int, Row]:
-        """Return a picture's number and the text that a slot of this step learns under it."""
+    def _draw(self, slot: int) -> Row:
+        """Return the text that a slot of this step learns."""
         config, material = self.config, self.material
         turn = self.step * config.batch_size * config.accumulation + slot
-        picture = deal(config.seed, "captions", turn, len(material.told))
         luck = torch.rand((), generator=generator(config.seed, "captions", self.step, slot))
-        english = bool(material.own) and bool(luck < config.keep_english)
-        return picture, (material.own if english else material.told)[picture]
+        if material.own and luck < config.keep_english:
+            return material.own[deal(config.seed, "english", turn, len(material.own))]
+        return material.told[deal(config.seed, "captions", turn, len(material.told))]
 
     def _loss(self, pictures: Sequence[int], ids: Tensor, told: Tensor, weights: Tensor) -> Tensor:
         features = self.material.features[list(pictures)].to(self.device)
