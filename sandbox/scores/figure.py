@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from ..record import efforts
 
 CARD = Path(__file__).resolve().parents[1] / "MODEL_CARD.md"
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 SPENT_HEAD = "| trained | steps | samples | minutes | seed |\n|---|---|---|---|---|"
 TABLE_HEAD = "| figure | measured | 95 % interval | of | asked | met |\n|---|---|---|---|---|---|"
 
@@ -80,8 +80,23 @@ def write_card(figures: Sequence[Figure], seconds: float) -> None:
     put_figures(CARD, f"{table}\n\n{made}\n\n{SPENT_HEAD}\n{spent}")
 
 
-def put_figures(page: Path, figures: str) -> None:
-    """Put figures between a page's two marks, in place of what stood there."""
-    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    tail = rest.split(END)[1]
-    page.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}", encoding="utf-8")
+def put_figures(page: Path, figures: str, name: str = "figures") -> None:
+    """Put figures between a page's two marks of a name, in place of what stood there."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    head, rest = page.read_text(encoding="utf-8").split(begin)
+    tail = rest.split(end)[1]
+    page.write_text(f"{head}{begin}\n{figures}\n{end}{tail}", encoding="utf-8")
+
+
+def report(figures: Iterable[Figure], command: str, card: str | None) -> None:
+    """Print figures as they come; put them into the model card too, between marks of a name."""
+    began, lines = time.monotonic(), [TABLE_HEAD]
+    print(TABLE_HEAD)
+    for figure in figures:
+        lines.append(figure.row())
+        print(figure.row(), flush=True)
+    minutes = (time.monotonic() - began) / 60
+    made = f"`{command}` measured this in {minutes:.0f} minutes ({environment()})."
+    print(f"\n{made}")
+    if card is not None:
+        put_figures(CARD, "\n".join([*lines, "", made]), card)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from ...kosmos.dual_encoder import load_dual_encoder
 from ...kosmos.load import load_kosmos
 from .. import KOSMOS
 from ..dual import join_towers
-from .figure import TABLE_HEAD, Figure, environment
+from .figure import Figure, report
 from .pointing import phrases_on_patches, pointing
 from .retrieval import retrieval, retrieval_by_dual_encoder
 
@@ -33,16 +33,14 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200, help="scenes to search and to point at")
     parser.add_argument("--references", type=int, default=400, help="scenes to align by")
     parser.add_argument("--model", type=Path, default=KOSMOS, help="another folder to measure")
+    parser.add_argument("--write", action="store_true", help="write the figures into the card")
     options = parser.parse_args()
-    began = time.monotonic()
     kosmos = load_kosmos(options.model, torch.float32)
-    print(TABLE_HEAD)
-    for part in (
+    parts = (
         pointing(kosmos, options.scenes),
         phrases_on_patches(kosmos, options.scenes // 4),
         retrieval(kosmos, options.scenes, options.references),
         _joined(options.scenes),
-    ):
-        for figure in part:
-            print(figure.row(), flush=True)
-    print(f"\nMeasured in {(time.monotonic() - began) / 60:.0f} minutes ({environment()}).")
+    )
+    card = "insight" if options.write else None
+    report(chain.from_iterable(parts), "python sandbox/score_insight.py --write", card)

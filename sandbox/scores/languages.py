@@ -33,7 +33,7 @@ from ..reading import read
 from ..vocabulary import KOSMOS_PIXELS
 from ..world.foreign import CODES, kinds_named
 from ..world.foreign import caption as caption_in
-from .figure import TABLE_HEAD, Figure, count_true, environment
+from .figure import Figure, count_true, report
 from .looking import overlap
 
 log = logging.getLogger(__name__)
@@ -153,11 +153,10 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", choices=list(CODES), default=list(CODES))
     parser.add_argument("--scenes", type=int, default=200, help="scenes to describe")
     parser.add_argument("--pictures", type=int, default=256, help="scenes to learn from")
+    parser.add_argument("--write", action="store_true", help="write the figures into the card")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    began = time.monotonic()
     kosmos = load_kosmos(KOSMOS, torch.float32)
-    print(TABLE_HEAD)
-    for figure in languages(kosmos, options.languages, options.scenes, options.pictures):
-        print(figure.row(), flush=True)
-    print(f"\nMeasured in {(time.monotonic() - began) / 60:.0f} minutes ({environment()}).")
+    figures = languages(kosmos, options.languages, options.scenes, options.pictures)
+    card = "languages" if options.write else None
+    report(figures, "python sandbox/score_languages.py --write", card)
