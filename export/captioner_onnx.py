@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,17 @@ from transformers.cache_utils import Cache
 from ..errors import MendableError
 from ..kosmos.model import Kosmos
 from .folder import Manifest
-from .onnx_run import Graph
+from .formats import onnx_runner
+
+if TYPE_CHECKING:
+    from .onnx_run import Graph
 
 
 def load_captioner(folder: Path) -> Kosmos:
     """Load a Kosmos-2 that was exported as ONNX into `folder`; it computes on the CPU.
 
-    Raises MendableError when the folder holds no such export, or a damaged one.
+    Raises MendableError when the folder holds no such export, or a damaged one, and when
+    onnxruntime is not installed.
     """
     manifest = Manifest.read(folder)
     if (manifest.kind, manifest.format) != ("kosmos-2", "onnx"):
@@ -27,8 +31,10 @@ def load_captioner(folder: Path) -> Kosmos:
             f'"{folder.name}" is a {manifest.format} export of {manifest.kind}, and only ONNX '
             "exports of Kosmos-2 run here: choose another one."
         )
+    runner = onnx_runner()
     try:
-        model = OnnxKosmos(folder, manifest.parameters)
+        graphs = [runner.Graph(folder / f"{name}.onnx") for name in ("vision", "decoder")]
+        model = OnnxKosmos(folder, manifest.parameters, *graphs)
         processor = Kosmos2Processor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
         raise MendableError(
@@ -48,13 +54,13 @@ class OnnxKosmos(nn.Module):
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, folder: Path, parameters: int) -> None:
+    def __init__(self, folder: Path, parameters: int, vision: Graph, decoder: Graph) -> None:
         super().__init__()
         self.config = Kosmos2Config.from_pretrained(folder, local_files_only=True)
         self._parameters_counted = parameters
-        self._vision = Graph(folder / "vision.onnx")
+        self._vision = vision
         self.text_model = OnnxDecoder(
-            Graph(folder / "decoder.onnx"),
+            decoder,
             self.config.text_config,
             GenerationConfig.from_pretrained(folder, local_files_only=True),
         )
@@ -66,6 +72,10 @@ class OnnxKosmos(nn.Module):
     def look(self, pixels: Tensor) -> Tensor:
         """Return the slots [B,Q,D] of pixel values [B,3,S,S], both float32."""
         return self._vision({"pixel_values": pixels})[0]
+
+    def __deepcopy__(self, _: object) -> NoReturn:
+        """Who copies a model wants to change it."""
+        _refuse()
 
     @property
     def vision_model(self) -> NoReturn:

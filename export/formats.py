@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from ..errors import MendableError
+from .quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,19 @@ def tools(name: str) -> ModuleType:
 
     Raises MendableError when its packages are not installed, or not for this platform.
     """
+    return _bring(f"{name}_format", FORMATS[name])
+
+
+def onnx_runner() -> ModuleType:
+    """Return the module that runs ONNX files, `Graph(file)`; MendableError without onnxruntime."""
+    return _bring("onnx_run", Format("Running ONNX", ("onnxruntime",), fixed=False))
+
+
+def _bring(module: str, wanted: Format) -> ModuleType:
     try:
-        return importlib.import_module(f".{name}_format", __package__)
+        with quiet():
+            return importlib.import_module(f".{module}", __package__)
     except (ImportError, OSError) as error:
-        wanted = FORMATS[name]
         raise MendableError(
             f"{wanted.title} needs packages that are not there or do not run on this machine "
             f"({error}): {wanted.remedy}, or choose another format."

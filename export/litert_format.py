@@ -1,0 +1,76 @@
+"""LiteRT (TFLite), by litert-torch; run by ai-edge-litert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import litert_torch
+import numpy as np
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from torch import Tensor
+
+from .part import Case, Part
+from .precision import Precision
+from .quiet import quiet
+
+SUFFIX = ".tflite"
+__all__ = ["SUFFIX", "Graph", "write"]
+
+SMALLER = (
+    qtyping.TFLOperationName.FULLY_CONNECTED,
+    qtyping.TFLOperationName.CONV_2D,
+    qtyping.TFLOperationName.EMBEDDING_LOOKUP,
+)
+HALF = qtyping.OpQuantizationConfig(
+    weight_tensor_config=qtyping.TensorQuantizationConfig(
+        num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+    ),
+    compute_precision=qtyping.ComputePrecision.FLOAT,
+)
+
+
+def write(part: Part, file: Path, precision: Precision) -> None:
+    """Write a part as one graph with inputs `args_0`, ... and outputs `output_0`, ... in order.
+
+    Integer inputs become int32. fp16 stores the weights of products, convolutions and embeddings
+    as fp16 and computes in float32; int8 stores them as int8, with a scale for each output, and
+    quantizes inputs as they come.
+    """
+    with quiet():
+        litert_torch.convert(part.module.eval(), tuple(part.example.values())).export(str(file))
+        if precision == "fp32":
+            return
+        recipe = recipe_manager.RecipeManager()
+        for operation in SMALLER:
+            if precision == "int8":
+                recipe.add_dynamic_config(".*", operation, num_bits=8)
+            else:
+                recipe.add_quantization_config(".*", operation, HALF, AlgorithmName.FLOAT_CASTING)
+        smaller = quantizer.Quantizer(str(file), recipe.get_quantization_recipe()).quantize()
+        file.unlink()
+        smaller.export_model(str(file))
+
+
+class Graph:
+    """A LiteRT file as ai-edge-litert runs it, on the CPU."""
+
+    runs_here = True
+
+    def __init__(self, file: Path) -> None:
+        self._interpreter = Interpreter(str(file), num_threads=torch.get_num_threads())
+        self._run = self._interpreter.get_signature_runner()
+        self._kinds = {
+            name: entry["dtype"] for name, entry in self._run.get_input_details().items()
+        }
+
+    def __call__(self, given: Case) -> list[Tensor]:
+        """Return all outputs, for tensors in the order of the part's inputs."""
+        feeds = {
+            f"args_{k}": np.ascontiguousarray(value.numpy(), self._kinds[f"args_{k}"])
+            for k, value in enumerate(given.values())
+        }
+        told = self._run(**feeds)
+        return [torch.from_numpy(told[f"output_{k}"]) for k in range(len(told))]

@@ -1,0 +1,117 @@
+"""Models as they are before they leave PyTorch, and one captioner that has left it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.model import Diffusion
+from kosmos_dreambooth.export.captioner_export import export_captioner
+from kosmos_dreambooth.export.captioner_onnx import load_captioner
+from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
+from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
+
+RunReadme = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def scenes() -> torch.Tensor:
+    """Five drawn scenes [5,112,112,3] that the sandbox was not trained on."""
+    drawn = [draw_sample(HELD_OUT + 77 + k, 112).pixels for k in range(5)]
+    return torch.from_numpy(np.stack(drawn)).float() / 255
+
+
+@pytest.fixture(scope="session")
+def captioner() -> Kosmos:
+    """The sandbox's captioner."""
+    return load_kosmos(KOSMOS, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def exported(
+    captioner: Kosmos, scenes: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of the sandbox's captioner as ONNX, fp32."""
+    folder = tmp_path_factory.mktemp("exports") / "captioner"
+    export_captioner(captioner, folder, "onnx", "fp32", scenes[:1])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_captioner(exported: Path) -> Kosmos:
+    return load_captioner(exported)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Kosmos:
+    """A captioner of one layer and random weights."""
+    processor = kosmos_processor()
+    torch.manual_seed(0)
+    config = Kosmos2Config(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "embed_dim": 32,
+            "layers": 1,
+            "ffn_dim": 64,
+            "attention_heads": 2,
+            "max_position_embeddings": 64,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 56,
+        },
+        latent_query_num=6,
+    )
+    return Kosmos(Kosmos2ForConditionalGeneration(config).eval(), processor, "tiny")
+
+
+@pytest.fixture(scope="session")
+def painter() -> Diffusion:
+    """The sandbox's words, and a UNet and a VAE of random weights for pictures of 16 pixels."""
+    torch.manual_seed(0)
+    sandbox = load_diffusion(DIFFUSION)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=sandbox.text_encoder.config.hidden_size,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
+    return dataclasses.replace(sandbox, unet=unet.eval(), vae=vae.eval(), resolution=16)
+
+
+@pytest.fixture
+def run_readme(monkeypatch: pytest.MonkeyPatch) -> RunReadme:
+    """Run the program in an export's README: `run_readme(folder, *arguments)`."""
+
+    def run(folder: Path, *arguments: str) -> None:
+        [program] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["program.py", *arguments])
+        exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+
+    return run
