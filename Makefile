@@ -29,7 +29,7 @@ serve: setup ## start a ComfyUI with the pack in it, print its address, leave it
 check: setup .cache/types/kosmos_dreambooth ## style, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@MYPYPATH=.cache/types .venv/bin/mypy $(foreach e,kosmos diffusion training quantize demo,-p kosmos_dreambooth.$(e))
+	@MYPYPATH=.cache/types .venv/bin/mypy $(foreach e,kosmos diffusion training quantize export demo,-p kosmos_dreambooth.$(e))
 
 test: setup ## run all tests that need no browser
 	@.venv/bin/pytest --ignore tests/browser
