@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.training import checkpoint
@@ -15,8 +17,17 @@ from kosmos_dreambooth.training.folder import RunFolder
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    ViTImageProcessor,
+)
 
-from tests.diffusion.conftest import VELOCITY, write_model
+from tests.diffusion.conftest import VELOCITY, write_model, write_tokenizer
 
 MODEL = "tiny-runs"
 
@@ -146,14 +157,54 @@ def test_a_branch_begins_at_an_earlier_checkpoint(client: Client, run: RunFolder
     assert loss_curve(run.events) == before
 
 
-def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: RunFolder) -> None:
+@pytest.fixture(scope="module")
+def judges(server: ComfyUI) -> tuple[str, str]:
+    """A DINOv2 and a CLIP with random weights in models/clip."""
+    torch.manual_seed(0)
+    folder = server.base / "models" / "clip"
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    Dinov2Model(Dinov2Config(**small, image_size=28, patch_size=14)).save_pretrained(
+        folder / "tiny-dino"
+    )
+    size = {"height": 28, "width": 28}
+    ViTImageProcessor(size=size).save_pretrained(folder / "tiny-dino")
+    tokenizer = write_tokenizer(folder / "words")
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, **ends}
+    sides = {"image_size": 28, "patch_size": 14}
+    CLIPModel(
+        CLIPConfig(
+            text_config={**small, **words, "intermediate_size": 37},
+            vision_config={**small, **sides, "intermediate_size": 37},
+            projection_dim=16,
+        )
+    ).save_pretrained(folder / "tiny-clip")
+    crop = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size)
+    CLIPProcessor(crop, tokenizer).save_pretrained(folder / "tiny-clip")
+    return "tiny-dino", "tiny-clip"
+
+
+def test_a_dino_and_a_clip_on_disk_judge_a_run(
+    client: Client, run: RunFolder, judges: tuple[str, str]
+) -> None:
+    outcome = client.run(scored(*judges))
+    assert outcome.failure is None
+    found = json.loads(run.scores.read_text(encoding="utf-8"))["checkpoints"]
+    assert [one["step"] for one in found] == list(checkpoint.kept(run.checkpoints))
+    assert all(-1 <= one["subject"] <= 1 and -1 <= one["prompt"] <= 1 for one in found)
+    failure = client.run(scored(judges[0], judges[0])).failure
+    assert failure is not None
+    assert "reads no prompts: choose a CLIP or SigLIP" in failure.sentence
+
+
+def scored(subject_judge: str, prompt_judge: str) -> dict:
     workflow = open_run("kept")
     workflow["score"] = {
         "class_type": "EvaluateSubject",
         "inputs": {
             "run": ["open", 0],
-            "subject_judge": "sandbox",
-            "prompt_judge": "sandbox",
+            "subject_judge": subject_judge,
+            "prompt_judge": prompt_judge,
             "prompts": "a {subject}",
             "count": 2,
             "steps": 2,
@@ -163,7 +214,11 @@ def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: 
     }
     workflow["plot"] = {"class_type": "PreviewImage", "inputs": {"images": ["score", 0]}}
     workflow["best"] = {"class_type": "PreviewAny", "inputs": {"source": ["score", 3]}}
-    outcome = client.run(workflow)
+    return workflow
+
+
+def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: RunFolder) -> None:
+    outcome = client.run(scored("sandbox", "sandbox"))
     assert outcome.failure is None
     assert outcome.outputs["plot"]["images"]
     bars = [(step.done, step.total) for step in outcome.steps if step.node == "score"]
