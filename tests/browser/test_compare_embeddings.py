@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kosmos_dreambooth.demo.tab import Tab
 from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from PIL import Image
-
-from tests.browser.conftest import Tab
 
 TEXTS = ["a red dog", "a blue boat", "a cup"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.demo.tab import Tab
 from kosmos_dreambooth.kosmos.draw import PALETTE
 from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from PIL import Image
-
-from tests.browser.conftest import Tab
 
 MANY = 64
 

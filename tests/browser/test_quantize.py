@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests.browser.conftest import Tab
+from kosmos_dreambooth.demo.tab import Tab
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every saved workflow opens from the template browser, and none of its nodes is missing."""
+"""Every saved workflow opens from the template browser, none of its nodes missing, and runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,39 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.demo.comfyui import PACK_NAME, ROOT
+from kosmos_dreambooth.demo.playground import lay_out
+from kosmos_dreambooth.demo.tab import Tab
 
-from tests.browser.conftest import Tab
+from tests.browser.conftest import FIRST_AND_LAST
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"), key=lambda file: file.name)
+LONG_MS = 300_000
+
+HURRY = """() => {
+    const few = {
+        DreamBoothTrain: { steps: 4 },
+        TextualInversionTrain: { steps: 4 },
+        PriorGenerator: { count: 4 },
+        EvaluateSubject: { count: 1, steps: 4 },
+    };
+    for (const node of app.graph.nodes)
+        for (const [name, value] of Object.entries(few[node.type] ?? {}))
+            node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+"""Let what takes minutes take seconds."""
+
+LISTEN = """() => {
+    window.ended = null;
+    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+        app.api.addEventListener(kind, ({ detail }) => (window.ended = { kind, ...detail }));
+}"""
+
+pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_it_opens_with_all_its_nodes(tab: Tab, file: Path, tmp_path: Path) -> None:
+def test_it_opens_with_all_its_nodes_and_runs(tab: Tab, file: Path, tmp_path: Path) -> None:
+    lay_out(tab.server.input)
     page = tab.page
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_NAME, exact=True).first.click()
@@ -26,7 +51,13 @@ def test_it_opens_with_all_its_nodes(tab: Tab, file: Path, tmp_path: Path) -> No
     assert sorted(page.evaluate("() => app.graph.nodes.map((node) => node.type)")) == kinds
     missing = "() => app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)"
     assert page.evaluate(missing) == []
+    page.evaluate(HURRY)
+    page.evaluate(LISTEN)
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function("() => window.ended", timeout=LONG_MS)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(500)  # the view moves
     tab.picture(tmp_path / f"{file.stem}.png")
+    ended = page.evaluate("() => window.ended")
+    assert ended["kind"] == "execution_success", ended.get("exception_message")
     assert tab.errors == []

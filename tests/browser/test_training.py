@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.demo.tab import Tab
 from PIL import Image
 
-from tests.browser.conftest import FIRST_AND_LAST, Tab
+from tests.browser.conftest import FIRST_AND_LAST
 
 STEPS = 400
 LONG_MS = 300_000

@@ -1,0 +1,136 @@
+"""ComfyUI in a browser's tab, for tests and measurements of the panels in web/."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .comfyui import PACK_NAME, ComfyUI
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SLOW_MS = 60_000
+"""How long the browser is waited for: tests share their cores with training."""
+
+READY = "() => window.app?.graph && window.app.extensionManager"
+
+LOAD = """async (prompt) => {
+    await app.loadApiJson(prompt, 'test');
+    const workflow = app.graph.serialize();
+    workflow.id = crypto.randomUUID();
+    workflow.nodes.forEach((node, k) => (node.pos = [640 * k, 0]));
+    await app.loadGraphData(workflow, true, true, workflow.id);
+}"""
+"""Give an API-format workflow the identity, the name and the room that saved ones have."""
+
+KEPT = """() => {
+    const drafts = [...Object.values(localStorage), ...Object.values(sessionStorage)];
+    return drafts.some((draft) => {
+        const plain = draft.replaceAll('\\\\"', '"');
+        return plain.includes(app.graph.id) &&
+            app.graph.nodes.every(({ id, type }) => plain.includes(`"id":${id},"type":"${type}"`));
+    });
+}"""
+"""Whether the frontend has the workflow of now among its drafts, in whichever way it keeps them."""
+
+
+class Tab:
+    """ComfyUI in a browser's tab. `errors` are what its console tells in red of the pack's code."""
+
+    def __init__(self, page: Page, server: ComfyUI) -> None:
+        self.page = page
+        self.server = server
+        self.errors: list[str] = []
+        page.set_default_timeout(SLOW_MS)
+        page.on("pageerror", lambda error: self._hear(f"{error.message} {error.stack}"))
+        page.on("console", self._hear_console)
+
+    def _hear_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._hear(f"{message.text} {message.location['url']}")
+
+    def _hear(self, error: str) -> None:
+        if PACK_NAME in error:
+            self.errors.append(error)
+
+    def open(self) -> None:
+        """Load the page, or load it again."""
+        self.page.goto(self.server.address)
+        self.page.wait_for_function(READY)
+
+    def reopen(self, kind: str, what: str) -> None:
+        """Load the page again once the frontend has kept the workflow as a draft.
+
+        Return when there is to be seen what is expected in the node of a kind.
+        """
+        self.page.wait_for_function(KEPT)
+        self.open()
+        self.frame(kind)
+        self.page.wait_for_selector(what)
+
+    def setting(self, name: str, value: object) -> None:
+        """Change one of the frontend's settings, for good."""
+        change = "([name, value]) => app.ui.settings.setSettingValueAsync(name, value)"
+        self.page.evaluate(change, [name, value])
+
+    def build(self, prompt: dict[str, Any]) -> None:
+        """Make the graph of an API-format workflow."""
+        self.page.evaluate(LOAD, prompt)
+
+    def run(self, kind: str, what: str) -> None:
+        """Run the workflow until there is to be seen what is expected in the node of a kind."""
+        self.frame(kind)  # what lies out of sight is not drawn
+        self.page.evaluate("() => app.queuePrompt(0)")
+        self.page.wait_for_selector(what)
+        self.frame(kind)
+
+    def frame(self, kind: str) -> None:
+        """Bring the first node of a kind into the middle, large, as soon as there is one."""
+        self.page.wait_for_function(
+            """kind => {
+                const node = app.graph.nodes.find((node) => node.type === kind);
+                if (!node) return false;
+                app.canvas.ds.scale = 1;
+                app.canvas.centerOnNode(node);
+                app.canvas.setDirty(true, true);
+                return true;
+            }""",
+            arg=kind,
+        )
+
+    def picture(self, file: Path) -> None:
+        """Keep what is to be seen, for whoever wants to look."""
+        self.page.screenshot(path=file)
+
+    def contrast(self, what: Locator) -> float:
+        """Return the contrast (WCAG 2.1) of the lightest and the darkest pixel of an element."""
+        with Image.open(io.BytesIO(what.screenshot())) as seen:
+            grey = np.asarray(seen.convert("L")) / 255
+        light = ((grey + 0.055) / 1.055) ** 2.4
+        return float((light.max() + 0.05) / (light.min() + 0.05))
+
+
+def chromium() -> str | None:
+    """Return the path of a Chromium that is installed here, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def launch(playwright: Playwright, path: str) -> Browser:
+    """Start a Chromium that asks nobody for anything."""
+    return playwright.chromium.launch(executable_path=path, args=QUIET)
