@@ -148,13 +148,14 @@ def row(name: str, runs: Sequence[Scores]) -> str:
 
 
 def draw(ablation: Ablation, seed: int) -> Image.Image:
-    """Draw a row of pictures for each variant, its name above."""
+    """Draw a row of pictures for each variant that was run with a seed, its name above."""
+    done = [variant for variant in VARIANTS if ablation.scores(variant, seed)]
     font = ImageFont.load_default(LETTERS)
     height, middle = SIDE + LETTERS + 14, SIDE // 4
     width = 2 * SHOWN * SIDE + middle
-    page = Image.new("RGB", (width, height * len(VARIANTS)), (252, 248, 240))
+    page = Image.new("RGB", (width, height * len(done)), (252, 248, 240))
     pen = ImageDraw.Draw(page)
-    for k, variant in enumerate(VARIANTS):
+    for k, variant in enumerate(done):
         top, half = k * height, SHOWN * SIDE
         strip = ablation.strip(variant, seed).resize((2 * half, SIDE), Image.Resampling.BICUBIC)
         page.paste(strip.crop((0, 0, half, SIDE)), (0, top + LETTERS + 10))
