@@ -12,6 +12,13 @@ from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject
 from ..training.events import loss_curve
 from . import follow, host
+from .run_inputs import (
+    batch_input,
+    learning_rate_input,
+    preview_prompt_input,
+    seed_input,
+    steps_input,
+)
 from .sockets import (
     DIFFUSION,
     LOSS_MAP,
@@ -54,34 +61,16 @@ class TextualInversionTrain(io.ComfyNode):
                     tooltip="Tokens that stand in the word's place. More hold more likeness and "
                     "leave less room in the prompt.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=400,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="Training steps; textual inversion takes more than a LoRA. A finished "
+                steps_input(
+                    400,
+                    "Training steps; textual inversion takes more than a LoRA. A finished "
                     "run goes on when you raise this.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                    round=False,
-                    tooltip="Size of a step; 0 is 5e-3, which suits every model's size.",
+                learning_rate_input(
+                    1e-6, "Size of a step; 0 is 5e-3, which suits every model's size."
                 ),
-                io.Int.Input(
-                    "batch_size", default=4, min=1, max=256, tooltip="Pictures in a step."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed, settings and pictures learn the same.",
-                ),
+                batch_input(4, "Pictures in a step."),
+                seed_input("The same seed, settings and pictures learn the same."),
                 io.String.Input(
                     "run_name",
                     default="sks_dog_word",
@@ -94,11 +83,7 @@ class TextualInversionTrain(io.ComfyNode):
                     tooltip="Go on with a run of this name that has the same settings and "
                     "pictures, or use its result.",
                 ),
-                io.String.Input(
-                    "preview_prompt",
-                    default="",
-                    tooltip='Painted now and then; empty is "a <token> <class>".',
-                ),
+                preview_prompt_input('Painted now and then; empty is "a <token> <class>".'),
                 TRAINING_OPTIONS.Input(
                     "options",
                     optional=True,

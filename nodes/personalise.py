@@ -16,6 +16,13 @@ from ..training.dataset import Subject, personal_caption
 from ..training.events import loss_curve
 from ..training.runs import ChosenRun
 from . import follow, host
+from .run_inputs import (
+    batch_input,
+    learning_rate_input,
+    preview_prompt_input,
+    seed_input,
+    steps_input,
+)
 from .sockets import (
     DIFFUSION,
     GROUNDING,
@@ -244,22 +251,14 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Also train what the words mean. The likeness is better, at the price "
                     "of more memory.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=700,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="Training steps. More bring out the likeness; too many wear out the "
+                steps_input(
+                    700,
+                    "Training steps. More bring out the likeness; too many wear out the "
                     "rest. A finished run goes on when you raise this.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-7,
-                    round=False,
-                    tooltip="Size of a step; 0 chooses one for the method and the model's size: "
+                learning_rate_input(
+                    1e-7,
+                    "Size of a step; 0 chooses one for the method and the model's size: "
                     "1e-4 (lora) or 5e-6 (full) for Stable Diffusion 1.5.",
                 ),
                 io.Int.Input(
@@ -278,22 +277,12 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Weight of the class pictures beside the subject's: raise it when the "
                     "class begins to look like the subject. Not used without priors.",
                 ),
-                io.Int.Input(
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=256,
-                    tooltip="Pictures of the subject in a step; as many of the class come on top. "
+                batch_input(
+                    4,
+                    "Pictures of the subject in a step; as many of the class come on top. "
                     "Lower it when memory runs out.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed, settings and pictures make the same model.",
-                ),
+                seed_input("The same seed, settings and pictures make the same model."),
                 io.String.Input(
                     "run_name",
                     default="sks_dog",
@@ -306,11 +295,9 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Go on with a run of this name that has the same settings and "
                     "pictures, or use its result. Off: always begin anew, beside it.",
                 ),
-                io.String.Input(
-                    "preview_prompt",
-                    default="",
-                    tooltip="Painted now and then during training and shown in the node; empty is "
-                    '"a <token> <class>".',
+                preview_prompt_input(
+                    "Painted now and then during training and shown in the node; empty is "
+                    '"a <token> <class>".'
                 ),
                 TRAINING_OPTIONS.Input(
                     "options",
