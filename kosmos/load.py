@@ -35,7 +35,8 @@ def dtype_on_cpu(folder: Path) -> torch.dtype:
     a large model takes half the time in it, or less; a small one is bound by other things.
     """
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    # Older versions of torch do not tell.
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     native = able.get("avx512_bf16") or able.get("amx_bf16")
     return torch.bfloat16 if native and weights > LARGE else torch.float32
 
