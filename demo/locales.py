@@ -42,9 +42,12 @@ def read_terms() -> Terms:
 def files(known: Schemas, terms: Terms) -> dict[Path, str]:
     """Return the text of each file, made of `/object_info` and the terms.
 
-    Raises KeyError for a name that a language has no term for.
+    Raises KeyError with the names that there are no terms for.
     """
     ours = {name: node for name, node in known.items() if node["python_module"].endswith(PACK_NAME)}
+    missing = {name for node in ours.values() for name in _names(node)} - set(terms[ENGLISH])
+    if missing:
+        raise KeyError(f"locales/terms.csv lacks {', '.join(sorted(missing))}")
     written = {}
     for language, words in terms.items():
         nodes = {name: _node(node, words, language == ENGLISH) for name, node in ours.items()}
@@ -75,6 +78,11 @@ def _inputs(node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for section in ("required", "optional"):
         for name in node["input_order"].get(section, []):
             yield name, node["input"][section][name][1]
+
+
+def _names(node: dict[str, Any]) -> list[str]:
+    inputs = [name for name, _ in _inputs(node)]
+    return [node["display_name"], *_categories(node), *inputs, *node["output_name"]]
 
 
 def _named(name: str, tooltip: str | None, is_english: bool) -> dict[str, str]:
