@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,16 +17,15 @@ from ...kosmos.load import load_kosmos
 from ...kosmos.model import Kosmos
 from ...quantize.footprint import as_text, bytes_in_memory
 from ...quantize.formats import FORMATS
-from ...quantize.linear import quicken
 from ...quantize.models import quantize_diffusion, quantize_kosmos
-from ...quantize.saving import precision_of_rest
+from ...training.config import AWARE
 from .. import DIFFUSION, KOSMOS
 from ..judge import load_judge
-from .figure import CARD, Figure, environment
+from . import aware
+from .figure import CARD, Figure, environment, put_figures
 from .looking import captions
 from .painting import paintings
 
-BEGIN, END = "<!-- quantized -->", "<!-- end of quantized -->"
 SEEN = {
     "captions: exactly the kinds that are there": "kinds",
     "captions: colours of the things": "colours",
@@ -40,34 +41,18 @@ BITS = [name for name in FORMATS if name not in ("fp8", "fp16")]
 """The formats that every CPU computes with well."""
 
 
-def captioners(formats: Sequence[str], trained: Mapping[str, Path]) -> Iterator[tuple[str, Kosmos]]:
-    """The captioner in float32, in each format, and those that training left, one at a time."""
-    kosmos = load_kosmos(KOSMOS, torch.float32)
+def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Kosmos]]:
+    """The captioner in float32 and in each format, one at a time."""
     yield "fp32", kosmos
     for name in formats:
         yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16).model
-    for name, folder in trained.items():
-        rest = precision_of_rest(folder)
-        kosmos = load_kosmos(folder, rest or torch.float32)
-        if rest is not None:
-            quicken(kosmos.model, name, "cpu")
-        yield name, kosmos
 
 
-def painters(
-    formats: Sequence[str], trained: Mapping[str, Path]
-) -> Iterator[tuple[str, Diffusion]]:
+def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str, Diffusion]]:
     """The painter likewise."""
-    diffusion = load_diffusion(DIFFUSION)
     yield "fp32", diffusion
     for name in formats:
         yield name, quantize_diffusion(diffusion, name, rest=torch.bfloat16).model
-    for name, folder in trained.items():
-        rest = precision_of_rest(folder)
-        diffusion = load_diffusion(folder, rest or torch.float32)
-        if rest is not None:
-            quicken(diffusion.modules, name, "cpu")
-        yield name, diffusion
 
 
 def table(
@@ -90,52 +75,53 @@ def table(
         yield f"| {name} | {as_text(bytes_in_memory(module))} | {' | '.join(cells)} |"
 
 
-def _folders(pairs: list[str]) -> dict[str, Path]:
-    return {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}
-
-
 def main() -> None:
     """Read the command line, measure, print, and write the model card if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=300, help="scenes for the captioner")
     parser.add_argument("--prompts", type=int, default=100, help="prompts for the painter")
     parser.add_argument("--formats", default=",".join(BITS), help="separated by commas")
-    more = "another model, such as one that was trained aware of its format; may be repeated"
-    for kind in ("captioner", "painter"):
-        parser.add_argument(
-            f"--{kind}", action="append", default=[], metavar="NAME=FOLDER", help=more
-        )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="of training aware of int8 and int4; 0 trains none"
+    )
     parser.add_argument("--write", action="store_true", help="write the tables into the card")
     options = parser.parse_args()
     began = time.monotonic()
     formats = [name for name in options.formats.split(",") if name in FORMATS]
-    judge, eye = load_judge(), load_kosmos(KOSMOS, torch.float32)
-    seen = (
-        (name, kosmos.model, lambda kosmos=kosmos: captions(kosmos, options.scenes))
-        for name, kosmos in captioners(formats, _folders(options.captioner))
-    )
-    painted = (
-        (
-            name,
-            diffusion.modules,
-            lambda diffusion=diffusion: paintings(diffusion, eye, judge, options.prompts),
+    judge, kosmos = load_judge(), load_kosmos(KOSMOS, torch.float32)
+    diffusion = load_diffusion(DIFFUSION)
+
+    def captioner(title: str, models: Iterator[tuple[str, Kosmos]]) -> Iterator[str]:
+        measured = ((n, k.model, partial(captions, k, options.scenes)) for n, k in models)
+        return table(title, SEEN, measured)
+
+    def painter(title: str, models: Iterator[tuple[str, Diffusion]]) -> Iterator[str]:
+        measured = (
+            (n, d.modules, partial(paintings, d, kosmos, judge, options.prompts)) for n, d in models
         )
-        for name, diffusion in painters(formats, _folders(options.painter))
-    )
-    lines = []
-    for part in (table("captioner", SEEN, seen), [""], table("painter", PAINTED, painted)):
-        for line in part:
-            print(line, flush=True)
-            lines.append(line)
-    minutes = (time.monotonic() - began) / 60
-    lines += [
-        "",
-        f"`python sandbox/score_quantized.py --write` measured this on {options.scenes} scenes and "
-        f"{options.prompts} prompts in {minutes:.0f} minutes ({environment()}).",
+        return table(title, PAINTED, measured)
+
+    parts = [
+        captioner("captioner", captioners(kosmos, formats)),
+        painter("painter", painters(diffusion, formats)),
     ]
-    print("\n".join(lines[-2:]))
+    with tempfile.TemporaryDirectory() as place:
+        if options.steps:
+            taught = Path(place), [name for name in formats if name in AWARE], options.steps
+            parts += [
+                captioner("captioner, taught more scenes", aware.captioners(kosmos, *taught)),
+                painter("painter, taught a subject", aware.painters(diffusion, *taught)),
+            ]
+        lines = []
+        for part in parts:
+            for line in (*part, ""):
+                print(line, flush=True)
+                lines.append(line)
+    minutes = (time.monotonic() - began) / 60
+    made = (
+        f"`python sandbox/score_quantized.py --write` measured this on {options.scenes} scenes and "
+        f"{options.prompts} prompts in {minutes:.0f} minutes ({environment()})."
+    )
+    print(made)
     if options.write:
-        head, rest = CARD.read_text(encoding="utf-8").split(BEGIN)
-        CARD.write_text(
-            "\n".join([head + BEGIN, *lines, END]) + rest.split(END)[1], encoding="utf-8"
-        )
+        put_figures(CARD, "\n".join([*lines, made]), "quantized")
