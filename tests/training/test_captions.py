@@ -96,7 +96,7 @@ def make_caption_run(tiny_folder: Path, examples: list[Example]) -> CaptionRun:
 def reference(make_caption_run: CaptionRun, tmp_path_factory) -> RunFolder:
     """A run that nothing happened to."""
     run = make_caption_run(tmp_path_factory.mktemp("runs"), "reference", preview_every=6)
-    work(run)
+    assert train(run, StopRequest())
     return run
 
 
