@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -95,8 +96,11 @@ def report(figures: Iterable[Figure], command: str, card: str | None) -> None:
     for figure in figures:
         lines.append(figure.row())
         print(figure.row(), flush=True)
-    minutes = (time.monotonic() - began) / 60
-    made = f"`{command}` measured this in {minutes:.0f} minutes ({environment()})."
+    minutes, computing = (time.monotonic() - began) / 60, sum(os.times()[:4]) / 60
+    made = (
+        f"`{command}` measured this in {minutes:.0f} minutes, {computing:.1f} of them computing "
+        f"({environment()})."
+    )
     print(f"\n{made}")
     if card is not None:
         put_figures(CARD, "\n".join([*lines, "", made]), card)
