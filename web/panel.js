@@ -29,6 +29,7 @@ export class Panel {
     const widget = node.addDOMWidget(`${key} panel`, "kosmos", this.frame, {
       getMinHeight: () => (this.view ? height : 0),
       getMaxHeight: () => (this.view ? undefined : 0),
+      hideOnZoom: false,
       margin: MARGIN,
       serialize: false,
     });

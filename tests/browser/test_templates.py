@@ -18,6 +18,7 @@ LONG_MS = 300_000
 HURRY = """() => {
     const few = {
         DreamBoothTrain: { steps: 4 },
+        FineTuneCaptions: { steps: 4 },
         TextualInversionTrain: { steps: 4 },
         PriorGenerator: { count: 4 },
         EvaluateSubject: { count: 1, steps: 4 },
