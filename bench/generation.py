@@ -25,7 +25,7 @@ from ..diffusion.priors import make_priors
 from ..diffusion.sample import consecutive_seeds, paint
 from ..diffusion.settings import Settings
 from ..sandbox import DIFFUSION
-from .clock import Turns, environment
+from .clock import Clock, Turns, add_clock, environment
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ def pipeline(diffusion: Diffusion, count: int, first: int = 0) -> Way:
     return way
 
 
-def compare(title: str, ways: Mapping[str, Way], settings: Settings, repeats: int) -> None:
+def compare(
+    title: str, ways: Mapping[str, Way], settings: Settings, repeats: int, clock: Clock
+) -> None:
     """Print each way's seconds, its speed relative to the first's, and how its pictures differ."""
     pictures: dict[str, torch.Tensor] = {}
 
@@ -110,7 +112,7 @@ def compare(title: str, ways: Mapping[str, Way], settings: Settings, repeats: in
     runs = {name: counted(name, way) for name, way in ways.items()}
     for run in runs.values():  # warm
         run(replace(settings, steps=2))
-    seconds = Turns(runs, settings, repeats).seconds
+    seconds = Turns(runs, settings, repeats, clock).seconds
     first = next(iter(ways))
     log.info("\n%s", title)
     for name, taken in seconds.items():
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_clock(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -174,6 +177,7 @@ def main() -> None:
         },
         settings,
         options.repeats,
+        options.clock,
     )
     compare(
         f"guidance for {count} pictures, {options.steps} steps",
@@ -184,6 +188,7 @@ def main() -> None:
         },
         settings,
         options.repeats,
+        options.clock,
     )
     compare(
         f"{options.priors} class pictures",
@@ -193,4 +198,5 @@ def main() -> None:
         },
         replace(settings, guidance=3.0),
         max(1, options.repeats // 3),
+        options.clock,
     )
