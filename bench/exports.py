@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -59,36 +59,47 @@ def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Repl
     return [only for (only,) in replies]
 
 
-def line(manifest: Manifest) -> str:
-    """A row for an export: each graph's megabytes, seconds and difference."""
-    parts = "  ".join(
-        f"{Path(part['file']).stem} {part['bytes'] / 1e6:.1f} MB {part['seconds']:.0f} s "
+def timed(clock: Clock, export: Callable[[], Manifest]) -> None:
+    """Export, and print a row: seconds, and each graph's megabytes and difference to PyTorch."""
+    began = clock()
+    manifest = export()
+    seconds = clock() - began
+    parts = ", ".join(
+        f"{Path(part['file']).stem} {part['bytes'] / 1e6:.1f} MB "
         + ("not run" if part["difference"] is None else f"{part['difference']:.1e}")
         for part in manifest.parts
     )
-    return f"{FORMATS[manifest.format].title:8} {manifest.precision}  {parts}"
+    log.info(
+        "%s %s, %.0f s: %s", FORMATS[manifest.format].title, manifest.precision, seconds, parts
+    )
 
 
 def captioners(
-    kosmos: Kosmos, folder: Path, formats: Sequence[str], precisions: Sequence[Precision]
+    kosmos: Kosmos,
+    folder: Path,
+    formats: Sequence[str],
+    precisions: Sequence[Precision],
+    clock: Clock,
 ) -> dict[Precision, Kosmos]:
     """Export the captioner in some formats and precisions; return those that run here."""
     found: dict[Precision, Kosmos] = {}
     for format_ in formats:
         for precision in precisions:
             place = folder / f"{format_}_{precision}"
-            log.info(line(export_captioner(kosmos, place, format_, precision, scenes(COMPARED))))
+            given = (kosmos, place, format_, precision, scenes(COMPARED))
+            timed(clock, partial(export_captioner, *given))
             if format_ == "onnx":
                 found[precision] = load_captioner(place)
     return found
 
 
-def painters(folder: Path, precisions: Sequence[Precision]) -> None:
+def painters(folder: Path, precisions: Sequence[Precision], clock: Clock) -> None:
     """Export the painter as ONNX in some precisions."""
     painter = load_diffusion(DIFFUSION)
     for precision in precisions:
         place = folder / f"painter_{precision}"
-        log.info(line(export_painter(painter, place, "onnx", precision, scenes(COMPARED))))
+        given = (painter, place, "onnx", precision, scenes(COMPARED))
+        timed(clock, partial(export_painter, *given))
 
 
 def compare(
@@ -159,12 +170,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "captioner" in options.models:
             kosmos = load_kosmos(KOSMOS, torch.float32)
-            found = captioners(kosmos, Path(folder), formats, options.precisions)
+            found = captioners(kosmos, Path(folder), formats, options.precisions, options.clock)
             if found:
                 images = scenes(options.pictures)
                 compare(kosmos, found, images, options.batch, options.repeats, options.clock)
         if "painter" in options.models and "onnx" in formats:
-            painters(Path(folder), options.precisions)
+            painters(Path(folder), options.precisions, options.clock)
 
 
 def _tokens(kosmos: Kosmos, batch: int, images: torch.Tensor) -> int:

@@ -16,6 +16,7 @@ from ..kosmos.pictures import Pictures
 from ..kosmos.preprocess import Images
 from ..kosmos.prompt import tokenize
 from ..quantize.weights import require_plain
+from .captioner_onnx import load_captioner
 from .captioner_parts import NEW_TOKENS, fixed_parts, for_tracing, free_parts
 from .folder import Json, Manifest, whole_folder
 from .formats import FORMATS
@@ -87,8 +88,6 @@ def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: I
 
     Raises MendableError when in fp32 any is another.
     """
-    from .captioner_onnx import load_captioner
-
     theirs, ours = captions(kosmos, images), captions(load_captioner(folder), images)
     same = sum(a.ids == b.ids for a, b in zip(ours, theirs, strict=True))
     if precision == "fp32" and same < len(theirs):

@@ -73,10 +73,6 @@ class OnnxKosmos(nn.Module):
         """Return the slots [B,Q,D] of pixel values [B,3,S,S], both float32."""
         return self._vision({"pixel_values": pixels})[0]
 
-    def __deepcopy__(self, _: object) -> NoReturn:
-        """Who copies a model wants to change it."""
-        _refuse()
-
     @property
     def vision_model(self) -> NoReturn:
         """Not in an export."""
