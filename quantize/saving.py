@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -57,18 +57,29 @@ def as_written(module: nn.Module) -> AbstractContextManager[None]:
 def precision_of_rest(folder: Path) -> torch.dtype | None:
     """Return the precision of what is not quantized in a model's folder; None if nothing is.
 
-    Raises MendableError when the package that reads it is missing.
+    What is wrong with a file is left for the loader to say. Raises MendableError when the package
+    that reads quantized weights is missing.
     """
     for place in (folder, folder / "unet"):
-        config = place / "config.json"
-        if config.is_file() and "quantization_config" in json.loads(config.read_text("utf-8")):
+        if _is_quantized(place / "config.json"):
             require_torchao(f'The quantized model "{folder.name}"')
-            return _precision(min(place.glob("*.safetensors")))
+            return _precision(place)
     return None
 
 
-def _precision(file: Path) -> torch.dtype:
-    """The precision of a file's first tensor that no quantized weight is made of."""
-    with safe_open(file, framework="pt") as held:
-        plain = next(key for key in held.keys() if "._weight_" not in key)  # noqa: SIM118
-        return PRECISIONS[held.get_slice(plain).get_dtype()]
+def _is_quantized(config: Path) -> bool:
+    try:
+        said = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and "quantization_config" in said
+
+
+def _precision(folder: Path) -> torch.dtype:
+    """The precision of the first tensor in a folder that no quantized weight is made of."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with suppress(SafetensorError, OSError), safe_open(file, framework="pt") as held:
+            for key in held.keys():  # noqa: SIM118
+                if "._weight_" not in key:
+                    return PRECISIONS[held.get_slice(key).get_dtype()]
+    return torch.bfloat16

@@ -59,9 +59,9 @@ def painters(
     plain = taught(NOT_AWARE)
     yield "personalised", plain
     for name in formats:
-        made = quantize_diffusion(plain, name, rest=torch.bfloat16).model
+        made = quantize_diffusion(plain, name).model
         yield f"personalised, then {name}", made
-        made = quantize_diffusion(taught(name), name, rest=torch.bfloat16).model
+        made = quantize_diffusion(taught(name), name).model
         yield f"personalised aware of {name}, then {name}", made
 
 

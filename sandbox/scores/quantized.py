@@ -49,10 +49,10 @@ def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Ko
 
 
 def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str, Diffusion]]:
-    """The painter likewise."""
+    """The painter likewise; what is not quantized, its convolutions, stays as it is."""
     yield "fp32", diffusion
     for name in formats:
-        yield name, quantize_diffusion(diffusion, name, rest=torch.bfloat16).model
+        yield name, quantize_diffusion(diffusion, name).model
 
 
 def table(

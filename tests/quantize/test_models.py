@@ -101,6 +101,18 @@ def test_what_is_not_named_as_quantized_is_not_taken_for_it() -> None:
     assert precision_of_rest(DIFFUSION) is None
 
 
+def test_a_broken_folder_is_left_for_its_loader_to_name(kosmos: Kosmos, tmp_path: Path) -> None:
+    assert precision_of_rest(tmp_path / "nothing") is None
+    (tmp_path / "config.json").write_text("{")
+    assert precision_of_rest(tmp_path) is None
+    save_kosmos(quantize_kosmos(kosmos, "int8").model, tmp_path / "made")
+    (tmp_path / "made" / "model.safetensors").write_bytes(b"half")
+    rest = precision_of_rest(tmp_path / "made")
+    assert rest is not None
+    with pytest.raises(MendableError, match="broken"):
+        load_kosmos(tmp_path / "made", rest)
+
+
 def test_layers_that_are_to_be_kept_and_a_tied_one_stay(kosmos: Kosmos) -> None:
     made = quantize_kosmos(kosmos, "int8", ["self_attn"])
     kept = set(made.layers.left)
