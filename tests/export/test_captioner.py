@@ -144,14 +144,14 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
     slots = encode(tiny, preprocess(tiny, scenes))
     seen: list[str] = []
 
-    def stop_at_the_third(done: int, total: int) -> None:
+    def stop_after_a_graph(done: int, total: int) -> None:
         seen.extend(path.name for path in tmp_path.rglob("*.onnx"))
-        if done == 3:
+        if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_at_the_third)
-    assert "decoder.onnx" in seen
+        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_after_a_graph)
+    assert seen == ["vision.onnx"]
     assert not list(tmp_path.iterdir())
     assert [config._attn_implementation for config in configs] == attention
     assert torch.equal(encode(tiny, preprocess(tiny, scenes)), slots)
