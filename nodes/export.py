@@ -12,7 +12,6 @@ from comfy_api.latest import io
 from ..export.formats import FORMATS
 from ..export.precision import PRECISIONS, Precision
 from ..kosmos.model import Kosmos
-from ..sandbox.scenes import scenes
 from . import host
 from .save import free
 from .sockets import DIFFUSION, KOSMOS
@@ -123,4 +122,6 @@ def _place(name: str, *, loadable: bool) -> Path:
 
 def _drawn() -> torch.Tensor:
     """Drawn scenes [B,H,W,3], float 0..1."""
+    from ..sandbox.scenes import scenes
+
     return torch.from_numpy(np.stack([np.array(each) for each in scenes()[:COMPARED]])) / 255.0
