@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import MendableError
 from .events import Event, append
@@ -42,7 +43,15 @@ def main() -> None:
     except MendableError as error:
         log.error("%s", error)
         code = FAILED
+    if arguments.attended and code != FAILED:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once, for all is written and somebody waits: taking torch apart takes seconds."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def is_first_process() -> bool:

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 WORKER = Path(__file__).with_name("worker.py")
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 30
+GRACE_SECONDS = 120
+"""A checkpoint of a large model may take long on a slow disk."""
 
 
 class Worker:
