@@ -10,9 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..training.captions.dataset import write_examples
 from .pool import HELD_OUT
-from .scores.languages import examples
 from .world.scene import draw_scene, render
 
 FOLDER = Path(__file__).resolve().parent / "scenes"
@@ -32,6 +30,10 @@ def scenes(size: int = 256) -> list[Image.Image]:
 
 def main() -> None:
     """Write the pictures as PNG files."""
+    # Nodes show the scenes, and should not have to wait for what teaches languages.
+    from ..training.captions.dataset import write_examples
+    from .scores.languages import examples
+
     FOLDER.mkdir(exist_ok=True)
     for k, picture in enumerate(scenes(), start=1):
         picture.save(FOLDER / f"scene_{k:02}.png", optimize=True)
