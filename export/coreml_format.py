@@ -82,9 +82,9 @@ def _inspect(part: Part, file: Path) -> None:
     spec = ct.models.MLModel(str(file), skip_model_load=True).get_spec()
     found = {entry.name: tuple(entry.type.multiArrayType.shape) for entry in spec.description.input}
     wanted = {name: tuple(value.shape) for name, value in part.example.items()}
-    outputs = {entry.name for entry in spec.description.output}
+    outputs = [entry.name for entry in spec.description.output]
     kind = spec.WhichOneof("Type")
-    if kind != "mlProgram" or found != wanted or outputs != set(part.outputs):
+    if kind != "mlProgram" or found != wanted or outputs != list(part.outputs):
         raise MendableError(
             f"coremltools wrote {part.name} as a {kind} with the inputs {sorted(found)} and not as "
             "the program that was asked for: install the version of coremltools that is in the "
