@@ -15,9 +15,8 @@ from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.model import Diffusion
 from kosmos_dreambooth.export.captioner_export import export_captioner
 from kosmos_dreambooth.export.captioner_onnx import load_captioner
-from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
+from kosmos_dreambooth.sandbox import DIFFUSION
 from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
 from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
@@ -33,18 +32,10 @@ def scenes() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def captioner() -> Kosmos:
-    """The sandbox's captioner."""
-    return load_kosmos(KOSMOS, torch.float32)
-
-
-@pytest.fixture(scope="session")
-def exported(
-    captioner: Kosmos, scenes: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The folder of the sandbox's captioner as ONNX, fp32."""
+def exported(tiny: Kosmos, scenes: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny captioner as ONNX, fp32."""
     folder = tmp_path_factory.mktemp("exports") / "captioner"
-    export_captioner(captioner, folder, "onnx", "fp32", scenes[:1])
+    export_captioner(tiny, folder, "onnx", "fp32", scenes[:1])
     return folder
 
 
@@ -55,14 +46,14 @@ def onnx_captioner(exported: Path) -> Kosmos:
 
 @pytest.fixture(scope="session")
 def tiny() -> Kosmos:
-    """A captioner of one layer and random weights."""
+    """A captioner of random weights, two layers in the decoder and one in the tower."""
     processor = kosmos_processor()
     torch.manual_seed(0)
     config = Kosmos2Config(
         text_config={
             "vocab_size": len(processor.tokenizer),
             "embed_dim": 32,
-            "layers": 1,
+            "layers": 2,
             "ffn_dim": 64,
             "attention_heads": 2,
             "max_position_embeddings": 64,
