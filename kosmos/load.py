@@ -32,8 +32,8 @@ def dtype_on_cpu(folder: Path) -> torch.dtype:
     """Return the precision in which a CPU writes fastest with the model that lies in `folder`.
 
     Each word reads all of the decoder's weights. Where the processor multiplies bfloat16 by itself
-    a layer of a large model takes two thirds of the time for one row, and a quarter for eight (an AMD
-    EPYC, one thread); a small model is bound by other things.
+    a layer of a large model takes two thirds of the time for one row, and a quarter for eight (one
+    thread of an AMD EPYC); a small model is bound by other things.
     """
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     # Older versions of torch do not tell.
