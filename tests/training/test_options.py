@@ -119,8 +119,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(make_run, plain, tmp_
 
 
 def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
-    whole = trained(make_run, tmp_path / "whole", batch_size=4, steps=50)
-    parts = trained(make_run, tmp_path / "parts", batch_size=1, accumulation=4, steps=50)
+    whole = trained(make_run, tmp_path / "whole", batch_size=2, steps=50)
+    parts = trained(make_run, tmp_path / "parts", batch_size=1, accumulation=2, steps=50)
     assert loss_curve(parts.events) == pytest.approx(loss_curve(whole.events), rel=1e-5)
 
 
