@@ -74,7 +74,7 @@ def teach(
     settings = Settings(steps=20, guidance=3.0)
     files = make_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
     files = files if prior else ()
-    settled = {"preview_every": 0, "device": "cpu", "seed": seed} | changes
+    settled: dict[str, Any] = {"preview_every": 0, "device": "cpu", "seed": seed} | changes
     config = TrainingConfig(
         base=base.source,
         base_hash=fingerprint(base),
