@@ -83,6 +83,7 @@ def draw(scores: Scores, count: int) -> Image.Image:
     for guidance in sorted(set(guidances)):
         x, y = place(guidance, 0)
         pen.text((x, y + 8 * SCALE), f"{guidance:g}", fill="#444444", font=font, anchor="mt")
+    labels: list[float] = []
     for (steps, line), colour in zip(scores.items(), COLOURS, strict=False):
         low = [place(guidance, figure.spread[0]) for guidance, figure in line.items()]
         high = [place(guidance, figure.spread[1]) for guidance, figure in line.items()]
@@ -91,6 +92,9 @@ def draw(scores: Scores, count: int) -> Image.Image:
             pen.polygon([*low, *reversed(high)], fill=f"{colour}22")
             pen.line(points, fill=colour, width=3 * SCALE, joint="curve")
         x, y = points[-1]
+        while any(abs(y - other) < 16 * SCALE for other in labels):
+            y += 4 * SCALE
+        labels.append(y)
         pen.text((x + 10 * SCALE, y), f"{steps} steps", fill=colour, font=font, anchor="lm")
     middle = left + (width - left - right) / 2
     pen.text((middle, height - 10 * SCALE), "guidance", fill="#444444", font=font, anchor="mb")
