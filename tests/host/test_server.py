@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 
@@ -41,10 +42,14 @@ def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str)
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_browser_finds_a_help_page(server: ComfyUI, node: str) -> None:
-    url = f"{server.address}/extensions/{PACK_NAME}/docs/{node}.md"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        assert answer.read().decode("utf-8").startswith("# ")
+def test_the_browser_finds_a_help_page_and_its_picture(server: ComfyUI, node: str) -> None:
+    docs = f"{server.address}/extensions/{PACK_NAME}/docs"
+    with urllib.request.urlopen(f"{docs}/{node}.md", timeout=10) as answer:
+        page = answer.read().decode("utf-8")
+    assert page.startswith("# ")
+    [picture] = re.findall(r"!\[.+\]\((images/.+\.jpg)\)", page)
+    with urllib.request.urlopen(f"{docs}/{picture}", timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "image/jpeg"
 
 
 def test_the_workflows_are_in_the_template_browser(client: Client) -> None:
