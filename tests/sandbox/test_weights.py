@@ -12,7 +12,7 @@ from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.model import Kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS, WEIGHTS
 from kosmos_dreambooth.sandbox.judge import Judge, load_judge
-from kosmos_dreambooth.sandbox.scores.figure import BEGIN, CARD, END, Figure
+from kosmos_dreambooth.sandbox.scores.figure import CARD, Figure
 from kosmos_dreambooth.sandbox.scores.looking import captions, judged
 from kosmos_dreambooth.sandbox.scores.painting import paintings
 from safetensors.torch import load_file
@@ -71,7 +71,8 @@ def test_the_painter_obeys_its_prompt(diffusion: Diffusion, kosmos: Kosmos, judg
 
 
 def test_the_model_card_has_the_figures() -> None:
-    figures = CARD.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    card = CARD.read_text(encoding="utf-8")
+    figures = card.split("<!-- figures -->")[1].split("<!-- end of figures -->")[0]
     for word in ("captions", "painted", "nearer to the subject", "diversity"):
         assert word in figures
     assert "score.py" in figures
