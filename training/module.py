@@ -16,7 +16,7 @@ from ..diffusion.prompts import TextStates, encode_prompts, read_tokens, tokeniz
 from ..diffusion.sample import sample
 from ..errors import MendableError
 from . import tokens
-from .config import NOT_AWARE, TrainingConfig
+from .config import NOT_AWARE, TrainingConfig, suggested_learning_rate
 from .draws import Deck, Draw, choose
 from .dreambooth import dreambooth_loss, errors
 from .latents import Latents
@@ -83,7 +83,8 @@ class DreamBooth(Learner):
         resume_from: Path | None,
     ) -> None:
         super().__init__(config, resume_from)
-        self.peak_rate = peak_rate(config, diffusion.unet.num_parameters())
+        suited = suggested_learning_rate(config.method, diffusion.unet.num_parameters())
+        self.peak_rate = peak_rate(config, suited)
         self.process = process_of(diffusion.scheduler_config)
         self.kinds = {"subject": subject}
         if class_pictures:

@@ -11,7 +11,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from ..errors import MendableError
-from .config import Config, TrainingConfig, suggested_learning_rate
+from .config import Config
 
 Group = dict[str, Any]
 
@@ -56,13 +56,13 @@ def _library(name: str, optimizer: str) -> ModuleType:
         ) from error
 
 
-def peak_rate(config: TrainingConfig, unet_parameters: int) -> float:
+def peak_rate(config: Config, suggested: float) -> float:
     """Return the highest rate of a run; Prodigy (Mishchenko & Defazio 2023) finds its own scale."""
     if config.learning_rate:
         return config.learning_rate
     if config.optimizer == "prodigy":
         return 1.0
-    return suggested_learning_rate(config.method, unet_parameters)
+    return suggested
 
 
 def rate_schedule(config: Config) -> Callable[[int], float]:

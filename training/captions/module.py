@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from peft import LoraConfig
 from torch import Tensor
@@ -16,11 +17,12 @@ from ...kosmos.caption import caption
 from ...kosmos.draw import draw_batch
 from ...kosmos.folder import pictures_in, read_picture
 from ...kosmos.model import Kosmos
+from ...kosmos.preprocess import to_rgb
 from ..averaging import trainable
 from ..draws import deal, generator
 from ..latents import square
 from ..learner import Learner, group
-from ..optimizers import Group
+from ..optimizers import Group, peak_rate
 from ..rounding import feeling
 from . import lora
 from .config import CaptionConfig, suggested_learning_rate
@@ -55,9 +57,9 @@ def prepare(
     return captions
 
 
-def _first(run: RunFolder) -> list:
+def _first(run: RunFolder) -> list[np.ndarray]:
     found = pictures_in(run.pictures)[:SHOWN]
-    return [(read_picture(path)[0][..., :3] * 255).byte().numpy() for path in found]
+    return [to_rgb(read_picture(path)[0][None])[0].numpy() for path in found]
 
 
 class Captions(Learner):
@@ -66,8 +68,7 @@ class Captions(Learner):
     A step has `batch_size * accumulation` slots, shared by all processes; which picture comes into
     a slot, and in which of the two languages, is drawn by its address. The loss is the mean over
     the slots of the mean negative log-likelihood of a caption's tokens. The eyes are frozen and are
-    not run at all. `shown` are squares
-    [3,S,S], -1..1, that previews describe.
+    not run at all. `shown` are squares [3,S,S], -1..1, that previews describe.
     """
 
     config: CaptionConfig
@@ -84,7 +85,7 @@ class Captions(Learner):
         self.kosmos, self.material, self.shown = kosmos, material, shown
         self.model = kosmos.model
         width = self.model.config.text_config.embed_dim
-        self.peak_rate = config.learning_rate or suggested_learning_rate(width)
+        self.peak_rate = peak_rate(config, suggested_learning_rate(width))
         self.adapter = feeling(config.quantization_aware, [self.model], self._adapt)
         _still(self.model)
         if config.gradient_checkpointing:
@@ -118,7 +119,7 @@ class Captions(Learner):
         pad = self.model.config.text_config.pad_token_id
         ids = torch.full((len(rows), longest), pad)
         told = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for place, row in zip(range(len(rows)), rows, strict=True):
+        for place, row in enumerate(rows):
             behind = len(row.given), len(row.given) + len(row.written)
             ids[place, : behind[1]] = torch.tensor([*row.given, *row.written])
             told[place, slice(*behind)] = True
