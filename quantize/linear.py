@@ -25,8 +25,16 @@ weights once is faster."""
 COLUMNS = 16
 """PyTorch's kernels for 8-bit weights are right only for rows of a multiple of so many numbers."""
 
+ALIGNED = 64
+"""Bytes. Those kernels read memory in pieces that have to begin at a multiple of up to 32, or the
+process ends; memory of PyTorch's own begins at a multiple of this, that of a file at one of 8."""
+
 LEVELS = 127.5
 """Half of what 8 bits tell apart."""
+
+
+def _is_aligned(x: Tensor) -> bool:
+    return x.data_ptr() % ALIGNED == 0
 
 
 def _explained(x: Tensor) -> bool:
@@ -63,8 +71,11 @@ class Int8Linear(nn.Linear):
 
     def _weights_only(self, rows: Tensor) -> Tensor:
         weight, scale = self.weight.qdata, self.weight.scale.flatten().to(rows.dtype)
-        if rows.dtype == torch.bfloat16 and len(rows) <= ROWS:
-            return torch._weight_int8pack_mm(rows.contiguous(), weight, scale)
+        few = rows.dtype == torch.bfloat16 and len(rows) <= ROWS
+        if few and _is_aligned(weight):
+            rows = rows.contiguous()
+            rows = rows if _is_aligned(rows) else rows.clone()
+            return torch._weight_int8pack_mm(rows, weight, scale)
         return functional.linear(rows, weight.to(rows.dtype)) * scale
 
 
@@ -111,6 +122,8 @@ def quicken(module: nn.Module, name: str, device: str) -> None:
         elif isinstance(weight, Int4OpaqueTensor):
             _take_place(module, path, part, Int4Linear)
         elif isinstance(weight, Int8Tensor) and _suits(weight):
+            if not _is_aligned(weight.qdata):
+                part.weight = nn.Parameter(weight.clone(), requires_grad=False)
             _take_place(module, path, part, Int8Linear)
 
 

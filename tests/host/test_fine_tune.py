@@ -78,14 +78,14 @@ def workers_of(server: ComfyUI) -> list[int]:
 def test_a_language_is_learned_used_at_once_and_loaded_again(
     server: ComfyUI, client: Client
 ) -> None:
-    workflow = learning("story") | describing(["learn", 0])
+    workflow = learning("language_story") | describing(["learn", 0])
     workflow["curve"] = {
         "class_type": "LossGraphNode",
         "inputs": {"loss": ["learn", 1], "filename_prefix": "loss"},
     }
     outcome = client.run(workflow)
     run = run_of(outcome)
-    assert run.path == server.output / "dreambooth" / "story"
+    assert run.path == server.output / "dreambooth" / "language_story"
     assert len(loss_curve(run.events)) == 6
     bars = [(step.done, step.total) for step in outcome.steps if step.node == "learn"]
     assert bars[-1] == (6, 6)
@@ -93,15 +93,15 @@ def test_a_language_is_learned_used_at_once_and_loaded_again(
     assert outcome.outputs["curve"]["images"]
     assert outcome.outputs["learn"]["training"][0]["state"] == "finished"
 
-    published = server.base / "models" / "loras" / "kosmos" / "story.safetensors"
-    assert outcome.outputs["lora"]["text"] == ["kosmos/story.safetensors"]
+    published = server.base / "models" / "loras" / "kosmos" / "language_story.safetensors"
+    assert outcome.outputs["lora"]["text"] == ["kosmos/language_story.safetensors"]
     with safe_open(published, framework="pt") as file:
         metadata = file.metadata()
     assert (metadata["made for"], metadata["language"]) == ("kosmos-2", "German")
 
     made = run.lora.stat().st_mtime_ns
-    again = learning("story", steps=6)
-    again["model"]["inputs"]["loras"] = "kosmos/story.safetensors"
+    again = learning("language_story", steps=6)
+    again["model"]["inputs"]["loras"] = "kosmos/language_story.safetensors"
     del again["learn"], again["lora"], again["folder"]
     loaded = client.run(again | describing(["model", 0]))
     assert loaded.failure is None
@@ -123,11 +123,11 @@ def test_cancel_saves_and_the_run_is_opened_and_gone_on_with(
     server: ComfyUI, client: Client
 ) -> None:
     outcome = client.run(
-        learning("cancelled", steps=400),
+        learning("language_cancelled", steps=400),
         cancel_when=lambda so_far: any(s.node == "learn" and s.done >= 2 for s in so_far.steps),
     )
     assert outcome.interrupted
-    run = RunFolder(server.output / "dreambooth" / "cancelled")
+    run = RunFolder(server.output / "dreambooth" / "language_cancelled")
     saved = run.steps_saved()
     assert 2 <= saved < 400
     assert not workers_of(server)
@@ -135,7 +135,7 @@ def test_cancel_saves_and_the_run_is_opened_and_gone_on_with(
     assert len(before) == saved
 
     settings = {"steps": saved + 2, "branch_name": "", "learning_rate": 0.0}
-    workflow = opening("cancelled") | describing(["go", 5])
+    workflow = opening("language_cancelled") | describing(["go", 5])
     workflow["go"] = {"class_type": "ResumeTraining", "inputs": {"run": ["open", 0], **settings}}
     workflow["folder"] = {"class_type": "PreviewAny", "inputs": {"source": ["go", 3]}}
     outcome = client.run(workflow)
@@ -151,11 +151,11 @@ def test_a_run_of_captions_is_no_run_of_a_painter(client: Client) -> None:
     judge = {"subject_judge": "sandbox", "prompt_judge": "sandbox", "prompts": "a {subject}"}
     numbers = {"count": 1, "steps": 1, "guidance": 1.0, "seed": 0}
     score = {"class_type": "EvaluateSubject", "inputs": {"run": ["open", 0], **judge, **numbers}}
-    failure = client.run(opening("story") | {"score": score}).failure
+    failure = client.run(opening("language_story") | {"score": score}).failure
     assert failure is not None
     assert "one of captions, and this is for dreambooth" in failure.sentence
     paint = {"class_type": "PreviewAny", "inputs": {"source": ["open", 1]}}
-    failure = client.run(opening("story") | {"paint": paint}).failure
+    failure = client.run(opening("language_story") | {"paint": paint}).failure
     assert failure is not None
     assert "taught a Kosmos-2" in failure.sentence
 

@@ -85,7 +85,7 @@ def workers_of(server: ComfyUI) -> list[int]:
 
 
 def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client: Client) -> None:
-    workflow = training("story")
+    workflow = training("personal_story")
     workflow["priors"] = {
         "class_type": "PriorGenerator",
         "inputs": {
@@ -125,7 +125,7 @@ def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client:
     }
     outcome = client.run(workflow)
     run = run_of(outcome)
-    assert run.path == server.output / "dreambooth" / "story"
+    assert run.path == server.output / "dreambooth" / "personal_story"
     assert len(loss_curve(run.events)) == 8
     bars = [(step.done, step.total) for step in outcome.steps if step.node == "train"]
     assert bars[-1] == (8, 8)
@@ -172,9 +172,9 @@ def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) 
 def test_cancel_reaches_the_worker_and_the_next_run_goes_on(
     server: ComfyUI, client: Client
 ) -> None:
-    run = RunFolder(server.output / "dreambooth" / "cancelled")
+    run = RunFolder(server.output / "dreambooth" / "personal_cancelled")
     outcome = client.run(
-        training("cancelled", steps=100_000),
+        training("personal_cancelled", steps=100_000),
         cancel_when=lambda seen: any(
             node == "train" and "loss" in text for node, text in seen.texts
         ),
@@ -184,7 +184,7 @@ def test_cancel_reaches_the_worker_and_the_next_run_goes_on(
     saved = run.steps_saved()
     assert len(loss_curve(run.events)) == saved > 0
 
-    assert run_of(client.run(training("cancelled", steps=saved + 2))) == run
+    assert run_of(client.run(training("personal_cancelled", steps=saved + 2))) == run
     assert len(loss_curve(run.events)) == saved + 2
     resumed = [event.step for event in Follower(run.events).new() if event.kind == "resumed"]
     assert resumed == [0, saved]

@@ -79,3 +79,14 @@ def test_sides_that_do_not_suit_four_bits_are_left_alone() -> None:
     taken = choose_layers(model, "int4", [])
     assert taken.quantized == ("0",)
     assert taken.left == ("1",)
+
+
+def test_eight_bits_take_memory_that_begins_anywhere() -> None:
+    (made,) = quantized_copy(layer(64, 96), "int8", ["0"], torch.bfloat16)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted = made(x)
+    elsewhere = torch.empty(5 * 64 + 1, dtype=torch.bfloat16)[1:].view(5, 64).copy_(x)
+    assert torch.equal(made(elsewhere), wanted)
+    whole = made.weight.qdata
+    made.weight.qdata = torch.empty(96 * 64 + 8, dtype=torch.int8)[8:].view(96, 64).copy_(whole)
+    assert torch.allclose(made(x).float(), wanted.float(), atol=0.05, rtol=0.02)
