@@ -42,11 +42,16 @@ def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str)
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_browser_finds_a_help_page_and_its_picture(server: ComfyUI, node: str) -> None:
+def test_the_browser_finds_a_help_page_of_all_inputs_with_a_picture_and_the_costs(
+    server: ComfyUI, known: dict, node: str
+) -> None:
     docs = f"{server.address}/extensions/{PACK_NAME}/docs"
     with urllib.request.urlopen(f"{docs}/{node}.md", timeout=10) as answer:
         page = answer.read().decode("utf-8")
     assert page.startswith("# ")
+    assert "\n## What it costs\n" in page
+    inputs = {name for kind in known[node]["input_order"].values() for name in kind}
+    assert inputs | set(known[node]["output_name"]) <= set(re.findall(r"\w+", page))
     [picture] = re.findall(r"!\[.+\]\((images/.+\.jpg)\)", page)
     with urllib.request.urlopen(f"{docs}/{picture}", timeout=10) as answer:
         assert answer.headers["Content-Type"] == "image/jpeg"
