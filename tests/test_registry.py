@@ -1,0 +1,49 @@
+"""What ComfyUI's registry asks of a pack before it takes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+from kosmos_dreambooth.demo.cli import COMFY, QUIET
+from kosmos_dreambooth.demo.comfyui import ROOT
+from PIL import Image
+
+BANNER = (21, 9)
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_comfy_cli_finds_nothing_to_mend() -> None:
+    done = subprocess.run(
+        [str(COMFY), "--skip-prompt", "node", "validate"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ | QUIET,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All validation checks passed" in done.stdout
+    assert "warning" not in (done.stdout + done.stderr).lower()
+
+
+def test_icon_and_banner_are_where_the_registry_looks(project: dict) -> None:
+    told = project["tool"]["comfy"]
+    assert (ROOT / told["Icon"]).read_text(encoding="utf-8").startswith("<svg")
+    with Image.open(ROOT / told["Banner"]) as banner:
+        assert banner.width * BANNER[1] == banner.height * BANNER[0]
+
+
+def test_the_version_is_semver_and_the_last_that_the_changelog_tells_of(project: dict) -> None:
+    version = project["project"]["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\d\S*)", changelog, re.MULTILINE)[1] == version
