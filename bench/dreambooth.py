@@ -27,7 +27,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..diffusion.checkpoint import SD1
+from ..diffusion.kind import SD1
 from ..diffusion.load import load_diffusion
 from ..kosmos.cost import watch_peak
 from ..sandbox import DIFFUSION as SANDBOX

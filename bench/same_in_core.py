@@ -24,8 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ..demo.client import Client
 from ..demo.comfyui import ROOT, ComfyUI
-from ..diffusion.checkpoint import SD1, SD2, XL
 from ..diffusion.export import save_checkpoint
+from ..diffusion.kind import SD1, SD2, XL
 from ..diffusion.parts import assemble, load_tokenizer, read_json
 from ..training.lora import adapt, extract
 

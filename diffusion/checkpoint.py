@@ -8,29 +8,17 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..errors import MendableError
 from .checkpoint_text import read_text_encoders
+from .kind import SD2, require_kind
 from .layout import UNET
 from .model import Diffusion
 from .parts import assemble, incomplete, read_json, require_whole
 
-CONFIGS = Path(__file__).parent / "configs"
-SD1, SD2, XL = CONFIGS / "sd1", CONFIGS / "sd2", CONFIGS / "sdxl"
-FIRST_LAYER = f"{UNET}input_blocks.0.0.weight"
 LAST_NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-PROMPT_LAYER = "attn2.to_k.weight"
-# By the width of the prompts that the UNet reads.
-KINDS = {768: SD1, 1024: SD2, 2048: XL}
-REFINER = 1280
-# What XL's smaller relatives (SSD-1B, Vega, KOALA) have not.
-XL_LAST_BLOCK = f"{UNET}input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight"
-# What a file says of itself by keys that are no weights, as ComfyUI reads them.
+# What an XL file says of its model by keys that are no weights, as ComfyUI reads them.
 PREDICTS_V, ZERO_SNR = "v_pred", "ztsnr"
-OTHER_NOISE = {"edm_mean", "edm_vpred.sigma_max"}
-CHOOSE = "choose a plain checkpoint of Stable Diffusion 1.x, 2.x or XL"
 # The 768-pixel models of the 2.x family predict v, and nothing in their files says so but this:
 # training for it spread the last block's biases (ComfyUI's rule).
 V_SPREAD = 0.09
@@ -49,7 +37,7 @@ def load_checkpoint(
     not all of it.
     """
     require_whole(file)
-    architecture = _require_kind(file, architecture)
+    architecture = require_kind(file, architecture)
     weights = load_file(file)
     scheduler = read_json(architecture / "scheduler" / "scheduler_config.json")
     unet = _convert(UNet2DConditionModel, weights, file, architecture, "unet", dtype)
@@ -68,32 +56,6 @@ def load_checkpoint(
         source=str(file),
         name=file.stem,
     )
-
-
-def _require_kind(file: Path, architecture: Path | None) -> Path:
-    """Look at the layers' shapes, which are in the file's head, and say what kind it is."""
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
-        prompt_layer = next((key for key in sorted(keys) if key.endswith(PROMPT_LAYER)), None)
-        if FIRST_LAYER not in keys or prompt_layer is None:
-            what = "a LoRA" if any("lora" in key for key in keys) else "something else"
-            raise MendableError(f"{file.name} is {what}, not a checkpoint: {CHOOSE}.")
-        width = weights.get_slice(prompt_layer).get_shape()[1]
-        channels = weights.get_slice(FIRST_LAYER).get_shape()[1]
-    found = architecture or KINDS.get(width)
-    unet = read_json(found / "unet" / "config.json") if found else {}
-    other = None
-    if found is None or width != unet["cross_attention_dim"]:
-        other = "an SDXL refiner" if width == REFINER else "of an unknown kind"
-    elif channels != unet["in_channels"]:
-        other = f"made for inpainting or editing, for its UNet takes {channels} channels"
-    elif keys & OTHER_NOISE:
-        other = "made for EDM's noise levels (Playground 2.5, CosXL)"
-    elif found == XL and XL_LAST_BLOCK not in keys:
-        other = "a smaller relative of Stable Diffusion XL, or not whole"
-    if found is None or other:
-        raise MendableError(f"{file.name} is {other}: {CHOOSE}.")
-    return found
 
 
 def _convert(

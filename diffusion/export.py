@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..errors import MendableError
-from .checkpoint import KINDS, PREDICTS_V, SD1, ZERO_SNR
+from .checkpoint import PREDICTS_V, ZERO_SNR
+from .kind import KINDS, SD1
 from .layout import checkpoint_weights
 from .model import Diffusion
 from .parts import read_json

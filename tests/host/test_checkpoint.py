@@ -311,6 +311,7 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
         ({PROMPT: [320, 1280]}, "is an SDXL refiner"),
         ({PROMPT: [320, 999]}, "is of an unknown kind"),
         ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
+        ({"input_blocks.1.1.time_stack.0.ff.weight": [4]}, "is a Stable Video Diffusion model"),
         ({}, "does not hold a whole Stable Diffusion unet"),
         ({PROMPT: [320, 1024]}, "does not hold a whole Stable Diffusion unet"),
     ],
@@ -320,6 +321,29 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
     file = tmp_path / "other.safetensors"
     write_hollow(file, {UNET + key: shape for key, shape in layers.items()})
     with pytest.raises(MendableError, match=sentence):
+        load_diffusion(file, torch.float16, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("model.diffusion_model.joint_blocks.0.x_block.weight", "a Stable Diffusion 3 model"),
+        ("double_blocks.0.img_attn.qkv.weight", "a Flux model"),
+        ("model.diffusion_model.clip_txt_mapper.weight", "a Stable Cascade model"),
+        ("lora_unet_double_blocks_0_img_mlp_0.lora_up.weight", "a LoRA, not a checkpoint"),
+        ("unet.mid_block.attentions.0.proj_in.lora_A.weight", "a LoRA, not a checkpoint"),
+        ("control_model.input_blocks.0.0.weight", "a ControlNet, not a checkpoint"),
+        ("first_stage_model.decoder.conv_in.weight", "a VAE, not a checkpoint"),
+        ("text_model.final_layer_norm.weight", "a text encoder, not a checkpoint"),
+        ("down_blocks.0.resnets.0.conv1.weight", "a part of a diffusers folder"),
+        ("emb_params", "a learned word, not a checkpoint"),
+        ("layer.weight", "no Stable Diffusion checkpoint"),
+    ],
+)
+def test_models_of_another_make_are_named(tmp_path: Path, key: str, sentence: str) -> None:
+    file = tmp_path / "other.safetensors"
+    write_hollow(file, {key: [4, 4]})
+    with pytest.raises(MendableError, match=rf"^other.safetensors is {sentence}"):
         load_diffusion(file, torch.float16, VOCABULARY)
 
 
@@ -355,13 +379,6 @@ def test_a_checkpoint_without_a_part_says_which(
     save_file({key: value for key, value in weights.items() if not key.startswith(part)}, file)
     with pytest.raises(MendableError, match="does not hold a whole Stable Diffusion"):
         load_checkpoint(file, torch.float32, VOCABULARY, smaller)
-
-
-def test_a_lora_is_no_checkpoint(tmp_path: Path) -> None:
-    file = tmp_path / "style.safetensors"
-    save_file({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, file)
-    with pytest.raises(MendableError, match="is a LoRA, not a checkpoint"):
-        load_diffusion(file, vocabulary=VOCABULARY)
 
 
 def test_a_half_written_checkpoint_is_named(core: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from kosmos_dreambooth.demo.client import Client, Failure, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.sandbox import DIFFUSION
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 LOAD = {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}}
 
@@ -188,7 +188,8 @@ def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
     for model, sentence in (
         ("half", "half written"),
         ("half.safetensors", "half.safetensors is damaged or only half written"),
-        ("vae.safetensors", "not a checkpoint"),
+        ("vae.safetensors", "vae.safetensors is a VAE, not a checkpoint"),
+        ("flux.safetensors", "flux.safetensors is a Flux model: choose"),
     ):
         workflow = sampler()
         workflow["load"] = {
@@ -198,3 +199,5 @@ def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
         failure = failure_of(client, workflow)
         assert failure.node == "load"
         assert sentence in failure.sentence
+    flux = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}
+    save_file(flux, checkpoints / "flux.safetensors")

@@ -17,7 +17,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
-from kosmos_dreambooth.diffusion.checkpoint import SD1
+from kosmos_dreambooth.diffusion.kind import SD1
 from kosmos_dreambooth.training.events import Follower, loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
 from kosmos_dreambooth.training.lora import adapt, extract
