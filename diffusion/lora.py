@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ..errors import MendableError
 from .layout import text_weights, unet_weights
+from .lora_names import read_lora
 from .model import Diffusion
 from .parts import require_whole
 
@@ -23,20 +23,21 @@ def merge_lora(diffusion: Diffusion, file: Path) -> Diffusion:
     `lora_unet_<layer>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...], `.alpha`
     and DoRA's `.dora_scale` [out,1,...]. <layer> is diffusers' name of it, or the original one as
     in kohya's files for XL, with `_` for `.`; text encoders are `lora_te_` or `lora_te1_`, and
-    XL's second `lora_te2_`.
+    XL's second `lora_te2_`. Files with diffusers' keys are read as well.
 
     The modules are changed in their place. Raises MendableError, and changes nothing, when the
     file is damaged, of another format, or made for another model.
     """
     require_whole(file)
-    tensors = load_file(file)
+    tensors = read_lora(file)
     weights = _weights(diffusion)
     adapters = {}
     for name in sorted({key.partition(".")[0] for key in tensors}):
         adapter = _adapter(tensors, name)
         if adapter is None:
             raise MendableError(
-                f"{file.name} is no LoRA in kohya's format: choose a file that is, or convert it."
+                f"{file.name} is no LoRA in kohya's or diffusers' format: choose one that is, or "
+                "convert it."
             )
         if name not in weights or not adapter.fits(weights[name]):
             raise MendableError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kosmos_dreambooth.diffusion.export import make_pipeline
 from kosmos_dreambooth.diffusion.layout import unet_weights
 from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.lora import merge_lora
@@ -11,6 +12,8 @@ from kosmos_dreambooth.diffusion.predict import frame, predict
 from kosmos_dreambooth.diffusion.prompts import read_tokens
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training.lora import adapt, extract
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -73,6 +76,35 @@ def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
         assert torch.allclose(predict(merged.unet, *told), predict(model.unet, *told), atol=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [None, 8])
+def test_a_file_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path, alpha):
+    pipeline = make_pipeline(load_diffusion(model_folder))
+    settings = {"r": 3, "lora_alpha": alpha or 3, "target_modules": ["to_q", "to_out.0", "q_proj"]}
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    for part in parts.values():
+        part.add_adapter(LoraConfig(**settings))
+        with torch.no_grad():
+            for name, weight in part.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1)
+    layers = {f"{name}_lora_layers": get_peft_model_state_dict(p) for name, p in parts.items()}
+    about = {f"{name}_lora_adapter_metadata": settings for name in parts} if alpha else {}
+    pipeline.save_lora_weights(tmp_path, **layers, **about)
+    merged = merge_lora(load_diffusion(model_folder), tmp_path / "pytorch_lora_weights.safetensors")
+    theirs = make_pipeline(load_diffusion(model_folder))
+    theirs.load_lora_weights(tmp_path)
+    theirs.fuse_lora()
+    theirs.unload_lora_weights()
+    changed = 0
+    plain = load_diffusion(model_folder)
+    for name in parts:
+        old, wanted = getattr(plain, name).state_dict(), getattr(theirs, name).state_dict()
+        for key, weight in getattr(merged, name).state_dict().items():
+            assert torch.allclose(weight, wanted[key], atol=1e-6), key
+            changed += not torch.equal(weight, old[key])
+    assert changed > 6
+
+
 def renamed(tensors, unet):
     """As kohya's scripts name XL's layers: lora_unet_input_blocks_4_1_... and so on."""
     names = {
@@ -126,7 +158,7 @@ def lora(**changes):
             },
             "for another model than tiny, which has no such lora_unet_input_blocks_1",
         ),
-        ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's format"),
+        ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's or diffusers'"),
     ],
 )
 def test_a_foreign_lora_is_named_and_changes_nothing(
