@@ -35,11 +35,12 @@ class Canvas:
             raise MendableError(
                 f"Denoise is {self.strength}: choose more than 0, and 1 at the most."
             )
-        if not self.pictures.isfinite().all():
-            raise MendableError(
-                "The image holds values that are not numbers: look at what made it, for it has "
-                "to be a picture in 0..1."
-            )
+        for name, values in (("image", self.pictures), ("mask", self.mask)):
+            if values is not None and not values.isfinite().all():
+                raise MendableError(
+                    f"The {name} holds values that are not numbers: look at what made it, for all "
+                    "of them have to be in 0..1."
+                )
         if self.mask is not None and self.mask.shape != self.pictures.shape[:3]:
             raise MendableError(
                 f"The mask has the size {_size(self.mask)} and the image {_size(self.pictures)}: "

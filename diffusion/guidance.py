@@ -20,6 +20,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+def require_scale(guidance: float) -> None:
+    """Raise MendableError unless a guidance scale is 1 (none) or more."""
+    if not math.isfinite(guidance) or guidance < 1:
+        raise MendableError(f"Guidance is {guidance}: choose 1 (no guidance) or more.")
+
+
 @dataclass(frozen=True)
 class GuidanceOptions:
     """How guidance changes while a picture is painted, and what it may not do to the picture.

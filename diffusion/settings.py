@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import MendableError
+from .guidance import require_scale
 from .model import Diffusion
 from .schedulers import SCHEDULERS
 
@@ -31,8 +31,7 @@ class Settings:
     height: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.guidance) or self.guidance < 1:
-            raise MendableError(f"Guidance is {self.guidance}: choose 1 (no guidance) or more.")
+        require_scale(self.guidance)
         if self.scheduler not in SCHEDULERS:
             raise MendableError(
                 f'Scheduler is "{self.scheduler}": choose one of {", ".join(SCHEDULERS)}.'

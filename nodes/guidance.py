@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..diffusion.guidance import PLAIN, SCHEDULES
+from ..diffusion.guidance import PLAIN, SCHEDULES, require_scale
 from ..diffusion.guidance import GuidanceOptions as Options
 from . import host
 from .sockets import GUIDANCE
@@ -140,6 +140,7 @@ class GuidanceGuider(io.ComfyNode):
         guidance_options: Options | None = None,
     ) -> io.NodeOutput:
         """Make the guider, which samples when the sampler asks it to."""
+        require_scale(guidance)
         guider = host.Guider(model, guidance, guidance_options or PLAIN)
         guider.set_conds(positive, negative)
         return io.NodeOutput(guider)

@@ -294,6 +294,15 @@ class Guider(comfy.samplers.CFGGuider):
         self.set_cfg(guidance)
         self.options = options
 
+    def sample(self, noise: Any, latent_image: Any, *rest: Any, **named: Any) -> Any:
+        """Sample as core's does, from latents that are numbers."""
+        parts = latent_image.unbind() if latent_image.is_nested else [latent_image]
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise MendableError(
+                "The latent image holds values that are not numbers: look at what made it."
+            )
+        return super().sample(noise, latent_image, *rest, **named)
+
     def predict_noise(
         self,
         x: torch.Tensor,

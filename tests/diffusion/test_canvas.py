@@ -124,7 +124,8 @@ def test_a_low_strength_stays_near_the_picture_and_saves_steps(diffusion):
         ({"strength": 0.05}, "Denoise 0.05 of 5 steps leaves no step"),
         ({"mask": MASK[:, :16]}, "mask has the size 32x16 and the image 32x32"),
         ({"pictures": PICTURES[:, :31]}, "32x31 pixels, but tiny paints multiples of 2.*32x30"),
-        ({"pictures": PICTURES * float("nan")}, "values that are not numbers"),
+        ({"pictures": PICTURES * float("nan")}, "image holds values that are not numbers"),
+        ({"mask": MASK * float("nan")}, "mask holds values that are not numbers"),
     ],
 )
 def test_an_impossible_canvas_is_named(diffusion, change, sentence):

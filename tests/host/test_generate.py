@@ -190,6 +190,22 @@ def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
         ("half.safetensors", "half.safetensors is damaged or only half written"),
         ("vae.safetensors", "vae.safetensors is a VAE, not a checkpoint"),
         ("flux.safetensors", "flux.safetensors is a Flux model: choose"),
+@pytest.mark.parametrize(
+    ("widget", "number", "value", "sentence"),
+    [
+        ("guidance", "PrimitiveFloat", 0.5, "Guidance is 0.5: choose 1 (no guidance) or more"),
+        ("steps", "PrimitiveInt", 0, "Steps is 0: choose 1 to 1000"),
+        ("count", "PrimitiveInt", 0, "Count is 0: ask for at least 1 picture"),
+    ],
+)
+def test_priors_check_their_numbers_too(
+    client: Client, widget: str, number: str, value: float, sentence: str
+) -> None:
+    workflow = priors(**{widget: ["number", 0]})
+    workflow["number"] = {"class_type": number, "inputs": {"value": value}}
+    assert sentence in failure_of(client, workflow).sentence
+
+
     ):
         workflow = sampler()
         workflow["load"] = {

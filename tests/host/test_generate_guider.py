@@ -6,7 +6,7 @@ import pytest
 import torch
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 PLAIN = {
     "rescale": 0.0,
@@ -74,6 +74,35 @@ def latents(server: ComfyUI, outcome: Outcome, name: str) -> torch.Tensor:
     assert outcome.failure is None
     [entry] = outcome.outputs[f"keep {name}"]["latents"]
     return load_file(server.output / entry["filename"])["latent_tensor"].flatten()
+
+
+@pytest.mark.parametrize("scale", [0.5, -3.0])
+def test_a_guidance_below_one_is_named(client: Client, scale: float) -> None:
+    wrong = graph(None)
+    wrong["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": scale}}
+    wrong["guider"]["inputs"]["guidance"] = ["number", 0]
+    sentence = sentence_of(client, wrong, "guider")
+    assert sentence == f"Guidance is {scale}: choose 1 (no guidance) or more."
+
+
+def test_latents_that_are_not_numbers_are_named(server: ComfyUI, client: Client) -> None:
+    broken = {
+        "latent_tensor": torch.full((1, 8, 8, 8), torch.nan),
+        "latent_format_version_0": torch.empty(0),
+    }
+    save_file(broken, server.input / "no_numbers.latent")
+    wrong = graph(None)
+    wrong["empty"] = {"class_type": "LoadLatent", "inputs": {"latent": "no_numbers.latent"}}
+    assert "latent image holds values that are not numbers" in sentence_of(client, wrong, "there")
+
+
+def sentence_of(client: Client, wrong: dict, node: str) -> str:
+    failure = client.run(wrong).failure
+    assert failure is not None
+    assert failure.node == node
+    assert failure.kind.endswith("MendableError")
+    assert "\n" not in failure.sentence
+    return failure.sentence
 
 
 @pytest.fixture(scope="module")
