@@ -63,4 +63,7 @@ def _unless_out_of_memory(work: Callable[[slice], Result], part: slice) -> Resul
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """By its class on CUDA and XPU, and by PyTorch's words on a CPU and on MPS."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("DefaultCPUAllocator", "out of memory")
+    )

@@ -37,9 +37,16 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed():
         list(in_batches(2, 2, work))
 
 
-def test_an_item_that_never_fits_ends_the_work():
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
+        "MPS backend out of memory (MPS allocated: 8.99 GiB)",
+    ],
+)
+def test_an_item_that_never_fits_ends_the_work(words):
     def work(part):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(words)
 
     with pytest.raises(MendableError, match="not enough memory"):
         list(in_batches(4, 4, work))
