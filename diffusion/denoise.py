@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from diffusers import SchedulerMixin
@@ -26,6 +27,11 @@ class Told:
 
     prompts: TextStates
     negative: TextStates
+
+    @cached_property
+    def both(self) -> TextStates:
+        """The negative prompt for each of the pictures, then their prompts: 2N."""
+        return TextStates.join([*[self.negative] * len(self.prompts), self.prompts])
 
 
 @torch.inference_mode(False)
@@ -102,7 +108,7 @@ def _guided(
     """
     text, latents = told.prompts, scaled
     if scale != 1:
-        text = TextStates.join([*[told.negative] * len(text), text])
+        text = told.both
         latents = torch.cat([scaled, scaled])
     frames = whole.repeat(len(latents), 1)
     output = predict(diffusion.unet, latents, timestep, text, frames).float()
