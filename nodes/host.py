@@ -400,7 +400,8 @@ def list_models(kind: str) -> list[str]:
     marker = MODEL_FOLDER_MARKERS.get(kind)
     names = set()
     for root in models_folder(kind):
-        for folder, _, files in os.walk(root, followlinks=True):
+        for folder, below, files in os.walk(root, followlinks=True):
+            below[:] = [name for name in below if not name.endswith(".tmp")]  # half-written
             here = Path(folder).relative_to(root)
             if marker is None:
                 found = [here / name for name in files if name.endswith(".safetensors")]
