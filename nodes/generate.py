@@ -75,6 +75,17 @@ class LoadDiffusion(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(
+        cls, model: str | None, dtype: str | None, loras: str | None = ""
+    ) -> str:
+        """Load again when a file was written anew; what is connected is not known yet."""
+        files = [host.resolve("loras", name) for name in _lines(loras or "")]
+        place = _find(model) if model else ""
+        if isinstance(place, Path):
+            files += sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        return str([file.stat().st_mtime_ns for file in files])
+
+    @classmethod
     def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
         """Load the model into ComfyUI's memory management."""
         from ..diffusion.load import load_diffusion
@@ -83,7 +94,7 @@ class LoadDiffusion(io.ComfyNode):
         from ..quantize.saving import precision_of_rest
         from ..quantize.weights import require_plain
 
-        files = [host.resolve("loras", line.strip()) for line in loras.splitlines() if line.strip()]
+        files = [host.resolve("loras", name) for name in _lines(loras)]
         place = _find(model)
         rest = precision_of_rest(place) if isinstance(place, Path) else None
         diffusion = load_diffusion(place, rest or host.torch_dtype(dtype), host.clip_vocabulary())
@@ -348,7 +359,7 @@ class CFGSampler(io.ComfyNode):
         from ..diffusion.sample import consecutive_seeds, paint
         from ..diffusion.settings import Settings
 
-        lines = [line.strip() for line in prompt.splitlines() if line.strip()]
+        lines = _lines(prompt)
         if image is not None and len(lines) == 1:
             lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
@@ -399,6 +410,11 @@ def _canvas(
         None if mask is None else mask[each % len(mask)],
         denoise,
     )
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that hold something, without what surrounds them."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _find(model: str) -> Path | str:

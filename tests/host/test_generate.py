@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+import urllib.request
 
 import pytest
 import torch
@@ -106,6 +107,20 @@ def test_the_latent_is_cores(server: ComfyUI, client: Client) -> None:
 
 
 def test_prior_pictures_are_topped_up(server: ComfyUI, client: Client) -> None:
+def test_core_moves_the_model_out_and_in_again(server: ComfyUI, client: Client) -> None:
+    def moved_in(seed: int) -> int:
+        assert client.run(sampler(seed=seed, count=1, steps=1)).failure is None
+        return server.log.read_text().count("Requested to load")
+
+    before = moved_in(1)
+    assert moved_in(2) == before
+    unload = json.dumps({"unload_models": True}).encode()
+    head = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{server.address}/free", unload, head)).close()
+    moved_in(3)  # the server may have begun with it before it read the wish
+    assert moved_in(4) > before
+
+
     assert client.run(priors()).failure is None
     first = {file: file.stat().st_mtime_ns for file in prior_files(server)}
     more = client.run(priors(count=5))

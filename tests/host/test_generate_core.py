@@ -337,16 +337,26 @@ def assert_merged(
     assert changed > len(here) // 4
 
 
-def write_lora(folder: Path, file: Path) -> None:
+def write_lora(folder: Path, file: Path, seed: int = 0) -> None:
     model = load_diffusion(folder)
     encoders = (model.text_encoder, model.text_encoder_2)
-    adapt(model.unet, *encoders, layers="all", rank=4, seed=0)
+    adapt(model.unet, *encoders, layers="all", rank=4, seed=seed)
     with torch.no_grad():
         for key, weight in model.modules.named_parameters():
             if "lora_B" in key:
                 weight.normal_(std=0.1)
     file.parent.mkdir(exist_ok=True)
     save_file(extract(model.unet, *encoders), file)
+
+
+def test_a_lora_that_was_written_anew_is_read_again(server: ComfyUI, client: Client) -> None:
+    file = server.base / "models" / "loras" / "rewritten.safetensors"
+    graph = {**load("sandbox", loras=file.name), **ours("anew", "ddim", 1)}
+    made = []
+    for seed in range(2):
+        write_lora(DIFFUSION, file, seed)
+        made.append(latents(server, client.run(graph), "anew"))
+    assert not torch.equal(*made)
 
 
 def test_pictures_become_latents_and_pictures_again(server: ComfyUI, client: Client) -> None:
