@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from pathlib import Path
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,7 +107,6 @@ def test_the_latent_is_cores(server: ComfyUI, client: Client) -> None:
     assert load_file(file)["latent_tensor"].shape[::2] == (4, 8)
 
 
-def test_prior_pictures_are_topped_up(server: ComfyUI, client: Client) -> None:
 def test_core_moves_the_model_out_and_in_again(server: ComfyUI, client: Client) -> None:
     def moved_in(seed: int) -> int:
         assert client.run(sampler(seed=seed, count=1, steps=1)).failure is None
@@ -121,6 +121,7 @@ def test_core_moves_the_model_out_and_in_again(server: ComfyUI, client: Client) 
     assert moved_in(4) > before
 
 
+def test_prior_pictures_are_topped_up(server: ComfyUI, client: Client) -> None:
     assert client.run(priors()).failure is None
     first = {file: file.stat().st_mtime_ns for file in prior_files(server)}
     more = client.run(priors(count=5))
@@ -189,22 +190,6 @@ def test_a_number_from_another_node_is_checked_too(
     assert sentence in failure_of(client, workflow).sentence
 
 
-def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
-    server: ComfyUI, client: Client
-) -> None:
-    folder = server.base / "models" / "diffusers" / "half"
-    shutil.copytree(DIFFUSION, folder)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100_000])
-    checkpoints = server.base / "models" / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
-    shutil.copy(DIFFUSION / "vae" / weights.name, checkpoints / "vae.safetensors")
-    shutil.copy(weights, checkpoints / "half.safetensors")
-    for model, sentence in (
-        ("half", "half written"),
-        ("half.safetensors", "half.safetensors is damaged or only half written"),
-        ("vae.safetensors", "vae.safetensors is a VAE, not a checkpoint"),
-        ("flux.safetensors", "flux.safetensors is a Flux model: choose"),
 @pytest.mark.parametrize(
     ("widget", "number", "value", "sentence"),
     [
@@ -221,6 +206,24 @@ def test_priors_check_their_numbers_too(
     assert sentence in failure_of(client, workflow).sentence
 
 
+def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
+    server: ComfyUI, client: Client
+) -> None:
+    folder = server.base / "models" / "diffusers" / "half"
+    shutil.copytree(DIFFUSION, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    shutil.copy(DIFFUSION / "vae" / weights.name, checkpoints / "vae.safetensors")
+    shutil.copy(weights, checkpoints / "half.safetensors")
+    flux = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}
+    save_file(flux, checkpoints / "flux.safetensors")
+    for model, sentence in (
+        ("half", "half written"),
+        ("half.safetensors", "half.safetensors is damaged or only half written"),
+        ("vae.safetensors", "vae.safetensors is a VAE, not a checkpoint"),
+        ("flux.safetensors", "flux.safetensors is a Flux model: choose"),
     ):
         workflow = sampler()
         workflow["load"] = {
@@ -230,5 +233,3 @@ def test_priors_check_their_numbers_too(
         failure = failure_of(client, workflow)
         assert failure.node == "load"
         assert sentence in failure.sentence
-    flux = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}
-    save_file(flux, checkpoints / "flux.safetensors")
