@@ -17,7 +17,7 @@ from ..errors import MendableError
 from ..training import checkpoint
 from ..training.captions.config import CaptionConfig
 from ..training.chart import Chart
-from ..training.config import Options, TrainingConfig
+from ..training.config import Options, TrainingConfig, suggested_batch_size
 from ..training.config_yaml import read_as, read_config
 from ..training.dataset import Subject, fingerprint, link_or_copy
 from ..training.events import Event, Follower
@@ -49,6 +49,11 @@ CAPTIONERS = "kosmos"
 def learned_from(subject: Subject, options: Options) -> Subject:
     """Return the subject without its masks where the loss looks at everything alike."""
     return subject if options.background_weight < 1 else replace(subject, masks=())
+
+
+def batch_size_for(diffusion: Diffusion, options: Options) -> int:
+    """Return the batch size of a run whose user has chosen none."""
+    return suggested_batch_size(diffusion.unet.num_parameters(), options.processes)
 
 
 def settings_of(

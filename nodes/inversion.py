@@ -69,7 +69,7 @@ class TextualInversionTrain(io.ComfyNode):
                 learning_rate_input(
                     1e-6, "Size of a step; 0 is 5e-3, which suits every model's size."
                 ),
-                batch_input(4, "Pictures in a step."),
+                batch_input("Pictures in a step; 0 is 1 for Stable Diffusion, 4 for small models."),
                 seed_input("The same seed, settings and pictures learn the same."),
                 io.String.Input(
                     "run_name",
@@ -136,7 +136,7 @@ class TextualInversionTrain(io.ComfyNode):
             method="embedding",
             steps=steps,
             learning_rate=learning_rate,
-            batch_size=batch_size,
+            batch_size=batch_size or follow.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )

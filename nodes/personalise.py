@@ -278,9 +278,8 @@ class DreamBoothTrain(io.ComfyNode):
                     "class begins to look like the subject. Not used without priors.",
                 ),
                 batch_input(
-                    4,
-                    "Pictures of the subject in a step; as many of the class come on top. "
-                    "Lower it when memory runs out.",
+                    "Pictures of the subject in a step; as many of the class come on top. 0 is 1 "
+                    "for Stable Diffusion, which one GPU holds, and 4 for small models.",
                 ),
                 seed_input("The same seed, settings and pictures make the same model."),
                 io.String.Input(
@@ -367,7 +366,7 @@ class DreamBoothTrain(io.ComfyNode):
             learning_rate=learning_rate,
             rank=rank,
             prior_weight=prior_weight,
-            batch_size=batch_size,
+            batch_size=batch_size or follow.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )

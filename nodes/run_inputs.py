@@ -22,10 +22,10 @@ def learning_rate_input(step: float, tooltip: str) -> io.Float.Input:
     )
 
 
-def batch_input(default: int, tooltip: str) -> io.Int.Input:
-    """How much in a step."""
-    low, high = (int(limit) for limit in LIMITS["batch_size"])
-    return io.Int.Input("batch_size", default=default, min=low, max=high, tooltip=tooltip)
+def batch_input(tooltip: str) -> io.Int.Input:
+    """How much in a step; 0 leaves it to the model's size."""
+    high = int(LIMITS["batch_size"][1])
+    return io.Int.Input("batch_size", default=0, min=0, max=high, tooltip=tooltip)
 
 
 def seed_input(tooltip: str) -> io.Int.Input:

@@ -17,6 +17,8 @@ CLASS_TARGETS = ("model", "pictures")
 NOT_AWARE = "none"
 AWARE = (NOT_AWARE, "int8", "int4")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SMALL_MODEL = 100_000_000
+"""A UNet with fewer parameters is none of Stable Diffusion's; theirs have 860 million and more."""
 
 # Settings that may change between two starts of one run without making it another run.
 FREE = frozenset(
@@ -125,6 +127,11 @@ class Course:
             value = getattr(self, name, choices[0])
             if value not in choices:
                 raise MendableError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
+
+    @property
+    def processes(self) -> int:
+        """How many processes share each step's batch."""
+        return self.devices * self.nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +258,16 @@ class TrainingConfig(Options, Config):
     def trains_text(self) -> bool:
         """Whether the text encoder has to run in each step."""
         return self.train_text_encoder or self.method == "embedding"
+
+
+def suggested_batch_size(unet_parameters: int, processes: int) -> int:
+    """Return how many pictures of the subject a step shows when nobody says; one a process or more.
+
+    One for Stable Diffusion's sizes, as diffusers' documented scripts are run, so that one GPU can
+    hold it; four for models so small that a step takes no time.
+    """
+    suited = 4 if unet_parameters < SMALL_MODEL else 1
+    return -(-suited // processes) * processes
 
 
 def suggested_learning_rate(method: str, unet_parameters: int) -> float:

@@ -105,7 +105,7 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*in eval mode at the start of training.*"):
         warnings.filterwarnings("ignore", message=text)
-    processes = config.devices * config.nodes
+    processes = config.processes
     if config.batch_size % processes:
         raise MendableError(
             f"A batch of {config.batch_size} pictures cannot be shared by {processes} processes: "

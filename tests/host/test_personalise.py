@@ -18,6 +18,7 @@ from diffusers import UNet2DConditionModel
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
 from kosmos_dreambooth.diffusion.kind import SD1
+from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.events import Follower, loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
 from kosmos_dreambooth.training.lora import adapt, extract
@@ -145,7 +146,7 @@ def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client:
 
 
 def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) -> None:
-    workflow = training("during", steps=2, priors=["priors", 0])
+    workflow = training("during", steps=2, batch_size=0, priors=["priors", 0])
     workflow["priors"] = {
         "class_type": "PriorGenerator",
         "inputs": {
@@ -161,6 +162,7 @@ def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) 
     }
     run = run_of(client.run(workflow))
     assert len(list(run.class_pictures.glob("*.png"))) == 3
+    assert read_config(run.config).batch_size == 4
     cached = (server.output / "priors").glob("*/000000001?.png")
     assert sorted(file.name for file in cached) == ["0000000010.png", "0000000011.png"]
     workflow["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["priors", 1]}}

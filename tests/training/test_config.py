@@ -14,6 +14,7 @@ from kosmos_dreambooth.training.config import (
     CHOICES,
     LIMITS,
     TrainingConfig,
+    suggested_batch_size,
     suggested_learning_rate,
 )
 from kosmos_dreambooth.training.config_yaml import GROUPS, TASKS, read_as, read_config, to_yaml
@@ -139,3 +140,13 @@ def test_small_models_are_given_larger_steps() -> None:
     assert suggested_learning_rate("lora", 860_000_000) == pytest.approx(1e-4)
     assert suggested_learning_rate("full", 860_000_000) == pytest.approx(5e-6)
     assert suggested_learning_rate("lora", 5_900_000) == pytest.approx(1.2e-3, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "processes", "size"),
+    [(5_900_000, 1, 4), (5_900_000, 3, 6), (859_520_964, 1, 1), (2_567_463_684, 2, 2)],
+)
+def test_a_large_model_is_shown_one_picture_a_step(
+    parameters: int, processes: int, size: int
+) -> None:
+    assert suggested_batch_size(parameters, processes) == size
