@@ -12,6 +12,7 @@ from ..training.config import (
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    STRATEGIES,
     Options,
 )
 from .sockets import TRAINING_OPTIONS
@@ -187,6 +188,14 @@ class TrainingOptions(io.ComfyNode):
                     "shapes: sides become multiples of this, 64 is usual, with about as many "
                     "pixels as the square; a batch holds one size.",
                     optional=True,
+                ),
+                io.Combo.Input(
+                    "strategy",
+                    options=list(STRATEGIES),
+                    default=DEFAULTS.strategy,
+                    optional=True,
+                    tooltip="How several GPUs share a run: ddp shares the batch, zero the "
+                    "optimizer's state too, which saves much memory with full. Same result.",
                 ),
             ],
             outputs=[

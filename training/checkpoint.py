@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ..atomic import replacing
 from .averaging import trainable
+from .sharing import put_states, states
 
 Scaler = torch.amp.GradScaler
 
@@ -42,9 +43,10 @@ def save(
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
+    kept_of = states(optimizer)
     for name, parameter in trainable(module).items():
         tensors[f"weights.{name}"] = parameter
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in kept_of.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{key}"] = value
             else:
@@ -122,13 +124,15 @@ def restore(
     if _named(tensors, "weights").keys() != parameters.keys():
         raise ValueError(f"{path} holds other parameters than this run trains.")
     rest = _read_rest(path)
+    held: dict[torch.Tensor, dict[str, Any]] = {}
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[f"weights.{name}"])
         state = {
             key: value.clone().to(parameter.device)
             for key, value in _named(tensors, f"optimizer.{name}").items()
         }
-        optimizer.state[parameter] = state | rest["state"].get(name, {})
+        held[parameter] = state | rest["state"].get(name, {})
+    put_states(optimizer, held)
     for group, numbers in zip(optimizer.param_groups, rest["groups"], strict=False):
         group.update(numbers)
     return _named(tensors, "average")

@@ -13,6 +13,7 @@ LAYERS = ("attention", "all")
 DEVICES = ("auto", "cpu")
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
+STRATEGIES = ("ddp", "zero")
 CLASS_TARGETS = ("model", "pictures")
 NOT_AWARE = "none"
 AWARE = (NOT_AWARE, "int8", "int4")
@@ -29,6 +30,7 @@ FREE = frozenset(
         "device",
         "devices",
         "nodes",
+        "strategy",
         "preview_prompt",
         "sample_prompts",
         "preview_every",
@@ -77,6 +79,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
+    "strategy": STRATEGIES,
     "class_target": CLASS_TARGETS,
     "quantization_aware": AWARE,
     "device": DEVICES,
@@ -94,7 +97,8 @@ class Course:
     `gradient_checkpointing` computes twice what it then need not keep.
     Watching: `preview_every` 0 means no previews; the newest `keep_checkpoints` stay; `wandb` logs
     to Weights & Biases.
-    Machines: each step's batch is shared by `devices` processes on each of `nodes` computers.
+    Machines: each step's batch is shared by `devices` processes on each of `nodes` computers; by
+    the `strategy` "zero" they share the optimizer's state as well, which with "ddp" each has whole.
     Quantization: `quantization_aware` names the format whose rounding the weights feel on the way
     forward, so that Quantize costs the result less.
 
@@ -117,6 +121,7 @@ class Course:
     devices: int = 1
     nodes: int = 1
     quantization_aware: str = NOT_AWARE
+    strategy: str = "ddp"
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

@@ -56,6 +56,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "device",
         "devices",
         "nodes",
+        "strategy",
     ),
     "The loss and the data": (
         "prior_weight",

@@ -21,6 +21,7 @@ from .curves import Curves
 from .events import Event, append
 from .folder import RunFolder
 from .learner import Learner
+from .sharing import gather
 from .stop import StopRequest
 
 WRITE_SECONDS = 0.25
@@ -116,9 +117,10 @@ class Journal(Callback):
         self._written = time.monotonic()
 
     def _save(self, trainer: Trainer, module: Learner, done: int) -> None:
+        optimizer = trainer.optimizers[0]
+        gather(optimizer)
         if not trainer.is_global_zero:
             return
-        optimizer = trainer.optimizers[0]
         checkpoint.save(
             self._run.checkpoints,
             done,

@@ -13,6 +13,7 @@ from . import checkpoint
 from .averaging import Average, Weights, schedule_free_weights
 from .config import Config
 from .optimizers import Group, make_optimizer, rate_schedule
+from .sharing import groups_of
 
 if TYPE_CHECKING:
     from .folder import RunFolder
@@ -82,7 +83,7 @@ class Learner(LightningModule, ABC):
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(
             parameters, self.config.clip_norm or float("inf")
         )
-        for group in optimizer.param_groups:
+        for group in groups_of(optimizer):
             group["lr"] = group["initial_lr"] * self._rate_at(self.step)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:

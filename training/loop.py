@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import MendableError
-from . import checkpoint
+from . import checkpoint, sharing
 from .averaging import put_in
 from .captions.config import CaptionConfig
 from .config import Config, TrainingConfig
@@ -111,6 +111,7 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
             f"A batch of {config.batch_size} pictures cannot be shared by {processes} processes: "
             f"set batch_size to a multiple of {processes}."
         )
+    sharing.check(config)
     there = torch.cuda.device_count()
     if config.device != "cpu" and there and config.devices > there:
         raise MendableError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,38 +12,43 @@ from diffusers.optimization import get_scheduler
 
 from ..errors import MendableError
 from .config import Config
+from .sharing import share, shares_state
 
 Group = dict[str, Any]
 
+RESTARTS, POWER = 4, 2.0
+"""Falls of "cosine_with_restarts", and how "polynomial" falls: as the square of what is left."""
 
-def make_optimizer(config: Config, groups: Iterable[Group]) -> torch.optim.Optimizer:
+
+def make_optimizer(config: Config, groups: list[Group]) -> torch.optim.Optimizer:
     """Return the optimizer of a run, for groups of `params` with their peak rate `lr`.
 
-    Raises MendableError when its library is not installed.
+    Raises MendableError when its library is not installed, and for an average of averages.
     """
     if config.ema and config.optimizer == "schedulefree":
         raise MendableError(
             'The optimizer "schedulefree" averages the weights by itself: set ema to 0.'
         )
-    decay = config.weight_decay
+    kind, settings = _kind(config)
+    settings["weight_decay"] = config.weight_decay
+    return share(kind, groups, settings) if shares_state(config) else kind(groups, **settings)
+
+
+def _kind(config: Config) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """What the optimizer is, and what it is told beside the decay of the weights."""
     if config.optimizer == "adamw8bit":
-        library = _library("bitsandbytes", "adamw8bit")
-        return library.optim.AdamW8bit(groups, weight_decay=decay)
+        return _library("bitsandbytes", "adamw8bit").optim.AdamW8bit, {}
     if config.optimizer == "prodigy":
         library = _library("prodigyopt", "prodigy")
-        return library.Prodigy(
-            groups, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True
-        )
+        return library.Prodigy, {"use_bias_correction": True, "safeguard_warmup": True}
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(groups, weight_decay=decay, scale_parameter=False, relative_step=False)
+        return Adafactor, {"scale_parameter": False, "relative_step": False}
     if config.optimizer == "schedulefree":
-        library = _library("schedulefree", "schedulefree")
-        return library.AdamWScheduleFree(groups, weight_decay=decay)
+        return _library("schedulefree", "schedulefree").AdamWScheduleFree, {}
     # A fused step unscales fp16 gradients by itself, too late for their norm to be cut.
-    fused = config.precision != "fp16"
-    return torch.optim.AdamW(groups, weight_decay=decay, fused=fused)
+    return torch.optim.AdamW, {"fused": config.precision != "fp16"}
 
 
 def _library(name: str, optimizer: str) -> ModuleType:
@@ -73,7 +78,12 @@ def rate_schedule(config: Config) -> Callable[[int], float]:
     """
     stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(
-        config.schedule, stand_in, num_warmup_steps=0, num_training_steps=config.steps, num_cycles=1
+        config.schedule,
+        stand_in,
+        num_warmup_steps=0,
+        num_training_steps=config.steps,
+        num_cycles=RESTARTS,
+        power=POWER,
     )
     [later] = scheduler.lr_lambdas
     return lambda step: min(1.0, (step + 1) / (config.warmup + 1)) * later(step)

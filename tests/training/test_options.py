@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training import checkpoint, tokens
+from kosmos_dreambooth.training.config import SCHEDULES
 from kosmos_dreambooth.training.events import Follower, loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
 from kosmos_dreambooth.training.loop import train
@@ -18,6 +20,8 @@ from kosmos_dreambooth.training.results import load_base, load_result
 from kosmos_dreambooth.training.stop import StopRequest
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from tests.training.test_config import PLAIN
 
 
 def trained(make_run, root: Path, *, stops: int = 0, **settings: object) -> RunFolder:
@@ -75,6 +79,18 @@ def plain(make_run, tmp_path_factory) -> RunFolder:
 def test_an_option_changes_what_is_learned(make_run, plain, tmp_path: Path, options: dict) -> None:
     run = trained(make_run, tmp_path, **options)
     assert not same(run, plain)
+
+
+def test_each_schedule_is_one_of_its_own() -> None:
+    curves = {}
+    for name in SCHEDULES:
+        rate = rate_schedule(replace(PLAIN, schedule=name, steps=100, warmup=4))
+        curves[name] = [rate(step) for step in range(100)]
+        assert curves[name][:3] == pytest.approx([0.2, 0.4, 0.6], abs=0.05)
+        assert curves[name][99] == pytest.approx(1 if name == "constant" else 0, abs=0.05)
+    assert len({tuple(curve) for curve in curves.values()}) == len(SCHEDULES)
+    saw = curves["cosine_with_restarts"]
+    assert [k for k in range(6, 100) if saw[k] > saw[k - 1] + 0.5] == [25, 50, 75]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +215,7 @@ def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None
         ({"background_weight": 0.5}, "no masks"),
         ({"optimizer": "schedulefree", "ema": 0.9}, "set ema to 0"),
         ({"devices": 2, "batch_size": 1}, "multiple of 2"),
+        ({"devices": 2, "strategy": "zero", "optimizer": "prodigy"}, "set strategy to ddp"),
     ],
 )
 def test_options_that_do_not_fit_are_told(make_run, tmp_path, options: dict, named: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.training.events import Follower, loss_curve
+from kosmos_dreambooth.training.folder import RunFolder
+from kosmos_dreambooth.training.loop import train
 from kosmos_dreambooth.training.run import WORKER
+from kosmos_dreambooth.training.stop import StopRequest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's processes of POSIX")
 
@@ -26,3 +31,47 @@ def test_two_processes_learn_what_one_does(make_run, tmp_path: Path) -> None:
     kinds = [event.kind for event in Follower(two.events).new()]
     assert kinds.count("step") == 50
     assert kinds.count("finished") == 1
+
+
+def under_torchrun(run: RunFolder, node: int, port: int) -> tuple[list[str], dict[str, str]]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    place = ["--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    return [*launcher, *place, str(WORKER), str(run.config)], {}
+
+
+def under_slurm(run: RunFolder, node: int, port: int) -> tuple[list[str], dict[str, str]]:
+    told = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "dreambooth",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_PROCID": str(node),
+        "SLURM_NODEID": str(node),
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": str(port),
+    }
+    return [sys.executable, str(WORKER), str(run.config)], told
+
+
+@pytest.mark.parametrize(
+    ("launch", "optimizer"), [(under_torchrun, "adamw"), (under_slurm, "adafactor")]
+)
+def test_two_computers_share_a_run_and_one_goes_on_with_it(
+    make_run, tmp_path: Path, launch, optimizer: str
+) -> None:
+    """Each keeps a part of the optimizer's state, and the checkpoint has all of it."""
+    settings = {"method": "full", "schedule": "constant", "optimizer": optimizer}
+    alone = make_run(tmp_path, "alone", steps=6, **settings)
+    assert train(alone, StopRequest())
+    shared = make_run(tmp_path, "shared", steps=3, nodes=2, strategy="zero", **settings)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = [launch(shared, node, port) for node in range(2)]
+    workers = [subprocess.Popen(words, env=os.environ | told) for words, told in started]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    assert shared.is_finished()
+    assert make_run(tmp_path, "shared", steps=6, **settings) == shared
+    assert train(shared, StopRequest())
+    assert loss_curve(shared.events) == pytest.approx(loss_curve(alone.events), rel=1e-5)
