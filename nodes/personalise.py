@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from ..training.config import Options, TrainingConfig
-from ..training.dataset import Subject, personal_caption
+from ..training.dataset import Subject, from_templates, personal_caption
 from ..training.events import loss_curve
 from ..training.runs import ChosenRun
 from . import follow, host
@@ -76,8 +76,8 @@ class SubjectDataset(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="A caption for each picture, or one for all. Without captions every "
-                    'picture is "a <token> <class_name>".',
+                    tooltip="A caption for each picture, or one for all. Without captions the "
+                    'templates below are taken, or "a <token> <class_name>".',
                 ),
                 GROUNDING.Input(
                     "grounding",
@@ -103,6 +103,15 @@ class SubjectDataset(io.ComfyNode):
                     optional=True,
                     tooltip="The model to train: the report then says whether it knows the token "
                     "already, or the class not.",
+                ),
+                io.String.Input(
+                    "templates",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What pictures without a caption are called, a line each; {subject} is "
+                    'the token and the class: "a photo of a {subject}". Each time a picture is '
+                    "learned, one line is drawn.",
                 ),
             ],
             outputs=[
@@ -133,6 +142,7 @@ class SubjectDataset(io.ComfyNode):
         mask: list[torch.Tensor] | None = None,
         crop: list[bool] | None = None,
         diffusion: list[Diffusion] | None = None,
+        templates: list[str] | None = None,
     ) -> io.NodeOutput:
         """Put the token into the captions."""
         from ..training.advice import advice
@@ -157,8 +167,9 @@ class SubjectDataset(io.ComfyNode):
             else []
             for picture, text in zip(seen, texts, strict=False)
         ] or [[] for _ in texts]
+        plain = from_templates(templates[0] if templates else "", name, noun)
         personal = tuple(
-            personal_caption(text, name, noun, phrases)
+            personal_caption(text, name, noun, phrases) if text.strip() else plain
             for text, phrases in zip(texts, spans, strict=False)
         )
         masks = _masks(pictures, mask, seen, noun)

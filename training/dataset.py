@@ -15,6 +15,9 @@ from PIL import Image
 
 from ..errors import MendableError
 
+SUBJECT = "{subject}"
+"""What stands for the token and the class in a prompt that a user writes."""
+
 LEAD_IN = re.compile(r"^\s*an image of\s+", re.IGNORECASE)
 """What Kosmos-2's brief prompt puts before each description."""
 
@@ -24,8 +27,9 @@ class Subject:
     """3 to 5 pictures (or more) of one individual.
 
     `pictures` are uint8 RGB arrays [H,W,3], each of its own size; `captions` are as many prompts
-    that call the individual "<token> <class_name>". `masks` are none at all or as many uint8 arrays
-    [H,W] of the pictures' sizes, 255 where the individual is.
+    that call the individual "<token> <class_name>": of one with several lines, one is learned at a
+    time. `masks` are none at all or as many uint8 arrays [H,W] of the pictures' sizes, 255 where
+    the individual is.
     """
 
     pictures: tuple[np.ndarray, ...]
@@ -89,6 +93,24 @@ def personal_caption(
     start, end = spans[0]
     before = LEAD_IN.sub("", caption[:start])
     return f"{before}{subject}{caption[end:]}".strip().rstrip(".")
+
+
+def from_templates(templates: str, token: str, class_name: str) -> str:
+    """Return a caption of a line for each line of `templates`, their {subject} filled in.
+
+    Without any line it is "a <token> <class>". Raises MendableError for a line that does not name
+    the subject.
+
+    >>> from_templates("a photo of a {subject}", "sks", "dog")
+    'a photo of a sks dog'
+    """
+    lines = [line.strip() for line in templates.splitlines() if line.strip()] or [f"a {SUBJECT}"]
+    for line in lines:
+        if SUBJECT not in line:
+            raise MendableError(
+                f'The template "{line}" does not name the subject: write {SUBJECT} where it is.'
+            )
+    return "\n".join(line.replace(SUBJECT, f"{token} {class_name}") for line in lines)
 
 
 def fingerprint(subject: Subject, class_pictures: Sequence[Path]) -> str:

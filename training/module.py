@@ -143,7 +143,7 @@ class DreamBooth(Learner):
     def _read_prompts(self) -> None:
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
         parts = [part for kind in self.kinds.values() for part in kind]
-        captions = [caption for part in parts for caption in part.captions]
+        captions = [line for part in parts for text in part.captions for line in _lines(text)]
         captions += ["", self.config.plain_caption]
         self.prompts = encode_prompts(self.diffusion, captions)
         holds = self.config.class_target == "model" and self.config.method != "embedding"
@@ -233,9 +233,11 @@ class DreamBooth(Learner):
         plain = config.plain_captions if kind == "subject" else 0.0
         if drawn.luck < silent:
             return ""
-        if drawn.luck < silent + (1 - silent) * plain:
+        spoken = silent + (1 - silent) * plain
+        if drawn.luck < spoken:
             return config.plain_caption
-        return pictures.captions[drawn.picture]
+        lines = _lines(pictures.captions[drawn.picture])
+        return lines[int((drawn.luck - spoken) / (1 - spoken) * len(lines))]
 
     def _text_states(self, captions: list[str]) -> TextStates:
         if not self.tokens:
@@ -265,6 +267,11 @@ class DreamBooth(Learner):
     def write_result(self, run: RunFolder) -> None:
         """Write the LoRA, the vectors or the model, and mark the run as finished."""
         write_result(run, self.config, self.diffusion)
+
+
+def _lines(caption: str) -> list[str]:
+    """What a picture may be called, one of them each time."""
+    return caption.splitlines() or [""]
 
 
 def _freeze_unread(encoder: CLIPTextModel) -> None:

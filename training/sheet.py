@@ -18,7 +18,10 @@ SHADE = 0.35
 def sheet(subject: Subject) -> np.ndarray:
     """Draw all pictures, the middle square of each, uint8 [H,W,3]; up to four in a row."""
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(LETTERS))
-    strips = [Strip([Run(caption, None)], SIDE, font) for caption in subject.captions]
+    strips = [
+        Strip([Run(" / ".join(caption.splitlines()), None)], SIDE, font)
+        for caption in subject.captions
+    ]
     columns = min(COLUMNS, len(strips))
     starts = range(0, len(strips), columns)
     rows = [range(start, min(start + columns, len(strips))) for start in starts]

@@ -254,9 +254,23 @@ def test_a_folder_s_pictures_of_any_sizes_meet_their_captions(
     assert sorted(shown) == ["a sks dog at night", "a sks dog by the sea"]
 
 
+def test_pictures_without_captions_are_called_by_templates(client: Client) -> None:
+    workflow = training("never")
+    workflow["subject"]["inputs"]["templates"] = "a photo of a {subject}\na drawing of a {subject}"
+    del workflow["train"], workflow["folder"]
+    workflow["show"] = {"class_type": "PreviewAny", "inputs": {"source": ["subject", 1]}}
+    assert client.run(workflow).outputs["show"]["text"] == [
+        "a photo of a sks dog\na drawing of a sks dog"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"token": "my dog"}, "without spaces"), ({"class_name": " "}, "class name is empty")],
+    [
+        ({"token": "my dog"}, "without spaces"),
+        ({"class_name": " "}, "class name is empty"),
+        ({"templates": "a photo"}, "does not name the subject"),
+    ],
 )
 def test_a_name_that_cannot_be_learned_is_told(client: Client, change: dict, named: str) -> None:
     workflow = training("never")

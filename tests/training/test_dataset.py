@@ -11,6 +11,7 @@ from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training.dataset import (
     Subject,
     fingerprint,
+    from_templates,
     personal_caption,
     read_pictures,
     write_class_pictures,
@@ -102,3 +103,12 @@ def test_other_pixels_captions_or_class_pictures_are_other_data(
     ]
     assert len(set(variants)) == len(variants)
     assert fingerprint(replace(subject), class_pictures) == variants[0]
+
+
+def test_a_template_names_the_subject() -> None:
+    assert from_templates(" a photo of a {subject}\n\n{subject}!", "sks", "dog") == (
+        "a photo of a sks dog\nsks dog!"
+    )
+    assert from_templates("", "sks", "dog") == "a sks dog"
+    with pytest.raises(MendableError, match=r"write \{subject\} where it is"):
+        from_templates("a {subject}\na photo", "sks", "dog")

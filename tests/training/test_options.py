@@ -16,6 +16,8 @@ from kosmos_dreambooth.training.config import SCHEDULES
 from kosmos_dreambooth.training.events import Follower, loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
 from kosmos_dreambooth.training.loop import train
+from kosmos_dreambooth.training.module import DreamBooth
+from kosmos_dreambooth.training.optimizers import rate_schedule
 from kosmos_dreambooth.training.results import load_base, load_result
 from kosmos_dreambooth.training.stop import StopRequest
 from safetensors import safe_open
@@ -178,6 +180,28 @@ def load_base_of(run: RunFolder):
     return load_base(read_config(run.config), torch.float32)
 
 
+def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
+    make_run, tmp_path: Path, monkeypatch
+) -> None:
+    said = []
+    caption = DreamBooth._caption
+
+    def listen(self, *arguments):
+        said.append(caption(self, *arguments))
+        return said[-1]
+
+    monkeypatch.setattr(DreamBooth, "_caption", listen)
+    run = make_run(tmp_path, steps=8, plain_captions=0.3)
+    for file in run.pictures.glob("*.txt"):
+        file.write_text("my sks dog\nthis sks dog")
+    assert train(run, StopRequest())
+    assert {line for line in said if "sks" in line} == {
+        "a sks dog",
+        "my sks dog",
+        "this sks dog",
+    }
+
+
 def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:
     run = trained(make_run, tmp_path, steps=8, checkpoint_every=2, keep_checkpoints=3)
     assert list(checkpoint.kept(run.checkpoints)) == [4, 6, 8]
@@ -249,8 +273,6 @@ def test_a_run_that_is_being_trained_is_not_touched(make_run, tmp_path: Path) ->
 def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
-    from kosmos_dreambooth.training.module import DreamBooth
-
     clip = DreamBooth.on_before_optimizer_step
 
     def spoil(self, optimizer) -> None:
