@@ -12,14 +12,15 @@ from comfy_api.latest import io
 from ..errors import MendableError
 from ..training.runs import ChosenRun, describe
 from . import follow, host
-from .sockets import TRAINING_RUN
+from .sockets import KOSMOS, TRAINING_RUN
 
 if TYPE_CHECKING:
     from ..diffusion.model import Diffusion
+    from ..kosmos.model import Kosmos
     from ..training.evaluate import Eye
 
 CATEGORY = "Kosmos DreamBooth/personalise"
-SANDBOX = "sandbox"
+SANDBOX, DECODER = "sandbox", "kosmos"
 PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {subject} at night"
 
 
@@ -29,7 +30,7 @@ class EvaluateSubject(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        judges = [SANDBOX, *host.list_models("clip")]
+        judges = [SANDBOX, *host.list_models("clip"), DECODER]
         return io.Schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
@@ -47,13 +48,15 @@ class EvaluateSubject(io.ComfyNode):
                     options=judges,
                     default=SANDBOX,
                     tooltip="What compares pictures: a folder in models/clip with a DINOv2 (as in "
-                    "the paper, DINO) or a CLIP (CLIP-I). sandbox knows the sandbox's world only.",
+                    "the paper, DINO) or a CLIP (CLIP-I), or the Kosmos-2 below. sandbox knows the "
+                    "sandbox's world only.",
                 ),
                 io.Combo.Input(
                     "prompt_judge",
                     options=judges,
                     default=SANDBOX,
-                    tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP.",
+                    tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP, or "
+                    "the Kosmos-2 below.",
                 ),
                 io.String.Input(
                     "prompts",
@@ -89,6 +92,11 @@ class EvaluateSubject(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first picture; all checkpoints paint with the same seeds.",
                 ),
+                KOSMOS.Input(
+                    "kosmos",
+                    optional=True,
+                    tooltip="From Load Kosmos-2, for a judge that is set to kosmos.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="The scores over the steps."),
@@ -115,6 +123,7 @@ class EvaluateSubject(io.ComfyNode):
         steps: int,
         guidance: float,
         seed: int,
+        kosmos: Kosmos | None = None,
     ) -> io.NodeOutput:
         """Paint and measure."""
         from ..training.evaluate import Plan, best, evaluate, work
@@ -122,13 +131,14 @@ class EvaluateSubject(io.ComfyNode):
 
         lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
         plan = Plan(lines, count, seed, steps, guidance)
-        eye = _eye(subject_judge)
-        reader = eye if prompt_judge == subject_judge else _eye(prompt_judge)
+        eye = _eye(subject_judge, kosmos)
+        reader = eye if prompt_judge == subject_judge else _eye(prompt_judge, kosmos)
         progress = host.Progress(work(run.folder, plan))
         judged = []
         for one in evaluate(run.folder, plan, eye, reader, _seat, progress.step):
             judged.append(one)
             host.say(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
+        follow.publish_scores(run.folder)
         scores = [one.scores for one in judged]
         chart = torch.from_numpy(plot(scores).copy()).float() / 255
         pictures = [one.pictures for one in judged]
@@ -146,13 +156,19 @@ def _seat(diffusion: Diffusion) -> Diffusion:
     return replace(diffusion, home=home)
 
 
-def _eye(choice: str) -> Eye:
+def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
     if choice == SANDBOX:
         from ..sandbox.eye import SandboxEye
 
         return SandboxEye()
-    from ..training.eyes import load_eye
+    from ..training.eyes import KosmosEye, load_eye
 
+    if choice == DECODER:
+        if kosmos is None:
+            raise MendableError(
+                "The judge kosmos needs a Kosmos-2: connect Load Kosmos-2, or choose another judge."
+            )
+        return KosmosEye(kosmos, lambda: host.bring_in(kosmos.home))
     folder = host.resolve("clip", choice)
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]

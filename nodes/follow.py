@@ -262,8 +262,10 @@ def publish(run: RunFolder) -> Path:
     """Put a finished run's result where ComfyUI's own nodes list it, and return its place.
 
     A whole model becomes a checkpoint file, or a diffusers folder when no checkpoint can hold it;
-    all else takes no further disk space where the file system can link files.
+    all else takes no further disk space where the file system can link files, until it is scored.
     """
+    from ..training.results import write_scored
+
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
         target = host.model_file("loras", CAPTIONERS, f"{run.path.name}.safetensors")
@@ -272,13 +274,34 @@ def publish(run: RunFolder) -> Path:
     method = read_as(TrainingConfig, run.config).method
     if method == "full" and (whole := _published_checkpoint(run)):
         return whole
-    kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
-    made = run.made(method)
-    target = host.models_folder(kind)[0] / PUBLISHED / f"{run.path.name}{made.suffix}"
+    made, target = run.made(method), _published(run, method)
+    if made.is_file() and run.scores.exists():
+        write_scored(run, target)
+        return target
     for file in [made] if made.is_file() else sorted(made.rglob("*.*")):
         if file.is_file():
             link_or_copy(file, target / file.relative_to(made) if made.is_dir() else target)
     return target
+
+
+def publish_scores(run: RunFolder) -> None:
+    """Write the scores that EvaluateSubject has found into what was published, if it was."""
+    method = read_as(TrainingConfig, run.config).method
+    target = _whole(run) if method == "full" else _published(run, method)
+    if run.is_finished() and target.exists():
+        publish(run)
+
+
+def _published(run: RunFolder, method: str) -> Path:
+    """Where a run's result lies for ComfyUI's own nodes, unless it is a checkpoint."""
+    kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
+    name = f"{run.path.name}{run.made(method).suffix}"
+    return host.models_folder(kind)[0] / PUBLISHED / name
+
+
+def _whole(run: RunFolder) -> Path:
+    """Where the checkpoint of a model that was trained whole lies."""
+    return host.model_file("checkpoints", PUBLISHED, f"{run.path.name}.safetensors")
 
 
 @torch.inference_mode(False)
@@ -289,7 +312,8 @@ def _published_checkpoint(run: RunFolder) -> Path | None:
     """
     from ..training.results import write_checkpoint
 
-    target = host.model_file("checkpoints", PUBLISHED, f"{run.path.name}.safetensors")
-    if target.exists() and target.stat().st_mtime_ns >= run.result.stat().st_mtime_ns:
+    target = _whole(run)
+    made = [file for file in (run.result, run.scores) if file.exists()]
+    if target.exists() and all(target.stat().st_mtime_ns >= f.stat().st_mtime_ns for f in made):
         return target
     return target if write_checkpoint(run, target) else None

@@ -21,12 +21,11 @@ from ..errors import MendableError
 from . import checkpoint
 from .config import TrainingConfig
 from .config_yaml import read_as
-from .dataset import read_pictures
+from .dataset import SUBJECT, read_pictures
 from .folder import RunFolder
 from .latents import square
 from .results import load_base, load_result
 
-SUBJECT = "{subject}"
 LEAST = 1e-3
 
 Seat = Callable[[Diffusion], Diffusion]
@@ -105,7 +104,8 @@ def evaluate(
 ) -> Iterator[Judged]:
     """Yield each kept checkpoint's scores, and write them all into the run folder at the end.
 
-    `eye` compares pictures and `reader` pictures with prompts; `seat` moves a model to the device
+    `eye` compares pictures and `reader` pictures with prompts, in which the token is left out, for
+    to others it is another word; `seat` moves a model to the device
     to paint on. `on_picture` is called as on_picture(done, total, preview) while it paints; what it
     raises ends the evaluation. Raises MendableError when the run keeps no checkpoint.
     """
@@ -114,6 +114,7 @@ def evaluate(
     if not kept:
         raise MendableError(f"The run {run.path.name} has no checkpoint yet: train it first.")
     asked = plan.asked(f"{config.token} {config.class_name}")
+    told = plan.asked(config.class_name)
     class_asked = [config.class_caption] * len(asked)
     painted = 0
 
@@ -145,7 +146,7 @@ def evaluate(
         scores = Scores(
             step=step,
             subject=_likeness(eye.pictures(pictures), given),
-            prompt=float(reader.agreement(pictures, asked).mean()),
+            prompt=float(reader.agreement(pictures, told).mean()),
             drift=max(0.0, nearer),
             diversity=spread(class_after) / max(LEAST, spread(class_before)),
         )

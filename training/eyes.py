@@ -1,8 +1,8 @@
-"""Models on disk that judge pictures: CLIP and SigLIP, which read as well, and DINO."""
+"""Models that judge pictures: CLIP, SigLIP and Kosmos-2, which read as well, and DINO."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel
 
 from ..errors import MendableError
+from ..kosmos.decoder_space import describe_states, picture_states, text_states
 from ..kosmos.dual_encoder import (
     KINDS,
     DualEncoder,
@@ -20,6 +21,8 @@ from ..kosmos.dual_encoder import (
     embed_texts,
     load_dual_encoder,
 )
+from ..kosmos.embedding import unit
+from ..kosmos.model import Kosmos
 
 if TYPE_CHECKING:
     from .evaluate import Eye
@@ -41,6 +44,29 @@ class DualEye:
     def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return the cosine of picture k and prompt k, [N]."""
         return (embed_pictures(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
+
+
+@dataclass(frozen=True)
+class KosmosEye:
+    """Kosmos-2's decoder states; `bring_in` puts the model where it computes, before each look.
+
+    Behind a picture they say what it shows; how a prompt is obeyed is asked of what the model
+    itself writes under the picture.
+    """
+
+    kosmos: Kosmos
+    bring_in: Callable[[], None]
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+        self.bring_in()
+        return unit(picture_states(self.kosmos, images))
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine of what is written under picture k and prompt k, [N]."""
+        self.bring_in()
+        written = unit(describe_states(self.kosmos, images))
+        return (written * unit(text_states(self.kosmos, prompts))).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from ..diffusion.export import checkpoint_misfit, save_checkpoint, save_folder
 from ..diffusion.load import load_diffusion
@@ -110,6 +111,17 @@ def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
         "captions": json.dumps(captions),
         "settings": json.dumps(asdict(config)),
     }
+
+
+def write_scored(run: RunFolder, target: Path) -> None:
+    """Write a copy of a run's LoRA or vectors that says how its checkpoints scored.
+
+    The run's own file stays as it is: models and class pictures are known by its bytes. Raises
+    OSError when the disk is full.
+    """
+    config = read_as(TrainingConfig, run.config)
+    tensors = load_file(run.made(config.method))
+    checkpoint.write_tensors(target, tensors, metadata(run, config))
 
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:

@@ -197,6 +197,21 @@ def test_a_dino_and_a_clip_on_disk_judge_a_run(
     assert "reads no prompts: choose a CLIP or SigLIP" in failure.sentence
 
 
+def test_a_kosmos_judges_a_run_when_it_is_connected(client: Client, run: RunFolder) -> None:
+    workflow = scored("kosmos", "kosmos")
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert "connect Load Kosmos-2" in failure.sentence
+    workflow["look"] = {
+        "class_type": "LoadKosmos",
+        "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
+    }
+    workflow["score"]["inputs"]["kosmos"] = ["look", 0]
+    assert client.run(workflow).failure is None
+    found = json.loads(run.scores.read_text(encoding="utf-8"))["checkpoints"]
+    assert all(0 < one["subject"] <= 1 and -1 <= one["prompt"] <= 1 for one in found)
+
+
 def scored(subject_judge: str, prompt_judge: str) -> dict:
     workflow = open_run("kept")
     workflow["score"] = {
@@ -217,7 +232,9 @@ def scored(subject_judge: str, prompt_judge: str) -> dict:
     return workflow
 
 
-def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: RunFolder) -> None:
+def test_every_checkpoint_is_scored_and_the_best_is_opened(
+    server: ComfyUI, client: Client, run: RunFolder
+) -> None:
     outcome = client.run(scored("sandbox", "sandbox"))
     assert outcome.failure is None
     assert outcome.outputs["plot"]["images"]
@@ -226,6 +243,9 @@ def test_every_checkpoint_is_scored_and_the_best_is_opened(client: Client, run: 
     best = outcome.outputs["best"]["text"][0]
     report = client.run(open_run("kept", "best")).outputs["report"]["text"][0]
     assert f"chosen: {best}" in report
+    published = server.base / "models" / "loras" / "dreambooth" / "kept.safetensors"
+    with safe_open(published, framework="pt") as file:
+        assert json.loads(file.metadata()["scores"])["best"] == int(best)
 
 
 def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:

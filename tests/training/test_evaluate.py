@@ -35,6 +35,21 @@ def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Pat
     assert choose(run, "best", 0).step == best([one.scores for one in judged]).step
 
 
+def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2)
+    train(run, StopRequest())
+    told = []
+
+    class Listener(SandboxEye):
+        def agreement(self, images, prompts):
+            told.extend(prompts)
+            return super().agreement(images, prompts)
+
+    eye, plan = Listener(), Plan(("a {subject}",), 1, steps=1)
+    assert list(evaluate(run, plan, eye, eye, lambda model: model, lambda *_: None))
+    assert told == ["a dog"]
+
+
 def test_no_measure_s_scale_decides_which_is_best() -> None:
     likelier = Scores(1, subject=0.8, prompt=0.30, drift=0.1, diversity=0.9)
     meeker = Scores(2, subject=0.6, prompt=0.32, drift=0.1, diversity=0.9)
