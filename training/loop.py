@@ -23,7 +23,7 @@ from .events import Event, append
 from .folder import RunFolder
 from .journal import Journal
 from .learner import Learner
-from .preflight import Preflight, too_little_memory
+from .preflight import Preflight, cheapest_change
 from .stop import StopRequest
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -62,7 +62,9 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     try:
         trainer.fit(module, DataLoader(cast("Dataset[int]", parts), batch_size=None))
     except torch.OutOfMemoryError as error:
-        raise too_little_memory(config, "it ran out") from error
+        raise MendableError(
+            f"The training does not fit into memory (it ran out): {cheapest_change(config)}."
+        ) from error
     if max(start, journal.done) < config.steps:
         return False
     if leads:

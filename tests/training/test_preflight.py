@@ -57,3 +57,20 @@ def test_each_advice_leads_to_a_cheaper_one(make_run, tmp_path: Path) -> None:
             assert isinstance(value, bool | str) or str(value) in advices[-1]
         config = replace(config, **change)
     assert "smaller model" in preflight.cheapest_change(config)
+
+
+def test_the_change_that_is_named_is_enough(make_run, tmp_path: Path) -> None:
+    config = replace(read_config(make_run(tmp_path).config), method="full", batch_size=4)
+
+    def advice(lacking: int) -> str:
+        measured = preflight.Estimate(100 + lacking, 100, 1.0, passing=40, trained=10)
+        return preflight.cheapest_change(config, measured)
+
+    assert advice(20).startswith("switch gradient_checkpointing on")
+    assert advice(30).startswith("set batch_size to 1 and accumulation to 4")
+    together = advice(90)
+    assert "batch_size" in together
+    assert together.endswith("set the optimizer to adafactor or adamw8bit")
+    assert advice(110) == "set method to lora"
+    assert advice(140).endswith("adafactor or adamw8bit, and set method to lora")
+    assert advice(1000).endswith("a computer with more memory")
