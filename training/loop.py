@@ -27,6 +27,8 @@ from .preflight import Preflight, cheapest_change
 from .stop import StopRequest
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+FROZEN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Lightning computes in these: weights that do not learn need no more."""
 
 
 def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
@@ -86,7 +88,8 @@ def _learner(
     if isinstance(config, TrainingConfig):
         from .subject import prepare as prepare_subject
 
-        return prepare_subject(run, config, device, say, resume_from, leads=leads)
+        frozen = FROZEN.get(_precision(config), torch.float32)
+        return prepare_subject(run, config, device, say, resume_from, frozen=frozen, leads=leads)
     if isinstance(config, CaptionConfig):
         from .captions.module import prepare as prepare_captions
 

@@ -69,7 +69,8 @@ class DreamBooth(Learner):
 
     A step has `batch_size * accumulation` slots for pictures of the subject and as many for the
     class, shared by all processes; those of one kind are of one size. The VAE is not part of the
-    module: it has done its work. A frozen text encoder runs only once.
+    module: it has done its work. A frozen text encoder runs only once. Beside adapters or vectors
+    the weights that do not learn are kept in the precision `frozen`, in which they compute.
     """
 
     config: TrainingConfig
@@ -81,8 +82,10 @@ class DreamBooth(Learner):
         subject: Sequence[Pictures],
         class_pictures: Sequence[Pictures],
         resume_from: Path | None,
+        frozen: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(config, resume_from)
+        self._frozen = frozen
         suited = suggested_learning_rate(config.method, diffusion.unet.num_parameters())
         self.peak_rate = peak_rate(config, suited)
         self.process = process_of(diffusion.scheduler_config)
@@ -112,6 +115,10 @@ class DreamBooth(Learner):
         config, unet = self.config, diffusion.unet
         models = [part for name, part in diffusion.modules.items() if name != "vae"]
         diffusion = feeling(config.quantization_aware, models, lambda: self._adapt(diffusion))
+        if config.method != "full" and config.quantization_aware == NOT_AWARE:
+            for weight in (p for model in models for p in model.parameters()):
+                if not weight.requires_grad:
+                    weight.data = weight.data.to(self._frozen)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             for encoder in diffusion.text_encoders if config.trains_text else ():

@@ -27,17 +27,19 @@ def prepare(
     say: Callable[[str], None],
     resume_from: Path | None,
     *,
+    frozen: torch.dtype,
     leads: bool,
 ) -> DreamBooth:
     """Load the model and the pictures; `say` hears what is being done.
 
-    Of the processes that share a run, the one that `leads` paints class pictures that are missing.
+    `frozen` is the precision of weights that do not learn. Of the processes that share a run, the
+    one that `leads` paints class pictures that are missing.
     """
     diffusion = load_base(config, torch.float32)
     provide_class_pictures(run, config, diffusion, device, say, leads=leads)
     say("encoding the pictures")
     subject, class_pictures = read_training_pictures(run, config, diffusion, device)
-    return DreamBooth(config, diffusion, subject, class_pictures, resume_from)
+    return DreamBooth(config, diffusion, subject, class_pictures, resume_from, frozen)
 
 
 def read_training_pictures(

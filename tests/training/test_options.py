@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training import checkpoint, tokens
 from kosmos_dreambooth.training.config import SCHEDULES
@@ -132,8 +133,47 @@ def test_tensors_that_share_memory_are_all_written(tmp_path: Path) -> None:
     assert held["c"].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(make_run, plain, tmp_path: Path) -> None:
-    assert same(trained(make_run, tmp_path, gradient_checkpointing=True), plain)
+def test_gradient_checkpointing_computes_twice_and_changes_nothing(
+    make_run, plain, tmp_path: Path, monkeypatch
+) -> None:
+    passes = 0
+    forward = ResnetBlock2D.forward
+
+    def count(self, *arguments, **named):
+        nonlocal passes
+        passes += torch.is_grad_enabled()
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(ResnetBlock2D, "forward", count)
+    counted = {}
+    for switch in (False, True):
+        passes = 0
+        run = trained(make_run, tmp_path / str(switch), gradient_checkpointing=switch)
+        counted[switch] = passes
+        assert same(run, plain)
+    assert counted[True] > 1.8 * counted[False]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "embedding"])
+def test_weights_that_do_not_learn_take_half_the_memory_in_bf16(
+    make_run, tmp_path: Path, monkeypatch, method: str
+) -> None:
+    kept: dict[bool, set[torch.dtype]] = {}
+    write = DreamBooth.write_result
+
+    def look(self, run) -> None:
+        for learns in (True, False):
+            kept[learns] = {p.dtype for p in self.parameters() if p.requires_grad is learns}
+        write(self, run)
+
+    monkeypatch.setattr(DreamBooth, "write_result", look)
+    options = {"method": method, "preview_every": 4}
+    exact = trained(make_run, tmp_path / "fp32", **options)
+    assert kept == {True: {torch.float32}, False: {torch.float32}}
+    half = trained(make_run, tmp_path / "bf16", precision="bf16", **options)
+    assert kept == {True: {torch.float32}, False: {torch.bfloat16}}
+    assert loss_curve(half.events) == pytest.approx(loss_curve(exact.events), rel=0.05)
+    assert (half.previews / "00000004.png").exists()
 
 
 def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
