@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ..diffusion.kind import SD1
 from ..diffusion.load import load_diffusion
 from ..kosmos.cost import watch_peak
 from ..sandbox import DIFFUSION as SANDBOX
-from ..training.config import TrainingConfig
+from ..training.config import TrainingConfig, suggested_batch_size
 from ..training.dataset import Subject, fingerprint
 from ..training.folder import open_run
 from ..training.latents import square
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 PICTURES, CLASS_PICTURES, SIDE = 4, 8, 64
 CAPTION, CLASS_CAPTION = "a sks dog in the snow", "a dog"
 ROWS = ("defaults", "full", "unet", "lora", "embedding")
-BATCH = TrainingConfig.batch_size
-"""What we show of the subject in a step by default; the documented loop shows one picture."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -60,13 +59,13 @@ class Measured:
     peak: int = 0  # bytes above what was held before
     parts: dict[str, float] = field(default_factory=dict)  # seconds in the last turn's step
 
-    def take(self, work: Callable[[], None], clock: Clock) -> None:
-        """Run a turn. One that does not fit raises what PyTorch or the trainer raises."""
+    def take(self, work: Callable[[], None], clock: Clock, count: int) -> None:
+        """Run a turn of so many steps. One that does not fit raises what the trainer raises."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         risen = watch_peak(DEVICE)
-        with Stopwatch(clock) as watch:
+        with Stopwatch(clock, count) as watch:
             work()
         steps = [sum(parts.values()) for parts in watch.steps[WARM_UP:]]
         self.speeds.append(len(steps) / sum(steps))
@@ -82,12 +81,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="where settings are equal")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--verbose", action="store_true", help="show each turn as it ends")
     add_clock(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    log.setLevel(logging.INFO)
-    batch = f"batch {options.batch}+{options.batch}"
-    log.info("%s, %d pixels, %s, %s", options.size, SIDE, batch, environment(DEVICE))
+    log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    log.info(
+        "%s, %d pixels, batch %d+%d where settings are equal, %s",
+        *(options.size, SIDE, options.batch, options.batch, environment(DEVICE)),
+    )
     log.info("| row | ours, steps/s | diffusers' loop | ratio | peak, ours | theirs |")
     log.info("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
@@ -96,11 +98,14 @@ def main() -> None:
         for row in options.rows:
             ours, theirs = Measured(), Measured()
             for turn in range(options.turns):
-                ours.take(lambda: _ours(row, base, folder, options, turn), options.clock)  # noqa: B023
-                theirs.take(lambda: _theirs(row, base, options, turn), options.clock)  # noqa: B023
+                for name, measured, work in (("ours", ours, _ours), ("theirs", theirs, _theirs)):
+                    run = partial(work, row, base, folder, options, turn)
+                    measured.take(run, options.clock, options.steps)
+                    log.debug("%s, turn %d, %s: %s", row, turn + 1, name, _split(measured))
             log.info("%s", _line(row, ours, theirs))
             if row == "defaults":
-                a, b = statistics.median(ours.speeds) * BATCH, statistics.median(theirs.speeds)
+                a, b = (statistics.median(one.speeds) for one in (ours, theirs))
+                a *= _own_batch(base)
                 log.info("    pictures of the subject a second: ours %.2f, theirs %.2f", a, b)
             log.info("    ours: %s", _split(ours))
             log.info("    theirs: %s", _split(theirs))
@@ -129,10 +134,17 @@ def _pictures(count: int, seed: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def _settings(row: str, batch: int) -> dict[str, Any]:
+def _own_batch(base: Path) -> int:
+    """What we show of the subject in a step by default; the documented loops show one picture."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet"))
+    return suggested_batch_size(unet.num_parameters(), 1)
+
+
+def _settings(row: str, base: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What our trainer is told in a row, apart from its own defaults."""
     if row == "defaults":
-        return {}
+        return {"batch_size": _own_batch(base)}
     return {
         "method": "full" if row == "unet" else row,
         "train_text_encoder": row == "full",
@@ -141,7 +153,7 @@ def _settings(row: str, batch: int) -> dict[str, Any]:
         "precision": "fp32",
         "class_target": "pictures",
         "prior_weight": 1.0,
-        "batch_size": batch,
+        "batch_size": options.batch,
     }
 
 
@@ -157,18 +169,20 @@ def _ours(row: str, base: Path, folder: Path, options: argparse.Namespace, turn:
         class_name="dog",
         data=fingerprint(subject, files),
         resolution=SIDE,
-        steps=options.steps,
+        steps=options.steps + 1,
         seed=turn,
         preview_every=0,
-        checkpoint_every=options.steps,
-        **_settings(row, options.batch),
+        checkpoint_every=options.steps + 1,
+        **_settings(row, base, options),
     )
     run = open_run(folder / "runs", f"turn_{turn}", config, subject, files, resume=False)
-    train(run, StopRequest())
-    shutil.rmtree(run.path)
+    try:
+        train(run, StopRequest())
+    finally:
+        shutil.rmtree(run.path)
 
 
-def _theirs(row: str, base: Path, options: argparse.Namespace, turn: int) -> None:
+def _theirs(row: str, base: Path, _: Path, options: argparse.Namespace, turn: int) -> None:
     torch.manual_seed(turn)
     diffusion = load_diffusion(base)
     diffusion.modules.to(DEVICE)

@@ -25,15 +25,19 @@ WARM_UP = 2
 """The first steps, which are slower, do not count."""
 
 
+class Enough(Exception):  # noqa: N818
+    """As many steps as asked are timed: whatever a run does at its end would take time and disk."""
+
+
 class Stopwatch:
-    """Within its `with` block, times the parts of each training step of this process.
+    """Within its `with` block, which it leaves after so many steps, times the parts of each.
 
     A step ends where the optimizer's does. What lies between the last forward pass and the
     optimizer is called backwards: the loss, its gradients and the cutting of their norm.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock
+    def __init__(self, clock: Clock, steps: int) -> None:
+        self._now, self._enough = clock, steps
         self.steps: list[dict[str, float]] = []
         self._parts: dict[str, float] = {}
         self._began = self._mark = 0.0
@@ -53,9 +57,10 @@ class Stopwatch:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         for handle in self._handles:
             handle.remove()
+        return kind is Enough
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
         if type(module) in PARTS:
@@ -86,6 +91,8 @@ class Stopwatch:
         whole = self._mark - self._began
         self.steps.append(self._parts | {REST: whole - sum(self._parts.values())})
         self._began, self._parts = self._mark, {}
+        if len(self.steps) == self._enough:
+            raise Enough
 
     def _add(self, part: str) -> None:
         now = self._now()

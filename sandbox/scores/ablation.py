@@ -174,6 +174,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="start no run after that; call again"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="train variants named like this"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/ablation.md and .png")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -185,7 +188,9 @@ def main() -> None:
     seeds = range(options.runs)
     for seed, variant in (*product(seeds, PRIORS), *product(seeds, OPTIONS)):
         scores = ablation.scores(variant, seed)
-        if scores is None and time.monotonic() - began < 60 * options.minutes:
+        asked = any(word in variant.name for word in options.only)
+        if scores is None and asked and time.monotonic() - began < 60 * options.minutes:
+            log.info("%s, seed %d: begins", variant.name, seed)
             scores = ablation.run(variant, seed, kosmos, judge)
             log.info("%s, seed %d: %s", variant.name, seed, scores)
         if scores is not None:
