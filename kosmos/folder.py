@@ -110,8 +110,10 @@ def caption_folder(
             if report.captioned == 0:
                 check_language(job.language, [text.caption for text in seen])
             for (path, _, (width, height)), text in zip(read, seen, strict=True):
-                entry = Entry(path.name, width, height, text)
-                write_files(contents(path, entry, job.format), overwrite=True)
+                files = contents(path, Entry(path.name, width, height, text), job.format)
+                kept = () if job.overwrite else [file for file in files if file.exists()]
+                wanted = {file: files[file] for file in files if file not in kept}
+                write_files(wanted, overwrite=True)
             report.captioned += len(read)
         behind += len(chunk)
         if on_picture is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -46,18 +46,24 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
     Raises MendableError when one is there already and `overwrite` is off, before anything is
     written, and when the disk does not take them.
     """
-    there = [path for path in files if path.exists()]
-    if there and not overwrite:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise MendableError(
-            f"{there[0].name}{more} would be overwritten in {there[0].parent.name}: turn overwrite "
-            "on, or give another folder or names."
-        )
+    if not overwrite:
+        check_free(files)
     for path, text in files.items():
         try:
             write_text(path, text)
         except OSError as error:
             raise _refused(path, error) from error
+
+
+def check_free(files: Iterable[Path]) -> None:
+    """Raise MendableError when one of these files is there already."""
+    there = [path for path in files if path.exists()]
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise MendableError(
+            f"{there[0].name}{more} would be overwritten in {there[0].parent.name}: turn overwrite "
+            "on, or give another folder or names."
+        )
 
 
 def write_picture(path: Path, picture: Tensor) -> None:
@@ -83,7 +89,13 @@ def _refused(path: Path, error: OSError) -> MendableError:
 
 
 def read_caption(picture: Path) -> str | None:
-    """Return the caption that was saved beside a picture, if there is one."""
+    """Return the caption that was saved beside a picture, if there is one.
+
+    Where there is a text, a JSON file is not opened: it may be another program's.
+    """
+    text, _ = sidecars(picture, "txt and json")
+    if text.exists():
+        return _read(text).strip()
     seen = read_grounded(picture)
     return None if seen is None else seen.caption
 

@@ -110,7 +110,14 @@ class SaveCaptions(io.ComfyNode):
     ) -> io.NodeOutput:
         """Write the files."""
         from ..kosmos.coco import Entry
-        from ..kosmos.save import coco_contents, contents, sidecars, write_files, write_picture
+        from ..kosmos.save import (
+            check_free,
+            coco_contents,
+            contents,
+            sidecars,
+            write_files,
+            write_picture,
+        )
 
         images = [picture for batch in image for picture in batch]
         seen = [picture for part in grounding for picture in part.pictures]
@@ -131,8 +138,11 @@ class SaveCaptions(io.ComfyNode):
             written |= contents(path, entry, format[0])
         if coco[0]:
             written |= coco_contents(pictures[0].parent, entries)
+        with_pictures = save_images[0] and not beside
+        if with_pictures and not overwrite[0]:
+            check_free([*written, *pictures])
         write_files(written, overwrite=overwrite[0])
-        if save_images[0] and not beside:
+        if with_pictures:
             for path, picture in zip(pictures, images, strict=True):
                 write_picture(path, picture)
         paths = [str(sidecars(path, format[0])[0]) for path in pictures]

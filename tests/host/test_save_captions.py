@@ -101,6 +101,19 @@ def test_named_captions_lie_beside_their_pictures_and_are_safe(
     assert not (server.input / "save_0.json").exists()
 
 
+def test_a_picture_that_is_there_is_not_replaced(client: Client, server: ComfyUI) -> None:
+    mine = server.output / "mine" / "dog.png"
+    draw(mine, 5)
+    before = mine.read_bytes()
+    named = {"folder": "mine", "files": "dog.png\ncat.png", "coco": False}
+    assert "overwrite" in refusal(client.run(saving(server, **named)), "SaveCaptions")
+    assert [path.name for path in mine.parent.iterdir()] == ["dog.png"]
+    assert client.run(saving(server, save_images=False, **named)).failure is None
+    assert mine.read_bytes() == before
+    assert client.run(saving(server, overwrite=True, **named)).failure is None
+    assert mine.read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -109,39 +122,46 @@ def test_named_captions_lie_beside_their_pictures_and_are_safe(
         ({"beside_inputs": True}, "name them in files"),
         ({"beside_inputs": True, "files": "save_0.png\ngone.png"}, '"gone.png"'),
         ({"beside_inputs": True, "files": "save_0.png\n../gone.png"}, "no name inside"),
+        ({"folder": "taken/set"}, "could not be written"),
     ],
 )
 def test_a_place_that_is_none_is_one_sentence(
     client: Client, server: ComfyUI, settings: dict[str, object], words: str
 ) -> None:
+    (server.output / "taken").write_text("a file where a folder is wanted")
     assert words in refusal(client.run(saving(server, **settings)), "SaveCaptions")
 
 
-def test_a_folder_is_captioned_and_new_pictures_are_seen(client: Client, server: ComfyUI) -> None:
-    for k in range(3):
-        draw(server.input / "holiday" / f"{k}.png", 90 + k)
-    (server.input / "holiday" / "broken.png").write_text("no picture")
-    workflow = {
+def captioning(folder: str, **settings: object) -> Workflow:
+    """Caption a folder, and show which files have a caption and the report."""
+    return {
         "model": MODEL,
         "folder": {
             "class_type": "CaptionFolder",
             "inputs": {
                 "kosmos": ["model", 0],
-                "folder": "holiday",
+                "folder": folder,
                 "style": "brief",
                 "prompt": "",
                 "format": "txt",
                 "max_new_tokens": 30,
                 "overwrite": False,
                 "batch_size": 0,
+                **settings,
             },
         },
         "files": {"class_type": "PreviewAny", "inputs": {"source": ["folder", 0]}},
         "report": {"class_type": "PreviewAny", "inputs": {"source": ["folder", 2]}},
     }
 
+
+def test_a_folder_is_captioned_and_new_pictures_are_seen(client: Client, server: ComfyUI) -> None:
+    for k in range(3):
+        draw(server.input / "holiday" / f"{k}.png", 90 + k)
+    (server.input / "holiday" / "broken.png").write_text("no picture")
+
     def run() -> tuple[list[str], str]:
-        outcome = client.run(workflow)
+        outcome = client.run(captioning("holiday"))
         assert outcome.failure is None, outcome.failure
         return outcome.outputs["files"]["text"], outcome.outputs["report"]["text"][0]
 
@@ -154,3 +174,27 @@ def test_a_folder_is_captioned_and_new_pictures_are_seen(client: Client, server:
     assert len(files) == 4
     assert report.startswith("1 captioned, 3 were done, 1 failed")
     assert (server.input / "holiday" / "later" / "3.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"folder": "nowhere"}, "There is no folder"),
+        ({"folder": "../output"}, "no name inside"),
+        ({"folder": "unlike/empty"}, "There is no picture"),
+        ({"folder": "unlike/broken"}, "could be read"),
+        ({"folder": "unlike", "language": "Korean"}, "The model cannot write Korean"),
+        ({"folder": "unlike", "style": "custom"}, "The prompt is empty"),
+        ({"folder": "unlike", "max_new_tokens": 1000}, "lower max_new_tokens"),
+    ],
+)
+def test_a_folder_that_cannot_be_captioned_is_told(
+    client: Client, server: ComfyUI, settings: dict[str, object], words: str
+) -> None:
+    for name in ("empty", "broken"):
+        (server.input / "unlike" / name).mkdir(parents=True, exist_ok=True)
+    (server.input / "unlike" / "broken" / "1.png").write_text("no picture")
+    draw(server.input / "unlike" / "1.png", 95)
+    told = refusal(client.run(captioning(**settings)), "CaptionFolder")
+    assert words in told
+    assert not list((server.input / "unlike").rglob("*.txt"))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_the_next_run_sees_new_pictures_and_leaves_the_others(tiny: Kosmos, fold
     again = caption_folder(tiny, folder, Job(max_new_tokens=30, overwrite=True))
     assert again.captioned == 4
     assert (folder / "red.txt").read_text() != "my own words"
+
+
+def test_a_format_that_is_added_leaves_the_words_that_are_there(tiny: Kosmos, folder: Path) -> None:
+    (folder / "red.txt").write_text("my own words")
+    report = caption_folder(tiny, folder, replace(JOB, format="txt and json"))
+    assert (report.captioned, report.skipped) == (3, 0)
+    assert (folder / "red.txt").read_text() == "my own words"
+    assert json.loads((folder / "red.json").read_text())["caption"].startswith("An image of")
+
+
+def test_another_programs_json_is_left_alone(tiny: Kosmos, folder: Path) -> None:
+    (folder / "red.json").write_text('{"tags": ["red"]}')
+    assert caption_folder(tiny, folder, JOB).captioned == 3
+    assert read_caption(folder / "red.png") == "An image of a red dog in the meadow."
 
 
 def test_a_stopped_run_goes_on_where_it_was(
