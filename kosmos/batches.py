@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -97,6 +97,11 @@ def bytes_per_picture(model: Kosmos2ForConditionalGeneration, length: int) -> in
     reading = length * (8 * mouth.embed_dim + 2 * mouth.ffn_dim) + mouth.attention_heads * length**2
     cache = 2 * 2 * mouth.layers * mouth.embed_dim * length
     return (looking + reading + cache) * model.dtype.itemsize + 3 * 4 * mouth.vocab_size
+
+
+def by_length(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the numbers of rows of tokens, the shortest first: then batches pad little."""
+    return sorted(range(len(rows)), key=lambda k: len(rows[k]))
 
 
 def in_batches(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MendableError
-from .batches import UNWATCHED, Pace, in_batches
+from .batches import UNWATCHED, Pace, by_length, in_batches
 from .caption import BRIEF, caption
 from .embedding import unit
 from .encode import encode
@@ -122,9 +122,10 @@ def text_states(
             f"room for {config.max_position_embeddings}: shorten it."
         )
     size = pace.size(kosmos.model, longest)
+    order = by_length(rows)
 
     def read(start: int, stop: int) -> list[Tensor]:
-        part = rows[start:stop]
+        part = [rows[k] for k in order[start:stop]]
         ids = torch.full((len(part), max(map(len, part))), config.pad_token_id)
         for k, row in enumerate(part):
             ids[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
@@ -132,7 +133,8 @@ def text_states(
         last = torch.tensor([len(row) - 1 for row in part], device=states.device)
         return list(states[torch.arange(len(part), device=states.device), last].float().cpu())
 
-    return torch.stack(in_batches(len(rows), size, read, pace.on_batch))
+    states = torch.stack(in_batches(len(rows), size, read, pace.on_batch))
+    return states[torch.tensor(order).argsort()]
 
 
 def describe_states(

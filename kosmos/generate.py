@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -52,9 +53,9 @@ def reply(
     """Reply to the prompts of each picture; what is written does not depend on the batches.
 
     `prompts` has an entry for each picture. A picture is encoded once, and the keys and values of
-    its slots are computed once and shared by its prompts. Prompts of different lengths are padded
-    in front, behind the picture; padding is masked and counts as no position. Rows that have ended
-    are dropped when they are half of a batch.
+    its slots are computed once and shared by its prompts. These are sorted by length, and padded in
+    front, behind the picture, where it differs; padding is masked and counts as no position. Rows
+    that have ended are dropped when they are half of a batch.
 
     A reply ends before the token for the end, behind the token `stop_at`, or after
     `max_new_tokens`. `pace` counts prompts. Raises MendableError when memory does not suffice for a
@@ -62,6 +63,7 @@ def reply(
     """
     pairs = [(k, prompt) for k, asked in enumerate(prompts) for prompt in asked]
     rows = [Row(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
+    rows.sort(key=lambda row: (row.picture, len(row.prompt.ids)))  # so that little is padded
     longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
 
     own = max((len(row.prompt.ids) - row.prompt.text_at for row in rows), default=0)
@@ -78,8 +80,10 @@ def reply(
             memory = pictures.remember(shown, part[0].prompt, pace.on_token)
             return _write(kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token)
 
-    replies = iter(in_batches(len(rows), size, work, pace.on_batch))
-    return [[next(replies) for _ in asked] for asked in prompts]
+    written = in_batches(len(rows), size, work, pace.on_batch)
+    by_number = dict(zip((row.number for row in rows), written, strict=True))
+    numbers = count()
+    return [[by_number[next(numbers)] for _ in asked] for asked in prompts]
 
 
 class _Batch:

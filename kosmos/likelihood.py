@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MendableError
-from .batches import UNWATCHED, Pace, in_batches
+from .batches import UNWATCHED, Pace, by_length, in_batches
 from .caption import BRIEF
 from .memory import Growing
 from .model import Kosmos
@@ -47,7 +47,9 @@ def likelihood(
     rows = [_tokens(kosmos, text, prompt) for text in texts]
     if not rows:
         raise MendableError("There is no text to embed: write at least one line.")
-    longest = max(map(len, rows))
+    order = by_length(rows)
+    rows = [rows[k] for k in order]
+    longest = len(rows[-1])
     asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
     pictures = Pictures(kosmos, images)
@@ -64,7 +66,8 @@ def likelihood(
 
     bare = torch.tensor(in_batches(len(rows), size, without_picture))
     scores = in_batches(len(images) * len(rows), size, with_picture, pace.on_batch)
-    return torch.tensor(scores).view(len(images), len(rows)) - bare
+    each = torch.tensor(scores).view(len(images), len(rows)) - bare
+    return each[:, torch.tensor(order).argsort()]
 
 
 def likelihood_of_views(

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ..errors import MendableError
 from .model import Kosmos
 
@@ -34,17 +32,15 @@ def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
     ends in a colon or a question mark, is not. Raises MendableError when the decoder has no room
     for it and `max_new_tokens` more.
     """
-    processor, config = kosmos.processor, kosmos.model.config
-    # The processor leaves room for a picture only when it is shown one.
-    blank = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    encoded = processor(
-        images=blank,
-        text=f"<grounding>{text.strip()}",
-        num_image_tokens=config.latent_query_num,
-        return_tensors="pt",
-    )
-    ids = encoded["input_ids"][0].tolist()
-    slots = encoded["image_embeds_position_mask"][0].nonzero().flatten().tolist()
+    tokenizer, config = kosmos.processor.tokenizer, kosmos.model.config
+    # As the processor does, but for a picture, without which it leaves no room for one.
+    opening, closing = tokenizer.convert_tokens_to_ids(["<image>", "</image>"])
+    first = tokenizer.unk_token_id + 1
+    head = [tokenizer.bos_token_id, opening]
+    slots = len(head), len(head) + config.latent_query_num
+    head += [*range(first, first + config.latent_query_num), closing]
+    asked = tokenizer(f"<grounding>{text.strip()}", add_special_tokens=False)["input_ids"]
+    ids = (*head, *asked)
     room = config.text_config.max_position_embeddings - max_new_tokens
     if len(ids) > room:
         raise MendableError(
@@ -52,8 +48,7 @@ def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
             f"{max(room, 0)} beside {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
         )
     kept = not text.rstrip().endswith((":", "?"))
-    # Behind the slots comes </image>.
-    return Prompt(tuple(ids), (slots[0], slots[-1] + 1), slots[-1] + 2, kept)
+    return Prompt(ids, slots, len(head), kept)
 
 
 def read_text(kosmos: Kosmos, prompt: Prompt, written: Sequence[int]) -> str:

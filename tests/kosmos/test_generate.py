@@ -85,6 +85,21 @@ def test_each_picture_is_looked_at_once(
     assert shown == at_a_time
 
 
+def test_prompts_of_like_lengths_are_written_together(
+    tiny: Kosmos, four_pictures: torch.Tensor
+) -> None:
+    read: list[int] = []
+    hook = tiny.model.text_model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        texts(tiny, four_pictures[:1], batch_size=2)
+    finally:
+        hook.remove()
+    lengths = sorted(len(p.ids) - p.text_at for p in (tokenize(tiny, text, 24) for text in PROMPTS))
+    assert [length for length in read if length > 1] == [lengths[1], lengths[3], lengths[4]]
+
+
 def test_pictures_are_not_looked_at_again_for_later_prompts(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
