@@ -28,6 +28,15 @@ QUIET = [
 SLOW_MS = 60_000
 """How long the browser is waited for: tests share their cores with training."""
 
+DRAWN = """() => Promise.all(
+    [...document.querySelectorAll('.kd-panel image, .kd-panel img:not([hidden])')]
+        .map((drawn) => Object.assign(new Image(), { src: drawn.href?.baseVal ?? drawn.src }))
+        .map((picture) => picture.decode()))"""
+"""Wait for the pictures in panels."""
+
+LEAST_OVERLAP = 2
+"""Pixels that do not count."""
+
 READY = "() => window.app?.graph && window.app.extensionManager"
 
 LOAD = """async (prompt) => {
@@ -48,6 +57,28 @@ KEPT = """() => {
     });
 }"""
 """Whether the frontend has the workflow of now among its drafts, in whichever way it keeps them."""
+
+
+OVERLAPS = """(least) => {
+    const { ds } = app.canvas;
+    const boxes = app.graph.nodes.map((node) => {
+        const drawn = document.querySelector(`[data-node-id="${node.id}"]`);
+        if (drawn) {
+            const { left, top, right, bottom } = drawn.getBoundingClientRect();
+            return [left, top, right, bottom].map((length) => length / ds.scale);
+        }
+        const [x, y, width, height] = [...node.pos, ...node.size];
+        return [x, y - LiteGraph.NODE_TITLE_HEIGHT, x + width, y + height];
+    });
+    const shared = (a, b, k) => Math.round(Math.min(a[k + 2], b[k + 2]) - Math.max(a[k], b[k]));
+    return boxes.flatMap((a, i) => boxes.slice(0, i).flatMap((b, j) => {
+        const [width, height] = [shared(a, b, 0), shared(a, b, 1)];
+        const [one, other] = [j, i].map((k) => app.graph.nodes[k].title);
+        return Math.min(width, height) > least
+            ? [`${one} and ${other} share ${width} x ${height}`] : [];
+    }));
+}"""
+"""Which nodes lie over each other, as large as they are drawn by the canvas or by Vue."""
 
 
 class Tab:
@@ -74,12 +105,16 @@ class Tab:
         self.page.goto(self.server.address)
         self.page.wait_for_function(READY)
 
+    def keep(self) -> None:
+        """Wait until the frontend has kept the workflow as a draft."""
+        self.page.wait_for_function(KEPT)
+
     def reopen(self, kind: str, what: str) -> None:
-        """Load the page again once the frontend has kept the workflow as a draft.
+        """Load the page again once the workflow is kept.
 
         Return when there is to be seen what is expected in the node of a kind.
         """
-        self.page.wait_for_function(KEPT)
+        self.keep()
         self.open()
         self.frame(kind)
         self.page.wait_for_selector(what)
@@ -114,8 +149,14 @@ class Tab:
             arg=kind,
         )
 
+    def overlapping(self) -> list[str]:
+        """Return the pairs of nodes, by their titles, of which one hides a part of the other."""
+        pairs: list[str] = self.page.evaluate(OVERLAPS, LEAST_OVERLAP)
+        return pairs
+
     def picture(self, file: Path) -> None:
         """Keep what is to be seen, for whoever wants to look."""
+        self.page.evaluate(DRAWN)
         self.page.screenshot(path=file)
 
     def contrast(self, what: Locator) -> float:

@@ -1,4 +1,5 @@
 import { caption } from "./caption.js";
+import { copy } from "./clipboard.js";
 import { element, svg } from "./element.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
@@ -11,9 +12,9 @@ const TOLD_MS = 1200;
 export function groundedCaption() {
   const stage = new Stage();
   const words = element("div", { class: "kd-words" });
-  const copy = element("button", { type: "button", onclick: copyCaption }, "Copy caption");
+  const button = element("button", { type: "button", onclick: copyCaption }, "Copy caption");
   const pager = new Pager(turn);
-  const bar = element("div", { class: "kd-bar" }, copy, pager.element);
+  const bar = element("div", { class: "kd-bar" }, button, pager.element);
   let results = [];
 
   function turn(k) {
@@ -57,9 +58,9 @@ export function groundedCaption() {
   }
 
   async function copyCaption() {
-    await navigator.clipboard.writeText(results[pager.at].caption);
-    copy.textContent = "Copied";
-    setTimeout(() => (copy.textContent = "Copy caption"), TOLD_MS);
+    await copy(results[pager.at].caption);
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy caption"), TOLD_MS);
   }
 
   return {

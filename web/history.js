@@ -1,5 +1,5 @@
 import { api } from "../../scripts/api.js";
-import { app } from "../../scripts/app.js";
+import { located, rootGraph } from "./graph.js";
 
 const LOOKED_AT = 16;
 const FRESH_MS = 2000;
@@ -11,7 +11,8 @@ function lastRuns() {
   asked ??= api
     .fetchApi(`/history?max_items=${LOOKED_AT}`)
     .then((answer) => answer.json())
-    .then((runs) => Object.values(runs).reverse());
+    .then((runs) => Object.values(runs).reverse())
+    .catch(() => []); // a server that has just gone away
   setTimeout(() => (asked = null), FRESH_MS);
   return asked;
 }
@@ -20,10 +21,10 @@ function lastRuns() {
 export async function lastResults(node, key) {
   for (const { prompt, outputs } of await lastRuns()) {
     const [, , nodes, extra] = prompt;
-    const same =
-      extra.extra_pnginfo?.workflow?.id === app.graph.id &&
-      nodes[node.id]?.class_type === node.comfyClass;
-    if (same && outputs[node.id]?.[key]) return outputs[node.id][key];
+    if (extra.extra_pnginfo?.workflow?.id !== rootGraph().id) continue;
+    const mine = (id) => nodes[id]?.class_type === node.comfyClass && located(id) === node;
+    const id = Object.keys(outputs).find((id) => outputs[id]?.[key] && mine(id));
+    if (id) return outputs[id][key];
   }
   return null;
 }

@@ -2,6 +2,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { attentionMap } from "./attention_map.js";
 import { element } from "./element.js";
+import { allNodes, located } from "./graph.js";
 import { groundedCaption } from "./grounded_caption.js";
 import { matrix } from "./matrix.js";
 import { Panel } from "./panel.js";
@@ -24,20 +25,9 @@ const PANELS = {
 
 const panels = new WeakMap();
 
-/** The node that the server means: "12", or "7:12" for the node 12 inside the subgraph node 7. */
-function located(id) {
-  const parts = String(id).split(":");
-  const last = parts.pop();
-  const graph = parts.reduce(
-    (outer, part) => outer?.getNodeById(part)?.subgraph,
-    app.rootGraph ?? app.graph,
-  );
-  return graph?.getNodeById(last);
-}
-
 /** The panels in which a training run is to be seen already. */
 function showing({ name }) {
-  const open = app.graph.nodes.map((node) => panels.get(node));
+  const open = [...allNodes()].map((node) => panels.get(node));
   return open.filter((panel) => panel?.key === "training" && panel.results?.[0].name === name);
 }
 
@@ -58,7 +48,7 @@ app.registerExtension({
     if (options) panels.set(node, new Panel(node, options));
   },
 
-  loadedGraphNode(node) {
-    panels.get(node)?.restore();
+  afterConfigureGraph() {
+    for (const node of allNodes()) panels.get(node)?.restore();
   },
 });

@@ -1,6 +1,6 @@
-import { app } from "../../scripts/app.js";
 import { lossCurve, number } from "./chart.js";
 import { element } from "./element.js";
+import { rootGraph } from "./graph.js";
 import { addressOf } from "./picture.js";
 
 /**
@@ -21,7 +21,7 @@ export function training(node) {
   return {
     element: element("div", { class: "kd-view" }, where, bar, curve, below, checkpoints),
     show([run]) {
-      localStorage.setItem(place(node), JSON.stringify({ ...run, speed: null, seconds_left: null }));
+      keep(node, { ...run, speed: null, seconds_left: null });
       where.textContent = `${run.name}: step ${run.step} of ${run.steps}, ${run.state}`;
       bar.max = run.steps;
       bar.value = run.step;
@@ -37,6 +37,15 @@ export function training(node) {
   };
 }
 
+/** Remember a run in this browser, as long as it has room for it: workflows fill it up as well. */
+function keep(node, run) {
+  try {
+    localStorage.setItem(place(node), JSON.stringify(run));
+  } catch (error) {
+    if (error.name !== "QuotaExceededError") throw error;
+  }
+}
+
 /** What the panel of this node showed last, in this browser. */
 export function lastShown(node) {
   const kept = localStorage.getItem(place(node));
@@ -44,7 +53,7 @@ export function lastShown(node) {
 }
 
 function place(node) {
-  return `kosmos_dreambooth.training.${app.graph.id}.${node.id}`;
+  return `kosmos_dreambooth.training.${(node.graph ?? rootGraph()).id}.${node.id}`;
 }
 
 function told({ loss, rate, speed, seconds_left: left }) {

@@ -49,7 +49,6 @@ def test_a_word_that_is_clicked_shows_its_heat(shown: Tab, tmp_path: Path) -> No
         page.locator(".kd-phrase", has_text=word).click()
         assert page.inner_text(".kd-phrase[aria-pressed=true]") == word
         seen.add(heat(shown))
-    page.wait_for_load_state("networkidle")
     shown.picture(tmp_path / "tree.png")
     assert len(seen) == 2
     page.keyboard.press("Home")

@@ -62,7 +62,6 @@ def test_the_pair_below_the_pointer_is_told(shown: Tab, tmp_path: Path) -> None:
     assert told(shown) == [TEXTS[2], "picture 2"]
     assert "number 1 of 2" in shown.page.inner_text(".kd-told output")
     assert shown.page.locator(".kd-pair svg image").count() == 1
-    shown.page.wait_for_load_state("networkidle")
     shown.picture(tmp_path / "matrix.png")
     assert shown.errors == []
 

@@ -139,6 +139,21 @@ def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None
     assert caption(shown) == first
 
 
+def test_the_caption_is_copied_where_the_page_has_no_clipboard(shown: Tab) -> None:
+    page = shown.page
+    page.get_by_text("Copy caption").wait_for()
+    page.evaluate(
+        """async () => {
+            window.clipboard = navigator.clipboard;
+            await clipboard.writeText('');
+            Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true });
+        }"""
+    )
+    page.get_by_text("Copy caption").click()
+    page.wait_for_selector("text=Copied")
+    assert page.evaluate("() => clipboard.readText()") == caption(shown)
+
+
 def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
     first = caption(shown)
     shown.reopen("GroundedCaption", ".kd-box")

@@ -108,7 +108,6 @@ def test_scores_of_checkpoints_stay_with_the_run(tab: Tab, tmp_path: Path) -> No
     }
     tab.build(workflow)
     tab.run("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
-    page.wait_for_load_state("networkidle")
     tab.picture(tmp_path / "scored.png")
     panel = page.locator(".kd-checkpoints", has_text="overall").first
     rows = [row.split() for row in panel.inner_text().splitlines()]
