@@ -49,19 +49,15 @@ class ToComfyModel(io.ComfyNode):
         """Give core a copy of the weights, in its own modules wherever these fit."""
         from ..diffusion.core_unet import CoreUNet
         from ..diffusion.layout import is_original_vae, text_weights, unet_weights, vae_weights
-        from ..quantize.weights import require_plain
+        from ..quantize.unpack import unpacked_diffusion
 
-        require_plain(
-            diffusion.modules,
-            diffusion.name,
-            "paint with CFGSampler, or connect it as it was before",
-        )
+        plain = unpacked_diffusion(diffusion)
         prediction, settings = _noise_schedule(diffusion)
         vae = diffusion.vae
-        model = host.core_model(unet_weights(diffusion.unet), diffusion.dtype)
+        model = host.core_model(unet_weights(plain.unet), plain.dtype)
         if model is None:
             model = host.core_model_around(
-                CoreUNet(diffusion.unet),
+                CoreUNet(plain.unet),
                 vae.config.latent_channels,
                 vae.config.scaling_factor,
                 xl=diffusion.text_encoder_2 is not None,
@@ -70,12 +66,12 @@ class ToComfyModel(io.ComfyNode):
         readers = [
             host.CoreReader(text_weights(encoder), encoder.config.to_dict(), tokenizer)
             for encoder, tokenizer in (
-                (diffusion.text_encoder, diffusion.tokenizer),
-                (diffusion.text_encoder_2, diffusion.tokenizer_2),
+                (plain.text_encoder, diffusion.tokenizer),
+                (plain.text_encoder_2, diffusion.tokenizer_2),
             )
             if encoder is not None
         ]
-        clip = host.core_clip(readers, diffusion.dtype)
+        clip = host.core_clip(readers, plain.dtype)
         original = is_original_vae(vae)
         return io.NodeOutput(
             model, clip, host.core_vae(vae_weights(vae)) if original else SmallVAE(diffusion)
