@@ -22,6 +22,7 @@ from ..kosmos.prompt import tokenize
 from ..quantize.footprint import as_text, bytes_in_memory
 from ..quantize.formats import FORMATS
 from ..quantize.models import quantize_kosmos
+from ..quantize.work import captioning
 from .captions import load
 from .clock import Clock, add_clock, environment
 
@@ -36,9 +37,11 @@ def versions(kosmos: Kosmos, names: list[str]) -> Iterator[tuple[str, Kosmos]]:
     """The model in float32, in bfloat16, and from there in each format: never two large ones."""
     yield "fp32", kosmos
     kosmos.model.to(torch.bfloat16)
+    side = kosmos.model.config.vision_config.image_size
     yield "bf16", kosmos
     for name in names:
-        yield name, quantize_kosmos(kosmos, name).model
+        work = captioning(kosmos, torch.full((1, side, side, 3), 0.5))
+        yield name, quantize_kosmos(kosmos, name, work=work).model
         gc.collect()
 
 

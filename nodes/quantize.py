@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..quantize.compare import Comparison
     from ..quantize.models import Quantized
 
-FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16"]
+FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16", "int4 awq"]
 RESTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "as it is": None}
 LOOKED_AT = 4
 PROMPTS = "a red dog in the meadow\na blue house in the snow\na cat and a tree\na yellow bird"
@@ -55,8 +55,9 @@ class Quantize(io.ComfyNode):
                     options=FORMATS,
                     default="int8",
                     tooltip="int8: 8-bit weights, the safest. int8 dynamic: inputs too, faster on "
-                    "a CPU. int4: half of int8, and it shows. fp8: for NVIDIA GPUs since Ada. bf16 "
-                    "and fp16 only cast, and need no further package; the others need torchao.",
+                    "a CPU. int4: half of int8, and it shows. int4 awq: watches the model at "
+                    "work first, and stays nearer to it. fp8: for NVIDIA GPUs since Ada. bf16 and "
+                    "fp16 only cast, and need no further package; the others need torchao.",
                 ),
                 io.String.Input(
                     "keep",
@@ -75,8 +76,8 @@ class Quantize(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="For a KOSMOS: pictures to caption before and after, up to 4. Without "
-                    "any, four drawn scenes.",
+                    tooltip="For a KOSMOS: pictures to caption before and after, up to 4; int4 awq "
+                    "watches it on those behind them, up to 16. Without any, drawn scenes.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -84,7 +85,7 @@ class Quantize(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip="For a DIFFUSION: prompts to paint before and after, one a line, up to "
-                    "4.",
+                    "4; int4 awq watches it on those behind them, up to 16.",
                 ),
                 io.String.Input(
                     "save_as",
@@ -178,12 +179,15 @@ def _captioner(
     from ..kosmos.preprocess import check
     from ..quantize.compare import TOKENS, compare_captioners
     from ..quantize.models import quantize_kosmos
+    from ..quantize.work import captioning
 
     if image is None:
-        drawn = [np.asarray(scene) for scene in scenes()[:LOOKED_AT]]
+        drawn = [np.asarray(scene) for scene in scenes()]
         image = torch.from_numpy(np.stack(drawn)).float() / 255
     check(image)
-    made = quantize_kosmos(kosmos, name, keep, rest)
+    watched = image[LOOKED_AT:] if len(image) > LOOKED_AT else image
+    work = captioning(kosmos, watched, _counted(TOKENS))
+    made = quantize_kosmos(kosmos, name, keep, rest, work, _counted(_layers(kosmos.model)))
     compared = compare_captioners(kosmos, made.model, image[:LOOKED_AT], _counted(2 * TOKENS))
     return made, compared
 
@@ -193,12 +197,20 @@ def _painter(
 ) -> tuple[Quantized[Diffusion], Comparison]:
     from ..quantize.compare import STEPS, compare_painters
     from ..quantize.models import quantize_diffusion
+    from ..quantize.work import painting
 
-    prompts = [line.strip() for line in prompt.splitlines() if line.strip()][:LOOKED_AT]
+    prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
     if not prompts:
         raise MendableError("There is no prompt to compare with: write at least one line of text.")
-    made = quantize_diffusion(diffusion, name, keep, rest)
-    return made, compare_painters(diffusion, made.model, prompts, _counted(2 * STEPS))
+    work = painting(diffusion, prompts[LOOKED_AT:] or prompts, _counted(STEPS))
+    done = _counted(_layers(diffusion.modules))
+    made = quantize_diffusion(diffusion, name, keep, rest, work, done)
+    compared = compare_painters(diffusion, made.model, prompts[:LOOKED_AT], _counted(2 * STEPS))
+    return made, compared
+
+
+def _layers(module: torch.nn.Module) -> int:
+    return sum(isinstance(part, torch.nn.Linear) for part in module.modules())
 
 
 def _counted(total: int) -> Callable[[], None]:

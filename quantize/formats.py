@@ -31,11 +31,13 @@ class Format:
     recipe: torchao's, for linear layers on a kind of device ("cpu", "cuda"); None casts only.
     dtype: what every other weight is cast to; None leaves the choice.
     multiple: a linear layer is taken when both of its sides are multiples of this.
+    calibrated: whether its scales are chosen by what the layers are given (`calibrate`).
     """
 
     recipe: Callable[[str], AOBaseConfig] | None = None
     dtype: torch.dtype | None = None
     multiple: int = 1
+    calibrated: bool = False
 
 
 def _int8(device: str) -> AOBaseConfig:
@@ -70,6 +72,7 @@ FORMATS = {
     "int8": Format(_int8, multiple=16),
     "int8 dynamic": Format(_int8_dynamic, multiple=16),
     "int4": Format(_int4, torch.bfloat16, GROUP),
+    "int4 awq": Format(_int4, torch.bfloat16, GROUP, calibrated=True),
     "fp8": Format(_fp8, torch.bfloat16, 16),
     "bf16": Format(dtype=torch.bfloat16),
     "fp16": Format(dtype=torch.float16),
@@ -78,8 +81,9 @@ FORMATS = {
 
 "int8": 8-bit weights with a scale for each row. "int8 dynamic": the same, and inputs are rounded to
 8 bits as they come, with a scale for each token, so that the products are 8-bit ones. "int4": 4-bit
-weights with a scale and an offset for each 32 of a row, in bfloat16. "fp8": 8-bit floating point
-weights and inputs. "bf16" and "fp16" cast everything.
+weights with a scale and an offset for each 32 of a row, in bfloat16. "int4 awq": the same, and
+columns that meet large inputs are rounded more finely, at the cost of scaling each input. "fp8":
+8-bit floating point weights and inputs. "bf16" and "fp16" cast everything.
 """
 
 
@@ -103,8 +107,8 @@ def require_format(name: str, device: torch.device) -> None:
             "The format fp8 needs an NVIDIA GPU of the Ada generation or later, and this is "
             f'"{device.type}": choose int8 or "int8 dynamic".'
         )
-    if name == "int4" and device.type not in ("cpu", "cuda"):
+    if FORMATS[name].recipe is _int4 and device.type not in ("cpu", "cuda"):
         raise MendableError(
-            f'The format int4 needs a CPU or an NVIDIA GPU, and this is "{device.type}": choose '
+            f'The format {name} needs a CPU or an NVIDIA GPU, and this is "{device.type}": choose '
             "int8."
         )

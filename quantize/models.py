@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +12,8 @@ from torch import nn
 from ..diffusion.model import Diffusion
 from ..errors import MendableError
 from ..kosmos.model import Kosmos, Looking
-from .formats import FORMATS
+from .calibrate import Inputs, Work, watched
+from .formats import FORMATS, require_format
 from .labels import label
 from .weights import Taken, choose_layers, quantized_copy, require_plain
 
@@ -22,6 +23,9 @@ Part = TypeVar("Part", bound=nn.Module)
 KEEP = ("lm_head", "time_emb")
 """The layer that writes a language model's words, and those that tell a UNet the time: few weights,
 and all that follows rests on them."""
+
+BEFORE = "connect the model as it was before, or use it as it is"
+"""What to do with a model that is quantized already."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,22 @@ class Quantized(Generic[Whole]):
     layers: Taken
 
 
+OnLayer = Callable[[], None]
+
+
 def quantize_kosmos(
-    kosmos: Kosmos, name: str, keep: Sequence[str] = KEEP, rest: torch.dtype | None = None
+    kosmos: Kosmos,
+    name: str,
+    keep: Sequence[str] = KEEP,
+    rest: torch.dtype | None = None,
+    work: Work | None = None,
+    on_layer: OnLayer = lambda: None,
 ) -> Quantized[Kosmos]:
     """Return a copy of a Kosmos-2 in one of FORMATS; vision tower, connector and decoder are taken.
 
     keep: layers whose name holds one of these words are left alone. rest: what all that is not
-    quantized is cast to; None leaves it. The copy has no `home`.
+    quantized is cast to; None leaves it. work: what a calibrated format is to be good at, done with
+    this model. on_layer: called for each layer that is ready. The copy has no `home`.
 
     Raises MendableError when the model is quantized already, when nothing is left to quantize, and
     when the device cannot compute with the format.
@@ -48,44 +61,77 @@ def quantize_kosmos(
         raise MendableError(
             f"{kosmos.name} is an export and cannot be quantized: connect the model it was made of."
         )
-    model, layers = _part(kosmos.model, kosmos.name, name, keep, rest)
+    require_plain(kosmos.model, kosmos.name, BEFORE)
+    layers = choose_layers(kosmos.model, name, keep)
     _require_any(layers, name)
+    inputs = _inputs(kosmos.model, name, layers.quantized, work)
+    model = _part(kosmos.model, name, layers, rest, inputs, on_layer)
     made = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", home=None)
     return Quantized(made, name, layers)
 
 
 def quantize_diffusion(
-    diffusion: Diffusion, name: str, keep: Sequence[str] = KEEP, rest: torch.dtype | None = None
+    diffusion: Diffusion,
+    name: str,
+    keep: Sequence[str] = KEEP,
+    rest: torch.dtype | None = None,
+    work: Work | None = None,
+    on_layer: OnLayer = lambda: None,
 ) -> Quantized[Diffusion]:
     """Return a copy of a Stable Diffusion in one of FORMATS, its UNet and text encoders taken.
 
     The VAE is cast but never quantized: it runs once a picture, is mostly convolutions, and shows
     every error. Otherwise as `quantize_kosmos`.
     """
+    require_plain(diffusion.modules, diffusion.name, BEFORE)
+    chosen = {
+        place: Taken((), ()) if place == "vae" else choose_layers(module, name, keep)
+        for place, module in diffusion.modules.items()
+    }
+    taken = Taken(
+        tuple(f"{place}.{path}" for place, part in chosen.items() for path in part.quantized),
+        tuple(f"{place}.{path}" for place, part in chosen.items() for path in part.left),
+    )
+    _require_any(taken, name)
+    inputs = _inputs(diffusion.modules, name, taken.quantized, work)
     parts: dict[str, Any] = {}
-    quantized: list[str] = []
-    left: list[str] = []
     for place, module in diffusion.modules.items():
         if place == "vae":
             parts[place] = quantized_copy(module, name, (), rest)
             continue
-        parts[place], layers = _part(module, diffusion.name, name, keep, rest)
-        quantized += [f"{place}.{layer}" for layer in layers.quantized]
-        left += [f"{place}.{layer}" for layer in layers.left]
-    taken = Taken(tuple(quantized), tuple(left))
-    _require_any(taken, name)
+        below = {
+            path.removeprefix(f"{place}."): rows
+            for path, rows in inputs.items()
+            if path.startswith(f"{place}.")
+        }
+        parts[place] = _part(module, name, chosen[place], rest, below, on_layer)
     made = replace(diffusion, name=f"{diffusion.name} ({name})", home=None, **parts)
     return Quantized(made, name, taken)
 
 
+def _inputs(module: nn.Module, name: str, layers: Sequence[str], work: Work | None) -> Inputs:
+    """What a calibrated format wants to know; nothing for any other."""
+    if not FORMATS[name].calibrated:
+        return {}
+    require_format(name, next(module.parameters()).device)
+    if work is None:
+        raise ValueError(f"{name} has to see the model at work.")
+    with watched(module, layers) as found:
+        work()
+    return found
+
+
 def _part(
-    model: Part, known_as: str, name: str, keep: Sequence[str], rest: torch.dtype | None
-) -> tuple[Part, Taken]:
-    require_plain(model, known_as, "connect the model as it was before, or use it as it is")
-    layers = choose_layers(model, name, keep)
-    made = quantized_copy(model, name, layers.quantized, rest)
+    model: Part,
+    name: str,
+    layers: Taken,
+    rest: torch.dtype | None,
+    inputs: Inputs,
+    on_layer: OnLayer,
+) -> Part:
+    made = quantized_copy(model, name, layers.quantized, rest, inputs, on_layer)
     label(made, name, layers.left)
-    return made, layers
+    return made
 
 
 def _require_any(layers: Taken, name: str) -> None:

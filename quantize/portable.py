@@ -37,7 +37,12 @@ def plain(weight: Int4OpaqueTensor) -> Int4Tensor:
     pairs = (numbers[:, ::2] & 0xF) | (numbers[:, 1::2] << 4)
     scale, zero = weight.scale_and_zero.unbind(-1)
     return Int4Tensor(
-        pairs.contiguous(), scale.contiguous(), zero.contiguous(), [1, GROUP], weight.shape
+        pairs.contiguous(),
+        scale.contiguous(),
+        zero.contiguous(),
+        [1, GROUP],
+        weight.shape,
+        weight.act_pre_scale,
     )
 
 
@@ -52,6 +57,7 @@ def packed(weight: Int4Tensor) -> Int4OpaqueTensor:
         torch.stack([weight.scale, weight.zero_point], -1),
         [1, GROUP],
         weight.shape,
+        weight.act_pre_scale,
     )
 
 

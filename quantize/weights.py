@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import MendableError
+from .calibrate import Inputs, activation_aware
 from .formats import FORMATS, require_format
 from .linear import quicken
 
@@ -58,13 +59,20 @@ def choose_layers(module: nn.Module, name: str, keep: Sequence[str]) -> Taken:
 @torch.inference_mode(False)
 @torch.no_grad()
 def quantized_copy(
-    module: Model, name: str, layers: Sequence[str], rest: torch.dtype | None = None
+    module: Model,
+    name: str,
+    layers: Sequence[str],
+    rest: torch.dtype | None = None,
+    inputs: Inputs | None = None,
+    on_layer: Callable[[], None] = lambda: None,
 ) -> Model:
     """Return a copy of a module in one of FORMATS, on the module's own device; it stays as it is.
 
     layers: names of the linear layers to quantize. Their weights are quantized one after the other
     and never copied as they are, so that the copy needs no more room than it has in the end.
     rest: what every other weight is cast to where the format does not say; None leaves it.
+    inputs: what calibrated formats go by; a layer that was given nothing is rounded as it is.
+    on_layer: called after each layer; what it raises ends the work.
 
     Raises MendableError when the device cannot compute with the format.
     """
@@ -78,7 +86,7 @@ def quantized_copy(
         for part in made.modules():
             _cast(part, dtype, {id(weight) for weight in chosen})
     if format_.recipe is not None:
-        _quantize(made, name, layers, dtype)
+        _quantize(made, name, layers, dtype, inputs or {}, on_layer)
         quicken(made, name, device.type)
     return made.eval().requires_grad_(False)
 
@@ -92,7 +100,12 @@ def _cast(part: nn.Module, dtype: torch.dtype, shared: set[int]) -> None:
 
 
 def _quantize(
-    module: nn.Module, name: str, layers: Sequence[str], dtype: torch.dtype | None
+    module: nn.Module,
+    name: str,
+    layers: Sequence[str],
+    dtype: torch.dtype | None,
+    inputs: Inputs,
+    on_layer: Callable[[], None],
 ) -> None:
     from torchao.quantization import quantize_
 
@@ -102,11 +115,17 @@ def _quantize(
         weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
         held = dtype or weight.dtype
         device = weight.device.type
-        if device == "cuda" and name not in ("int8", "int8 dynamic"):
-            weight = weight.to(held)  # their kernels ask for it
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        quantize_(layer, recipe(device))  # type: ignore[misc]
+        asks = device == "cuda" and name not in ("int8", "int8 dynamic")
+        # Some kernels ask for the precision to unpack to; the others round more exactly in float32.
+        weight = weight.to(held) if asks else weight.float()
+        if path in inputs:
+            weight = activation_aware(weight, inputs[path], recipe(device))  # type: ignore[misc]
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            quantize_(layer, recipe(device))  # type: ignore[misc]
         layer.weight = nn.Parameter(_held_as(layer.weight, held), requires_grad=False)
+        on_layer()
 
 
 def _held_as(weight: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -119,7 +138,9 @@ def _held_as(weight: Any, dtype: torch.dtype) -> torch.Tensor:
 
     if isinstance(weight, Int4OpaqueTensor):
         scales = weight.scale_and_zero.to(dtype)
-        return Int4OpaqueTensor(weight.qdata, scales, weight.block_size, weight.shape)
+        aware = weight.act_pre_scale
+        aware = aware if aware is None else aware.to(dtype)
+        return Int4OpaqueTensor(weight.qdata, scales, weight.block_size, weight.shape, aware)
     if isinstance(weight, Int8Tensor):
         return Int8Tensor(
             weight.qdata,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ...diffusion.load import load_diffusion
@@ -18,9 +19,13 @@ from ...kosmos.model import Kosmos
 from ...quantize.footprint import as_text, bytes_in_memory
 from ...quantize.formats import FORMATS
 from ...quantize.models import quantize_diffusion, quantize_kosmos
+from ...quantize.work import MOST, captioning, painting
 from ...training.config import AWARE
 from .. import DIFFUSION, KOSMOS
 from ..judge import load_judge
+from ..pool import Sample, draw_sample
+from ..vocabulary import KOSMOS_PIXELS
+from ..world.captions import brief, plain_text
 from . import aware
 from .figure import CARD, Figure, environment, put_figures
 from .looking import captions
@@ -45,14 +50,22 @@ def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Ko
     """The captioner in float32 and in each format, one at a time."""
     yield "fp32", kosmos
     for name in formats:
-        yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16).model
+        pictures = np.stack([scene.pixels for scene in _watched()])
+        work = captioning(kosmos, torch.from_numpy(pictures).float() / 255)
+        yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
 
 
 def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str, Diffusion]]:
     """The painter likewise; what is not quantized, its convolutions, stays as it is."""
     yield "fp32", diffusion
     for name in formats:
-        yield name, quantize_diffusion(diffusion, name).model
+        told = [plain_text(brief(each.scene, each.boxes, pattern=False)) for each in _watched()]
+        yield name, quantize_diffusion(diffusion, name, work=painting(diffusion, told)).model
+
+
+def _watched() -> list[Sample]:
+    """What calibrated formats go by; no score is taken on it."""
+    return [draw_sample(aware.FIRST_SEED + k, KOSMOS_PIXELS) for k in range(MOST)]
 
 
 def table(

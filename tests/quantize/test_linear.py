@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kosmos_dreambooth.quantize.calibrate import ROWS, watched
 from kosmos_dreambooth.quantize.linear import Int4Linear, Int8Linear
 from kosmos_dreambooth.quantize.portable import packed, plain
-from kosmos_dreambooth.quantize.weights import choose_layers, quantized_copy
+from kosmos_dreambooth.quantize.unpack import unpacked
+from kosmos_dreambooth.quantize.weights import choose_layers, is_quantized, quantized_copy
 from torch import nn
 
 
@@ -72,6 +74,48 @@ def test_gradients_are_those_of_the_weights(name: str) -> None:
     wanted = layer(64, 32)[0].weight.sum(0).expand(3, -1)
     assert (gradient - wanted).norm() / wanted.norm() < 0.15
     assert torch.allclose(made(x), made(x.detach()), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8 dynamic", "int4", "int4 awq"])
+def test_ordinary_weights_come_out_again(name: str) -> None:
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
+    made = quantized_copy(
+        layer(64, 32), name, ["0"], torch.float32, {"0": x} if "awq" in name else None
+    )
+    plain = unpacked(made)
+    assert type(plain[0]) is nn.Linear
+    assert type(plain[0].weight) is nn.Parameter
+    assert is_quantized(made)
+    again = plain(x.to(plain[0].weight.dtype)).float()
+    assert (again - made(x)).norm() < 0.02 * made(x).norm()
+    assert unpacked(plain) is plain
+
+
+def test_layers_are_rounded_for_what_they_are_given() -> None:
+    original = layer(64, 96)
+    large = torch.ones(64)
+    large[::16] = 40  # a few columns that meet large inputs
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(1)) * large
+    with watched(original, ["0"]) as inputs:
+        original(x[:100])
+        original(x[100:])
+    assert inputs["0"].shape == (200, 64)
+    off = [
+        (quantized_copy(original, name, ["0"], torch.float32, given)(x) - original(x)).norm()
+        for name, given in (("int4", None), ("int4 awq", inputs))
+    ]
+    assert off[1] < 0.6 * off[0]
+
+
+def test_of_many_rows_some_of_all_are_kept() -> None:
+    model = layer(16, 16)
+    with watched(model, ["0"]) as inputs:
+        for number in range(10):
+            model(torch.full((4, 300, 16), float(number)))
+    rows = inputs["0"]
+    assert len(rows) == ROWS
+    assert 0.05 * ROWS < (rows[:, 0] == 9).sum() < 0.2 * ROWS
+    assert not model[0]._forward_pre_hooks
 
 
 def test_sides_that_do_not_suit_four_bits_are_left_alone() -> None:

@@ -16,9 +16,11 @@ from kosmos_dreambooth.quantize.footprint import bytes_in_memory, bytes_on_disk
 from kosmos_dreambooth.quantize.linear import quicken
 from kosmos_dreambooth.quantize.models import quantize_diffusion, quantize_kosmos
 from kosmos_dreambooth.quantize.saving import precision_of_rest, save_diffusion, save_kosmos
+from kosmos_dreambooth.quantize.weights import is_quantized
+from kosmos_dreambooth.quantize.work import captioning, painting
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
 
-NAMES = ["int8", "int8 dynamic", "int4"]
+NAMES = ["int8", "int8 dynamic", "int4", "int4 awq"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,8 @@ def test_a_captioner_becomes_smaller_and_the_one_it_was_made_of_stays(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_captioner_is_the_same_after_a_disk(kosmos: Kosmos, name: str, tmp_path: Path) -> None:
-    made = quantize_kosmos(kosmos, name, rest=torch.bfloat16).model
+    work = captioning(kosmos, torch.rand(2, 32, 32, 3))
+    made = quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
     here = features(made)
     save_kosmos(made, tmp_path / "made")
     assert torch.equal(features(made), here)  # saving leaves it as it is
@@ -86,7 +89,8 @@ def test_a_captioner_is_the_same_after_a_disk(kosmos: Kosmos, name: str, tmp_pat
 def test_a_painter_is_the_same_after_a_disk(
     diffusion: Diffusion, name: str, tmp_path: Path
 ) -> None:
-    made = quantize_diffusion(diffusion, name, rest=torch.bfloat16).model
+    work = painting(diffusion, ["a dog"])
+    made = quantize_diffusion(diffusion, name, rest=torch.bfloat16, work=work).model
     save_diffusion(made, tmp_path / "made")
     rest = precision_of_rest(tmp_path / "made")
     assert rest is not None
@@ -167,6 +171,19 @@ def test_without_torchao_the_command_is_named(
     with pytest.raises(MendableError, match='The quantized model "made" needs the package torchao'):
         precision_of_rest(tmp_path / "made")
     assert quantize_kosmos(kosmos, "bf16").model.model.dtype == torch.bfloat16
+
+
+def test_a_calibrated_format_watches_all_layers_and_leaves_no_trace(diffusion: Diffusion) -> None:
+    done: list[int] = []
+    for _ in range(2):  # the second time the text encoder's answers are remembered
+        work = painting(diffusion, ["a dog"])
+        made = quantize_diffusion(diffusion, "int4 awq", (), None, work, lambda: done.append(1))
+        for path in made.layers.quantized:
+            weight = made.model.modules.get_submodule(path).weight
+            assert weight.act_pre_scale is not None, path
+    assert len(done) == 2 * len(made.layers.quantized)
+    assert not any(part._forward_pre_hooks for part in diffusion.modules.modules())
+    assert not is_quantized(diffusion.modules)
 
 
 def test_a_saved_folder_is_not_written_over(kosmos: Kosmos, tmp_path: Path) -> None:
