@@ -1,7 +1,8 @@
 """What exporting costs and gains: sizes, seconds, differences, captions, and how fast they come.
 
 The sandbox's models are exported in each format that is installed here and in each precision. ONNX
-captioners then describe the same scenes as PyTorch: tokens are compared, and turns are timed.
+captioners then describe the same scenes as PyTorch: tokens are compared, and turns are timed. With
+`--size real` the captioner is a Kosmos-2 of the published size with random weights.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from ..export.painter_export import export_painter
 from ..export.precision import PRECISIONS, Precision
 from ..kosmos.batches import Pace
 from ..kosmos.caption import BRIEF
+from ..kosmos.cost import watch_peak
 from ..kosmos.generate import Reply, reply
-from ..kosmos.load import load_kosmos
 from ..kosmos.model import Kosmos
 from ..kosmos.pictures import Pictures
 from ..kosmos.prompt import tokenize
-from ..sandbox import DIFFUSION, KOSMOS
+from ..sandbox import DIFFUSION
 from ..sandbox.pool import HELD_OUT, draw_sample
+from .captions import load
 from .clock import Clock, Turns, add_clock, environment
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,8 @@ def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Repl
 
 
 def timed(clock: Clock, export: Callable[[], Manifest]) -> None:
-    """Export, and print a row: seconds, and each graph's megabytes and difference to PyTorch."""
-    began = clock()
+    """Export, and print a row: seconds, memory beside the model, size and difference of graphs."""
+    began, risen = clock(), watch_peak(torch.device("cpu"))
     manifest = export()
     seconds = clock() - began
     parts = ", ".join(
@@ -70,7 +72,12 @@ def timed(clock: Clock, export: Callable[[], Manifest]) -> None:
         for part in manifest.parts
     )
     log.info(
-        "%s %s, %.0f s: %s", FORMATS[manifest.format].title, manifest.precision, seconds, parts
+        "%s %s, %.0f s, %.2f GB of memory: %s",
+        FORMATS[manifest.format].title,
+        manifest.precision,
+        seconds,
+        (risen() if risen else 0) / 1e9,
+        parts,
     )
 
 
@@ -152,6 +159,7 @@ def installed(names: Sequence[str]) -> list[str]:
 def main() -> None:
     """Read the command line, export, compare and print."""
     parser = argparse.ArgumentParser(prog="export_equality.py", description=__doc__)
+    parser.add_argument("--size", choices=["sandbox", "real"], default="sandbox")
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
@@ -169,7 +177,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if "captioner" in options.models:
-            kosmos = load_kosmos(KOSMOS, torch.float32)
+            kosmos = load(options.size, "cpu")
             found = captioners(kosmos, Path(folder), formats, options.precisions, options.clock)
             if found:
                 images = scenes(options.pictures)

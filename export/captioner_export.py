@@ -66,6 +66,7 @@ def export_captioner(
             parts=written,
             made_with=versions(format_),
             compared={"pictures": len(images)},
+            reads=reads(kosmos),
         )
         manifest.write(draft)
         if format_ == "onnx":
@@ -74,6 +75,26 @@ def export_captioner(
             manifest.write(draft)
         write_readme(manifest, draft)
     return manifest
+
+
+def reads(kosmos: Kosmos) -> Json:
+    """What a program without transformers has to know to feed the graphs.
+
+    picture: the tokens up to the picture's end; slots: from which of them to behind which the
+    picture's slots go. end: the token that ends a text. first_position: of the first token.
+    most_tokens: that the decoder reads. mean, std: [3], of the channels of its pixels in 0..1.
+    """
+    prompt, config = tokenize(kosmos, "", 0), kosmos.model.config.text_config
+    pixels = kosmos.processor.image_processor
+    return {
+        "picture": [*prompt.ids[: prompt.text_at]],
+        "slots": [*prompt.slots],
+        "end": config.eos_token_id,
+        "first_position": config.pad_token_id + 1,
+        "most_tokens": config.max_position_embeddings,
+        "mean": [*pixels.image_mean],
+        "std": [*pixels.image_std],
+    }
 
 
 def _in_float(kosmos: Kosmos) -> Kosmos:

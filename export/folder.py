@@ -7,7 +7,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class Manifest:
     parts: for each graph its file, bytes, seconds to write, inputs, outputs, and its difference to
         PyTorch (`export.precision.difference`; None where this machine cannot run it).
     made_with: versions of the packages that wrote it.
+    compared: on how many pictures, and how many captions were the same.
+    reads: what a program needs to know that feeds the graphs (`captioner_export.reads` and
+        `painter_export.reads` say what).
     """
 
     kind: str
@@ -42,6 +45,7 @@ class Manifest:
     parts: list[Json]
     made_with: dict[str, str]
     compared: Json
+    reads: Json = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Put it into a folder."""

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 
 from ..diffusion.model import Diffusion
+from ..diffusion.predict import frame
+from ..diffusion.schedulers import make_scheduler
 from ..errors import MendableError
 from ..quantize.weights import require_plain
-from .folder import Manifest, whole_folder
+from .folder import Json, Manifest, whole_folder
 from .painter_parts import painting
 from .precision import Precision
 from .readme import write_readme
 from .write import BEFORE, OnStep, versions, write_parts
 
-KIND = "stable-diffusion"
+KIND, KIND_XL = "stable-diffusion", "stable-diffusion-xl"
+
+STEPS = 20
+"""Of the schedule that comes with an export."""
 
 
 @torch.inference_mode(False)
@@ -35,26 +39,22 @@ def export_painter(
 
     images: pictures [B,H,W,3], float 0..1, on which every graph is compared with PyTorch.
 
-    Raises MendableError for another format than "onnx", for Stable Diffusion XL, when the model is
-    no plain one, the format's packages are missing, the folder exists, the disk is full, or a graph
-    is further off than its precision allows.
+    Raises MendableError for another format than "onnx", when the model is no plain one, the
+    format's packages are missing, the folder exists, the disk is full, or a graph is further off
+    than its precision allows.
     """
     if format_ != "onnx":
         raise MendableError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
-    if diffusion.text_encoder_2 is not None:
-        raise MendableError(
-            f"{diffusion.name} is a Stable Diffusion XL, which is not exported yet: choose a model "
-            "of Stable Diffusion 1.x or 2.x."
-        )
     require_plain(diffusion.modules, diffusion.name, BEFORE)
     diffusion = _in_float(diffusion)
     with whole_folder(folder) as draft:
         with torch.no_grad():
             written = write_parts(painting(diffusion, images), draft, format_, precision, on_step)
-        diffusion.tokenizer.save_pretrained(draft / "tokenizer")
-        DDIMScheduler.from_config(diffusion.scheduler_config).save_pretrained(draft / "scheduler")
+        for name, tokenizer in _tokenizers(diffusion):
+            tokenizer.save_pretrained(draft / name)
+        make_scheduler("ddim", diffusion.scheduler_config).save_pretrained(draft / "scheduler")
         manifest = Manifest(
-            kind=KIND,
+            kind=KIND if diffusion.text_encoder_2 is None else KIND_XL,
             format=format_,
             precision=precision,
             made_from=diffusion.name,
@@ -62,10 +62,47 @@ def export_painter(
             parts=written,
             made_with=versions(format_),
             compared={"pictures": len(images)},
+            reads=reads(diffusion),
         )
         manifest.write(draft)
         write_readme(manifest, draft)
     return manifest
+
+
+def reads(diffusion: Diffusion) -> Json:
+    """What a program without transformers and diffusers has to know to feed the graphs.
+
+    tokenizers: for each folder with one, the `length` in tokens that its text encoder reads, and
+    `pad`, the token that fills up a shorter prompt. frame: what XL's UNet is told as time_ids, [6].
+    schedule: for each of STEPS steps of DDIM its timestep, and the factors of the latents and of
+    the UNet's prediction in the sum that is the next step's latents.
+    """
+    one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    keep, add = (make_scheduler("ddim", diffusion.scheduler_config) for _ in range(2))
+    keep.set_timesteps(STEPS)
+    add.set_timesteps(STEPS)
+    schedule = [
+        [
+            int(timestep),
+            float(keep.step(none, timestep, one).prev_sample),
+            float(add.step(one, timestep, none).prev_sample),
+        ]
+        for timestep in keep.timesteps
+    ]
+    tokenizers = {
+        name: {"length": each.model_max_length, "pad": each.pad_token_id}
+        for name, each in _tokenizers(diffusion)
+    }
+    told = {"tokenizers": tokenizers, "schedule": schedule}
+    if diffusion.text_encoder_2 is not None:
+        told["frame"] = frame(diffusion.resolution, diffusion.resolution).tolist()
+    return told
+
+
+def _tokenizers(diffusion: Diffusion) -> list[tuple[str, Any]]:
+    """The model's one or two, by the names of their folders."""
+    both = (("tokenizer", diffusion.tokenizer), ("tokenizer_2", diffusion.tokenizer_2))
+    return [(name, each) for name, each in both if each is not None]
 
 
 def _in_float(diffusion: Diffusion) -> Diffusion:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..diffusion.model import Diffusion
+from ..diffusion.predict import frame
+from ..diffusion.prompts import read_tokens, tokenize
 from .part import Part
 
 PROMPTS = ("a dog", "a red cat in the snow", "")
@@ -14,6 +16,9 @@ PROMPTS = ("a dog", "a red cat in the snow", "")
 
 SHARES = (0.2, 0.6, 0.95)
 """How far along the noise schedule the UNet is compared, 0 a picture and 1 noise."""
+
+
+STATES = ["last_hidden_state"]
 
 
 class ReadText(nn.Module):
@@ -29,6 +34,23 @@ class ReadText(nn.Module):
         return states
 
 
+class ReadTextXL(nn.Module):
+    """Likewise an encoder of XL, which gives its last states but one.
+
+    The second one gives each prompt as a whole besides, [B,width].
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        told = self.encoder(input_ids=input_ids, output_hidden_states=True)
+        states: Tensor = told.hidden_states[-2]
+        return (states, told.text_embeds) if hasattr(told, "text_embeds") else (states,)
+
+
 class Predict(nn.Module):
     """The UNet: scaled latents [B,C,h,w], timesteps, float32 [B], and text states [B,T,width]."""
 
@@ -39,6 +61,24 @@ class Predict(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """See the class."""
         predicted: Tensor = self.unet(sample, timestep, encoder_hidden_states).sample
+        return predicted
+
+
+class PredictXL(Predict):
+    """XL's: told besides each prompt as a whole [B,width], and `predict.frame` [B,6]."""
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor,
+        time_ids: Tensor,
+    ) -> Tensor:
+        """See the class."""
+        more = {"text_embeds": text_embeds, "time_ids": time_ids}
+        told = self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=more)
+        predicted: Tensor = told.sample
         return predicted
 
 
@@ -76,38 +116,49 @@ def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
     """
     side = diffusion.resolution
     pixels = interpolate(images[..., :3].movedim(-1, 1).float(), (side, side), mode="area") * 2 - 1
-    ids = torch.tensor(
-        diffusion.tokenizer(
-            list(PROMPTS), padding="max_length", max_length=diffusion.tokenizer.model_max_length
-        ).input_ids
-    )
-    text, unet = ReadText(diffusion), Predict(diffusion)
+    ids = tokenize(diffusion, PROMPTS)
+    said = read_tokens(diffusion, ids)
     encoder, decoder = Encode(diffusion), Decode(diffusion)
-    states, latents = text(ids), encoder(pixels)
+    latents = encoder(pixels)
     steps = diffusion.scheduler_config.get("num_train_timesteps", 1000)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = [
         {
             "sample": (1 - share) ** 0.5 * latents + share**0.5 * noise,
             "timestep": torch.full((len(latents),), float(round(share * (steps - 1)))),
-            "encoder_hidden_states": state.expand(len(latents), -1, -1),
+            "encoder_hidden_states": said.states[k].expand(len(latents), -1, -1),
         }
-        for share, state in zip(SHARES, states, strict=True)
+        for k, share in enumerate(SHARES)
     ]
+    if said.pooled is None:
+        readers = [_part("text_encoder", ReadText(diffusion), STATES, [{"input_ids": ids[:, 0]}])]
+        unet = Predict(diffusion)
+    else:
+        told = [STATES, [*STATES, "text_embeds"]]
+        readers = [
+            _part(name, ReadTextXL(each), outputs, [{"input_ids": ids[:, k]}])
+            for k, (name, each, outputs) in enumerate(
+                zip(("text_encoder", "text_encoder_2"), diffusion.text_encoders, told, strict=True)
+            )
+        ]
+        unet = PredictXL(diffusion)
+        for case, pooled in zip(noisy, said.pooled, strict=True):
+            case["text_embeds"] = pooled.expand(len(latents), -1)
+            case["time_ids"] = frame(side, side).expand(len(latents), -1)
     return [
-        _part("text_encoder", text, "last_hidden_state", [{"input_ids": ids}]),
-        _part("unet", unet, "out_sample", noisy),
-        _part("vae_encoder", encoder, "latent_sample", [{"sample": pixels}]),
-        _part("vae_decoder", decoder, "sample", [{"latent_sample": latents}]),
+        *readers,
+        _part("unet", unet, ["out_sample"], noisy),
+        _part("vae_encoder", encoder, ["latent_sample"], [{"sample": pixels}]),
+        _part("vae_decoder", decoder, ["sample"], [{"latent_sample": latents}]),
     ]
 
 
-def _part(name: str, module: nn.Module, output: str, cases: list[dict[str, Tensor]]) -> Part:
+def _part(name: str, module: nn.Module, outputs: list[str], cases: list[dict[str, Tensor]]) -> Part:
     return Part(
         name=name,
         module=module,
         example={key: value[:1].repeat_interleave(2, 0) for key, value in cases[0].items()},
-        outputs=[output],
+        outputs=outputs,
         axes={key: {0: "batch"} for key in cases[0]},
         cases=lambda: iter(cases),
     )

@@ -20,12 +20,14 @@ def write_readme(manifest: Manifest, folder: Path) -> None:
         f"{_off(part['difference'])} |"
         for part in manifest.parts
     ]
+    caption = (HOW_TO / "caption_one_picture.txt").read_text(encoding="utf-8")
     text = Template(how_to.read_text(encoding="utf-8")).substitute(
         name=manifest.made_from,
         precision=manifest.precision,
         packages=" ".join(
             f"{package}=={version}" for package, version in manifest.made_with.items()
         ),
+        caption=caption.rstrip(),
         parts="\n".join(["| graph | size | inputs | off PyTorch |", "|---|---|---|---|", *rows]),
     )
     write_text(folder / "README.md", text)

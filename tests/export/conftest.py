@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,12 +98,15 @@ def painter() -> Diffusion:
 
 @pytest.fixture
 def run_readme(monkeypatch: pytest.MonkeyPatch) -> RunReadme:
-    """Run the program in an export's README: `run_readme(folder, *arguments)`."""
+    """Run the program in an export's README, without PyTorch: `run_readme(folder, *arguments)`."""
 
     def run(folder: Path, *arguments: str) -> None:
         [program] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", ["program.py", *arguments])
-        exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+        with monkeypatch.context() as there:
+            there.chdir(folder)
+            there.setattr("sys.argv", ["program.py", *arguments])
+            for heavy in ("diffusers", "torch", "transformers"):
+                there.setitem(sys.modules, heavy, None)  # as where they are not installed
+            exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
 
     return run
