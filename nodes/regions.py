@@ -91,23 +91,19 @@ def _seen(
     from ..kosmos.grounding import GroundedText, Phrase
     from ..kosmos.pixels import boxes_from_pixels
 
-    if bbox:
-        if len(bbox) == 1:
-            bbox = bbox * len(images)
-        seen = [
-            GroundedText(
-                "", (Phrase("", 0, 0, tuple(boxes_from_pixels(one, *image.shape[1::-1]))),)
-            )
-            for image, one in zip(images, bbox, strict=False)
-        ]
-    else:
-        seen = [picture for part in grounding or [] for picture in part.pictures]
-    if len(seen) != len(images):
+    seen = [picture for part in grounding or [] for picture in part.pictures]
+    given = bbox * len(images) if bbox and len(bbox) == 1 else bbox or seen
+    if len(given) != len(images):
         raise MendableError(
-            f"There are {len(images)} pictures but boxes for {len(seen)}: connect a grounding or a "
-            "bbox that was made from the same pictures."
+            f"There are {len(images)} pictures but boxes for {len(given)}: connect a grounding or "
+            "a bbox that was made from the same pictures."
         )
-    return seen
+    if not bbox:
+        return seen
+    return [
+        GroundedText("", (Phrase("", 0, 0, tuple(boxes_from_pixels(one, *image.shape[1::-1]))),))
+        for image, one in zip(images, given, strict=True)
+    ]
 
 
 def _nothing(seen: str, select: str, phrase: str, box_index: int) -> str:

@@ -178,9 +178,34 @@ def test_no_region_is_one_sentence(graph: Graph) -> None:
     assert "no region" in graph.refusal("DescribeRegion")
 
 
-def test_no_phrase_is_one_sentence(graph: Graph) -> None:
-    graph.show(ground(graph, graph.scenes(), " \n")(1))
-    assert "There is no phrase" in graph.refusal("GroundPhrase")
+def test_a_mask_that_marks_nothing_is_one_sentence(graph: Graph) -> None:
+    scenes = graph.scenes()
+    nothing = graph.add("SolidMask", value=0.0, width=64, height=64)(0)
+    told = graph.add("DescribeRegion", kosmos=graph.model(), image=scenes, mask=nothing)
+    graph.show(told(0))
+    assert "The mask is empty" in graph.refusal("DescribeRegion")
+
+
+@pytest.mark.parametrize(
+    ("phrases", "named"), [(" \n", "There is no phrase"), ("a dog " * 400, "shorten it")]
+)
+def test_phrases_that_are_none_or_too_long_are_one_sentence(
+    graph: Graph, phrases: str, named: str
+) -> None:
+    graph.show(ground(graph, graph.scenes(), phrases)(1))
+    assert named in graph.refusal("GroundPhrase")
+
+
+@pytest.mark.parametrize(
+    ("questions", "named"), [(" \n", "There is no question"), ("why " * 400, "shorten it")]
+)
+def test_questions_that_are_none_or_too_long_are_one_sentence(
+    graph: Graph, questions: str, named: str
+) -> None:
+    asked = {"questions": questions, "max_new_tokens": 8, "batch_size": 0}
+    ask = graph.add("AskImage", kosmos=graph.model(), image=graph.scenes(), **asked)
+    graph.show(ask(0))
+    assert named in graph.refusal("AskImage")
 
 
 def test_overlapping_and_nested_boxes_make_one_mask_and_a_crop_each(
@@ -206,17 +231,22 @@ def test_overlapping_and_nested_boxes_make_one_mask_and_a_crop_each(
     assert len(list(server.output.glob("ask_each*.png"))) == count
 
 
-def test_a_choice_that_no_picture_has_is_one_sentence(graph: Graph) -> None:
+def test_a_choice_that_no_picture_has_is_no_mask_and_no_crop(graph: Graph) -> None:
     scenes = graph.scenes()
     found = ground(graph, scenes, "a house", verify=False)
-    crop = graph.add(
-        "GroundingCrop",
-        image=scenes,
-        grounding=found(0),
-        select="phrase",
-        phrase="zeppelin",
-        box_index=0,
-        padding=0.0,
-    )
+    choice = {"select": "phrase", "phrase": "zeppelin", "box_index": 0, "padding": 0.0}
+    masked = graph.add("GroundingToMask", image=scenes, grounding=found(0), **choice)
+    graph.show(masked(2))
+    assert graph.texts() == [["[]", "[]"]]
+    crop = graph.add("GroundingCrop", image=scenes, grounding=found(0), **choice)
     graph.show(crop(1))
     assert '"zeppelin"' in graph.refusal("GroundingCrop")
+
+
+@pytest.mark.parametrize("node", ["GroundingToMask", "GroundingCrop"])
+def test_boxes_of_other_pictures_are_one_sentence(graph: Graph, node: str) -> None:
+    one = graph.picture("one.png", Image.fromarray(draw_sample(SEEDS[0], 112).pixels))
+    found = ground(graph, graph.scenes(), "a house", verify=False)
+    choice = {"select": "all", "phrase": "", "box_index": 0, "padding": 0.0}
+    graph.show(graph.add(node, image=one, bbox=found(1), **choice)(1))
+    assert "There are 1 pictures but boxes for 2" in graph.refusal(node)
