@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.demo.playground import lay_out
 from kosmos_dreambooth.demo.tab import NAMES, Tab, chromium, launch
 
 if TYPE_CHECKING:
@@ -45,9 +46,13 @@ def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]
 
 @pytest.fixture(scope="module", params=FACES)
 def tab(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Tab]:
-    """A tab for the tests of a file, past the dialog that greets a first visitor."""
+    """A tab for the tests of a file, past the dialog that greets a first visitor.
+
+    Its lists name what the saved workflows look at.
+    """
     frontend, _, nodes = request.param.partition("-")
     server = request.getfixturevalue("newest_server" if frontend == "newest" else "server")
+    lay_out(server.input)
     context = browser.new_context(
         viewport={"width": 1400, "height": 1200},
         permissions=["clipboard-read", "clipboard-write"],
