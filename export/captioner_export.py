@@ -13,7 +13,7 @@ from ..kosmos.caption import BRIEF
 from ..kosmos.generate import Reply, reply
 from ..kosmos.model import Kosmos, Looking
 from ..kosmos.pictures import Pictures
-from ..kosmos.preprocess import Images
+from ..kosmos.preprocess import Images, check
 from ..kosmos.prompt import tokenize
 from ..quantize.weights import require_plain
 from .captioner_onnx import load_captioner
@@ -40,14 +40,16 @@ def export_captioner(
 
     format_: one of FORMATS. images: the pictures on which every graph is compared with PyTorch.
 
-    Raises MendableError when the model is no plain one, the format's packages are missing, the
-    folder exists, the disk is full, or a graph is further off than its precision allows.
+    Raises MendableError when the model is no plain one, there is no picture, the format's packages
+    are missing, the folder exists, the disk is full, or a graph is further off than its precision
+    allows.
     """
     if isinstance(kosmos.model, Looking):
         raise MendableError(
             f"{kosmos.name} is an export itself: load the model that it was made from."
         )
     require_plain(kosmos.model, kosmos.name, BEFORE)
+    check(images)
     kosmos = _in_float(kosmos)
     with whole_folder(folder) as draft:
         parts = (fixed_parts if FORMATS[format_].fixed else free_parts)(kosmos, images)

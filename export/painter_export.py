@@ -13,6 +13,7 @@ from ..diffusion.model import Diffusion
 from ..diffusion.predict import frame
 from ..diffusion.schedulers import make_scheduler
 from ..errors import MendableError
+from ..kosmos.preprocess import check
 from ..quantize.weights import require_plain
 from .folder import Json, Manifest, whole_folder
 from .painter_parts import painting
@@ -39,13 +40,14 @@ def export_painter(
 
     images: pictures [B,H,W,3], float 0..1, on which every graph is compared with PyTorch.
 
-    Raises MendableError for another format than "onnx", when the model is no plain one, the
-    format's packages are missing, the folder exists, the disk is full, or a graph is further off
-    than its precision allows.
+    Raises MendableError for another format than "onnx", when the model is no plain one, there is
+    no picture, the format's packages are missing, the folder exists, the disk is full, or a graph
+    is further off than its precision allows.
     """
     if format_ != "onnx":
         raise MendableError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
     require_plain(diffusion.modules, diffusion.name, BEFORE)
+    check(images)
     diffusion = _in_float(diffusion)
     with whole_folder(folder) as draft:
         with torch.no_grad():

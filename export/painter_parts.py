@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from ..diffusion.model import Diffusion
 from ..diffusion.predict import frame
 from ..diffusion.prompts import read_tokens, tokenize
+from ..kosmos.preprocess import to_rgb
 from .part import Part
 
 PROMPTS = ("a dog", "a red cat in the snow", "")
@@ -112,10 +113,12 @@ class Decode(nn.Module):
 def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
     """All parts, for pictures of the size that the model was trained on; the batch is free.
 
-    images: float [B,H,W,3] in 0..1 of any size. The UNet is compared on their latents under noise.
+    images: float [B,H,W,C] in 0..1 of any size, as `to_rgb` takes them. The UNet is compared on
+    their latents under noise.
     """
     side = diffusion.resolution
-    pixels = interpolate(images[..., :3].movedim(-1, 1).float(), (side, side), mode="area") * 2 - 1
+    pictures = to_rgb(images).movedim(-1, 1).float() / 255
+    pixels = interpolate(pictures, (side, side), mode="area") * 2 - 1
     ids = tokenize(diffusion, PROMPTS)
     said = read_tokens(diffusion, ids)
     encoder, decoder = Encode(diffusion), Decode(diffusion)

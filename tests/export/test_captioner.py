@@ -142,6 +142,12 @@ def test_smaller_precisions_are_smaller_and_say_how_far_off(
         assert {"fp16": "FLOAT16", "int8": "INT8"}[precision] in kinds
 
 
+def test_without_a_picture_to_compare_on_nothing_is_exported(tiny: Kosmos, tmp_path: Path) -> None:
+    with pytest.raises(MendableError, match="is an empty batch"):
+        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", torch.zeros(0, 8, 8, 3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_export_that_is_off_never_becomes_a_folder(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
