@@ -197,6 +197,14 @@ class TrainingOptions(io.ComfyNode):
                     tooltip="How several GPUs share a run: ddp shares the batch, zero the "
                     "optimizer's state too, which saves much memory with full. Same result.",
                 ),
+                _float(
+                    "class_scenes",
+                    0.01,
+                    "Chance that a class picture is held to the model under a caption of the "
+                    "subject's without the token, so that the class stays itself in those scenes "
+                    "too. Only with class_target model.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 TRAINING_OPTIONS.Output(
@@ -225,10 +233,11 @@ def _int(name: str, tooltip: str, *, optional: bool = False) -> io.Int.Input:
     )
 
 
-def _float(name: str, step: float, tooltip: str) -> io.Float.Input:
+def _float(name: str, step: float, tooltip: str, *, optional: bool = False) -> io.Float.Input:
     low, high = LIMITS[name]
     return io.Float.Input(
         name,
+        optional=optional,
         default=getattr(DEFAULTS, name),
         min=low,
         max=high,

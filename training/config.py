@@ -64,6 +64,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "caption_dropout": (0.0, 1.0),
     "class_caption_dropout": (0.0, 1.0),
     "plain_captions": (0.0, 1.0),
+    "class_scenes": (0.0, 1.0),
     "bucket_step": (0, 1024),
     "resolution": (8, 4096),
     "seed": (0, 2**64 - 1),
@@ -152,7 +153,9 @@ class Options(Course):
     before training, "pictures" to the pictures themselves.
     The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
     `class_caption_dropout` for a class picture, and `plain_captions` the chance of
-    "a <token> <class>" instead of a caption; `flip` shows half of the subject's pictures mirrored.
+    "a <token> <class>" instead of a caption. `class_scenes` is the chance that the model is held to
+    itself under a subject's caption without the token, instead of the class caption. `flip` shows
+    half of the subject's pictures mirrored.
     Pictures are trained at sizes of about `resolution` squared pixels whose sides are multiples of
     `bucket_step`; with 0 as squares.
     Every line of `sample_prompts` is painted at each preview.
@@ -167,6 +170,7 @@ class Options(Course):
     class_target: str = "model"
     caption_dropout: float = 0.0
     class_caption_dropout: float = 0.5
+    class_scenes: float = 0.5
     plain_captions: float = 0.4
     flip: bool = False
     bucket_step: int = 0
@@ -258,6 +262,11 @@ class TrainingConfig(Options, Config):
         first = self.preview_prompt or self.plain_caption
         more = (line.strip() for line in self.sample_prompts.splitlines())
         return [first, *(line for line in more if line)]
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether class pictures are held to what the model predicted before training."""
+        return self.class_target == "model" and self.method != "embedding"
 
     @property
     def trains_text(self) -> bool:

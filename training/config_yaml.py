@@ -66,6 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "noise_offset",
         "caption_dropout",
         "class_caption_dropout",
+        "class_scenes",
         "plain_captions",
         "flip",
         "bucket_step",

@@ -151,12 +151,12 @@ class DreamBooth(Learner):
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
         parts = [part for kind in self.kinds.values() for part in kind]
         captions = [line for part in parts for text in part.captions for line in _lines(text)]
-        captions += ["", self.config.plain_caption]
+        captions += ["", self.config.plain_caption, self.config.class_caption]
         self.prompts = encode_prompts(self.diffusion, captions)
-        holds = self.config.class_target == "model" and self.config.method != "embedding"
-        if holds and "class" in self.kinds:
+        if self.config.holds_model and "class" in self.kinds:
             aware = self.config.quantization_aware
-            self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware))
+            precision = self._frozen if aware == NOT_AWARE else torch.float32
+            self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware), precision)
         if self.config.trains_text:
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))
@@ -236,13 +236,20 @@ class DreamBooth(Learner):
 
     def _caption(self, kind: str, pictures: Pictures, drawn: Draw) -> str:
         config = self.config
-        silent = config.caption_dropout if kind == "subject" else config.class_caption_dropout
-        plain = config.plain_captions if kind == "subject" else 0.0
+        if kind == "subject":
+            silent, plain, name = (
+                config.caption_dropout,
+                config.plain_captions,
+                config.plain_caption,
+            )
+        else:
+            silent, plain = config.class_caption_dropout, 1 - config.class_scenes
+            name = config.class_caption
         if drawn.luck < silent:
             return ""
         spoken = silent + (1 - silent) * plain
         if drawn.luck < spoken:
-            return config.plain_caption
+            return name
         lines = _lines(pictures.captions[drawn.picture])
         return lines[int((drawn.luck - spoken) / (1 - spoken) * len(lines))]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,27 @@ def read_training_pictures(
     return subject, [
         Pictures(
             latents[_name("class", size, config)],
-            (config.class_caption,) * len(places),
+            (class_captions(captions, config),) * len(places),
             torch.stack([placed(class_pictures[k], size) for k in places]),
         )
         for size, places in class_parts.items()
     ]
+
+
+def class_captions(captions: Sequence[str], config: TrainingConfig) -> str:
+    """Return what class pictures are called besides the class caption, a line for each.
+
+    Where the model itself says what to predict, these are the subject's captions without the token:
+    it answers for a noisy latent under any prompt, so that "a dog by the sea" stays what it was in
+    the scenes in which the subject is learned. Pictures as targets can only be called what they
+    were painted as.
+    """
+    if not config.holds_model:
+        return config.class_caption
+    token = re.compile(rf"(?<!\w){re.escape(config.token)}(?!\w)\s*")
+    lines = (line for caption in captions for line in caption.splitlines())
+    scenes = dict.fromkeys(token.sub("", line).strip() for line in lines)
+    return "\n".join(line for line in scenes if line) or config.class_caption
 
 
 def _sorted(pictures: list[np.ndarray], config: TrainingConfig) -> dict[Size, list[int]]:

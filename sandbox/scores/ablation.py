@@ -47,7 +47,8 @@ PAGE, SHEET = ROOT / "docs" / "ablation.md", ROOT / "docs" / "ablation.png"
 SHOWN, SIDE, LETTERS = 5, 96, 15
 TABLE_HEAD = (
     "| training | runs | subject | in new scenes | likeness | scene obeyed "
-    "| class kept | class drift | diversity kept |\n|---|---|---|---|---|---|---|---|---|"
+    "| class kept | in new scenes | class drift | diversity kept |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -57,9 +58,10 @@ class Scores:
 
     Shares in 0..1: `subject` and `scenes`, pictures of "a sks dog" that are nearer to the subject
     than to its class; `obeyed`, backgrounds as the prompt says; `kept`, pictures of "a dog" that
-    are one and are not nearer to the subject. `likeness` is the mean cosine to the subject's
-    pictures, in new scenes; `drift` what that of "a dog" has risen by. `diversity` is how varied
-    "a dog" is, over what it was.
+    are one and are not nearer to the subject; `kept_in_scenes`, pictures of "a dog" in new scenes
+    that are not nearer to the subject than to the base model's dogs there. `likeness` is the mean
+    cosine to the subject's pictures, in new scenes; `drift` what that of "a dog" has risen by.
+    `diversity` is how varied "a dog" is, over what it was.
     """
 
     subject: float
@@ -67,6 +69,7 @@ class Scores:
     likeness: float
     obeyed: float
     kept: float
+    kept_in_scenes: float
     drift: float
     diversity: float
 
@@ -78,6 +81,7 @@ def score(made: Personal, kosmos: Kosmos, judge: Judge) -> Scores:
     scenes = judge.embed(made.scenes)
     named = [SUBJECT.kind in read(told.caption).kinds for told in caption(kosmos, made.class_after)]
     mistaken = nearer(after, own, before)
+    elsewhere = judge.embed(made.class_scenes_before)
     grounds = [seen.background for seen in judge.look(made.scenes)]
     return Scores(
         subject=_share(nearer(judge.embed(made.subject), own, before)),
@@ -85,6 +89,7 @@ def score(made: Personal, kosmos: Kosmos, judge: Judge) -> Scores:
         likeness=float((scenes @ own.T).mean()),
         obeyed=_share([a == b for a, b in zip(grounds, made.asked, strict=True)]),
         kept=_share([dog and not m for dog, m in zip(named, mistaken, strict=True)]),
+        kept_in_scenes=1 - _share(nearer(judge.embed(made.class_scenes), own, elsewhere)),
         drift=float((after @ own.T).mean() - (before @ own.T).mean()),
         diversity=spread(after) / spread(before),
     )
@@ -128,7 +133,7 @@ class Ablation:
                 **variant.changes,
             )
         scores = score(made, kosmos, judge)
-        shown = [*made.scenes[:SHOWN], *made.class_after[:SHOWN]]
+        shown = [*made.scenes[:SHOWN], *made.class_scenes[:SHOWN]]
         pixels = torch.cat(shown, 1).mul(255).round().byte().numpy()
         file = self._file(variant, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +166,7 @@ def draw(ablation: Ablation, seed: int) -> Image.Image:
         page.paste(strip.crop((0, 0, half, SIDE)), (0, top + LETTERS + 10))
         page.paste(strip.crop((half, 0, 2 * half, SIDE)), (half + middle, top + LETTERS + 10))
         pen.text((4, top + 4), f"{variant.name}: the subject in new scenes", (42, 36, 64), font)
-        pen.text((half + middle, top + 4), "a dog", (42, 36, 64), font)
+        pen.text((half + middle, top + 4), "a dog in them", (42, 36, 64), font)
     return page
 
 

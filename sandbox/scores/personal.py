@@ -52,6 +52,8 @@ class Personal:
     class_before: torch.Tensor
     class_after: torch.Tensor
     scenes: torch.Tensor
+    class_scenes_before: torch.Tensor
+    class_scenes: torch.Tensor
     asked: tuple[str, ...]
     seconds: float
 
@@ -98,12 +100,13 @@ def personalise(
     """``teach`` ``base`` the demo's subject, and paint with what it has become.
 
     ``count`` pictures of the subject, of the class before and after, and of the subject in the
-    scenes that its pictures do not show.
+    scenes that its pictures do not show; and of the class in those, before and after.
     """
     token = RARE_TOKENS[0]
     trained, seconds = teach(base, folder, cache, seed, **how)
     names = tuple(UNSEEN[k % len(UNSEEN)] for k in range(count))
     scenes = [f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in names]
+    class_scenes = [f"{CLASS_PROMPT} {BACKGROUNDS[name]}" for name in names]
 
     def paint(model: Diffusion, prompts: list[str]) -> torch.Tensor:
         return sample(model, prompts, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT + seed)
@@ -113,6 +116,8 @@ def personalise(
         class_before=paint(base, [CLASS_PROMPT] * count),
         class_after=paint(trained, [CLASS_PROMPT] * count),
         scenes=paint(trained, scenes),
+        class_scenes_before=paint(base, class_scenes),
+        class_scenes=paint(trained, class_scenes),
         asked=names,
         seconds=seconds,
     )
@@ -135,7 +140,7 @@ def personalised(
     """
     four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
     near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
-    judged_before, judged_after = [], []
+    judged_before, judged_after, scenes_stay = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             made = personalise(base, Path(folder), Path(folder) / "priors", count, seed)
@@ -148,6 +153,9 @@ def personalised(
                 SUBJECT.kind in read(t.caption).kinds and not m
                 for t, m in zip(told, mistaken, strict=True)
             ]
+            elsewhere = judge.embed(made.class_scenes_before)
+            taken = nearer(judge.embed(made.class_scenes), known[0], elsewhere)
+            scenes_stay += [not one for one in taken]
             judged_before += [SUBJECT.kind in s.things for s in judge.look(made.class_before)]
             judged_after += [SUBJECT.kind in s.things for s in judge.look(made.class_after)]
             grounds = [s.background for s in judge.look(made.scenes)]
@@ -159,6 +167,7 @@ def personalised(
     yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
     yield Figure("background of the prompt obeyed", sum(obeyed), len(obeyed), 0.80)
     yield Figure('"a dog" stays in the class', sum(stays), len(stays), 0.90)
+    yield Figure('"a dog" in unseen scenes is not the subject', sum(scenes_stay), len(scenes_stay))
     yield Figure('"a dog" is a dog to the judge, before', sum(judged_before), len(stays))
     yield Figure('"a dog" is a dog to the judge, after', sum(judged_after), len(stays))
     kept = [min(a, b) / max(a, b) for a, b in zip(before, after, strict=True)]

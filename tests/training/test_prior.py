@@ -52,6 +52,25 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
     assert [p for p in unet.parameters() if p.requires_grad] == learning
 
 
+def test_a_whole_model_s_copy_takes_half_the_memory_in_bf16(
+    make_run, tmp_path: Path, monkeypatch
+) -> None:
+    copies = []
+    predict = Prior.predict
+
+    def look(self, *arguments):
+        copies.append(self._copy.dtype)
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Prior, "predict", look)
+    exact, half = (
+        loss_curve(trained(make_run, tmp_path / name, method="full", precision=name).events)
+        for name in ("fp32", "bf16")
+    )
+    assert half == pytest.approx(exact, rel=0.05)
+    assert set(copies) == {torch.float32, torch.bfloat16}
+
+
 def test_the_class_costs_nothing_before_the_model_has_changed(make_run, tmp_path: Path) -> None:
     light, heavy = (
         loss_curve(trained(make_run, tmp_path / str(weight), prior_weight=weight).events)
@@ -63,13 +82,31 @@ def test_the_class_costs_nothing_before_the_model_has_changed(make_run, tmp_path
     assert loss_curve(pictures.events)[0] > 10 * light[0]
 
 
-@pytest.mark.parametrize("option", ["class_caption_dropout", "plain_captions"])
+@pytest.mark.parametrize("option", ["class_caption_dropout", "plain_captions", "class_scenes"])
 def test_its_prompts_are_left_out_as_often_as_asked(make_run, tmp_path: Path, option: str) -> None:
     never, always = (
         loss_curve(trained(make_run, tmp_path / str(chance), **{option: chance}).events)
         for chance in (0.0, 1.0)
     )
     assert never != always
+
+
+def test_the_class_is_held_in_the_scenes_of_the_subject(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    predict = Prior.predict
+
+    def listen(self, unet, noisy, timesteps, prompts, frames):
+        asked.extend(prompts)
+        return predict(self, unet, noisy, timesteps, prompts, frames)
+
+    monkeypatch.setattr(Prior, "predict", listen)
+    run = make_run(tmp_path, steps=8, class_scenes=0.6, class_caption_dropout=0.2)
+    for file in run.pictures.glob("*.txt"):
+        file.write_text("a sks dog by the sea\na sks dog")
+    assert train(run, StopRequest())
+    assert set(asked) == {"", "a dog", "a dog by the sea"}
 
 
 def _latent(diffusion) -> tuple[int, int, int]:
