@@ -20,7 +20,8 @@ class Prior:
     Its answers stand for the class pictures in the loss's second term (Ruiz et al. 2022, eq. 2).
     Their mean is the same, but they carry none of the noise of single pictures (knowledge
     distillation, Hinton et al. 2015), so that a short run keeps its class's variety. Adapters are
-    switched off for it, which costs no memory; a UNet that is trained whole is copied.
+    switched off for it, which costs no memory; a UNet that is trained whole is copied, in the
+    `precision` that it computes in.
     `states` are what the text encoders said of each prompt before training. `unrounded` lets a UNet
     compute with its weights as they are, where training feels their rounding.
     """
@@ -30,8 +31,11 @@ class Prior:
         unet: UNet2DConditionModel,
         states: dict[str, TextStates],
         unrounded: Callable[[UNet2DConditionModel], AbstractContextManager[None]] = nullcontext,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        self._copy = None if _adapters(unet) else copy.deepcopy(unet).requires_grad_(False)
+        self._copy: UNet2DConditionModel | None = None
+        if not _adapters(unet):
+            self._copy = copy.deepcopy(unet).requires_grad_(False).to(precision)
         self._states = states
         self._unrounded = unrounded
 
