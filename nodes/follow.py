@@ -276,7 +276,8 @@ def publish(run: RunFolder) -> Path:
         return whole
     made, target = run.made(method), _published(run, method)
     if made.is_file() and run.scores.exists():
-        write_scored(run, target)
+        if not _is_newer(target, made, run.scores):
+            write_scored(run, target)
         return target
     for file in [made] if made.is_file() else sorted(made.rglob("*.*")):
         if file.is_file():
@@ -299,6 +300,12 @@ def _published(run: RunFolder, method: str) -> Path:
     return host.models_folder(kind)[0] / PUBLISHED / name
 
 
+def _is_newer(target: Path, *sources: Path) -> bool:
+    """Tell whether a file was written after all of those that it is made from and that exist."""
+    written = [source.stat().st_mtime_ns for source in sources if source.exists()]
+    return target.exists() and target.stat().st_mtime_ns >= max(written)
+
+
 def _whole(run: RunFolder) -> Path:
     """Where the checkpoint of a model that was trained whole lies."""
     return host.model_file("checkpoints", PUBLISHED, f"{run.path.name}.safetensors")
@@ -313,7 +320,6 @@ def _published_checkpoint(run: RunFolder) -> Path | None:
     from ..training.results import write_checkpoint
 
     target = _whole(run)
-    made = [file for file in (run.result, run.scores) if file.exists()]
-    if target.exists() and all(target.stat().st_mtime_ns >= f.stat().st_mtime_ns for f in made):
+    if _is_newer(target, run.result, run.scores):
         return target
     return target if write_checkpoint(run, target) else None
