@@ -43,16 +43,18 @@ def changed(run) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_all_its_parts_are_trained(make_run, xl, tmp_path: Path, method: str) -> None:
-    run = make_run(tmp_path, method=method, preview_every=4, **xl)
+@pytest.mark.parametrize(
+    "options", [{"method": "lora"}, {"method": "lora", "precision": "bf16"}, {"method": "full"}]
+)
+def test_all_its_parts_are_trained(make_run, xl, tmp_path: Path, options: dict) -> None:
+    run = make_run(tmp_path, preview_every=4, **options, **xl)
     stop = StopRequest()
     stop.requested = True
     assert not train(run, stop)
     assert train(run, StopRequest())
     assert changed(run) == dict.fromkeys(PARTS, True)
     assert (run.previews / "00000004.png").exists()
-    whole = make_run(tmp_path / "whole", method=method, **xl)
+    whole = make_run(tmp_path / "whole", **options, **xl)
     assert train(whole, StopRequest())
     assert loss_curve(run.events) == loss_curve(whole.events)
 
