@@ -14,8 +14,16 @@ from .config import Config, TrainingConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-VERSION = 1
-"""Goes up when a setting comes to mean something else; a new one with a default changes nothing."""
+VERSION = 2
+"""Goes up when a run without a setting would go on otherwise than it began: see EARLIER."""
+
+EARLIER: dict[str, object] = {
+    "class_target": "pictures",
+    "class_caption_dropout": 0.0,
+    "class_scenes": 0.0,
+    "plain_captions": 0.0,
+}
+"""How runs were trained before each of these could be chosen; files of version 1 may lack them."""
 
 TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
 """What a run may do; a file that names no task is older than the second one."""
@@ -111,7 +119,7 @@ def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
 
 
 def read_config(path: Path) -> Config:
-    """Read `config.yaml`; a setting that an older version did not have gets its default.
+    """Read `config.yaml`; a setting that an older version did not have is what it was then.
 
     Raises MendableError when it is not YAML, is of a version to come, or has an unknown, missing
     or mistyped setting.
@@ -122,7 +130,7 @@ def read_config(path: Path) -> Config:
         raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
     if not isinstance(values, dict):
         raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
-    version = values.pop("version", VERSION)
+    version = values.pop("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise MendableError(
             f"{path} is of version {version} and this pack reads up to {VERSION}: update the pack."
@@ -131,6 +139,8 @@ def read_config(path: Path) -> Config:
     if kind is None:
         raise MendableError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
     known = {field.name: field for field in fields(kind)}
+    if version < VERSION:
+        values = {name: value for name, value in EARLIER.items() if name in known} | values
     for name, value in values.items():
         if name not in known:
             raise MendableError(f'{path} has an unknown setting "{name}": remove it.')

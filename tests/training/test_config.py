@@ -103,13 +103,15 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
     path.write_text(OLDER, encoding="utf-8")
     config = read_config(path)
     assert (config.optimizer, config.schedule, config.ema) == ("adamw", "cosine", 0.0)
+    assert isinstance(config, TrainingConfig)
+    assert (config.class_target, config.plain_captions, config.class_scenes) == ("pictures", 0, 0)
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("steps: [", "not YAML"),
-        (to_yaml(PLAIN).replace("version: 1", "version: 2"), "update the pack"),
+        (to_yaml(PLAIN).replace("version: 2", "version: 3"), "update the pack"),
         ("- 1", "no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
         (to_yaml(PLAIN).replace("steps: 700", "steps: many"), "steps"),
