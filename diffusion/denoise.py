@@ -60,12 +60,12 @@ def denoise(
 
     scheduler = make_scheduler(settings.scheduler, diffusion.scheduler_config)
     scheduler.set_timesteps(settings.steps, device=diffusion.device)
-    timesteps = scheduler.timesteps
-    if canvas is not None:
-        skipped = canvas.first_step(settings.steps) * scheduler.order
-        timesteps = timesteps[skipped:]
-        if hasattr(scheduler, "set_begin_index"):  # DDIM and PNDM count nothing
-            scheduler.set_begin_index(skipped)
+    skipped = canvas.first_step(settings.steps) * scheduler.order if canvas else 0
+    timesteps = scheduler.timesteps[skipped:]
+    if hasattr(scheduler, "set_begin_index"):  # DDIM and PNDM count nothing
+        # Told nothing, a scheduler looks for its first timestep, and with Karras' noise levels a
+        # zero-terminal-SNR model has that several times.
+        scheduler.set_begin_index(skipped)
     if canvas is None or canvas.begins_with_noise:
         latents = noise * scheduler.init_noise_sigma
     else:

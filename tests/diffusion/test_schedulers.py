@@ -13,9 +13,13 @@ DETERMINISTIC = [name for name, one in SCHEDULERS.items() if one.zero_snr and no
 
 
 @pytest.fixture(scope="module")
-def settled():
+def sandbox():
+    return load_diffusion(DIFFUSION)
+
+
+@pytest.fixture(scope="module")
+def settled(sandbox):
     """The sandbox, and its pictures after so many steps that more change nothing."""
-    sandbox = load_diffusion(DIFFUSION)
     return sandbox, sample(sandbox, PROMPTS, steps=60, guidance=3.0)
 
 
@@ -25,3 +29,11 @@ def test_twenty_steps_come_close_to_the_settled_picture(settled, scheduler):
     quick = sample(sandbox, PROMPTS, steps=20, guidance=3.0, scheduler=scheduler)
     assert (quick - pictures).abs().mean() < 0.04
     assert (quick[0] - quick[1]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 25, 33])
+@pytest.mark.parametrize("scheduler", [name for name, one in SCHEDULERS.items() if one.zero_snr])
+def test_any_number_of_steps_ends_in_a_picture(sandbox, scheduler, steps):
+    [picture] = sample(sandbox, PROMPTS[:1], steps=steps, guidance=1.0, scheduler=scheduler)
+    assert picture.isfinite().all()
+    assert picture.std() > 0.02
