@@ -1,5 +1,7 @@
 """The losses of one global batch: in one process, in two that share it (gloo), and accumulated.
 
+With the strategy zero the two share the optimizer's state as well.
+
 What a step draws is a function of its number, so the curves differ by rounding alone.
 """
 
@@ -33,9 +35,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log.info(environment(torch.device("cpu")))
     log.info("the sandbox, %s, global batch 4, %d steps", options.method, options.steps)
-    ways: dict[str, dict[str, int]] = {
+    ways: dict[str, dict[str, object]] = {
         "one process": {"batch_size": 4},
         "two processes": {"batch_size": 4, "devices": 2},
+        "two processes, zero": {"batch_size": 4, "devices": 2, "strategy": "zero"},
         "four parts, accumulated": {"batch_size": 1, "accumulation": 4},
         "two processes, two parts": {"batch_size": 2, "accumulation": 2, "devices": 2},
     }
