@@ -19,6 +19,14 @@ _WORDS = {
     "Italian": "il lo la gli le un una di del della e in con su nel nella sono per",
     "Portuguese": "o os as um uma de do da em no na com e são por sobre ao",
     "Dutch": "de het een en van op met is zijn bij voor onder naast te",
+    "Czech": "a na v ve se s je jsou z u pod nad vedle mezi před",
+    "Danish": "og en et på i med af er den det under ved foran to",
+    "Indonesian": "sebuah seekor seorang di dan yang dengan dari ke pada adalah dua",
+    "Polish": "w na z ze i jest są do od przy pod nad obok przed",
+    "Romanian": "un o și pe în cu de la este sunt lângă sub al",
+    "Swedish": "och en ett på i med av är den det under vid bredvid framför",
+    "Turkish": "bir ve ile bu üzerinde içinde altında yanında önünde olan iki",
+    "Vietnamese": "một và trên trong với có là của con cái những các ở dưới",
 }
 _ENGLISH = "the a an of in on at by is are and with image it to his her"
 
@@ -26,10 +34,14 @@ _ENGLISH = "the a an of in on at by is are and with image it to his her"
 _SCRIPTS = {
     "Arabic": ("ARABIC",),
     "Chinese": ("CJK",),
+    "Greek": ("GREEK",),
+    "Hebrew": ("HEBREW",),
     "Hindi": ("DEVANAGARI",),
     "Japanese": ("CJK", "HIRAGANA", "KATAKANA"),
     "Korean": ("HANGUL",),
     "Russian": ("CYRILLIC",),
+    "Thai": ("THAI",),
+    "Ukrainian": ("CYRILLIC",),
 }
 
 LANGUAGES = [ENGLISH, *sorted([*_WORDS, *_SCRIPTS])]

@@ -22,6 +22,7 @@ from ..errors import MendableError
 from .batches import in_batches
 from .grounding import GroundedText, Phrase
 from .pretrained import model_kind
+from .words import LETTER, UNPARTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,17 +50,29 @@ class Codes(NamedTuple):
 LANGUAGES = {
     "Arabic": Codes("ar", "arb_Arab", "ara"),
     "Chinese": Codes("zh", "zho_Hans", "cmn_Hans"),
+    "Czech": Codes("cs", "ces_Latn", "ces"),
+    "Danish": Codes("da", "dan_Latn", "dan"),
     "Dutch": Codes("nl", "nld_Latn", "nld"),
     "English": Codes("en", "eng_Latn", "eng"),
     "French": Codes("fr", "fra_Latn", "fra"),
     "German": Codes("de", "deu_Latn", "deu"),
+    "Greek": Codes("el", "ell_Grek", "ell"),
+    "Hebrew": Codes("he", "heb_Hebr", "heb"),
     "Hindi": Codes("hi", "hin_Deva", "hin"),
+    "Indonesian": Codes("id", "ind_Latn", "ind"),
     "Italian": Codes("it", "ita_Latn", "ita"),
     "Japanese": Codes("ja", "jpn_Jpan", "jpn"),
     "Korean": Codes("ko", "kor_Hang", "kor"),
+    "Polish": Codes("pl", "pol_Latn", "pol"),
     "Portuguese": Codes("pt", "por_Latn", "por"),
+    "Romanian": Codes("ro", "ron_Latn", "ron"),
     "Russian": Codes("ru", "rus_Cyrl", "rus"),
     "Spanish": Codes("es", "spa_Latn", "spa"),
+    "Swedish": Codes("sv", "swe_Latn", "swe"),
+    "Thai": Codes("th", "tha_Thai", "tha"),
+    "Turkish": Codes("tr", "tur_Latn", "tur"),
+    "Ukrainian": Codes("uk", "ukr_Cyrl", "ukr"),
+    "Vietnamese": Codes("vi", "vie_Latn", "vie"),
 }
 
 
@@ -109,12 +122,12 @@ def translate(
     """Translate English captions; phrases become the words that theirs were translated to.
 
     A phrase that is not found in the translation keeps its boxes, with an empty text. `on_batch`
-    hears how many texts of how many are done: captions, then different phrases. Raises
+    hears how many texts of how many are done, captions and phrases, the shortest first. Raises
     MendableError when the translator does not know the language.
     """
     words = dict.fromkeys(phrase.text for text in seen for phrase in text.phrases if phrase.text)
     sources = [*dict.fromkeys(text.caption for text in seen), *words]
-    texts = [text for text in dict.fromkeys(sources) if text.strip()]
+    texts = sorted((text for text in dict.fromkeys(sources) if text.strip()), key=len)
     first = _target(translator, language)
 
     def work(start: int, stop: int) -> list[str]:
@@ -204,6 +217,5 @@ def carry_over(caption: str, phrases: Sequence[tuple[str, Phrase]]) -> GroundedT
 
 
 def _units(text: str) -> list[tuple[int, int]]:
-    """Return where words stand; Chinese and Japanese, which part no words, count by letters."""
-    letter = "[\u3040-\u30ff\u3400-\u9fff]"
-    return [match.span() for match in re.finditer(rf"{letter}|(?:(?!{letter})\w)+", text)]
+    """Return where words stand; in scripts that part no words, where their letters do."""
+    return [match.span() for match in re.finditer(rf"{UNPARTED}|(?:{LETTER})+", text)]

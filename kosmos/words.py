@@ -12,7 +12,13 @@ from .grounding import GroundedText, write
 from .model import Kosmos
 from .prompt import tokenize
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+UNPARTED = "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
+"""A letter, or a sign on one, of Thai, Japanese or Chinese, which part no words."""
+
+LETTER = rf"(?!{UNPARTED})[\w\u0900-\u0963]"
+"""Any other letter; Hindi's vowel signs, which Python does not count among letters, are."""
+
+_WORD = re.compile(rf"{UNPARTED}|(?:{LETTER})+(?:['’-](?:{LETTER})+)*")
 _TAG = re.compile(r"<[^<>]*>")
 
 
@@ -20,6 +26,7 @@ _TAG = re.compile(r"<[^<>]*>")
 class Word:
     """A word of a caption: `text` is `caption[start:end]`.
 
+    In scripts that part no words it is a letter.
     `tokens` are the places of its tokens in the whole sequence, image slots included.
     """
 
