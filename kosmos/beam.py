@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from .encode import encode
+from .few_rows import few_rows
 from .model import Kosmos
 from .preprocess import Images, preprocess
 from .prompt import Prompt
@@ -34,19 +35,20 @@ def search(
     ids = torch.tensor(prompt.ids, device=features.device).expand(len(features), -1)
     slots = torch.zeros_like(ids)
     slots[:, prompt.slots[0] : prompt.slots[1]] = 1
-    written = kosmos.model.text_model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        image_embeds=features,
-        image_embeds_position_mask=slots,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=beams,
-        use_cache=True,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        stopping_criteria=StoppingCriteriaList([_EachToken(on_token)] if on_token else []),
-    )
+    with few_rows(kosmos.model):
+        written = kosmos.model.text_model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            image_embeds=features,
+            image_embeds_position_mask=slots,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=beams,
+            use_cache=True,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+            stopping_criteria=StoppingCriteriaList([_EachToken(on_token)] if on_token else []),
+        )
     return written[:, ids.shape[1] :].tolist()
 
 

@@ -14,6 +14,7 @@ from transformers import NoRepeatNGramLogitsProcessor
 from .batches import UNWATCHED, Pace, bytes_per_picture, in_batches
 from .cost import measured
 from .decoding import GREEDY, Decoding, choose
+from .few_rows import few_rows
 from .memory import Growing, Memory
 from .model import Kosmos
 from .pictures import Pictures
@@ -93,6 +94,7 @@ class _Batch:
         self, kosmos: Kosmos, memory: Memory, rows: Sequence[Row], new_tokens: int
     ) -> None:
         self._decoder = kosmos.model.text_model
+        self._quickly = few_rows(kosmos.model)
         pad = kosmos.model.config.text_config.pad_token_id
         shared = rows[0].prompt.text_at
         own = [row.prompt.ids[shared:] for row in rows]
@@ -118,14 +120,15 @@ class _Batch:
     @torch.no_grad()
     def logits(self) -> Tensor:
         """Read the tokens that were not read yet; return the logits of the next, float32 [R,V]."""
-        logits = self._decoder(
-            input_ids=self._next,
-            position_ids=self._positions,
-            attention_mask=self._seen,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with self._quickly:
+            logits = self._decoder(
+                input_ids=self._next,
+                position_ids=self._positions,
+                attention_mask=self._seen,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         if self._never_twice is not None:
             logits = self._never_twice(self._history, logits)
         return logits.float()
