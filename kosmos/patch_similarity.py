@@ -41,15 +41,20 @@ def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
 
     Raises MendableError for a patch outside.
     """
-    patches = normalize(features[:, 1:].float().cpu(), dim=-1)
-    side = round(patches.shape[1] ** 0.5)
+    side = round((features.shape[1] - 1) ** 0.5)
     if not (0 <= row < side and 0 <= column < side):
         raise MendableError(
             f"There is no patch in row {row} and column {column}: the grid has {side} by {side}, "
             f"from 0 to {side - 1}."
         )
-    chosen = patches[:, row * side + column, :, None]
-    return (patches @ chosen).view(-1, side, side)
+    chosen = row * side + column
+    return torch.stack([alike(one)[chosen].view(side, side) for one in features])
+
+
+def alike(features: Tensor) -> Tensor:
+    """Return the cosines of all patches of a picture, given as [1+G*G,C]: [G*G,G*G] on the CPU."""
+    patches = normalize(features[1:].float().cpu(), dim=-1)
+    return patches @ patches.T
 
 
 def phrase_similarity(

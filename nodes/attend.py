@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ..kosmos.model import Kosmos
 
 CATEGORY = "Kosmos DreamBooth/look"
-LAYERED_BYTES = 2**20
-"""Layers are shown in the node as long as all their maps, a byte for each patch, need no more."""
 
 
 class AttentionMap(io.ComfyNode):
@@ -150,7 +147,7 @@ class AttentionMap(io.ComfyNode):
             by_picture.append(found)
             progress.step(k + 1)
         height, width = image.shape[1:3]
-        small = sum(m.by_layer.numel() for m in maps if m.by_layer is not None) <= LAYERED_BYTES
+        small = sum(m.by_layer.numel() for m in maps if m.by_layer is not None) <= show.MOST_BYTES
         raw = [
             {
                 **place,
@@ -170,11 +167,9 @@ class AttentionMap(io.ComfyNode):
 
 
 def _by_layer(found: WordMap) -> list[str]:
-    """Return each layer's map as base64: a byte for each patch, from 0 (lowest) to 255."""
-    from ..kosmos.heat import spread
-
+    """Return each layer's map for the panel."""
     grids = () if found.by_layer is None else found.by_layer
-    return [b64encode(spread(grid).mul(255).byte().numpy().tobytes()).decode() for grid in grids]
+    return [show.as_bytes(grid.view(1, -1)) for grid in grids]
 
 
 def _captions(

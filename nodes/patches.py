@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from . import host
+from . import host, show
 from .pace import watched
 from .sockets import EMBEDDING, KOSMOS
 
@@ -28,6 +28,7 @@ class PatchTokens(io.ComfyNode):
             description="Shows pictures as the grid of patches that Kosmos-2 sees: in colours that "
             "are alike where patches are alike, and by how like each patch is to a phrase or to a "
             "patch of your choice.",
+            is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
                 io.Image.Input("image", tooltip="One picture or a batch, of any size."),
@@ -101,6 +102,7 @@ class PatchTokens(io.ComfyNode):
         """Look at the patches."""
         from ..kosmos.overlay import blocks, grid_mask, marked, overlay
         from ..kosmos.patch_similarity import (
+            alike,
             patch_similarity,
             phrase_similarity,
             principal_colours,
@@ -117,6 +119,7 @@ class PatchTokens(io.ComfyNode):
             text = f"patch in row {row}, column {column}"
             maps = patch_similarity(features, row, column)
         height, width = image.shape[1:3]
+        small = len(image) * grid_side(kosmos) ** 4 <= show.MOST_BYTES
         bounds = (float(maps.min()), float(maps.max()))
         return io.NodeOutput(
             patch_embedding(kosmos, features),
@@ -124,5 +127,15 @@ class PatchTokens(io.ComfyNode):
             blocks(principal_colours(features), height, width),
             overlay(list(image), list(maps), [marked(text, 0, len(text))] * len(image), bounds),
             torch.stack([grid_mask(grid, height, width, bounds) for grid in maps]),
-            ui={"similarity": [{"to": text, "grid": grid.tolist()} for grid in maps]},
+            ui={
+                "similarity": [
+                    {
+                        **picture,
+                        "to": text,
+                        "grid": grid.tolist(),
+                        "alike": show.as_bytes(alike(own)) if small else None,
+                    }
+                    for picture, grid, own in zip(show.pictures(image), maps, features, strict=True)
+                ]
+            },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -12,6 +13,9 @@ from . import host
 
 if TYPE_CHECKING:
     from ..kosmos.embedding import Embedding
+
+MOST_BYTES = 2**20
+"""Of numbers that a node hands to its panel beside those that it was asked for, at most."""
 
 LONGEST = 1024
 """Pixels of the longer side of a picture in a panel, at most."""
@@ -34,6 +38,14 @@ def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
         picture.thumbnail((LONGEST, LONGEST))
         found.append({"image": _address(picture), "width": width, "height": height})
     return found
+
+
+def as_bytes(values: torch.Tensor) -> str:
+    """Return [N,M] as base64: a byte for each number, each row from 0 (its lowest) to 255."""
+    from ..kosmos.heat import spread
+
+    rows = torch.stack([spread(row) for row in values])
+    return b64encode(rows.mul(255).byte().numpy().tobytes()).decode()
 
 
 def matrix(values: torch.Tensor, rows: Embedding, columns: Embedding) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 import { caption } from "./caption.js";
 import { element, svg } from "./element.js";
-import { COVER, heat } from "./heat.js";
+import { bytes, COVER, heat } from "./heat.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
 
@@ -59,9 +59,4 @@ export function attentionMap() {
 
 function slider(limits, oninput) {
   return element("input", { type: "range", min: 0, ...limits, oninput });
-}
-
-/** The bytes that base64 text stands for. */
-function bytes(text) {
-  return Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }

@@ -19,6 +19,11 @@ export function heat(values, columns, opacity = SOLID) {
   return canvas.toDataURL();
 }
 
+/** The numbers, 0 to 255, that base64 text stands for. */
+export function bytes(text) {
+  return Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
 /** The colour of letters that are read on a share of the way from the lowest to the highest. */
 export function inkOn(share) {
   return share > 0.6 ? "#111" : "#fff";

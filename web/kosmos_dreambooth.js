@@ -6,6 +6,7 @@ import { allNodes, located } from "./graph.js";
 import { groundedCaption } from "./grounded_caption.js";
 import { matrix } from "./matrix.js";
 import { Panel } from "./panel.js";
+import { patchTokens } from "./patch_tokens.js";
 import { quantized } from "./quantized.js";
 import { lastShown, training } from "./training.js";
 
@@ -13,6 +14,7 @@ const TRAINING = { key: "training", view: training, height: 400, kept: lastShown
 const PANELS = {
   GroundedCaption: { key: "grounded", view: groundedCaption, height: 360 },
   AttentionMap: { key: "attention", view: attentionMap, height: 360 },
+  PatchTokens: { key: "similarity", view: patchTokens, height: 340 },
   CompareEmbeddings: { key: "compared", view: matrix, height: 340 },
   Quantize: { key: "quantized", view: quantized, height: 300 },
   DreamBoothTrain: TRAINING,

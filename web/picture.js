@@ -8,10 +8,11 @@ export function addressOf({ filename, subfolder, type }) {
 
 /** A picture to draw on: a stage whose units are the picture's pixels. */
 export class Stage {
-  constructor() {
+  constructor(attributes = {}) {
     this.picture = svg("image", { width: "100%", height: "100%" });
     this.drawing = svg("g");
-    this.element = svg("svg", { class: "kd-stage" }, this.picture, this.drawing);
+    const all = { class: "kd-stage", ...attributes };
+    this.element = svg("svg", all, this.picture, this.drawing);
   }
 
   /** Show a picture of so many pixels, and nothing drawn on it yet. */

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
+import numpy as np
 import pytest
 from kosmos_dreambooth.demo.client import Client
 from kosmos_dreambooth.demo.comfyui import ComfyUI
@@ -56,6 +59,8 @@ def test_a_picture_has_colours_a_mask_and_numbers(
     assert outcome.failure is None, outcome.failure
     [similarity] = outcome.outputs["patches"]["similarity"]
     assert [len(row) for row in similarity["grid"]] == [8] * 8
+    alike = np.frombuffer(b64decode(similarity["alike"]), np.uint8).reshape(64, 64)
+    assert (alike.argmax(1) == np.arange(64)).all()
     if compare_with == "patch":
         assert similarity["grid"][2][5] == max(max(row) for row in similarity["grid"])
     assert [int(text) for text in outcome.outputs["best"]["text"]] == list(range(64))

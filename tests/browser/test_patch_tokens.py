@@ -1,0 +1,68 @@
+"""PatchTokens in the browser: a patch that is clicked shows what is like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.demo.tab import Tab
+from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from PIL import Image
+
+WIDGETS = """
+    () => Object.fromEntries(app.graph.nodes.find((node) => node.comfyClass === "PatchTokens")
+        .widgets.map(({ name, value }) => [name, value]))
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(tab: Tab) -> Tab:
+    picture = Image.fromarray(draw_sample(HELD_OUT, 64).pixels).resize((200, 100))
+    picture.save(tab.server.input / "patched.png")
+    tab.build(
+        {
+            "1": {"class_type": "LoadImage", "inputs": {"image": "patched.png"}},
+            "2": {
+                "class_type": "LoadKosmos",
+                "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
+            },
+            "3": {
+                "class_type": "PatchTokens",
+                "inputs": {
+                    "kosmos": ["2", 0],
+                    "image": ["1", 0],
+                    "compare_with": "phrase",
+                    "phrase": "a dog",
+                    "row": 0,
+                    "column": 0,
+                },
+            },
+        }
+    )
+    tab.run("PatchTokens", ".kd-heat")
+    return tab
+
+
+def heat(tab: Tab) -> str:
+    return tab.page.get_attribute(".kd-heat", "href")
+
+
+def test_a_patch_that_is_clicked_shows_what_is_like_it(shown: Tab, tmp_path: Path) -> None:
+    page = shown.page
+    asked = heat(shown)
+    assert page.inner_text(".kd-bar output >> nth=0") == "like a dog"
+    box = page.locator(".kd-heat").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 5.5 / 8, box["y"] + box["height"] * 2.5 / 8)
+    assert page.inner_text(".kd-bar output >> nth=0") == "like the patch in row 2, column 5"
+    clicked = heat(shown)
+    assert clicked != asked
+    told = page.evaluate(WIDGETS)
+    assert (told["compare_with"], told["row"], told["column"]) == ("patch", 2, 5)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(WIDGETS)["row"] == 3
+    assert heat(shown) not in (asked, clicked)
+    shown.picture(tmp_path / "patches.png")
+    page.get_by_role("button", name="Back").click()
+    assert heat(shown) == asked
+    assert shown.errors == []
