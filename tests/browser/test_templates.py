@@ -56,7 +56,8 @@ def test_it_opens_with_all_its_nodes_in_sight_and_runs(
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_NAME, exact=True).first.click()
     tab.picture(tmp_path / "templates.png")
-    page.get_by_text(file.stem).first.click()
+    card = page.get_by_test_id(f"template-workflow-{file.stem}")
+    card.get_by_text(file.stem).first.click()  # a note that is open may name it too
     saved = json.loads(file.read_text(encoding="utf-8"))
     kinds = sorted(node["type"] for node in saved["nodes"])
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(kinds))
