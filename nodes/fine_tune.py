@@ -269,7 +269,7 @@ class FineTuneCaptions(io.ComfyNode):
         return io.NodeOutput(
             follow.captioner(run, model.model.dtype),
             {"loss": loss_curve(run.events)},
-            f"{published.parent.name}/{published.name}",
+            published.relative_to(host.models_folder("loras")[0]).as_posix(),
             str(run.path),
             ChosenRun(run, steps[0]),
             ui={"training": [follow.charted(run)]},

@@ -258,6 +258,11 @@ def lora_of(run: RunFolder, step: int | None = None) -> object:
     return load_file(run.lora if step is None else result_at(run, step))
 
 
+def name_of(run: RunFolder) -> str:
+    """Return a run's name, with the folders below output/dreambooth that it is in."""
+    return run.path.relative_to(host.output_folder(RUNS)).as_posix()
+
+
 def publish(run: RunFolder) -> Path:
     """Put a finished run's result where ComfyUI's own nodes list it, and return its place.
 
@@ -268,7 +273,7 @@ def publish(run: RunFolder) -> Path:
 
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
-        target = host.model_file("loras", CAPTIONERS, f"{run.path.name}.safetensors")
+        target = host.model_file("loras", CAPTIONERS, f"{name_of(run)}.safetensors")
         link_or_copy(run.lora, target)
         return target
     method = read_as(TrainingConfig, run.config).method
@@ -296,8 +301,7 @@ def publish_scores(run: RunFolder) -> None:
 def _published(run: RunFolder, method: str) -> Path:
     """Where a run's result lies for ComfyUI's own nodes, unless it is a checkpoint."""
     kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
-    name = f"{run.path.name}{run.made(method).suffix}"
-    return host.models_folder(kind)[0] / PUBLISHED / name
+    return host.models_folder(kind)[0] / PUBLISHED / f"{name_of(run)}{run.made(method).suffix}"
 
 
 def _is_newer(target: Path, *sources: Path) -> bool:
@@ -308,7 +312,7 @@ def _is_newer(target: Path, *sources: Path) -> bool:
 
 def _whole(run: RunFolder) -> Path:
     """Where the checkpoint of a model that was trained whole lies."""
-    return host.model_file("checkpoints", PUBLISHED, f"{run.path.name}.safetensors")
+    return host.model_file("checkpoints", PUBLISHED, f"{name_of(run)}.safetensors")
 
 
 @torch.inference_mode(False)

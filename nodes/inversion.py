@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -146,14 +147,16 @@ class TextualInversionTrain(io.ComfyNode):
             follow.trained(run, diffusion.dtype),
             read_embedding(run.embedding),
             {"loss": loss_curve(run.events)},
-            _prompt_word(published.stem),
+            _prompt_word(published),
             str(run.path),
             ui={"training": [follow.charted(run)]},
         )
 
 
-def _prompt_word(name: str) -> str:
-    return f"embedding:{follow.PUBLISHED}/{name}"
+def _prompt_word(file: Path) -> str:
+    """How a prompt names a file in ComfyUI's folder for embeddings."""
+    name = file.relative_to(host.models_folder("embeddings")[0]).with_suffix("")
+    return f"embedding:{name.as_posix()}"
 
 
 class MergeEmbeddings(io.ComfyNode):
@@ -242,6 +245,8 @@ class MergeEmbeddings(io.ComfyNode):
         """Merge and save."""
         from ..training.tokens import merge, write_embedding
 
+        if not name.strip():
+            raise MendableError("The name is empty: say what the merged word's file is called.")
         given = [_given(embedding_a, file_a), _given(embedding_b, file_b)]
         parts = [part for part in given if part is not None]
         if not parts:
@@ -249,7 +254,7 @@ class MergeEmbeddings(io.ComfyNode):
         merged = merge(parts, word.strip(), share if mode == "mix" else None)
         file = host.model_file("embeddings", follow.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
-        return io.NodeOutput(merged, _prompt_word(file.stem))
+        return io.NodeOutput(merged, _prompt_word(file))
 
 
 def _given(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | None:

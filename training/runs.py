@@ -31,10 +31,13 @@ class ChosenRun:
 
 
 def runs_below(root: Path) -> list[str]:
-    """Return the names of the runs in a folder, the newest first."""
-    found = [path.parent for path in root.glob("*/config.yaml")]
+    """Return the names of the runs in a folder and in folders of it, the newest first."""
+    found: list[Path] = []
+    for pattern in ("*/", "*/*/", "*/*/*/"):
+        paths = (path.parent for path in root.glob(f"{pattern}config.yaml"))
+        found += [path for path in paths if not set(found) & set(path.parents)]
     newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.name for path in newest_first]
+    return [path.relative_to(root).as_posix() for path in newest_first]
 
 
 def choose(folder: RunFolder, which: str, step: int) -> ChosenRun:

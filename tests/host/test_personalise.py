@@ -146,7 +146,7 @@ def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client:
 
 
 def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) -> None:
-    workflow = training("during", steps=2, batch_size=0, priors=["priors", 0])
+    workflow = training("apart/during", steps=2, batch_size=0, priors=["priors", 0])
     workflow["priors"] = {
         "class_type": "PriorGenerator",
         "inputs": {
@@ -163,6 +163,11 @@ def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) 
     run = run_of(client.run(workflow))
     assert len(list(run.class_pictures.glob("*.png"))) == 3
     assert read_config(run.config).batch_size == 4
+    assert (
+        server.base / "models" / "loras" / "dreambooth" / "apart" / "during.safetensors"
+    ).exists()
+    listed = client.get("/object_info/LoadTrainingRun")["LoadTrainingRun"]["input"]["required"]
+    assert "apart/during" in str(listed["run"])
     cached = (server.output / "priors").glob("*/000000001?.png")
     assert sorted(file.name for file in cached) == ["0000000010.png", "0000000011.png"]
     workflow["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["priors", 1]}}

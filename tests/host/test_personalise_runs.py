@@ -325,6 +325,10 @@ def test_a_learned_word_is_read_by_core(server: ComfyUI, client: Client) -> None
     outcome = client.run(workflow)
     assert outcome.failure is None
     assert outcome.outputs["say"]["text"] == ["embedding:dreambooth/word"]
+    workflow["merge"]["inputs"]["name"] = " "
+    failure = client.run(workflow).failure
+    assert failure is not None
+    assert "The name is empty" in failure.sentence
     words = server.base / "models" / "embeddings" / "dreambooth"
     once, twice = (load_file(words / f"{name}.safetensors")["clip_l"] for name in ("word", "twice"))
     assert once.shape == (2, 32)

@@ -9,6 +9,7 @@ import pytest
 from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.dataset import read_pictures
+from kosmos_dreambooth.training.runs import runs_below
 
 
 def test_the_same_settings_find_the_same_run_and_others_do_not(make_run, tmp_path: Path) -> None:
@@ -65,3 +66,10 @@ def test_the_folder_alone_holds_the_pictures(make_run, subject, tmp_path: Path) 
     assert len(read_pictures(run.pictures)[0]) == len(subject.pictures)
     assert len(read_pictures(run.class_pictures)[0]) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_runs_are_listed_with_the_folders_that_they_are_in(tmp_path: Path) -> None:
+    for name in ("one", "people/anna", "one/wandb/run/files", "one/model"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    assert sorted(runs_below(tmp_path)) == ["one", "people/anna"]
