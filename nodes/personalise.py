@@ -281,7 +281,7 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "prior_weight",
-                    default=8.0,
+                    default=4.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,

@@ -170,7 +170,7 @@ class Options(Course):
     class_target: str = "model"
     caption_dropout: float = 0.0
     class_caption_dropout: float = 0.5
-    class_scenes: float = 0.5
+    class_scenes: float = 0.3
     plain_captions: float = 0.4
     flip: bool = False
     bucket_step: int = 0
@@ -238,7 +238,7 @@ class TrainingConfig(Options, Config):
     method: str = "lora"
     train_text_encoder: bool = True
     rank: int = 16
-    prior_weight: float = 8.0
+    prior_weight: float = 4.0
     preview_prompt: str = ""
 
     @property
