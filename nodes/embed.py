@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import MendableError
-from . import host, show
+from . import clip_models, host, show
 from .pace import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CATEGORY = "Kosmos DreamBooth/look"
 NONE = "none"
-HUB_IDS = ["openai/clip-vit-large-patch14", "google/siglip-base-patch16-224"]
 
 Vectors = tuple[torch.Tensor | None, torch.Tensor | None, str]
 """Of pictures [B,D] and of texts [N,D], where there are any, and the name of their space."""
@@ -33,7 +32,6 @@ class EmbedImageText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the combo lists models/clip as it is now."""
-        found = host.list_models("clip")
         return io.Schema(
             node_id="EmbedImageText",
             display_name="Embed Image and Text",
@@ -66,7 +64,7 @@ class EmbedImageText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dual_encoder",
-                    options=list(dict.fromkeys([NONE, *found, *HUB_IDS])),
+                    options=[NONE, *clip_models.choices(*clip_models.DUAL_ENCODERS)],
                     default=NONE,
                     tooltip="For the method dual encoder only: a folder in models/clip in "
                     "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
@@ -201,13 +199,10 @@ def _by_dual_encoder(
     model: str, images: Sequence[torch.Tensor], texts: Sequence[str], batch_size: int
 ) -> Vectors:
     from ..kosmos.dual_encoder import embed_pictures, embed_texts, load_dual_encoder
-    from ..kosmos.load import fetch
 
     if model == NONE:
         raise MendableError("No dual encoder is chosen: choose one in dual_encoder.")
-    on_the_hub = model in HUB_IDS and model not in host.list_models("clip")
-    folder = fetch(model, "clip") if on_the_hub else host.resolve("clip", model)
-    dual = load_dual_encoder(folder, host.torch_dtype("auto"))
+    dual = load_dual_encoder(clip_models.folder(model), host.torch_dtype("auto"))
     host.bring_in(host.adopt(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (

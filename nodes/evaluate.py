@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from ..training.runs import ChosenRun, describe
-from . import follow, host
+from . import clip_models, follow, host
 from .sockets import KOSMOS, TRAINING_RUN
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..training.evaluate import Eye
 
 CATEGORY = "Kosmos DreamBooth/personalise"
-SANDBOX, DECODER = "sandbox", "kosmos"
+SANDBOX, DECODER, LIKELIHOOD = "sandbox", "kosmos", "kosmos likelihood"
 PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {subject} at night"
 
 
@@ -30,7 +30,8 @@ class EvaluateSubject(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        judges = [SANDBOX, *host.list_models("clip"), DECODER]
+        reading = clip_models.choices(*clip_models.DUAL_ENCODERS)
+        seeing = clip_models.choices(*clip_models.DINO, *clip_models.DUAL_ENCODERS)
         return io.Schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
@@ -45,18 +46,20 @@ class EvaluateSubject(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "subject_judge",
-                    options=judges,
+                    options=[SANDBOX, *seeing, DECODER],
                     default=SANDBOX,
-                    tooltip="What compares pictures: a folder in models/clip with a DINOv2 (as in "
-                    "the paper, DINO) or a CLIP (CLIP-I), or the Kosmos-2 below. sandbox knows the "
+                    tooltip="What compares pictures: a DINOv2 (as in the paper, DINO) or a CLIP "
+                    "(CLIP-I), in a folder of models/clip or from the Hugging Face hub (owner/"
+                    "name), downloaded on first use; or the Kosmos-2 below. sandbox knows the "
                     "sandbox's world only.",
                 ),
                 io.Combo.Input(
                     "prompt_judge",
-                    options=judges,
+                    options=[SANDBOX, *reading, DECODER, LIKELIHOOD],
                     default=SANDBOX,
                     tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP, or "
-                    "the Kosmos-2 below.",
+                    "the Kosmos-2 below, by what it writes under a picture itself (kosmos) or by "
+                    "which of the prompts the picture makes likely (kosmos likelihood).",
                 ),
                 io.String.Input(
                     "prompts",
@@ -95,7 +98,7 @@ class EvaluateSubject(io.ComfyNode):
                 KOSMOS.Input(
                     "kosmos",
                     optional=True,
-                    tooltip="From Load Kosmos-2, for a judge that is set to kosmos.",
+                    tooltip="From Load Kosmos-2, for a judge whose name begins with kosmos.",
                 ),
             ],
             outputs=[
@@ -161,19 +164,21 @@ def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
         from ..sandbox.eye import SandboxEye
 
         return SandboxEye()
-    from ..training.eyes import KosmosEye, load_eye
+    from ..training.eyes import KosmosEye, LikelihoodEye, load_eye
 
-    if choice == DECODER:
+    if choice in (DECODER, LIKELIHOOD):
         if kosmos is None:
             raise MendableError(
-                "The judge kosmos needs a Kosmos-2: connect Load Kosmos-2, or choose another judge."
+                f"The judge {choice} needs a Kosmos-2: connect Load Kosmos-2, or choose another "
+                "judge."
             )
-        return KosmosEye(kosmos, lambda: host.bring_in(kosmos.home))
-    folder = host.resolve("clip", choice)
+        kind = KosmosEye if choice == DECODER else LikelihoodEye
+        return kind(kosmos, lambda: host.bring_in(kosmos.home))
+    folder = clip_models.folder(choice)
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MendableError(
             f'The config.json of "{choice}" is missing or unreadable: copy the model again.'
         ) from error
-    return load_eye(folder, str(kind))
+    return load_eye(folder, str(told))

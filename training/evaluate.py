@@ -105,9 +105,10 @@ def evaluate(
     """Yield each kept checkpoint's scores, and write them all into the run folder at the end.
 
     `eye` compares pictures and `reader` pictures with prompts, in which the token is left out, for
-    to others it is another word; `seat` moves a model to the device
-    to paint on. `on_picture` is called as on_picture(done, total, preview) while it paints; what it
-    raises ends the evaluation. Raises MendableError when the run keeps no checkpoint.
+    to others it is another word; both are asked once before anything is painted. `seat` moves a
+    model to the device to paint on. `on_step` is called as on_step(done, preview) while it paints,
+    `done` of all that `work` counts; what it raises ends the evaluation. Raises MendableError when
+    the run keeps no checkpoint, and for judges that cannot do what they are to do.
     """
     config = read_as(TrainingConfig, run.config)
     kept = list(checkpoint.kept(run.checkpoints))
@@ -134,7 +135,10 @@ def evaluate(
         painted += len(prompts) * plan.steps
         return pictures
 
-    given = eye.pictures(given_pictures(run))
+    pictures_given = given_pictures(run)
+    given = eye.pictures(pictures_given)
+    lines = list(dict.fromkeys(told))
+    reader.agreement(pictures_given[[0] * len(lines)], lines)
     base = seat(load_base(config, torch.float32))
     class_before = eye.pictures(paint(base, class_asked))
     judged = []

@@ -1,4 +1,4 @@
-"""Models that judge pictures: CLIP, SigLIP and Kosmos-2, which read as well, and DINO."""
+"""Models that judge pictures: CLIP, SigLIP, Kosmos-2 and DINO."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..kosmos.dual_encoder import (
     load_dual_encoder,
 )
 from ..kosmos.embedding import unit
+from ..kosmos.likelihood import likelihood
 from ..kosmos.model import Kosmos
 
 if TYPE_CHECKING:
@@ -67,6 +68,40 @@ class KosmosEye:
         self.bring_in()
         written = unit(describe_states(self.kosmos, images))
         return (written * unit(text_states(self.kosmos, prompts))).sum(-1)
+
+
+@dataclass(frozen=True)
+class LikelihoodEye:
+    """Kosmos-2's own loss: which of the prompts a picture makes likely. It compares no pictures.
+
+    `bring_in` puts the model where it computes, before each look.
+    """
+
+    kosmos: Kosmos
+    bring_in: Callable[[], None]
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Raise MendableError: it sees through texts alone."""
+        raise MendableError(
+            "The likelihood tells pictures from texts and not from each other: choose another "
+            "subject_judge, such as a DINOv2."
+        )
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the probability of prompt k, of all those asked for, under picture k, [N].
+
+        It is the softmax of the scores of `likelihood`; chance is one over the number of prompts.
+        Raises MendableError when they are all the same.
+        """
+        choices = list(dict.fromkeys(prompts))
+        if len(choices) < 2:
+            raise MendableError(
+                "The likelihood asks which of several prompts a picture shows: write a second "
+                "line into prompts, or choose another prompt_judge."
+            )
+        self.bring_in()
+        sure = likelihood(self.kosmos, images, choices).softmax(1)
+        return sure[torch.arange(len(prompts)), [choices.index(prompt) for prompt in prompts]]
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,12 @@ def test_a_dino_and_a_clip_on_disk_judge_a_run(
     assert "reads no prompts: choose a CLIP or SigLIP" in failure.sentence
 
 
-def test_a_kosmos_judges_a_run_when_it_is_connected(client: Client, run: RunFolder) -> None:
-    workflow = scored("kosmos", "kosmos")
+@pytest.mark.parametrize("reader", ["kosmos", "kosmos likelihood"])
+def test_a_kosmos_judges_a_run_when_it_is_connected(
+    client: Client, run: RunFolder, reader: str
+) -> None:
+    workflow = scored("kosmos", reader)
+    workflow["score"]["inputs"]["prompts"] = "a {subject}\na {subject} in the snow"
     failure = client.run(workflow).failure
     assert failure is not None
     assert "connect Load Kosmos-2" in failure.sentence
