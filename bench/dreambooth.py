@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import logging
 import shutil
 import statistics
@@ -28,6 +27,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..demo.comfyui import home
 from ..diffusion.kind import SD1
 from ..diffusion.load import load_diffusion
 from ..kosmos.cost import watch_peak
@@ -213,9 +213,6 @@ def _random_sd15(folder: Path) -> Path:
     encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
     encoder.half().save_pretrained(folder / "text_encoder")
     shutil.copytree(SD1 / "scheduler", folder / "scheduler")
-    shutil.copytree(SANDBOX / "tokenizer", folder / "tokenizer")
-    settings = folder / "tokenizer" / "tokenizer_config.json"
-    changed = json.loads(settings.read_text()) | {"model_max_length": 77}
-    settings.write_text(json.dumps(changed))
+    shutil.copytree(home() / "comfy" / "sd1_tokenizer", folder / "tokenizer")  # CLIP's vocabulary
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return folder

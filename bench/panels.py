@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 
 from ..demo.comfyui import PACK_NAME, ROOT, ComfyUI
-from ..demo.tab import Tab, chromium, launch
+from ..demo.tab import Tab, greeted, server_and_browser
 from ..sandbox.pool import HELD_OUT, draw_sample
 from .clock import environment
 
@@ -185,21 +184,8 @@ def main() -> None:
     parser.add_argument("--vue", action="store_true", help="let Vue draw the nodes")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from playwright.sync_api import sync_playwright
-
-    path = chromium()
-    if path is None:
-        raise SystemExit("There is no Chromium here: install one.")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ComfyUI(Path(folder), options.frontend) as server,
-        sync_playwright() as playwright,
-    ):
-        browser = launch(playwright, path)
-        context = browser.new_context()
-        settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": options.vue}
-        context.request.post(f"{server.address}/api/settings", data=settings)
+    with server_and_browser(options.frontend) as (server, browser):
+        greeted(browser.new_context(), server, vue=options.vue)
         load_page(browser, server, options.repeats)
         scroll(browser, server, options.repeats)
         log.info("Chromium %s, %s", browser.version, environment(torch.device("cpu")))
-        browser.close()

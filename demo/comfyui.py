@@ -24,6 +24,11 @@ class ServerFailedError(RuntimeError):
     """ComfyUI did not start; the message says why, or holds the end of its log."""
 
 
+def home() -> Path:
+    """Return the folder of the ComfyUI that is used: `COMFYUI_DIR`, or the one of `make setup`."""
+    return ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
+
+
 class ComfyUI:
     """A ComfyUI server on a free loopback port, with the pack linked into its custom nodes.
 
@@ -55,9 +60,9 @@ class ComfyUI:
     def __enter__(self) -> ComfyUI:
         self._prepare()
         self.port = _free_port()
-        home = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
-        if not (home / "main.py").exists():
-            raise ServerFailedError(f"{home} holds no ComfyUI: let COMFYUI_DIR name one.")
+        host = home()
+        if not (host / "main.py").exists():
+            raise ServerFailedError(f"{host} holds no ComfyUI: let COMFYUI_DIR name one.")
         python = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
         command = [str(python), "main.py", "--cpu", "--disable-auto-launch"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
@@ -68,7 +73,7 @@ class ComfyUI:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                cwd=home,
+                cwd=host,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from .comfyui import ROOT, ComfyUI
+from .comfyui import ROOT
 from .playground import lay_out
-from .tab import DRAWN, Tab, chromium, launch
+from .tab import DRAWN, Tab, greeted, server_and_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -96,23 +95,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SITTERS)}")
     parser.add_argument("--frontend", type=Path, help="folder of another frontend")
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
-    path = chromium()
-    if path is None:
-        raise SystemExit("There is no Chromium here: install one.")
-    with (
-        tempfile.TemporaryDirectory() as base,
-        ComfyUI(Path(base), options.frontend) as server,
-        sync_playwright() as playwright,
-    ):
+    with server_and_browser(options.frontend) as (server, browser):
         lay_out(server.input)
-        browser = launch(playwright, path)
         context = browser.new_context(
             viewport={"width": 1400, "height": 1500}, device_scale_factor=SHARPNESS
         )
-        settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": True}
-        context.request.post(f"{server.address}/api/settings", data=settings)
+        greeted(context, server, vue=True)
         tab = Tab(context.new_page(), server)
         tab.page.set_default_timeout(RUN_MS)
         tab.open()
@@ -121,7 +109,6 @@ def main() -> None:
                 FOLDER / f"panel_{name}.jpg", quality=QUALITY, optimize=True
             )
             print(f"docs/panel_{name}.jpg", flush=True)
-        browser.close()
 
 
 def _take(tab: Tab, sitter: Sitter) -> Image.Image:

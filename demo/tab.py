@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,14 @@ from PIL import Image
 from .comfyui import PACK_NAME, ComfyUI
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        Locator,
+        Page,
+        Playwright,
+    )
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
@@ -175,3 +185,30 @@ def chromium() -> str | None:
 def launch(playwright: Playwright, path: str) -> Browser:
     """Start a Chromium that asks nobody for anything."""
     return playwright.chromium.launch(executable_path=path, args=QUIET)
+
+
+def greeted(context: BrowserContext, server: ComfyUI, *, vue: bool) -> None:
+    """Pass the dialog that greets a first visitor, and have nodes drawn by Vue or the canvas."""
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue}
+    context.request.post(f"{server.address}/api/settings", data=settings)
+
+
+@contextmanager
+def server_and_browser(frontend: Path | None) -> Iterator[tuple[ComfyUI, Browser]]:
+    """Start a ComfyUI in a folder of its own, with this or its own frontend, and a Chromium.
+
+    Ends the program with a sentence where none is installed.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    if path is None:
+        raise SystemExit("There is no Chromium here: install one.")
+    with (
+        tempfile.TemporaryDirectory() as base,
+        ComfyUI(Path(base), frontend) as server,
+        sync_playwright() as playwright,
+    ):
+        browser = launch(playwright, path)
+        yield server, browser
+        browser.close()

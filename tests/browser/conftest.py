@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
 from kosmos_dreambooth.demo.playground import lay_out
-from kosmos_dreambooth.demo.tab import NAMES, Tab, chromium, launch
+from kosmos_dreambooth.demo.tab import NAMES, Tab, chromium, greeted, launch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -20,6 +20,18 @@ FACES = ["pinned-classic", "pinned-vue", "newest-classic", "newest-vue"]
 """The frontend that ComfyUI pins and the newest one; nodes drawn on the canvas and by Vue."""
 
 FIRST_AND_LAST = [FACES[0], FACES[-1]]
+
+QUANTIZED = {
+    "1": {
+        "class_type": "LoadKosmos",
+        "inputs": {"model": "sandbox", "dtype": "fp32", "attention": "auto"},
+    },
+    "2": {
+        "class_type": "Quantize",
+        "inputs": {"model": ["1", 0], "format": "bf16", "keep": "", "rest": "bf16"},
+    },
+}
+"""A workflow of the fewest nodes of which one has a panel."""
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +69,7 @@ def tab(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Tab]:
         viewport={"width": 1400, "height": 1200},
         permissions=["clipboard-read", "clipboard-write"],
     )
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes == "vue"}
-    context.request.post(f"{server.address}/api/settings", data=settings)
+    greeted(context, server, vue=nodes == "vue")
     opened = Tab(context.new_page(), server)
     opened.open()
     yield opened

@@ -7,21 +7,12 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.demo.tab import Tab
 
+from tests.browser.conftest import QUANTIZED
+
 
 @pytest.fixture(scope="module")
 def shown(tab: Tab) -> Tab:
-    tab.build(
-        {
-            "1": {
-                "class_type": "LoadKosmos",
-                "inputs": {"model": "sandbox", "dtype": "fp32", "attention": "auto"},
-            },
-            "2": {
-                "class_type": "Quantize",
-                "inputs": {"model": ["1", 0], "format": "bf16", "keep": "", "rest": "bf16"},
-            },
-        }
-    )
+    tab.build(QUANTIZED)
     tab.run("Quantize", ".kd-bars")
     return tab
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.demo.tab import Tab
 
-from tests.browser.conftest import FIRST_AND_LAST
+from tests.browser.conftest import FIRST_AND_LAST, QUANTIZED
 
 WRAP = """() => {
     const node = app.graph.nodes.find((node) => node.type === 'Quantize');
@@ -29,18 +29,7 @@ pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 def test_its_panel_is_there_and_there_again_after_a_reload(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
-    tab.build(
-        {
-            "1": {
-                "class_type": "LoadKosmos",
-                "inputs": {"model": "sandbox", "dtype": "fp32", "attention": "auto"},
-            },
-            "2": {
-                "class_type": "Quantize",
-                "inputs": {"model": ["1", 0], "format": "bf16", "keep": "", "rest": "bf16"},
-            },
-        }
-    )
+    tab.build(QUANTIZED)
     page.evaluate(WRAP)
     page.wait_for_function(ENTER)
     page.evaluate("() => app.queuePrompt(0)")

@@ -15,7 +15,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from kosmos_dreambooth.bench.small_run import small_run
-from kosmos_dreambooth.demo.comfyui import ROOT
+from kosmos_dreambooth.demo.comfyui import ROOT, home
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
 from kosmos_dreambooth.diffusion.export import save_checkpoint, save_folder
 from kosmos_dreambooth.diffusion.layout import checkpoint_weights, unet_weights
@@ -33,7 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-COMFYUI = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
+COMFYUI = home()
 PYTHON = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
 VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
 CONFIGS = ROOT / "diffusion" / "configs"
