@@ -30,6 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ..demo.comfyui import home
 from ..diffusion.kind import SD1
 from ..diffusion.load import load_diffusion
+from ..diffusion.parts import load_tokenizer
 from ..kosmos.cost import watch_peak
 from ..sandbox import DIFFUSION as SANDBOX
 from ..training.config import TrainingConfig, suggested_batch_size
@@ -213,6 +214,7 @@ def _random_sd15(folder: Path) -> Path:
     encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
     encoder.half().save_pretrained(folder / "text_encoder")
     shutil.copytree(SD1 / "scheduler", folder / "scheduler")
-    shutil.copytree(home() / "comfy" / "sd1_tokenizer", folder / "tokenizer")  # CLIP's vocabulary
+    vocabulary = home() / "comfy" / "sd1_tokenizer"  # CLIP's
+    load_tokenizer(vocabulary, model_max_length=77).save_pretrained(folder / "tokenizer")
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return folder
