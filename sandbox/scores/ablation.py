@@ -7,6 +7,7 @@ where it was, and when all is there it prints the table and draws the sheet.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from ...diffusion.model import Diffusion
 from ...kosmos.caption import caption
 from ...kosmos.load import load_kosmos
 from ...kosmos.model import Kosmos
+from ...training.config import TrainingConfig
 from ...training.evaluate import spread
 from .. import DIFFUSION, KOSMOS
 from ..judge import Judge, load_judge
@@ -100,14 +102,22 @@ def _share(answers: Sequence[bool]) -> float:
 
 
 class Ablation:
-    """All runs of one base model and one number of steps, as far as they are done."""
+    """All runs of one base model and one number of steps, as far as they are done.
+
+    A run is another one when any setting is, be it only by its default.
+    """
 
     def __init__(self, base: Diffusion, steps: int, pictures: int) -> None:
         self._base, self._steps, self._pictures = base, steps, pictures
-        self._folder = KEPT / f"{fingerprint(base)[:12]}_{steps}_{pictures}"
+        self._folder = KEPT / f"{fingerprint(base)[:12]}_{pictures}"
 
     def _file(self, variant: Variant, seed: int) -> Path:
-        return self._folder / f"{variant.name.replace(' ', '_').replace(':', '')}_{seed}.json"
+        optional = (one for one in fields(TrainingConfig) if one.default is not MISSING)
+        defaults = {one.name: one.default for one in optional}
+        settings = defaults | dict(variant.changes) | {"steps": self._steps}
+        digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
+        name = variant.name.replace(" ", "_").replace(":", "")
+        return self._folder / f"{name}_{digest}_{seed}.json"
 
     def scores(self, variant: Variant, seed: int) -> Scores | None:
         """Return a run's scores, None before it is done."""
@@ -174,8 +184,8 @@ def main() -> None:
     """Read the command line, do the runs that are missing, print the table, write it if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="seeds for each variant")
-    parser.add_argument("--steps", type=int, default=200, help="steps of each run")
-    parser.add_argument("--pictures", type=int, default=16, help="pictures for each score")
+    parser.add_argument("--steps", type=int, default=TrainingConfig.steps, help="of each run")
+    parser.add_argument("--pictures", type=int, default=32, help="pictures for each score")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="start no run after that; call again"
     )
@@ -205,7 +215,7 @@ def main() -> None:
     if options.write:
         made = (
             f"`python sandbox/score_ablation.py --runs {options.runs} --steps {options.steps} "
-            f"--write` measured this ({environment()})."
+            f"--pictures {options.pictures} --write` measured this ({environment()})."
         )
         put_figures(PAGE, f"{rows}\n\n{made}")
         draw(ablation, 0).save(SHEET, optimize=True)
