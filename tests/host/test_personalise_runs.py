@@ -146,15 +146,21 @@ def test_a_run_is_extended_in_its_folder(client: Client, run: RunFolder) -> None
     assert "2, 4, 6" in shown
 
 
-def test_a_branch_begins_at_an_earlier_checkpoint(client: Client, run: RunFolder) -> None:
+@pytest.fixture(scope="module")
+def branch(client: Client, run: RunFolder) -> RunFolder:
+    """Three steps at another rate, from the second step of `run` on; it changes nothing there."""
     opened = open_run("kept", "step", 2)
     workflow = go_on("kept", opened, branch_name="kept_slow", learning_rate=0.0001, steps=3)
     before = loss_curve(run.events)
-    branch = run_of(client.run(workflow))
-    assert branch.path.name == "kept_slow"
-    assert loss_curve(branch.events)[:2] == before[:2]
-    assert len(loss_curve(branch.events)) == 3
+    made = run_of(client.run(workflow))
     assert loss_curve(run.events) == before
+    return made
+
+
+def test_a_branch_begins_at_an_earlier_checkpoint(run: RunFolder, branch: RunFolder) -> None:
+    assert branch.path.name == "kept_slow"
+    assert loss_curve(branch.events)[:2] == loss_curve(run.events)[:2]
+    assert len(loss_curve(branch.events)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +281,7 @@ def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
     assert "connect grounding or mask" in failure.sentence
 
 
+@pytest.mark.usefixtures("run", "branch")
 @pytest.mark.parametrize(
     ("opened", "changes", "named"),
     [
@@ -287,7 +294,7 @@ def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
     ],
 )
 def test_what_cannot_be_gone_on_with_is_told(
-    client: Client, run: RunFolder, opened: tuple, changes: dict, named: str
+    client: Client, opened: tuple, changes: dict, named: str
 ) -> None:
     failure = client.run(go_on(opened[0], open_run(*opened), **changes)).failure
     assert failure is not None
