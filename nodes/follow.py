@@ -269,7 +269,7 @@ def publish(run: RunFolder) -> Path:
     A whole model becomes a checkpoint file, or a diffusers folder when no checkpoint can hold it;
     all else takes no further disk space where the file system can link files, until it is scored.
     """
-    from ..training.results import write_scored
+    from ..training.results import write_origin, write_scored
 
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
@@ -284,17 +284,21 @@ def publish(run: RunFolder) -> Path:
         if not _is_newer(target, made, run.scores):
             write_scored(run, target)
         return target
-    for file in [made] if made.is_file() else sorted(made.rglob("*.*")):
+    if made.is_file():
+        link_or_copy(made, target)
+        return target
+    for file in sorted(made.rglob("*.*")):
         if file.is_file():
-            link_or_copy(file, target / file.relative_to(made) if made.is_dir() else target)
+            link_or_copy(file, target / file.relative_to(made))
+    write_origin(run, target)
     return target
 
 
 def publish_scores(run: RunFolder) -> None:
     """Write the scores that EvaluateSubject has found into what was published, if it was."""
     method = read_as(TrainingConfig, run.config).method
-    target = _whole(run) if method == "full" else _published(run, method)
-    if run.is_finished() and target.exists():
+    places = [_published(run, method), *([_whole(run)] if method == "full" else [])]
+    if run.is_finished() and any(place.exists() for place in places):
         publish(run)
 
 

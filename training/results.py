@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ..atomic import write_text
 from ..diffusion.export import checkpoint_misfit, save_checkpoint, save_folder
 from ..diffusion.load import load_diffusion
 from ..diffusion.lora import merge_lora
@@ -122,6 +123,15 @@ def write_scored(run: RunFolder, target: Path) -> None:
     config = read_as(TrainingConfig, run.config)
     tensors = load_file(run.made(config.method))
     checkpoint.write_tensors(target, tensors, metadata(run, config))
+
+
+def write_origin(run: RunFolder, folder: Path) -> None:
+    """Write `dreambooth.json` beside a model's folders, for they have no place for metadata.
+
+    Raises OSError when the disk is full.
+    """
+    says = metadata(run, read_as(TrainingConfig, run.config))
+    write_text(folder / "dreambooth.json", json.dumps(says, indent=2, ensure_ascii=False))
 
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:

@@ -220,8 +220,26 @@ def test_a_killed_worker_is_told_in_a_sentence_and_the_server_lives(
 
 def test_a_full_run_needs_no_consumer_of_its_lora(server: ComfyUI, client: Client) -> None:
     workflow = training("whole", method="full", steps=2)
+    workflow["score"] = {
+        "class_type": "EvaluateSubject",
+        "inputs": {
+            "run": ["train", 4],
+            "subject_judge": "sandbox",
+            "prompt_judge": "sandbox",
+            "prompts": "a {subject}",
+            "count": 1,
+            "steps": 1,
+            "guidance": 1.0,
+            "seed": 0,
+        },
+    }
     run = run_of(client.run(workflow))
     assert (run.model / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    published = server.base / "models" / "diffusers" / "dreambooth" / "whole"
+    said = json.loads((published / "dreambooth.json").read_text(encoding="utf-8"))
+    assert (said["token"], said["class"]) == ("sks", "dog")
+    assert json.loads(said["scores"])["best"] == 2
+    workflow.pop("score")
     workflow["keep"] = {
         "class_type": "SaveLoRA",
         "inputs": {"lora": ["train", 1], "prefix": "loras/none"},
