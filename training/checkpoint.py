@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..atomic import replacing
+from ..errors import MendableError
 from .averaging import trainable
 from .sharing import put_states, states
 
@@ -84,6 +85,16 @@ def write_tensors(
             raise OSError(str(error)) from error
 
 
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file of a run. Raises MendableError when it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise MendableError(
+            f"{path} is damaged ({error}): remove it, and the run goes on with what is left."
+        ) from error
+
+
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors on the CPU; of those that share memory, as an optimizer's may, copies."""
     found: dict[str, torch.Tensor] = {}
@@ -116,10 +127,10 @@ def restore(
 ) -> dict[str, torch.Tensor]:
     """Put a checkpoint's weights and optimizer state where they came from, bit for bit.
 
-    Returns the averaged weights by name; {} when there are none. Raises ValueError when it does
-    not hold exactly the module's trainable parameters.
+    Returns the averaged weights by name; {} when there are none. Raises MendableError when the file
+    is damaged, and ValueError when it does not hold exactly the module's trainable parameters.
     """
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     parameters = trainable(module)
     if _named(tensors, "weights").keys() != parameters.keys():
         raise ValueError(f"{path} holds other parameters than this run trains.")
@@ -147,7 +158,7 @@ def restore_scaler(path: Path, scaler: Scaler) -> None:
 
 def result_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the weights by name that a result of this checkpoint has: the averaged ones if any."""
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     return _named(tensors, "weights") | _named(tensors, "average")
 
 

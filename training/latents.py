@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional
 
 from ..diffusion.predict import frame
 from ..errors import MendableError
 from .buckets import Size
-from .checkpoint import write_tensors
+from .checkpoint import read_tensors, write_tensors
 
 AT_ONCE = 4
 
@@ -115,7 +114,8 @@ def encode_once(
 ) -> dict[str, Latents]:
     """Encode groups of pictures, each at its size, or read what the same run encoded before.
 
-    The cache belongs to one run folder, whose pictures never change.
+    The cache belongs to one run folder, whose pictures never change. Raises MendableError when it
+    is damaged.
     """
     if not cache.exists():
         tensors: dict[str, torch.Tensor] = {}
@@ -123,5 +123,5 @@ def encode_once(
             latents = encode(vae, pictures, size)
             tensors |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
         write_tensors(cache, tensors)
-    held = load_file(cache)
+    held = read_tensors(cache)
     return {name: Latents(held[f"{name}.mean"], held[f"{name}.std"]) for name in groups}

@@ -8,8 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from ..atomic import write_text
 from ..errors import MendableError
 from . import checkpoint
@@ -112,7 +110,9 @@ def _copy_checkpoint(old: RunFolder, new: RunFolder, step: int, *, fresh: bool) 
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
         return
-    tensors = {k: v for k, v in load_file(source).items() if not k.startswith("optimizer.")}
+    tensors = {
+        k: v for k, v in checkpoint.read_tensors(source).items() if not k.startswith("optimizer.")
+    }
     checkpoint.write_tensors(target, tensors)
 
 

@@ -67,6 +67,21 @@ def test_a_picture_that_cannot_be_read_is_named_and_can_be_mended(make_run, tmp_
     assert train(run, StopRequest())
 
 
+@pytest.mark.parametrize("part", ["checkpoint/00000004.safetensors", "latents.safetensors"])
+def test_a_damaged_file_is_named_and_the_run_goes_on_without_it(
+    make_run, tmp_path: Path, part: str
+) -> None:
+    settings = {"checkpoint_every": 2, "keep_checkpoints": 2}
+    train(make_run(tmp_path, steps=4, **settings), StopRequest())
+    run = make_run(tmp_path, steps=6, **settings)
+    file = run.path / part
+    file.write_bytes(file.read_bytes()[:-100])
+    assert f"{file} is damaged" in failure_of(run)
+    file.unlink()
+    assert train(run, StopRequest())
+    assert len(loss_curve(run.events)) == 6
+
+
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [

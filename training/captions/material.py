@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -24,7 +23,7 @@ from ...kosmos.model import Kosmos
 from ...kosmos.pictures import Pictures
 from ...kosmos.preprocess import preprocess
 from ...kosmos.prompt import Prompt, tokenize
-from ..checkpoint import write_tensors
+from ..checkpoint import read_tensors, write_tensors
 from ..folder import RunFolder
 from .config import CaptionConfig
 from .dataset import Example, examples_in
@@ -85,7 +84,7 @@ def gather(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> Material:
     if not run.features.exists():
         write_tensors(run.features, {"features": _features(kosmos, examples, config)})
     slots = tokenize(kosmos, config.prompt, 1).slots
-    return Material(load_file(run.features)["features"], told, own, slots)
+    return Material(read_tensors(run.features)["features"], told, own, slots)
 
 
 def rows(kosmos: Kosmos, texts: Sequence[GroundedText], prompt: str) -> tuple[Row, ...]:
