@@ -88,8 +88,9 @@ class SubjectDataset(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the subject is, for TrainingOptions' background_weight. Without "
-                    "masks the boxes of the grounding are taken.",
+                    tooltip="Where the subject is: what lies around it is learned less "
+                    "(TrainingOptions' background_weight). Without masks the boxes of the "
+                    "grounding are taken.",
                 ),
                 io.Boolean.Input(
                     "crop",

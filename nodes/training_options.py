@@ -106,8 +106,8 @@ class TrainingOptions(io.ComfyNode):
                 _float(
                     "background_weight",
                     0.05,
-                    "Weight of the loss outside the subject's masks: below 1 the surroundings are "
-                    "learned less. Needs a grounding on SubjectDataset.",
+                    "Weight of the loss outside the subject's masks, where SubjectDataset has "
+                    "some; set it to 1 when its surroundings belong to the subject.",
                 ),
                 _combo(
                     "class_target",

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from .dataset import Subject
+from .places import in_the_middle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,5 +70,11 @@ def _about_pictures(subject: Subject, resolution: int) -> list[str]:
             found.append(
                 f"Picture {k} has {side} pixels on its shorter side and the model paints "
                 f"{resolution}: it is blown up, so take a larger one."
+            )
+    for k, mask in enumerate(subject.masks, start=1):
+        if not in_the_middle(mask):
+            found.append(
+                f"Picture {k} has the subject outside of its middle square, which is all that is "
+                "learned from: switch crop on, or set TrainingOptions' bucket_step."
             )
     return found

@@ -149,8 +149,8 @@ class Options(Course):
     `text_learning_rate` is the text encoder's own; 0 is the same as the UNet's.
     The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
     that a whole channel has in common, `background_weight` is the weight outside the subject's
-    masks. `class_target` "model" holds noisy class pictures to what the model predicted for them
-    before training, "pictures" to the pictures themselves.
+    masks, where it has some. `class_target` "model" holds noisy class pictures to what the model
+    predicted for them before training, "pictures" to the pictures themselves.
     The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
     `class_caption_dropout` for a class picture, and `plain_captions` the chance of
     "a <token> <class>" instead of a caption. `class_scenes` is the chance that the model is held to
@@ -166,7 +166,7 @@ class Options(Course):
     text_learning_rate: float = 0.0
     min_snr_gamma: float = 0.0
     noise_offset: float = 0.0
-    background_weight: float = 1.0
+    background_weight: float = 0.1
     class_target: str = "model"
     caption_dropout: float = 0.0
     class_caption_dropout: float = 0.5

@@ -22,6 +22,7 @@ EARLIER: dict[str, object] = {
     "class_caption_dropout": 0.0,
     "class_scenes": 0.0,
     "plain_captions": 0.0,
+    "background_weight": 1.0,
 }
 """How runs were trained before each of these could be chosen; files of version 1 may lack them."""
 

@@ -76,14 +76,9 @@ def placed(picture: np.ndarray, size: Size) -> torch.Tensor:
 def mask_cells(masks: Sequence[np.ndarray], size: Size, cells: Sequence[int]) -> torch.Tensor:
     """Return the share of the subject in each latent cell, [N,1,*cells], 0..1.
 
-    `masks` are uint8 [H,W] of the pictures' sizes, cropped as they are. Raises MendableError when
-    there is none, or one that leaves nothing of its picture.
+    `masks` are uint8 [H,W] of the pictures' sizes, cropped as they are. Raises MendableError for
+    one that leaves nothing of its picture.
     """
-    if not masks:
-        raise MendableError(
-            "background_weight is below 1 but the subject has no masks: connect a grounding to "
-            "SubjectDataset, or set it to 1."
-        )
     cut = [_middle(mask, size, Image.Resampling.BOX) for mask in masks]
     shares = torch.from_numpy(np.stack(cut)).float().unsqueeze(1) / 255
     shares = functional.adaptive_avg_pool2d(shares, (cells[0], cells[1]))

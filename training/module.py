@@ -90,6 +90,7 @@ class DreamBooth(Learner):
         self.peak_rate = peak_rate(config, suited)
         self.process = process_of(diffusion.scheduler_config)
         self.kinds = {"subject": subject}
+        self._masked = any(part.masks is not None for part in subject)
         if class_pictures:
             self.kinds["class"] = class_pictures
         self.diffusion = self._make_trainable(diffusion)
@@ -230,7 +231,7 @@ class DreamBooth(Learner):
         rows = cells = None
         if self.config.min_snr_gamma:
             rows = self.process.min_snr_weights(times, self.config.min_snr_gamma)
-        if self.config.background_weight < 1:
+        if self._masked:
             cells = torch.stack([slot.cells for slot in slots]).to(self.device)
         return errors(prediction, wanted, rows=rows, cells=cells)
 

@@ -31,6 +31,14 @@ def box_mask(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
     return mask if boxes else np.full_like(mask, 255)
 
 
+def in_the_middle(mask: np.ndarray) -> bool:
+    """Tell whether a mask [H,W] marks anything in the middle square of its picture."""
+    height, width = mask.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return bool(mask[top : top + side, left : left + side].any())
+
+
 def crop(picture: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cut a picture [H,W,3] and its mask [H,W] to the square around what the mask marks.
 

@@ -48,8 +48,8 @@ def read_training_pictures(
 ) -> tuple[list[Pictures], list[Pictures]]:
     """Return the subject's and the class's pictures as latents with captions, a part for each size.
 
-    Raises MendableError when the settings need masks that the subject does not have, and when the
-    step between sizes does not fit the model.
+    Raises MendableError for a mask that leaves nothing of its picture, and when the step between
+    sizes does not fit the model.
     """
     if config.bucket_step % diffusion.vae_factor:
         raise MendableError(
@@ -78,8 +78,8 @@ def read_training_pictures(
     for size, places in parts.items():
         seen = latents[_name("subject", size, config)]
         shares = None
-        if config.background_weight < 1:
-            shares = mask_cells([masks[k] for k in places if masks], size, seen.mean.shape[-2:])
+        if masks:
+            shares = mask_cells([masks[k] for k in places], size, seen.mean.shape[-2:])
         subject.append(
             Pictures(
                 seen,

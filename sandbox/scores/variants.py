@@ -28,7 +28,7 @@ PRIORS = (
 )
 OPTIONS = (
     Variant("no captions: always a sks dog", {"plain_captions": 1.0}),
-    Variant("masked loss, background 0.1", {"background_weight": 0.1}),
+    Variant("no masks: the loss on whole pictures", {"background_weight": 1.0}),
     Variant("EMA 0.99", {"ema": 0.99}),
     Variant("min-SNR, gamma 5", {"min_snr_gamma": 5.0}),
     Variant("noise offset 0.1", {"noise_offset": 0.1}),

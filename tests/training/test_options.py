@@ -276,7 +276,6 @@ def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None
     ("options", "named"),
     [
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"background_weight": 0.5}, "no masks"),
         ({"optimizer": "schedulefree", "ema": 0.9}, "set ema to 0"),
         ({"devices": 2, "batch_size": 1}, "multiple of 2"),
         ({"devices": 2, "strategy": "zero", "optimizer": "prodigy"}, "set strategy to ddp"),

@@ -55,6 +55,10 @@ def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subje
         "There is 1 picture only"
     ]
     assert "may not know it" in " ".join(advice(replace(subject, class_name="xyzzy"), tokenizer, 0))
+    masks = [box_mask([], *picture.shape[:2]) for picture in subject.pictures]
+    masks[2] = box_mask([Box(0, 0, 1, 0.1)], *subject.pictures[2].shape[:2])
+    [told] = advice(replace(subject, masks=tuple(masks)), None, 0)
+    assert told.startswith("Picture 3 has the subject outside of its middle square")
 
 
 def test_the_sheet_shows_every_picture(subject: Subject) -> None:
@@ -64,8 +68,13 @@ def test_the_sheet_shows_every_picture(subject: Subject) -> None:
     assert bright[:SIDE].mean() > 2 * dark[:SIDE].mean()
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_the_background_is_learned_less(make_run, tmp_path: Path, subject, weight: float) -> None:
+@pytest.mark.parametrize(
+    ("settings", "matters"),
+    [({"background_weight": 0.0}, True), ({}, True), ({"background_weight": 1.0}, False)],
+)
+def test_the_background_is_learned_less(
+    make_run, tmp_path: Path, subject, settings: dict, matters: bool
+) -> None:
     runs = []
     for name, place in (("left", slice(None, 8)), ("right", slice(8, None))):
         masks = []
@@ -73,9 +82,9 @@ def test_the_background_is_learned_less(make_run, tmp_path: Path, subject, weigh
             mask = np.zeros(picture.shape[:2], np.uint8)
             mask[:, place] = 255
             masks.append(mask)
-        run = make_run(tmp_path, name, steps=2, background_weight=weight, flip=True, seed=1)
+        run = make_run(tmp_path, name, steps=2, flip=True, seed=1, **settings)
         for k, mask in enumerate(masks):
             Image.fromarray(mask).save(run.masks / f"{k:02}.png")
         assert train(run, StopRequest())
         runs.append(load_file(run.lora))
-    assert any((runs[0][key] != runs[1][key]).any() for key in runs[0])
+    assert any((runs[0][key] != runs[1][key]).any() for key in runs[0]) == matters
