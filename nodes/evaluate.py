@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from ..training.runs import ChosenRun, describe
-from . import clip_models, follow, host
+from . import clip_models, follow, host, publishing
 from .sockets import KOSMOS, TRAINING_RUN
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class EvaluateSubject(io.ComfyNode):
         for one in evaluate(run.folder, plan, eye, reader, _seat, progress.step):
             judged.append(one)
             host.say(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
-        follow.publish_scores(run.folder)
+        publishing.publish_scores(run.folder)
         scores = [one.scores for one in judged]
         chart = torch.from_numpy(plot(scores).copy()).float() / 255
         pictures = [one.pictures for one in judged]

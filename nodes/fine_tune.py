@@ -18,7 +18,7 @@ from ..training.config import Course, Options
 from ..training.events import loss_curve
 from ..training.folder import find_or_make
 from ..training.runs import ChosenRun
-from . import follow, host
+from . import begin, follow, host, outcome, publishing
 from .sockets import GROUNDING, KOSMOS, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class FineTuneCaptions(io.ComfyNode):
             raise MendableError(
                 f"{model.name} is an export and cannot be trained: connect Load Kosmos-2."
             )
-        require_plain(model.model, model.name, follow.BEFORE)
+        require_plain(model.model, model.name, begin.BEFORE)
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
             examples += examples_in(_folder(folder[0]))
@@ -255,7 +255,7 @@ class FineTuneCaptions(io.ComfyNode):
             seed=seed[0],
             device="cpu" if host.device_type() == "cpu" else "auto",
         )
-        run = follow.start(
+        run = begin.start(
             run_name[0],
             lambda root, name: find_or_make(
                 root,
@@ -265,9 +265,9 @@ class FineTuneCaptions(io.ComfyNode):
                 resume=resume[0],
             ),
         )
-        published = follow.publish(run)
+        published = publishing.publish(run)
         return io.NodeOutput(
-            follow.captioner(run, model.model.dtype),
+            outcome.captioner(run, model.model.dtype),
             {"loss": loss_curve(run.events)},
             published.relative_to(host.models_folder("loras")[0]).as_posix(),
             str(run.path),

@@ -12,7 +12,7 @@ from ..errors import MendableError
 from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject
 from ..training.events import loss_curve
-from . import follow, host
+from . import begin, follow, host, outcome, publishing
 from .run_inputs import (
     batch_input,
     learning_rate_input,
@@ -133,18 +133,18 @@ class TextualInversionTrain(io.ComfyNode):
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(replace(options, token_vectors=vectors)),
-            **follow.settings_of(diffusion, subject, None, options),
+            **begin.settings_of(diffusion, subject, None, options),
             method="embedding",
             steps=steps,
             learning_rate=learning_rate,
-            batch_size=batch_size or follow.batch_size_for(diffusion, options),
+            batch_size=batch_size or begin.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        run = follow.train(run_name, config, subject, None, resume=resume)
-        published = follow.publish(run)
+        run = begin.train(run_name, config, subject, None, resume=resume)
+        published = publishing.publish(run)
         return io.NodeOutput(
-            follow.trained(run, diffusion.dtype),
+            outcome.trained(run, diffusion.dtype),
             read_embedding(run.embedding),
             {"loss": loss_curve(run.events)},
             _prompt_word(published),
@@ -252,7 +252,7 @@ class MergeEmbeddings(io.ComfyNode):
         if not parts:
             raise MendableError("There is nothing to merge: choose file_a, or connect embedding_a.")
         merged = merge(parts, word.strip(), share if mode == "mix" else None)
-        file = host.model_file("embeddings", follow.PUBLISHED, f"{name.strip()}.safetensors")
+        file = host.model_file("embeddings", publishing.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
         return io.NodeOutput(merged, _prompt_word(file))
 

@@ -15,7 +15,7 @@ from ..training.config import Options, TrainingConfig
 from ..training.dataset import Subject, from_templates, personal_caption
 from ..training.events import loss_curve
 from ..training.runs import ChosenRun
-from . import follow, host
+from . import begin, follow, host, outcome, publishing
 from .run_inputs import (
     batch_input,
     learning_rate_input,
@@ -371,23 +371,23 @@ class DreamBoothTrain(io.ComfyNode):
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(options),
-            **follow.settings_of(diffusion, subject, priors, options),
+            **begin.settings_of(diffusion, subject, priors, options),
             method=method,
             train_text_encoder=train_text_encoder,
             steps=steps,
             learning_rate=learning_rate,
             rank=rank,
             prior_weight=prior_weight,
-            batch_size=batch_size or follow.batch_size_for(diffusion, options),
+            batch_size=batch_size or begin.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        run = follow.train(run_name, config, subject, priors, resume=resume)
+        run = begin.train(run_name, config, subject, priors, resume=resume)
         if publish:
-            follow.publish(run)
+            publishing.publish(run)
         return io.NodeOutput(
-            follow.trained(run, diffusion.dtype),
-            follow.lora_of(run),
+            outcome.trained(run, diffusion.dtype),
+            outcome.lora_of(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
             ChosenRun(run, steps),

@@ -14,7 +14,7 @@ from ..training.config_yaml import read_config, to_yaml
 from ..training.events import loss_curve
 from ..training.folder import RunFolder
 from ..training.runs import ChosenRun, branch, choose, describe, runs_below
-from . import follow, host
+from . import follow, host, outcome, publishing
 from .sockets import DIFFUSION, KOSMOS, LORA_MODEL, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
 
 CATEGORY = "Kosmos DreamBooth/personalise"
@@ -118,12 +118,12 @@ class LoadTrainingRun(io.ComfyNode):
         previews = [follow.read_image(file)[None] for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(
             chosen,
-            follow.painter(folder, chosen.step),
-            follow.lora_of(folder, chosen.step),
+            outcome.painter(folder, chosen.step),
+            outcome.lora_of(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
             previews or [host.blocked("This run painted no previews.")],
             describe(chosen),
-            follow.captioner_of(folder, chosen.step),
+            outcome.captioner_of(folder, chosen.step),
             ui={"training": [follow.charted(folder)]},
         )
 
@@ -207,14 +207,14 @@ class ResumeTraining(io.ComfyNode):
         """Train what is left."""
         folder = _opened(run, steps, branch_name.strip(), learning_rate, options)
         follow.finish(folder)
-        follow.publish(folder)
+        publishing.publish(folder)
         return io.NodeOutput(
-            follow.painter(folder),
-            follow.lora_of(folder),
+            outcome.painter(folder),
+            outcome.lora_of(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
             ChosenRun(folder, read_config(folder.config).steps),
-            follow.captioner_of(folder),
+            outcome.captioner_of(folder),
             ui={"training": [follow.charted(folder)]},
         )
 
