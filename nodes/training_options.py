@@ -205,6 +205,14 @@ class TrainingOptions(io.ComfyNode):
                     "too. Only with class_target model.",
                     optional=True,
                 ),
+                _float(
+                    "other_words",
+                    0.01,
+                    "Chance that a class picture is held to the model under words drawn from its "
+                    "vocabulary instead of the class caption, so that everything else stays what "
+                    "it was. Only with class_target model.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 TRAINING_OPTIONS.Output(

@@ -65,6 +65,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "class_caption_dropout": (0.0, 1.0),
     "plain_captions": (0.0, 1.0),
     "class_scenes": (0.0, 1.0),
+    "other_words": (0.0, 1.0),
     "bucket_step": (0, 1024),
     "resolution": (8, 4096),
     "seed": (0, 2**64 - 1),
@@ -154,7 +155,8 @@ class Options(Course):
     The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
     `class_caption_dropout` for a class picture, and `plain_captions` the chance of
     "a <token> <class>" instead of a caption. `class_scenes` is the chance that the model is held to
-    itself under a subject's caption without the token, instead of the class caption. `flip` shows
+    itself under a subject's caption without the token, instead of the class caption, and
+    `other_words` that it is, where it is not, under words drawn from its vocabulary. `flip` shows
     half of the subject's pictures mirrored.
     Pictures are trained at sizes of about `resolution` squared pixels whose sides are multiples of
     `bucket_step`; with 0 as squares.
@@ -171,6 +173,7 @@ class Options(Course):
     caption_dropout: float = 0.0
     class_caption_dropout: float = 0.5
     class_scenes: float = 0.3
+    other_words: float = 0.4
     plain_captions: float = 0.4
     flip: bool = False
     bucket_step: int = 0

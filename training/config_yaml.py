@@ -14,17 +14,19 @@ from .config import Config, TrainingConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-VERSION = 2
+VERSION = 3
 """Goes up when a run without a setting would go on otherwise than it began: see EARLIER."""
 
 EARLIER: dict[str, object] = {
     "class_target": "pictures",
     "class_caption_dropout": 0.0,
     "class_scenes": 0.0,
+    "other_words": 0.0,
     "plain_captions": 0.0,
     "background_weight": 1.0,
 }
-"""How runs were trained before each of these could be chosen; files of version 1 may lack them."""
+"""How runs were trained before each of these could be chosen; files of earlier versions may lack
+them."""
 
 TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
 """What a run may do; a file that names no task is older than the second one."""
@@ -76,6 +78,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "caption_dropout",
         "class_caption_dropout",
         "class_scenes",
+        "other_words",
         "plain_captions",
         "flip",
         "bucket_step",

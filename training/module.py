@@ -27,6 +27,7 @@ from .prior import Prior
 from .process import process_of
 from .results import write_result
 from .rounding import feeling, unfelt
+from .words import other_prompts
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -150,9 +151,14 @@ class DreamBooth(Learner):
 
     def _read_prompts(self) -> None:
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
+        config = self.config
+        self._others = [config.class_caption]
+        if config.holds_model and "class" in self.kinds and config.other_words:
+            drawn = other_prompts(self.diffusion.tokenizer, config.token, config.seed)
+            self._others = drawn or self._others
         parts = [part for kind in self.kinds.values() for part in kind]
         captions = [line for part in parts for text in part.captions for line in _lines(text)]
-        captions += ["", self.config.plain_caption, self.config.class_caption]
+        captions += ["", self.config.plain_caption, self.config.class_caption, *self._others]
         self.prompts = encode_prompts(self.diffusion, captions)
         if self.config.holds_model and "class" in self.kinds:
             aware = self.config.quantization_aware
@@ -236,23 +242,27 @@ class DreamBooth(Learner):
         return errors(prediction, wanted, rows=rows, cells=cells)
 
     def _caption(self, kind: str, pictures: Pictures, drawn: Draw) -> str:
-        config = self.config
+        """What a slot's picture is called: each of the choices has a share of all draws."""
+        config, lines = self.config, _lines(pictures.captions[drawn.picture])
         if kind == "subject":
-            silent, plain, name = (
-                config.caption_dropout,
-                config.plain_captions,
-                config.plain_caption,
-            )
+            silent, plain = config.caption_dropout, config.plain_captions
+            choices = [(plain, [config.plain_caption]), (1 - plain, lines)]
         else:
-            silent, plain = config.class_caption_dropout, 1 - config.class_scenes
-            name = config.class_caption
+            silent, scenes = config.class_caption_dropout, config.class_scenes
+            others = (1 - scenes) * config.other_words
+            choices = [
+                (1 - scenes - others, [config.class_caption]),
+                (scenes, lines),
+                (others, self._others),
+            ]
         if drawn.luck < silent:
             return ""
-        spoken = silent + (1 - silent) * plain
-        if drawn.luck < spoken:
-            return name
-        lines = _lines(pictures.captions[drawn.picture])
-        return lines[int((drawn.luck - spoken) / (1 - spoken) * len(lines))]
+        luck = (drawn.luck - silent) / (1 - silent)
+        for share, texts in choices:
+            if luck < share:
+                return texts[int(luck / share * len(texts))]
+            luck -= share
+        return texts[-1]  # what rounding leaves
 
     def _text_states(self, captions: list[str]) -> TextStates:
         if not self.tokens:

@@ -37,17 +37,19 @@ from ..subject import SEEN, UNSEEN, draw_portrait, portraits
 from ..world.individual import SUBJECT
 from ..world.lexicon import BACKGROUNDS, RARE_TOKENS
 from .figure import Figure
-from .painting import GUIDANCE, STEPS
+from .painting import GUIDANCE, STEPS, prompts
 
 log = logging.getLogger(__name__)
 
 CLASS_PROMPT = f"a {SUBJECT.kind}"
+OTHERS = 100
 
 
 @dataclass(frozen=True)
 class Personal:
-    """What a personalised model paints, beside what its base painted, each [N, H, W, 3]."""
+    """A personalised model and what it paints, beside what its base painted, each [N, H, W, 3]."""
 
+    model: Diffusion
     subject: torch.Tensor
     class_before: torch.Tensor
     class_after: torch.Tensor
@@ -112,6 +114,7 @@ def personalise(
         return sample(model, prompts, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT + seed)
 
     return Personal(
+        model=trained,
         subject=paint(trained, [f"a {token} {SUBJECT.kind}"] * count),
         class_before=paint(base, [CLASS_PROMPT] * count),
         class_after=paint(trained, [CLASS_PROMPT] * count),
@@ -128,6 +131,14 @@ def nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tenso
     return ((vectors @ subject.T).amax(-1) > (vectors @ neighbours.T).amax(-1)).tolist()
 
 
+def _right_kinds(model: Diffusion, judge: Judge) -> list[bool]:
+    """Whether the judge sees what was asked for, and nothing else, for each of ``OTHERS``."""
+    asked = prompts(OTHERS)
+    told = [text for text, _ in asked]
+    seen = judge.look(sample(model, told, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT))
+    return [frozenset(s.things) == f.kinds for s, (_, f) in zip(seen, asked, strict=True)]
+
+
 def personalised(
     base: Diffusion, kosmos: Kosmos, judge: Judge, count: int, seeds: Sequence[int]
 ) -> Iterator[Figure]:
@@ -136,11 +147,14 @@ def personalised(
     A picture is nearer to the subject when its nearest neighbour, among the subject's four
     pictures and ``count`` pictures of the class, is one of the four. It stays in the class when it
     is not, and the captioner names the class in it; the judge, which overlooks some of the base
-    model's own, is asked the same before and after.
+    model's own, is asked the same before and after. What the model knows besides is told by the
+    kinds in pictures of ``OTHERS`` prompts about other things, before and after.
     """
     four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
     near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
     judged_before, judged_after, scenes_stay = [], [], []
+    others_before = _right_kinds(base, judge)
+    others_after: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             made = personalise(base, Path(folder), Path(folder) / "priors", count, seed)
@@ -162,6 +176,7 @@ def personalised(
             obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
             before.append(spread(known[1]))
             after.append(spread(judge.embed(made.class_after)))
+            others_after += _right_kinds(made.model, judge)
             seconds.append(made.seconds)
     yield Figure('"a sks dog" is nearer to the subject', sum(near), len(near), 0.90)
     yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
@@ -170,6 +185,9 @@ def personalised(
     yield Figure('"a dog" in unseen scenes is not the subject', sum(scenes_stay), len(scenes_stay))
     yield Figure('"a dog" is a dog to the judge, before', sum(judged_before), len(stays))
     yield Figure('"a dog" is a dog to the judge, after', sum(judged_after), len(stays))
+    name = "kinds painted for prompts about other things"
+    yield Figure(f"{name}, before", sum(others_before), len(others_before))
+    yield Figure(f"{name}, after", sum(others_after), len(others_after))
     kept = [min(a, b) / max(a, b) for a, b in zip(before, after, strict=True)]
     yield Figure('diversity of "a dog" kept', sum(kept), len(kept), 0.90)
     log.info(

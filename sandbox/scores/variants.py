@@ -21,6 +21,7 @@ PRIORS = (
     Variant("the defaults"),
     Variant("no prior preservation", prior=False),
     Variant("the class held by its name alone", {"class_scenes": 0.0}),
+    Variant("nothing held but the class", {"other_words": 0.0}),
     Variant(
         "class pictures as target, as published",
         {"class_target": "pictures", "prior_weight": 1.0, "class_caption_dropout": 0.0},

@@ -17,7 +17,14 @@ from kosmos_dreambooth.training.config import (
     suggested_batch_size,
     suggested_learning_rate,
 )
-from kosmos_dreambooth.training.config_yaml import GROUPS, TASKS, read_as, read_config, to_yaml
+from kosmos_dreambooth.training.config_yaml import (
+    GROUPS,
+    TASKS,
+    VERSION,
+    read_as,
+    read_config,
+    to_yaml,
+)
 
 PLAIN = TrainingConfig(base="model", token="sks", class_name="dog", data="0", resolution=64)  # noqa: S106
 
@@ -104,14 +111,15 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
     config = read_config(path)
     assert (config.optimizer, config.schedule, config.ema) == ("adamw", "cosine", 0.0)
     assert isinstance(config, TrainingConfig)
-    assert (config.class_target, config.plain_captions, config.class_scenes) == ("pictures", 0, 0)
+    assert (config.class_target, config.plain_captions) == ("pictures", 0)
+    assert (config.class_scenes, config.other_words, config.background_weight) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("steps: [", "not YAML"),
-        (to_yaml(PLAIN).replace("version: 2", "version: 3"), "update the pack"),
+        (to_yaml(PLAIN).replace(f"version: {VERSION}", "version: 99"), "update the pack"),
         ("- 1", "no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
         (to_yaml(PLAIN).replace("steps: 700", "steps: many"), "steps"),

@@ -10,11 +10,14 @@ from kosmos_dreambooth.diffusion.load import load_diffusion
 from kosmos_dreambooth.diffusion.predict import frame
 from kosmos_dreambooth.diffusion.prompts import encode_prompts
 from kosmos_dreambooth.training import lora
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.events import loss_curve
 from kosmos_dreambooth.training.folder import RunFolder
 from kosmos_dreambooth.training.loop import train
 from kosmos_dreambooth.training.prior import Prior
 from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.words import COUNT, other_prompts
 
 PROMPTS = ["a dog", ""]
 
@@ -82,7 +85,9 @@ def test_the_class_costs_nothing_before_the_model_has_changed(make_run, tmp_path
     assert loss_curve(pictures.events)[0] > 10 * light[0]
 
 
-@pytest.mark.parametrize("option", ["class_caption_dropout", "plain_captions", "class_scenes"])
+@pytest.mark.parametrize(
+    "option", ["class_caption_dropout", "plain_captions", "class_scenes", "other_words"]
+)
 def test_its_prompts_are_left_out_as_often_as_asked(make_run, tmp_path: Path, option: str) -> None:
     never, always = (
         loss_curve(trained(make_run, tmp_path / str(chance), **{option: chance}).events)
@@ -91,7 +96,7 @@ def test_its_prompts_are_left_out_as_often_as_asked(make_run, tmp_path: Path, op
     assert never != always
 
 
-def test_the_class_is_held_in_the_scenes_of_the_subject(
+def test_the_model_is_held_in_the_scenes_of_the_subject_and_under_other_words(
     make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -102,11 +107,19 @@ def test_the_class_is_held_in_the_scenes_of_the_subject(
         return predict(self, unet, noisy, timesteps, prompts, frames)
 
     monkeypatch.setattr(Prior, "predict", listen)
-    run = make_run(tmp_path, steps=8, class_scenes=0.6, class_caption_dropout=0.2)
+    settings = {"class_scenes": 0.4, "class_caption_dropout": 0.2, "other_words": 0.5}
+    run = make_run(tmp_path, steps=16, **settings)
     for file in run.pictures.glob("*.txt"):
         file.write_text("a sks dog by the sea\na sks dog")
     assert train(run, StopRequest())
-    assert set(asked) == {"", "a dog", "a dog by the sea"}
+    others = set(asked) - {"", "a dog", "a dog by the sea"}
+    assert len(set(asked) - others) == 3
+    config = read_as(TrainingConfig, run.config)
+    drawn = other_prompts(load_diffusion(config.base).tokenizer, config.token, config.seed)
+    assert len(drawn) == COUNT
+    assert len(others) > 3
+    assert others <= set(drawn)
+    assert not any("sks" in prompt.split() for prompt in drawn)
 
 
 def _latent(diffusion) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ def test_two_computers_share_a_run_and_one_goes_on_with_it(
     # A word that only the class is held under has no gradient at first but rounding, which differs
     # between one process and two, and which the optimizer makes as large as any other.
     settings = {"method": "full", "schedule": "constant", "optimizer": optimizer}
-    settings |= {"class_scenes": 0.0}
+    settings |= {"class_scenes": 0.0, "other_words": 0.0}
     alone = make_run(tmp_path, "alone", steps=6, **settings)
     assert train(alone, StopRequest())
     shared = make_run(tmp_path, "shared", steps=3, nodes=2, strategy="zero", **settings)
