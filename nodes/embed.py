@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import MendableError
-from . import clip_models, host, show
+from . import host, hub, show
 from .pace import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
@@ -64,7 +64,7 @@ class EmbedImageText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dual_encoder",
-                    options=[NONE, *clip_models.choices(*clip_models.DUAL_ENCODERS)],
+                    options=hub.choices("clip", hub.DUAL_ENCODERS, NONE),
                     default=NONE,
                     tooltip="For the method dual encoder only: a folder in models/clip in "
                     "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
@@ -202,7 +202,7 @@ def _by_dual_encoder(
 
     if model == NONE:
         raise MendableError("No dual encoder is chosen: choose one in dual_encoder.")
-    dual = load_dual_encoder(clip_models.folder(model), host.torch_dtype("auto"))
+    dual = load_dual_encoder(hub.folder("clip", model), host.torch_dtype("auto"))
     host.bring_in(host.adopt(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import MendableError
 from ..training.runs import ChosenRun, describe
-from . import clip_models, follow, host, publishing
+from . import follow, host, hub, publishing
 from .sockets import KOSMOS, TRAINING_RUN
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class EvaluateSubject(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        reading = clip_models.choices(*clip_models.DUAL_ENCODERS)
-        seeing = clip_models.choices(*clip_models.DINO, *clip_models.DUAL_ENCODERS)
+        reading = hub.choices("clip", hub.DUAL_ENCODERS, SANDBOX)
+        seeing = hub.choices("clip", (*hub.DINO, *hub.DUAL_ENCODERS), SANDBOX)
         return io.Schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
@@ -46,7 +46,7 @@ class EvaluateSubject(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "subject_judge",
-                    options=[SANDBOX, *seeing, DECODER],
+                    options=[*seeing, DECODER],
                     default=SANDBOX,
                     tooltip="What compares pictures: a DINOv2 (as in the paper, DINO) or a CLIP "
                     "(CLIP-I), in a folder of models/clip or from the Hugging Face hub (owner/"
@@ -55,7 +55,7 @@ class EvaluateSubject(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "prompt_judge",
-                    options=[SANDBOX, *reading, DECODER, LIKELIHOOD],
+                    options=[*reading, DECODER, LIKELIHOOD],
                     default=SANDBOX,
                     tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP, or "
                     "the Kosmos-2 below, by what it writes under a picture itself (kosmos) or by "
@@ -174,7 +174,7 @@ def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
             )
         kind = KosmosEye if choice == DECODER else LikelihoodEye
         return kind(kosmos, lambda: host.bring_in(kosmos.home))
-    folder = clip_models.folder(choice)
+    folder = hub.folder("clip", choice)
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,12 +13,11 @@ from ..errors import MendableError
 from ..export.folder import is_export
 from ..kosmos.language import ENGLISH, LANGUAGES, check_language, prompt_in
 from ..kosmos.model import Kosmos
-from . import host, show
+from . import host, hub, show
 from .pace import batch_size_input, watched
 from .sockets import BBOX, GROUNDING, KOSMOS
 
 SANDBOX = "sandbox"
-HUB_IDS = ["microsoft/kosmos-2-patch14-224"]
 
 
 class LoadKosmos(io.ComfyNode):
@@ -27,7 +26,6 @@ class LoadKosmos(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the combo lists models/kosmos as it is now."""
-        found = host.list_models("kosmos")
         return io.Schema(
             node_id="LoadKosmos",
             display_name="Load Kosmos-2",
@@ -37,7 +35,7 @@ class LoadKosmos(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(dict.fromkeys([SANDBOX, *found, *HUB_IDS])),
+                    options=hub.choices("kosmos", hub.KOSMOS, SANDBOX),
                     default=SANDBOX,
                     tooltip='"sandbox" is the small model that comes with the pack and knows its '
                     "drawn world only. Then come the folders in models/kosmos, ONNX exports too. "
@@ -72,18 +70,13 @@ class LoadKosmos(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, attention: str, loras: str = "") -> io.NodeOutput:
         """Load the chosen model."""
-        from ..kosmos.load import dtype_on_cpu, fetch, load_kosmos
+        from ..kosmos.load import dtype_on_cpu, load_kosmos
         from ..kosmos.lora import merge_lora
         from ..quantize.linear import quicken
         from ..quantize.saving import precision_of_rest
         from ..quantize.weights import require_plain
 
-        if model == SANDBOX:
-            folder = sandbox.KOSMOS
-        elif model in HUB_IDS and model not in host.list_models("kosmos"):
-            folder = fetch(model)
-        else:
-            folder = host.resolve("kosmos", model)
+        folder = sandbox.KOSMOS if model == SANDBOX else hub.folder("kosmos", model)
         if is_export(folder):
             return io.NodeOutput(_load_export(folder, model, loras))
         rest = precision_of_rest(folder)
