@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..demo.client import Client
-from ..demo.comfyui import ROOT, ComfyUI
+from ..demo.comfyui import ComfyUI, home
 from ..diffusion.export import save_checkpoint
 from ..diffusion.kind import SD1, SD2, XL
 from ..diffusion.parts import assemble, load_tokenizer, read_json
@@ -43,7 +42,7 @@ def write_models(models: Path, kind: Path) -> None:
     """Put a whole checkpoint of random weights, fp16, and a LoRA for it where ComfyUI looks."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
-    words = ROOT / os.environ.get("COMFYUI_DIR", ".comfyui") / "comfy" / "sd1_tokenizer"
+    words = home() / "comfy" / "sd1_tokenizer"
     encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     readers = [
         (encoder(CLIPTextConfig.from_pretrained(kind / part)), load_tokenizer(words))

@@ -29,6 +29,11 @@ def home() -> Path:
     return ROOT / os.environ.get("COMFYUI_DIR", ".comfyui")
 
 
+def python() -> Path:
+    """Return the Python that runs it: `COMFYUI_PYTHON`, or that of `make setup`."""
+    return ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
+
+
 class ComfyUI:
     """A ComfyUI server on a free loopback port, with the pack linked into its custom nodes.
 
@@ -63,8 +68,7 @@ class ComfyUI:
         host = home()
         if not (host / "main.py").exists():
             raise ServerFailedError(f"{host} holds no ComfyUI: let COMFYUI_DIR name one.")
-        python = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
-        command = [str(python), "main.py", "--cpu", "--disable-auto-launch"]
+        command = [str(python()), "main.py", "--cpu", "--disable-auto-launch"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import struct
 import subprocess
@@ -15,7 +14,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from kosmos_dreambooth.bench.small_run import small_run
-from kosmos_dreambooth.demo.comfyui import ROOT, home
+from kosmos_dreambooth.demo.comfyui import ROOT, home, python
 from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
 from kosmos_dreambooth.diffusion.export import save_checkpoint, save_folder
 from kosmos_dreambooth.diffusion.layout import checkpoint_weights, unet_weights
@@ -34,7 +33,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 COMFYUI = home()
-PYTHON = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
 VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
 CONFIGS = ROOT / "diffusion" / "configs"
 SMALLER = {
@@ -88,7 +86,7 @@ SMALLER_XL = {
 def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("core")
     script = Path(__file__).with_name("core_models.py")
-    subprocess.run([PYTHON, script, "--cpu", folder], cwd=COMFYUI, check=True, timeout=120)
+    subprocess.run([python(), script, "--cpu", folder], cwd=COMFYUI, check=True, timeout=120)
     return folder
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import textwrap
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ROOT
+from kosmos_dreambooth.demo.comfyui import ROOT, home, python
 
 PROBE = """
     import importlib.util, json, sys
@@ -64,8 +63,8 @@ PROBE = """
 def runs() -> dict:
     program = f"ROOT = {str(ROOT)!r}\n{textwrap.dedent(PROBE)}"
     done = subprocess.run(
-        [ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python"), "-", "--cpu"],
-        cwd=ROOT / os.environ.get("COMFYUI_DIR", ".comfyui"),
+        [python(), "-", "--cpu"],
+        cwd=home(),
         input=program,
         capture_output=True,
         text=True,

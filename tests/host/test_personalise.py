@@ -16,7 +16,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from kosmos_dreambooth.demo.client import Client, Outcome
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.demo.comfyui import ComfyUI, home, python
 from kosmos_dreambooth.diffusion.kind import SD1
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.events import Follower, loss_curve
@@ -331,8 +331,8 @@ def test_core_knows_every_layer_that_a_lora_of_stable_diffusion_names() -> None:
         text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
         adapt(unet, text_encoder, layers="all", rank=1, seed=0)
     printed = subprocess.run(
-        [str(ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")), "-c", KEYS],
-        cwd=ROOT / os.environ.get("COMFYUI_DIR", ".comfyui"),
+        [str(python()), "-c", KEYS],
+        cwd=home(),
         capture_output=True,
         text=True,
         check=True,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import textwrap
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ROOT
+from kosmos_dreambooth.demo.comfyui import ROOT, home, python
 
 PROBE = """
     import importlib.util, json, sys
@@ -68,10 +67,9 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict:
         path.touch()
     (base / "secret").mkdir()
     program = f"ROOT, NAMES = {str(ROOT)!r}, {NAMES!r}\n{textwrap.dedent(PROBE)}"
-    python = ROOT / os.environ.get("COMFYUI_PYTHON", ".venv/bin/python")
     done = subprocess.run(
-        [python, "-", "--cpu", "--base-directory", str(base)],
-        cwd=ROOT / os.environ.get("COMFYUI_DIR", ".comfyui"),
+        [python(), "-", "--cpu", "--base-directory", str(base)],
+        cwd=home(),
         input=program,
         capture_output=True,
         text=True,
