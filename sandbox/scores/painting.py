@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import torch
 
 from ...diffusion.model import Diffusion
 from ...diffusion.sample import sample
 from ...kosmos.batches import Pace
 from ...kosmos.caption import BRIEF, caption
 from ...kosmos.model import Kosmos
-from ..judge import Judge
+from ..judge import Judge, Seen
 from ..pool import HELD_OUT
 from ..reading import Facts, read
 from ..world.captions import noun_phrase
@@ -36,20 +38,29 @@ def prompts(count: int) -> list[tuple[str, Facts]]:
     return found
 
 
+def painted(diffusion: Diffusion, count: int) -> tuple[torch.Tensor, list[Facts]]:
+    """A picture of each of ``count`` prompts, [count, H, W, 3], and what was asked for."""
+    asked = prompts(count)
+    told = [text for text, _ in asked]
+    pictures = sample(diffusion, told, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT)
+    return pictures, [facts for _, facts in asked]
+
+
+def right_kinds(seen: Sequence[Seen], asked: Sequence[Facts]) -> list[bool]:
+    """Whether the judge sees the kinds that were asked for, and no other, in each picture."""
+    return [frozenset(s.things) == f.kinds for s, f in zip(seen, asked, strict=True)]
+
+
 def paintings(diffusion: Diffusion, kosmos: Kosmos, judge: Judge, count: int) -> Iterator[Figure]:
     """``count`` prompts painted once each, looked at by the judge and by the captioner."""
-    asked = prompts(count)
-    pictures = sample(
-        diffusion, [text for text, _ in asked], steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT
-    )
+    pictures, facts = painted(diffusion, count)
     seen = judge.look(pictures)
     told = [read(t.caption) for t in caption(kosmos, pictures, BRIEF, pace=Pace(batch_size=50))]
-    facts = [f for _, f in asked]
     for name, n in (("one thing", 1), ("two things", 2)):
         chosen = [k for k, f in enumerate(facts) if len(f.things) == n]
         right = count_true(frozenset(seen[k].things) == facts[k].kinds for k in chosen)
         yield Figure(f"kinds painted, by the judge, {name}", right, len(chosen), 0.80)
-    right = count_true(frozenset(s.things) == f.kinds for s, f in zip(seen, facts, strict=True))
+    right = count_true(right_kinds(seen, facts))
     yield Figure("kinds painted, by the judge", right, count, 0.80)
     right = count_true(t.kinds == f.kinds for t, f in zip(told, facts, strict=True))
     yield Figure("kinds painted, by the captioner", right, count, 0.80)

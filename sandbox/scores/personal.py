@@ -37,7 +37,7 @@ from ..subject import SEEN, UNSEEN, draw_portrait, portraits
 from ..world.individual import SUBJECT
 from ..world.lexicon import BACKGROUNDS, RARE_TOKENS
 from .figure import Figure
-from .painting import GUIDANCE, STEPS, prompts
+from .painting import GUIDANCE, STEPS, painted, right_kinds
 
 log = logging.getLogger(__name__)
 
@@ -131,14 +131,6 @@ def nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tenso
     return ((vectors @ subject.T).amax(-1) > (vectors @ neighbours.T).amax(-1)).tolist()
 
 
-def _right_kinds(model: Diffusion, judge: Judge) -> list[bool]:
-    """Whether the judge sees what was asked for, and nothing else, for each of ``OTHERS``."""
-    asked = prompts(OTHERS)
-    told = [text for text, _ in asked]
-    seen = judge.look(sample(model, told, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT))
-    return [frozenset(s.things) == f.kinds for s, (_, f) in zip(seen, asked, strict=True)]
-
-
 def personalised(
     base: Diffusion, kosmos: Kosmos, judge: Judge, count: int, seeds: Sequence[int]
 ) -> Iterator[Figure]:
@@ -153,7 +145,8 @@ def personalised(
     four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
     near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
     judged_before, judged_after, scenes_stay = [], [], []
-    others_before = _right_kinds(base, judge)
+    pictures, asked = painted(base, OTHERS)
+    others_before = right_kinds(judge.look(pictures), asked)
     others_after: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
@@ -176,7 +169,8 @@ def personalised(
             obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
             before.append(spread(known[1]))
             after.append(spread(judge.embed(made.class_after)))
-            others_after += _right_kinds(made.model, judge)
+            pictures, asked = painted(made.model, OTHERS)
+            others_after += right_kinds(judge.look(pictures), asked)
             seconds.append(made.seconds)
     yield Figure('"a sks dog" is nearer to the subject', sum(near), len(near), 0.90)
     yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
