@@ -152,19 +152,20 @@ class DreamBooth(Learner):
     def _read_prompts(self) -> None:
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
         config = self.config
+        holds = config.holds_model and "class" in self.kinds
         self._others = [config.class_caption]
-        if config.holds_model and "class" in self.kinds and config.other_words:
+        if holds and config.other_words:
             drawn = other_prompts(self.diffusion.tokenizer, config.token, config.seed)
             self._others = drawn or self._others
         parts = [part for kind in self.kinds.values() for part in kind]
         captions = [line for part in parts for text in part.captions for line in _lines(text)]
-        captions += ["", self.config.plain_caption, self.config.class_caption, *self._others]
+        captions += ["", config.plain_caption, config.class_caption, *self._others]
         self.prompts = encode_prompts(self.diffusion, captions)
-        if self.config.holds_model and "class" in self.kinds:
-            aware = self.config.quantization_aware
+        if holds:
+            aware = config.quantization_aware
             precision = self._frozen if aware == NOT_AWARE else torch.float32
             self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware), precision)
-        if self.config.trains_text:
+        if config.trains_text:
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))
 
