@@ -29,8 +29,9 @@ from ..kosmos.model import Kosmos
 from ..kosmos.pictures import Pictures
 from ..kosmos.prompt import tokenize
 from ..sandbox import KOSMOS
-from ..sandbox.pool import HELD_OUT, draw_sample
+from ..sandbox.pool import draw_sample
 from ..sandbox.vocabulary import kosmos_processor
+from ..sandbox.world.scene import HELD_OUT
 from .clock import Turns, add_clock, bandwidth, environment, flops
 from .phases import Phases
 

@@ -34,7 +34,8 @@ from ..kosmos.model import Kosmos
 from ..kosmos.pictures import Pictures
 from ..kosmos.prompt import tokenize
 from ..sandbox import DIFFUSION
-from ..sandbox.pool import HELD_OUT, draw_sample
+from ..sandbox.pool import draw_sample
+from ..sandbox.world.scene import HELD_OUT
 from .captions import load
 from .clock import Clock, Turns, add_clock, environment
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..demo.client import Client
 from ..demo.comfyui import ComfyUI
-from ..sandbox.pool import HELD_OUT, draw_sample
+from ..sandbox.pool import draw_sample
+from ..sandbox.world.scene import HELD_OUT
 from .clock import environment
 
 log = logging.getLogger(__name__)

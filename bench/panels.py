@@ -19,7 +19,8 @@ from PIL import Image
 
 from ..demo.comfyui import PACK_NAME, ROOT, ComfyUI
 from ..demo.tab import Tab, greeted, server_and_browser
-from ..sandbox.pool import HELD_OUT, draw_sample
+from ..sandbox.pool import draw_sample
+from ..sandbox.world.scene import HELD_OUT
 from .clock import environment
 
 if TYPE_CHECKING:

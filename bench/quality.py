@@ -18,9 +18,9 @@ from ..diffusion.load import load_diffusion
 from ..diffusion.sample import sample
 from ..sandbox import DIFFUSION
 from ..sandbox.judge import load_judge
-from ..sandbox.pool import HELD_OUT
 from ..sandbox.scores.figure import Figure, count_true
 from ..sandbox.scores.painting import prompts
+from ..sandbox.world.scene import HELD_OUT
 from .clock import environment
 
 log = logging.getLogger(__name__)

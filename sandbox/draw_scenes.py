@@ -7,4 +7,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from as_package import load
 
-    load("sandbox.scenes").main()
+    load("sandbox.scene_files").main()

@@ -9,9 +9,6 @@ import numpy as np
 
 from .world.scene import Box, Scene, draw_scene, render
 
-HELD_OUT = 1_000_000_000
-"""Seeds from here on are never trained on: scores are measured there."""
-
 
 @dataclass(frozen=True)
 class Sample:

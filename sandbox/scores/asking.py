@@ -14,11 +14,12 @@ from ...kosmos.grounding import Box
 from ...kosmos.model import Kosmos
 from ...kosmos.pictures import Pictures
 from ...kosmos.regions import describe
-from ..pool import HELD_OUT, Sample, draw_sample
+from ..pool import Sample, draw_sample
 from ..reading import read
 from ..vocabulary import KOSMOS_PIXELS
 from ..world.captions import noun_phrase
 from ..world.lexicon import KINDS
+from ..world.scene import HELD_OUT
 from .figure import Figure, count_true
 from .looking import overlap
 

@@ -28,11 +28,12 @@ from ...training.folder import find_or_make
 from ...training.run import Worker
 from .. import KOSMOS
 from ..exercises import grounded_text
-from ..pool import HELD_OUT, draw_sample
+from ..pool import draw_sample
 from ..reading import read
 from ..vocabulary import KOSMOS_PIXELS
 from ..world.foreign import CODES, kinds_named
 from ..world.foreign import caption as caption_in
+from ..world.scene import HELD_OUT
 from .figure import Figure, count_true, report
 from .looking import overlap
 

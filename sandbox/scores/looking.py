@@ -12,10 +12,10 @@ from ...kosmos.caption import BRIEF, caption
 from ...kosmos.grounding import GroundedText
 from ...kosmos.model import Kosmos
 from ..judge import Judge
-from ..pool import HELD_OUT, Sample, draw_sample
+from ..pool import Sample, draw_sample
 from ..reading import Facts, read
 from ..vocabulary import KOSMOS_PIXELS
-from ..world.scene import Box, Scene
+from ..world.scene import HELD_OUT, Box, Scene
 from .figure import Figure, count_true
 
 

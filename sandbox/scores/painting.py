@@ -12,11 +12,10 @@ from ...kosmos.batches import Pace
 from ...kosmos.caption import BRIEF, caption
 from ...kosmos.model import Kosmos
 from ..judge import Judge, Seen
-from ..pool import HELD_OUT
 from ..reading import Facts, read
 from ..world.captions import noun_phrase
 from ..world.lexicon import BACKGROUNDS
-from ..world.scene import draw_scene
+from ..world.scene import HELD_OUT, draw_scene
 from .figure import Figure, count_true
 from .looking import true_facts
 

@@ -31,11 +31,11 @@ from ...training.places import box_mask
 from ...training.results import load_result
 from ...training.stop import StopRequest
 from ..judge import Judge
-from ..pool import HELD_OUT
 from ..reading import read
 from ..subject import SEEN, UNSEEN, draw_portrait, portraits
 from ..world.individual import SUBJECT
 from ..world.lexicon import BACKGROUNDS, RARE_TOKENS
+from ..world.scene import HELD_OUT
 from .figure import Figure
 from .painting import GUIDANCE, STEPS, painted, right_kinds
 

@@ -13,10 +13,10 @@ from ...kosmos.patch_similarity import phrase_similarity
 from ...kosmos.patches import look
 from ...kosmos.preprocess import preprocess
 from ...kosmos.words import spell
-from ..pool import HELD_OUT, draw_sample
+from ..pool import draw_sample
 from ..vocabulary import KOSMOS_PIXELS
 from ..world.captions import Phrase, brief
-from ..world.scene import Box
+from ..world.scene import HELD_OUT, Box
 from .figure import Figure
 from .retrieval import as_images, true_caption
 

@@ -12,9 +12,10 @@ from ...kosmos.dual_encoder import DualEncoder, embed_pictures, embed_texts
 from ...kosmos.embedding import unit
 from ...kosmos.likelihood import likelihood
 from ...kosmos.model import Kosmos
-from ..pool import HELD_OUT, Sample, draw_sample
+from ..pool import Sample, draw_sample
 from ..vocabulary import KOSMOS_PIXELS
 from ..world.captions import brief, plain_text
+from ..world.scene import HELD_OUT
 from .figure import Figure, count_true
 
 SEARCHED = HELD_OUT + 30_000_000

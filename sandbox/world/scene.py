@@ -14,6 +14,8 @@ from .pen import Pen
 from .shapes import ASPECT, DRAW
 
 SUPERSAMPLE = 4
+HELD_OUT = 1_000_000_000
+"""Seeds from here on are never trained on: scores are measured there."""
 Box = tuple[float, float, float, float]
 
 

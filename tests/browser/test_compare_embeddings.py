@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.demo.tab import Tab
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
 TEXTS = ["a red dog", "a blue boat", "a cup"]

@@ -18,8 +18,9 @@ from kosmos_dreambooth.export.captioner_export import export_captioner
 from kosmos_dreambooth.export.captioner_onnx import load_captioner
 from kosmos_dreambooth.kosmos.model import Kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
 from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 RunReadme = Callable[..., None]

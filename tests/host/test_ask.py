@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image, ImageDraw
 
 SEEDS = (HELD_OUT + 77, HELD_OUT + 79)

@@ -7,7 +7,8 @@ from base64 import b64decode
 import pytest
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
 SCENES = [draw_sample(HELD_OUT + 920_000_000 + k, 112, 2) for k in range(2)]

@@ -7,9 +7,10 @@ import json
 import pytest
 from kosmos_dreambooth.demo.client import Client
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
 from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer
 from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip import CLIPImageProcessor

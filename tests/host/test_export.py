@@ -11,7 +11,8 @@ import pytest
 from kosmos_dreambooth.demo.client import Client
 from kosmos_dreambooth.demo.comfyui import ComfyUI
 from kosmos_dreambooth.export.formats import FORMATS
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
 Graph = dict[str, dict]

@@ -12,7 +12,8 @@ import pytest
 from kosmos_dreambooth import sandbox
 from kosmos_dreambooth.demo.client import Client, Outcome
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
 Workflow = dict[str, dict]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kosmos_dreambooth.demo.client import Client
 from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, draw_sample
+from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
 

@@ -24,9 +24,10 @@ from kosmos_dreambooth.kosmos.preprocess import preprocess
 from kosmos_dreambooth.kosmos.relevance import attention_times_gradient, rollout
 from kosmos_dreambooth.kosmos.words import spell
 from kosmos_dreambooth.sandbox import KOSMOS
-from kosmos_dreambooth.sandbox.pool import HELD_OUT, Sample, draw_sample
+from kosmos_dreambooth.sandbox.pool import Sample, draw_sample
 from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
 from kosmos_dreambooth.sandbox.world.lexicon import COLOURS, KINDS
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from kosmos_dreambooth.kosmos.patch_similarity import (
 )
 from kosmos_dreambooth.kosmos.patches import look, patch_embedding, slot_embedding
 from kosmos_dreambooth.sandbox import KOSMOS
-from kosmos_dreambooth.sandbox.pool import HELD_OUT
 from kosmos_dreambooth.sandbox.world.captions import noun_phrase
-from kosmos_dreambooth.sandbox.world.scene import draw_scene, render
+from kosmos_dreambooth.sandbox.world.scene import HELD_OUT, draw_scene, render
 
 
 def test_colours_are_alike_where_patches_are() -> None:

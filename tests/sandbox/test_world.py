@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.kosmos.grounding import parse
-from kosmos_dreambooth.sandbox import scenes
 from kosmos_dreambooth.sandbox.autoencoder import draw_varied
 from kosmos_dreambooth.sandbox.exercises import grounded_text, short_exercise
 from kosmos_dreambooth.sandbox.pool import draw_sample
 from kosmos_dreambooth.sandbox.reading import read
+from kosmos_dreambooth.sandbox.scene_files import SCENES
+from kosmos_dreambooth.sandbox.scenes import scenes
 from kosmos_dreambooth.sandbox.subject import FOLDER, SEEN, UNSEEN, portraits
 from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
@@ -141,8 +142,8 @@ def test_the_subjects_four_pictures_lie_in_git_as_they_are_drawn() -> None:
 
 
 def test_the_scenes_of_the_workflows_lie_in_git_as_they_are_drawn() -> None:
-    for k, drawn in enumerate(scenes.scenes(), start=1):
-        with Image.open(scenes.FOLDER / f"scene_{k:02}.png") as kept:
+    for k, drawn in enumerate(scenes(), start=1):
+        with Image.open(SCENES / f"scene_{k:02}.png") as kept:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
 
 
