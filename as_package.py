@@ -13,7 +13,7 @@ PACKAGE = "kosmos_dreambooth"
 
 
 def load(module: str) -> ModuleType:
-    """Import `kosmos_dreambooth.<module>` from this folder, e.g. `load("training.loop")`.
+    """Import `kosmos_dreambooth.<module>` from this folder, e.g. `load("training.run.train_loop")`.
 
     Programs that are started by path (the training worker, the demo) and the tests use this;
     ComfyUI imports the folder by itself.

@@ -6,8 +6,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from .load import PARTS
-from .model import Diffusion
+from .diffusion_model import Diffusion
+from .load.model_source import PARTS
 
 CHUNK = 1 << 20
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import MendableError
+from ..shared.errors import UserError
+from .diffusion_model import Diffusion
 from .fingerprint import fingerprint
-from .model import Diffusion
-from .sample import OnStep, consecutive_seeds, paint
-from .settings import Settings
+from .sample.images import OnStep, consecutive_seeds, paint
+from .sample.sample_settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def make_priors(
     on_step: as for `paint`, counted over the missing pictures. When it raises, or the process
         dies, the batches that were finished stay and the next call goes on from there.
 
-    Raises MendableError for a count below 1, for an empty prompt, for settings or a prompt that
+    Raises UserError for a count below 1, for an empty prompt, for settings or a prompt that
     the model cannot serve, and when a picture cannot be written.
     """
     settings = settings or Settings(steps=20, guidance=3.0)
@@ -90,12 +90,12 @@ def plan_priors(
 ) -> Priors:
     """Say which files `make_priors` makes, and make none.
 
-    Raises MendableError for a count below 1 and for an empty prompt.
+    Raises UserError for a count below 1 and for an empty prompt.
     """
     if count < 1:
-        raise MendableError(f"Count is {count}: ask for at least 1 picture.")
+        raise UserError(f"Count is {count}: ask for at least 1 picture.")
     if not prompt.strip():
-        raise MendableError('The class prompt is empty: write one, such as "a dog".')
+        raise UserError('The class prompt is empty: write one, such as "a dog".')
     folder = _folder(cache, _recipe(diffusion, prompt, settings))
     files = tuple(folder / f"{s:010d}.png" for s in consecutive_seeds(seed, count))
     return Priors(folder, prompt, files, settings, seed)
@@ -165,7 +165,7 @@ def _save(file: Path, content: Image.Image | bytes) -> None:
         draft.replace(file)
     except OSError as reason:
         draft.unlink(missing_ok=True)
-        raise MendableError(
+        raise UserError(
             f"{file} could not be written ({reason.strerror or reason}): make room on that disk "
             "and run again; the pictures that are finished are kept."
         ) from reason

@@ -15,10 +15,10 @@ from coremltools.optimize.coreml import (
 )
 from torch import Tensor
 
-from ..errors import MendableError
-from .part import Case, Part
-from .precision import Precision
-from .quiet import quiet
+from ..shared.errors import UserError
+from .export_part import Case, Part
+from .quiet_exporters import quiet
+from .tolerance import Precision
 
 SUFFIX = ".mlpackage"
 __all__ = ["SUFFIX", "Graph", "write"]
@@ -38,7 +38,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
     Integer inputs become int32, for Core ML knows no longer ones. int8 stores weights as int8 with
     a scale for each output, and computes in fp16.
 
-    Raises MendableError when the program that was written is not what was asked for.
+    Raises UserError when the program that was written is not what was asked for.
     """
     with quiet():
         program = torch.export.export(part.module, tuple(part.example.values()), strict=False)
@@ -85,7 +85,7 @@ def _inspect(part: Part, file: Path) -> None:
     outputs = [entry.name for entry in spec.description.output]
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram" or found != wanted or outputs != list(part.outputs):
-        raise MendableError(
+        raise UserError(
             f"coremltools wrote {part.name} as a {kind} with the inputs {sorted(found)} and not as "
             "the program that was asked for: install the version of coremltools that is in the "
             "pack's constraints.txt."

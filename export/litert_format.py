@@ -12,9 +12,9 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from torch import Tensor
 
-from .part import Case, Part
-from .precision import Precision
-from .quiet import quiet
+from .export_part import Case, Part
+from .quiet_exporters import quiet
+from .tolerance import Precision
 
 SUFFIX = ".tflite"
 __all__ = ["SUFFIX", "Graph", "write"]

@@ -9,10 +9,10 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from .onnx_run import Graph
-from .part import Part
-from .precision import Precision
-from .quiet import quiet
+from .export_part import Part
+from .onnx_session import Graph
+from .quiet_exporters import quiet
+from .tolerance import Precision
 
 SUFFIX = ".onnx"
 __all__ = ["SUFFIX", "Graph", "write"]

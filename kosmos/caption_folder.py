@@ -10,4 +10,4 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from as_package import load
 
-    load("kosmos.command").main()
+    load("kosmos.files.folder_command").main()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .pixels import Window
+from .box_conversion import Window
 
 
 def shaped(pixels: Window, width: int, height: int, aspect: float) -> Window:

@@ -13,9 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import Kosmos2ForConditionalGeneration, Kosmos2Processor
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 from .grounding import BINS, DELIMITER
-from .model import Kosmos
+from .kosmos_model import Kosmos
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ def load_kosmos(folder: Path, dtype: torch.dtype, attention: Attention = "auto")
 
     The folder has the layout of the hub's microsoft/kosmos-2-patch14-224: config.json, weights as
     safetensors, tokenizer and image processor. "auto" attention is PyTorch's fused one ("sdpa").
-    Raises MendableError when a file is missing, broken, or belongs to another kind of model.
+    Raises UserError when a file is missing, broken, or belongs to another kind of model.
     """
     _check_folder(folder)
     processor = _load_processor(folder)
     model = _load_model(folder, dtype, "sdpa" if attention == "auto" else attention)
     highest = max(processor.tokenizer.convert_tokens_to_ids(TAGS))
     if highest >= model.config.text_config.vocab_size:
-        raise MendableError(
+        raise UserError(
             f'The tokenizer in "{folder.name}" has no Kosmos-2 tags: take tokenizer.json and '
             "tokenizer_config.json from where the model came from."
         )
@@ -67,12 +67,12 @@ def fetch(hub_id: str, kind: str = "kosmos") -> Path:
 
     `kind` is the folder of ComfyUI's models where the user could put it instead.
 
-    Raises MendableError when the hub cannot be reached or has no such model.
+    Raises UserError when the hub cannot be reached or has no such model.
     """
     try:
         return Path(snapshot_download(hub_id, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise MendableError(
+        raise UserError(
             f'The model "{hub_id}" is not on this machine and could not be downloaded: connect to '
             f"the internet, see that the disk has room, or put its folder into models/{kind}."
         ) from error
@@ -83,20 +83,20 @@ def _check_folder(folder: Path) -> None:
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError as error:
-        raise MendableError(
+        raise UserError(
             f'There is no Kosmos-2 model in "{folder.name}": the folder must hold config.json, '
             "model.safetensors and the tokenizer's files."
         ) from error
     except (OSError, ValueError, AttributeError) as error:
-        raise MendableError(
+        raise UserError(
             f'The config.json of "{folder.name}" cannot be read: copy the model again.'
         ) from error
     if kind != "kosmos-2":
-        raise MendableError(
+        raise UserError(
             f'"{folder.name}" is a model of the kind "{kind}", not Kosmos-2: choose another one.'
         )
     if not any(folder.glob("*.safetensors")):
-        raise MendableError(
+        raise UserError(
             f'"{folder.name}" has no weights in the safetensors format: download the model\'s '
             "model.safetensors into it."
         )
@@ -106,7 +106,7 @@ def _load_processor(folder: Path) -> Kosmos2Processor:
     try:
         return Kosmos2Processor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise MendableError(
+        raise UserError(
             f'The tokenizer or the image processor of "{folder.name}" is missing or broken: take '
             "its .json files anew from where the model came from."
         ) from error
@@ -127,12 +127,12 @@ def _load_model(
                 output_loading_info=True,
             )
         except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-            raise MendableError(
+            raise UserError(
                 f'The weights of "{folder.name}" are broken or do not fit its config.json: copy '
                 "the model again."
             ) from error
     if report["missing_keys"]:
-        raise MendableError(
+        raise UserError(
             f'The weights of "{folder.name}" are not those of a Kosmos-2 '
             f"({len(report['missing_keys'])} tensors are missing): copy the model again."
         )

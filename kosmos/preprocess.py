@@ -7,26 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import MendableError
-from .model import Kosmos
+from ..shared.errors import UserError
+from .kosmos_model import Kosmos
 
 Images = Tensor | Sequence[Tensor]
 """Float 0..1 with 1, 3 or 4 channels: a batch [B,H,W,C], or pictures [H,W,C] of any sizes."""
 
 
 def check(images: Images) -> None:
-    """Raise MendableError unless there is a picture, and each has pixels and 1, 3 or 4 channels."""
+    """Raise UserError unless there is a picture, and each has pixels and 1, 3 or 4 channels."""
     if not isinstance(images, Tensor):
         for image in images:
             check(image[None])
         images = torch.empty(len(images), 1, 1, 3)
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
-        raise MendableError(
+        raise UserError(
             f"The image input has the shape {list(images.shape)}: connect an IMAGE of 1, 3 or 4 "
             "channels, [pictures, height, width, channels]."
         )
     if 0 in images.shape:
-        raise MendableError(
+        raise UserError(
             "The image input is an empty batch: connect a node that gives at least one picture."
         )
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import MendableError
-from .model import Kosmos
+from ..shared.errors import UserError
+from .kosmos_model import Kosmos
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
     """Tokenize a prompt; `<grounding>` is put before `text`.
 
     A prompt that begins a sentence ("An image of") is kept; one that asks for something, and so
-    ends in a colon or a question mark, is not. Raises MendableError when the decoder has no room
+    ends in a colon or a question mark, is not. Raises UserError when the decoder has no room
     for it and `max_new_tokens` more.
     """
     tokenizer, config = kosmos.processor.tokenizer, kosmos.model.config
@@ -43,7 +43,7 @@ def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
     ids = (*head, *asked)
     room = config.text_config.max_position_embeddings - max_new_tokens
     if len(ids) > room:
-        raise MendableError(
+        raise UserError(
             f"The prompt takes {len(ids)} tokens with the picture, and the model has room for "
             f"{max(room, 0)} beside {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
         )

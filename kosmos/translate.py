@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from ..errors import MendableError
-from .batches import in_batches
+from ..shared.batching import in_batches
+from ..shared.errors import UserError
+from ..shared.model_folders import model_kind
 from .grounding import GroundedText, Phrase
-from .pretrained import model_kind
-from .words import LETTER, UNPARTED
+from .tokenized_caption import LETTER, UNPARTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,11 +88,11 @@ class Translator:
 def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
     """Load the MarianMT, M2M100 or NLLB that lies in `folder`; nothing is downloaded.
 
-    Raises MendableError when a file is missing or broken, or when it is another kind of model.
+    Raises UserError when a file is missing or broken, or when it is another kind of model.
     """
     kind = model_kind(folder)
     if kind not in KINDS:
-        raise MendableError(
+        raise UserError(
             f'"{folder.name}" is a model of the kind "{kind}": choose a MarianMT, M2M100 or NLLB.'
         )
     with torch.inference_mode(False):
@@ -105,7 +105,7 @@ def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
-            raise MendableError(
+            raise UserError(
                 f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
                 "safetensors and the tokenizer's files, so copy it again."
             ) from error
@@ -123,7 +123,7 @@ def translate(
 
     A phrase that is not found in the translation keeps its boxes, with an empty text. `on_batch`
     hears how many texts of how many are done, captions and phrases, the shortest first. Raises
-    MendableError when the translator does not know the language.
+    UserError when the translator does not know the language.
     """
     words = dict.fromkeys(phrase.text for text in seen for phrase in text.phrases if phrase.text)
     sources = [*dict.fromkeys(text.caption for text in seen), *words]
@@ -164,7 +164,7 @@ def _target(translator: Translator, language: str) -> _Target:
         if token not in (None, tokenizer.unk_token_id):
             tokenizer.src_lang = source
             return _Target(token=token)
-    raise MendableError(
+    raise UserError(
         f'"{translator.name}" cannot write {language}: choose another language or translator.'
     )
 

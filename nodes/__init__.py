@@ -5,25 +5,25 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .ask import AskImage, DescribeRegion, GroundPhrase
-from .attend import AttentionMap
+from .attention_map import AttentionMap
 from .embed import CompareEmbeddings, EmbedImageText
-from .evaluate import EvaluateSubject
-from .export import ExportModel
-from .fine_tune import FineTuneCaptions
+from .evaluate_subject import EvaluateSubject
+from .export_model import ExportModel
+from .fine_tune_captions import FineTuneCaptions
 from .generate import CFGSampler, LoadDiffusion, PriorGenerator
 from .guidance import GuidanceGuider, GuidanceOptions
-from .interop import ToComfyModel
 from .inversion import MergeEmbeddings, TextualInversionTrain
 from .look import GroundedCaption, LoadKosmos
-from .patches import PatchTokens
+from .patch_tokens import PatchTokens
 from .personalise import DreamBoothTrain, SubjectDataset
 from .quantize import Quantize
 from .regions import GroundingCrop, GroundingToMask
 from .runs import LoadTrainingRun, ResumeTraining
-from .save import SaveDiffusion
 from .save_captions import CaptionFolder, SaveCaptions
+from .save_diffusion import SaveDiffusion
+from .to_comfy_model import ToComfyModel
 from .training_options import TrainingOptions
-from .translate import TranslateCaption
+from .translate_caption import TranslateCaption
 
 
 class KosmosDreamBooth(ComfyExtension):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 from . import host
-from .pace import batch_size_input, watched
+from .batch_inputs import batch_size_input, watched
 from .sockets import BBOX, GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import Box
-    from ..kosmos.model import Kosmos
+    from ..kosmos.kosmos_model import Kosmos
 
 CATEGORY = "Kosmos DreamBooth/look"
 
@@ -23,7 +23,7 @@ def _lines(text: str, what: str) -> list[str]:
     """Return the lines of a widget that are not empty, of which there must be one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise MendableError(f"There is no {what}: write one, or several with a line for each.")
+        raise UserError(f"There is no {what}: write one, or several with a line for each.")
     return lines
 
 
@@ -77,7 +77,7 @@ class AskImage(io.ComfyNode):
         batch_size: int,
     ) -> io.NodeOutput:
         """Answer the questions."""
-        from ..kosmos.ask import ask
+        from ..kosmos.generate.ask import ask
 
         asked = _lines(questions, "question")
         host.bring_in(kosmos.home)
@@ -150,10 +150,10 @@ class GroundPhrase(io.ComfyNode):
         cls, kosmos: Kosmos, image: torch.Tensor, phrases: str, verify: bool, batch_size: int
     ) -> io.NodeOutput:
         """Find the phrases."""
-        from ..kosmos.draw import draw_batch, mask
-        from ..kosmos.ground import ground, missing
+        from ..drawing.boxes import draw_batch, mask
+        from ..kosmos.box_conversion import boxes_to_pixels
+        from ..kosmos.generate.ground import ground, missing
         from ..kosmos.grounding import Grounding
-        from ..kosmos.pixels import boxes_to_pixels
 
         wanted = _lines(phrases, "phrase")
         host.bring_in(kosmos.home)
@@ -246,10 +246,10 @@ class DescribeRegion(io.ComfyNode):
         batch_size: list[int] | None = None,
     ) -> io.NodeOutput:
         """Describe the regions."""
-        from ..kosmos.draw import draw
+        from ..drawing.boxes import draw
+        from ..kosmos.generate.encoded_images import Pictures
+        from ..kosmos.generate.regions import describe, labelled
         from ..kosmos.grounding import Grounding
-        from ..kosmos.pictures import Pictures
-        from ..kosmos.regions import describe, labelled
 
         images = [picture for batch in image for picture in batch]
         regions = _regions(images, bbox or [], mask or [])
@@ -273,7 +273,7 @@ def _regions(
     images: list[torch.Tensor], bbox: list[object], mask: list[torch.Tensor]
 ) -> list[list[Box]]:
     """Return each picture's regions, in 0..1: those of its boxes, then that of its mask."""
-    from ..kosmos.pixels import box_from_mask, boxes_from_pixels
+    from ..kosmos.box_conversion import box_from_mask, boxes_from_pixels
 
     masks = [one for batch in mask for one in batch.reshape(-1, *batch.shape[-2:])]
     regions: list[list[Box]] = []
@@ -283,7 +283,7 @@ def _regions(
         regions.append([box for one in mine for box in boxes_from_pixels(one, width, height)])
         regions[k] += [box_from_mask(one) for one in _for_picture(masks, k, len(images), "mask")]
     if not any(regions):
-        raise MendableError(
+        raise UserError(
             "There is no region to describe: connect a bbox with a box in it, or a mask."
         )
     return regions
@@ -292,7 +292,7 @@ def _regions(
 def _for_picture(given: list, k: int, count: int, name: str) -> list:
     """Return what belongs to picture `k` of `count`: its own entry, or the only one there is."""
     if len(given) not in (0, 1, count):
-        raise MendableError(
+        raise UserError(
             f"There are {count} pictures but {len(given)} entries in the {name} input: give one "
             "for each picture, or one for all."
         )

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
-from . import host, hub, show
-from .pace import batch_size_input
+from ..shared.errors import UserError
+from . import host, hub_models, panel_data
+from .batch_inputs import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
 if TYPE_CHECKING:
-    from ..kosmos.batches import Pace
-    from ..kosmos.embedding import Embedding
-    from ..kosmos.model import Kosmos
+    from ..kosmos.insight.embedding import Embedding
+    from ..kosmos.kosmos_model import Kosmos
+    from ..shared.batching import Pace
 
 CATEGORY = "Kosmos DreamBooth/look"
 NONE = "none"
@@ -64,7 +64,7 @@ class EmbedImageText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dual_encoder",
-                    options=hub.choices("clip", hub.DUAL_ENCODERS, NONE),
+                    options=hub_models.choices("clip", hub_models.DUAL_ENCODERS, NONE),
                     default=NONE,
                     tooltip="For the method dual encoder only: a folder in models/clip in "
                     "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
@@ -109,16 +109,16 @@ class EmbedImageText(io.ComfyNode):
         reference: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         """Embed what is connected."""
-        from ..kosmos.embedding import Embedding, thumbnails
+        from ..kosmos.insight.embedding import Embedding, thumbnails
 
         images = image or []
         texts = [line.strip() for part in text for line in part.splitlines() if line.strip()]
         if not images and not texts:
-            raise MendableError("There is nothing to embed: connect an image, or write a text.")
+            raise UserError("There is nothing to embed: connect an image, or write a text.")
         if method[0] == "dual encoder":
             found = _by_dual_encoder(dual_encoder[0], images, texts, batch_size[0])
         elif kosmos is None:
-            raise MendableError(
+            raise UserError(
                 f"The method {method[0]} needs Kosmos-2: connect Load Kosmos-2 to kosmos, or "
                 "choose dual encoder."
             )
@@ -150,8 +150,14 @@ def _by_decoder(
     batch_size: int,
     reference: Sequence[torch.Tensor],
 ) -> Vectors:
-    from ..kosmos.decoder_space import PROMPT, align, describe_states, picture_states, text_states
-    from ..kosmos.embedding import unit
+    from ..kosmos.insight.decoder_space import (
+        PROMPT,
+        align,
+        describe_states,
+        picture_states,
+        text_states,
+    )
+    from ..kosmos.insight.embedding import unit
 
     prompt = prompt or PROMPT
     watched = _Watched(sum(map(len, [*images, *reference, *reference])) + len(texts), batch_size)
@@ -182,10 +188,10 @@ def _by_likelihood(
     prompt: str,
     batch_size: int,
 ) -> Vectors:
-    from ..kosmos.likelihood import BRIEF, likelihood, space
+    from ..kosmos.insight.likelihood import BRIEF, likelihood, space
 
     if not images or not texts:
-        raise MendableError(
+        raise UserError(
             "The method likelihood asks how well a text fits a picture, so it needs both: connect "
             "an image and write a text, or choose decoder."
         )
@@ -198,11 +204,11 @@ def _by_likelihood(
 def _by_dual_encoder(
     model: str, images: Sequence[torch.Tensor], texts: Sequence[str], batch_size: int
 ) -> Vectors:
-    from ..kosmos.dual_encoder import embed_pictures, embed_texts, load_dual_encoder
+    from ..kosmos.insight.dual_encoder import embed_pictures, embed_texts, load_dual_encoder
 
     if model == NONE:
-        raise MendableError("No dual encoder is chosen: choose one in dual_encoder.")
-    dual = load_dual_encoder(hub.folder("clip", model), host.torch_dtype("auto"))
+        raise UserError("No dual encoder is chosen: choose one in dual_encoder.")
+    dual = load_dual_encoder(hub_models.folder("clip", model), host.torch_dtype("auto"))
     host.bring_in(host.adopt(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (
@@ -224,7 +230,7 @@ class _Watched:
 
     def pace(self) -> Pace:
         """Return the pace of the next piece."""
-        from ..kosmos.batches import Pace
+        from ..shared.batching import Pace
 
         start = self._done
 
@@ -291,8 +297,8 @@ class CompareEmbeddings(io.ComfyNode):
     @classmethod
     def execute(cls, rows: Embedding, columns: Embedding, top: int) -> io.NodeOutput:
         """Compare, rank and draw."""
-        from ..kosmos.embedding import rank, similarity
-        from ..kosmos.matrix import draw_matrix
+        from ..drawing.similarity_matrix import draw_matrix
+        from ..kosmos.insight.embedding import rank, similarity
 
         values = similarity(rows, columns)
         ranks = rank(values, top)
@@ -309,5 +315,5 @@ class CompareEmbeddings(io.ComfyNode):
                 ensure_ascii=False,
             ),
             draw_matrix(values, rows, columns),
-            ui={"compared": [show.matrix(values, rows, columns)]},
+            ui={"compared": [panel_data.matrix(values, rows, columns)]},
         )

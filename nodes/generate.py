@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..diffusion.schedulers import SCHEDULERS
-from ..errors import MendableError
+from ..diffusion.sample.schedulers import SCHEDULERS
 from ..sandbox import DIFFUSION as SANDBOX
+from ..shared.errors import UserError
 from . import host
 from .sockets import DIFFUSION, GUIDANCE, PRIORS
 
 if TYPE_CHECKING:
-    from ..diffusion.canvas import Canvas
-    from ..diffusion.guidance import GuidanceOptions
-    from ..diffusion.model import Diffusion
-    from ..diffusion.sample import OnStep
+    from ..diffusion.diffusion_model import Diffusion
+    from ..diffusion.sample.guidance import GuidanceOptions
+    from ..diffusion.sample.images import OnStep
+    from ..diffusion.sample.img2img_input import Canvas
 
 CATEGORY = "Kosmos DreamBooth/generate"
 HUB_MODELS = [
@@ -88,11 +88,11 @@ class LoadDiffusion(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
         """Load the model into ComfyUI's memory management."""
-        from ..diffusion.load import load_diffusion
-        from ..diffusion.lora import merge_lora
-        from ..quantize.linear import quicken
-        from ..quantize.saving import precision_of_rest
-        from ..quantize.weights import require_plain
+        from ..diffusion.load.model_source import load_diffusion
+        from ..diffusion.merge_lora import merge_lora
+        from ..quantize.quantize_weights import require_plain
+        from ..quantize.quantized_linear import quicken
+        from ..quantize.save_quantized import precision_of_rest
 
         files = [host.resolve("loras", name) for name in _lines(loras)]
         place = _find(model)
@@ -193,7 +193,7 @@ class PriorGenerator(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint what is missing, or say what will be painted."""
         from ..diffusion.priors import make_priors, plan_priors
-        from ..diffusion.settings import Settings
+        from ..diffusion.sample.sample_settings import Settings
 
         if when == "during":
             planned = plan_priors(
@@ -355,9 +355,9 @@ class CFGSampler(io.ComfyNode):
         denoise: float = 0.75,
     ) -> io.NodeOutput:
         """Paint `count` pictures for each line of the prompt."""
-        from ..diffusion.guidance import PLAIN
-        from ..diffusion.sample import consecutive_seeds, paint
-        from ..diffusion.settings import Settings
+        from ..diffusion.sample.guidance import PLAIN
+        from ..diffusion.sample.images import consecutive_seeds, paint
+        from ..diffusion.sample.sample_settings import Settings
 
         lines = _lines(prompt)
         if image is not None and len(lines) == 1:
@@ -392,15 +392,15 @@ def _canvas(
     count: int,
 ) -> Canvas | None:
     """Give each of `lines` prompts its picture and its mask, `count` times."""
-    from ..diffusion.canvas import Canvas
+    from ..diffusion.sample.img2img_input import Canvas
 
     if image is None:
         if mask is not None:
-            raise MendableError("There is a mask but no image: connect the image to paint over.")
+            raise UserError("There is a mask but no image: connect the image to paint over.")
         return None
     for name, batch in (("images", image), ("masks", mask)):
         if batch is not None and len(batch) not in (1, lines):
-            raise MendableError(
+            raise UserError(
                 f"There are {len(batch)} {name} for {lines} prompts: give one for all, or one for "
                 "each prompt."
             )

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..diffusion.guidance import PLAIN, SCHEDULES, require_scale
-from ..diffusion.guidance import GuidanceOptions as Options
+from ..diffusion.sample.guidance import PLAIN, SCHEDULES, require_scale
+from ..diffusion.sample.guidance import GuidanceOptions as Options
 from . import host
 from .sockets import GUIDANCE
 

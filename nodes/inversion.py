@@ -8,29 +8,24 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 from ..training.config import Options, TrainingConfig
-from ..training.dataset import Subject
-from ..training.events import loss_curve
-from . import begin, follow, host, outcome, publishing
-from .run_inputs import (
+from ..training.data.subject import Subject
+from ..training.run.events import loss_curve
+from . import host
+from .sockets import DIFFUSION, LOSS_MAP, SUBJECT, TOKEN_EMBEDDING, TRAINING_OPTIONS
+from .training import publish, run_monitor, run_outputs, run_setup
+from .training.run_inputs import (
     batch_input,
     learning_rate_input,
     preview_prompt_input,
     seed_input,
     steps_input,
 )
-from .sockets import (
-    DIFFUSION,
-    LOSS_MAP,
-    SUBJECT,
-    TOKEN_EMBEDDING,
-    TRAINING_OPTIONS,
-)
 
 if TYPE_CHECKING:
-    from ..diffusion.model import Diffusion
-    from ..training.tokens import TokenEmbedding
+    from ..diffusion.diffusion_model import Diffusion
+    from ..training.dreambooth.textual_inversion import TokenEmbedding
 
 CATEGORY = "Kosmos DreamBooth/personalise"
 NONE = "none"
@@ -128,28 +123,28 @@ class TextualInversionTrain(io.ComfyNode):
         options: Options | None = None,
     ) -> io.NodeOutput:
         """Learn, or fetch what was learned before."""
-        from ..training.tokens import read_embedding
+        from ..training.dreambooth.textual_inversion import read_embedding
 
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(replace(options, token_vectors=vectors)),
-            **begin.settings_of(diffusion, subject, None, options),
+            **run_setup.settings_of(diffusion, subject, None, options),
             method="embedding",
             steps=steps,
             learning_rate=learning_rate,
-            batch_size=batch_size or begin.batch_size_for(diffusion, options),
+            batch_size=batch_size or run_setup.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        run = begin.train(run_name, config, subject, None, resume=resume)
-        published = publishing.publish(run)
+        run = run_setup.train(run_name, config, subject, None, resume=resume)
+        published = publish.publish(run)
         return io.NodeOutput(
-            outcome.trained(run, diffusion.dtype),
+            run_outputs.trained(run, diffusion.dtype),
             read_embedding(run.embedding),
             {"loss": loss_curve(run.events)},
             _prompt_word(published),
             str(run.path),
-            ui={"training": [follow.charted(run)]},
+            ui={"training": [run_monitor.charted(run)]},
         )
 
 
@@ -243,22 +238,22 @@ class MergeEmbeddings(io.ComfyNode):
         embedding_b: TokenEmbedding | None = None,
     ) -> io.NodeOutput:
         """Merge and save."""
-        from ..training.tokens import merge, write_embedding
+        from ..training.dreambooth.textual_inversion import merge, write_embedding
 
         if not name.strip():
-            raise MendableError("The name is empty: say what the merged word's file is called.")
+            raise UserError("The name is empty: say what the merged word's file is called.")
         given = [_given(embedding_a, file_a), _given(embedding_b, file_b)]
         parts = [part for part in given if part is not None]
         if not parts:
-            raise MendableError("There is nothing to merge: choose file_a, or connect embedding_a.")
+            raise UserError("There is nothing to merge: choose file_a, or connect embedding_a.")
         merged = merge(parts, word.strip(), share if mode == "mix" else None)
-        file = host.model_file("embeddings", publishing.PUBLISHED, f"{name.strip()}.safetensors")
+        file = host.model_file("embeddings", publish.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
         return io.NodeOutput(merged, _prompt_word(file))
 
 
 def _given(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | None:
-    from ..training.tokens import read_embedding
+    from ..training.dreambooth.textual_inversion import read_embedding
 
     if connected is not None:
         return connected

@@ -9,12 +9,12 @@ import torch
 from comfy_api.latest import io
 
 from .. import sandbox
-from ..errors import MendableError
-from ..export.folder import is_export
-from ..kosmos.language import ENGLISH, LANGUAGES, check_language, prompt_in
-from ..kosmos.model import Kosmos
-from . import host, hub, show
-from .pace import batch_size_input, watched
+from ..export.export_folder import is_export
+from ..kosmos.generate.language import ENGLISH, LANGUAGES, check_language, prompt_in
+from ..kosmos.kosmos_model import Kosmos
+from ..shared.errors import UserError
+from . import host, hub_models, panel_data
+from .batch_inputs import batch_size_input, watched
 from .sockets import BBOX, GROUNDING, KOSMOS
 
 SANDBOX = "sandbox"
@@ -35,7 +35,7 @@ class LoadKosmos(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=hub.choices("kosmos", hub.KOSMOS, SANDBOX),
+                    options=hub_models.choices("kosmos", hub_models.KOSMOS, SANDBOX),
                     default=SANDBOX,
                     tooltip='"sandbox" is the small model that comes with the pack and knows its '
                     "drawn world only. Then come the folders in models/kosmos, ONNX exports too. "
@@ -70,13 +70,13 @@ class LoadKosmos(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, attention: str, loras: str = "") -> io.NodeOutput:
         """Load the chosen model."""
+        from ..kosmos.kosmos_lora import merge_lora
         from ..kosmos.load import dtype_on_cpu, load_kosmos
-        from ..kosmos.lora import merge_lora
-        from ..quantize.linear import quicken
-        from ..quantize.saving import precision_of_rest
-        from ..quantize.weights import require_plain
+        from ..quantize.quantize_weights import require_plain
+        from ..quantize.quantized_linear import quicken
+        from ..quantize.save_quantized import precision_of_rest
 
-        folder = sandbox.KOSMOS if model == SANDBOX else hub.folder("kosmos", model)
+        folder = sandbox.KOSMOS if model == SANDBOX else hub_models.folder("kosmos", model)
         if is_export(folder):
             return io.NodeOutput(_load_export(folder, model, loras))
         rest = precision_of_rest(folder)
@@ -95,10 +95,10 @@ class LoadKosmos(io.ComfyNode):
 
 def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
     """Load what ExportModel wrote; it computes on the CPU, outside ComfyUI's memory management."""
-    from ..export.captioner_onnx import load_captioner
+    from ..export.onnx_kosmos import load_captioner
 
     if loras.strip():
-        raise MendableError(
+        raise UserError(
             f'"{name}" is an export, into which no LoRA can be merged: leave loras empty, and '
             "merge before you export."
         )
@@ -247,15 +247,15 @@ class GroundedCaption(io.ComfyNode):
         language: str = ENGLISH,
     ) -> io.NodeOutput:
         """Describe the pictures."""
-        from ..kosmos.caption import BRIEF, DETAILED, caption
-        from ..kosmos.decoding import GREEDY, Decoding
-        from ..kosmos.draw import draw_batch, mask
+        from ..drawing.boxes import draw_batch, mask
+        from ..kosmos.box_conversion import boxes_to_pixels
+        from ..kosmos.files.grounding_json import as_json, record
+        from ..kosmos.generate.caption import BRIEF, DETAILED, caption
+        from ..kosmos.generate.decoding import GREEDY, Decoding
         from ..kosmos.grounding import Grounding
-        from ..kosmos.pixels import boxes_to_pixels
-        from ..kosmos.record import as_json, record
 
         if style == "custom" and not prompt.strip():
-            raise MendableError(
+            raise UserError(
                 'The prompt is empty: write one, or choose the style "brief" or "detailed".'
             )
         if style != "custom":
@@ -287,7 +287,7 @@ class GroundedCaption(io.ComfyNode):
             ui={
                 "grounded": [
                     picture | record(grounded, width, height)
-                    for picture, grounded in zip(show.pictures(image), seen, strict=True)
+                    for picture, grounded in zip(panel_data.pictures(image), seen, strict=True)
                 ]
             },
         )

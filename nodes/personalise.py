@@ -10,19 +10,12 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 from ..training.config import Options, TrainingConfig
-from ..training.dataset import Subject, from_templates, personal_caption
-from ..training.events import loss_curve
-from ..training.runs import ChosenRun
-from . import begin, follow, host, outcome, publishing
-from .run_inputs import (
-    batch_input,
-    learning_rate_input,
-    preview_prompt_input,
-    seed_input,
-    steps_input,
-)
+from ..training.data.subject import Subject, from_templates, personal_caption
+from ..training.run.events import loss_curve
+from ..training.run.saved_runs import ChosenRun
+from . import host
 from .sockets import (
     DIFFUSION,
     GROUNDING,
@@ -33,9 +26,18 @@ from .sockets import (
     TRAINING_OPTIONS,
     TRAINING_RUN,
 )
+from .training import publish as publishing
+from .training import run_monitor, run_outputs, run_setup
+from .training.run_inputs import (
+    batch_input,
+    learning_rate_input,
+    preview_prompt_input,
+    seed_input,
+    steps_input,
+)
 
 if TYPE_CHECKING:
-    from ..diffusion.model import Diffusion
+    from ..diffusion.diffusion_model import Diffusion
     from ..diffusion.priors import Priors
     from ..kosmos.grounding import GroundedText, Grounding
 
@@ -146,8 +148,8 @@ class SubjectDataset(io.ComfyNode):
         templates: list[str] | None = None,
     ) -> io.NodeOutput:
         """Put the token into the captions."""
-        from ..training.advice import advice
-        from ..training.sheet import sheet
+        from ..drawing.subject_sheet import sheet
+        from ..training.data.subject_checks import advice
 
         pictures = [_pixels(picture) for batch in image for picture in batch]
         seen = [picture for part in grounding or [] for picture in part.pictures]
@@ -157,7 +159,7 @@ class SubjectDataset(io.ComfyNode):
         if len(texts) == 1:
             texts = texts * len(pictures)
         if len(seen) not in (0, len(pictures)):
-            raise MendableError(
+            raise UserError(
                 f"There are {len(pictures)} pictures but the grounding of {len(seen)}: connect "
                 "the same pictures to GroundedCaption and SubjectDataset."
             )
@@ -194,7 +196,7 @@ def _masks(
     noun: str,
 ) -> tuple[np.ndarray, ...]:
     """Return the masks that were given, else the boxes of the grounding, else none."""
-    from ..training.places import box_mask, subject_boxes
+    from ..training.data.masks import box_mask, subject_boxes
 
     if given:
         flat = [one for batch in given for one in batch.reshape(-1, *batch.shape[-2:])]
@@ -206,10 +208,10 @@ def _masks(
 
 
 def _cropped(subject: Subject) -> Subject:
-    from ..training.places import crop
+    from ..training.data.masks import crop
 
     if not subject.masks:
-        raise MendableError(
+        raise UserError(
             "crop needs to know where the subject is: connect grounding or mask, or switch it off."
         )
     pairs = [crop(*pair) for pair in zip(subject.pictures, subject.masks, strict=True)]
@@ -371,25 +373,25 @@ class DreamBoothTrain(io.ComfyNode):
         options = options or Options(preview_every=max(1, steps // PREVIEWS))
         config = TrainingConfig(
             **asdict(options),
-            **begin.settings_of(diffusion, subject, priors, options),
+            **run_setup.settings_of(diffusion, subject, priors, options),
             method=method,
             train_text_encoder=train_text_encoder,
             steps=steps,
             learning_rate=learning_rate,
             rank=rank,
             prior_weight=prior_weight,
-            batch_size=batch_size or begin.batch_size_for(diffusion, options),
+            batch_size=batch_size or run_setup.batch_size_for(diffusion, options),
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        run = begin.train(run_name, config, subject, priors, resume=resume)
+        run = run_setup.train(run_name, config, subject, priors, resume=resume)
         if publish:
             publishing.publish(run)
         return io.NodeOutput(
-            outcome.trained(run, diffusion.dtype),
-            outcome.lora_of(run),
+            run_outputs.trained(run, diffusion.dtype),
+            run_outputs.lora_of(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
             ChosenRun(run, steps),
-            ui={"training": [follow.charted(run)]},
+            ui={"training": [run_monitor.charted(run)]},
         )

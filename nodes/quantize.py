@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
-from ..kosmos.model import Kosmos
+from ..kosmos.kosmos_model import Kosmos
 from ..sandbox.scenes import scenes
+from ..shared.errors import UserError
 from . import host
-from .save import free
+from .save_diffusion import free
 from .sockets import DIFFUSION, KOSMOS
 
 if TYPE_CHECKING:
-    from ..diffusion.model import Diffusion
-    from ..quantize.compare import Comparison
-    from ..quantize.models import Quantized
+    from ..diffusion.diffusion_model import Diffusion
+    from ..quantize.compare_models import Comparison
+    from ..quantize.quantize_models import Quantized
 
 FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16", "int4 awq"]
 RESTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "as it is": None}
@@ -129,9 +129,9 @@ class Quantize(io.ComfyNode):
         `memory` and `disk` in bytes, `seconds`), and `moved` (shares in 0..1 by their names;
         `divergence` is in nats).
         """
-        from ..quantize.footprint import bytes_in_memory, bytes_on_disk
-        from ..quantize.report import report
-        from ..quantize.sheet import sheet
+        from ..drawing.quantize_sheet import sheet
+        from ..quantize.quantize_report import report
+        from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
         words = [word.strip() for word in keep.split(",") if word.strip()]
         host.bring_in(model.home)
@@ -177,9 +177,9 @@ def _captioner(
     image: torch.Tensor | None,
 ) -> tuple[Quantized[Kosmos], Comparison]:
     from ..kosmos.preprocess import check
-    from ..quantize.compare import TOKENS, compare_captioners
-    from ..quantize.models import quantize_kosmos
-    from ..quantize.work import captioning
+    from ..quantize.calibration_data import captioning
+    from ..quantize.compare_models import TOKENS, compare_captioners
+    from ..quantize.quantize_models import quantize_kosmos
 
     if image is None:
         drawn = [np.asarray(scene) for scene in scenes()]
@@ -195,13 +195,13 @@ def _captioner(
 def _painter(
     diffusion: Diffusion, name: str, keep: list[str], rest: torch.dtype | None, prompt: str
 ) -> tuple[Quantized[Diffusion], Comparison]:
-    from ..quantize.compare import STEPS, compare_painters
-    from ..quantize.models import quantize_diffusion
-    from ..quantize.work import painting
+    from ..quantize.calibration_data import painting
+    from ..quantize.compare_models import STEPS, compare_painters
+    from ..quantize.quantize_models import quantize_diffusion
 
     prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
     if not prompts:
-        raise MendableError("There is no prompt to compare with: write at least one line of text.")
+        raise UserError("There is no prompt to compare with: write at least one line of text.")
     work = painting(diffusion, prompts[LOOKED_AT:] or prompts, _counted(STEPS))
     done = _counted(_layers(diffusion.modules))
     made = quantize_diffusion(diffusion, name, keep, rest, work, done)
@@ -220,7 +220,7 @@ def _counted(total: int) -> Callable[[], None]:
 
 
 def _save(made: Quantized[Kosmos] | Quantized[Diffusion], name: str) -> Path:
-    from ..quantize.saving import save_diffusion, save_kosmos
+    from ..quantize.save_quantized import save_diffusion, save_kosmos
 
     if isinstance(made.model, Kosmos):
         path = free(host.model_file("kosmos", name))

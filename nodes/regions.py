@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 from . import host
 from .sockets import BBOX, GROUNDING
 
 if TYPE_CHECKING:
-    from ..kosmos.choose import Selection
     from ..kosmos.grounding import Box, GroundedText, Grounding
+    from ..kosmos.select_boxes import Selection
 
 CATEGORY = "Kosmos DreamBooth/look"
 ASPECTS = ["box", "picture", "square"]
@@ -74,11 +74,11 @@ def _chosen(
     padding: float,
 ) -> list[list[Box]]:
     """Return each picture's chosen boxes, padded, in 0..1."""
-    from ..kosmos.choose import choose_boxes, pad
+    from ..kosmos.select_boxes import choose_boxes, pad
 
     seen = _seen(images, grounding, bbox)
     if bbox and select == "phrase":
-        raise MendableError("The boxes of a bbox have no phrases: select all or index.")
+        raise UserError("The boxes of a bbox have no phrases: select all or index.")
     return [
         [pad(box, padding) for box in choose_boxes(each, select, phrase, box_index)]
         for each in seen
@@ -88,13 +88,13 @@ def _chosen(
 def _seen(
     images: list[torch.Tensor], grounding: list[Grounding] | None, bbox: list[object] | None
 ) -> list[GroundedText]:
+    from ..kosmos.box_conversion import boxes_from_pixels
     from ..kosmos.grounding import GroundedText, Phrase
-    from ..kosmos.pixels import boxes_from_pixels
 
     seen = [picture for part in grounding or [] for picture in part.pictures]
     given = bbox * len(images) if bbox and len(bbox) == 1 else bbox or seen
     if len(given) != len(images):
-        raise MendableError(
+        raise UserError(
             f"There are {len(images)} pictures but boxes for {len(given)}: connect a grounding or "
             "a bbox that was made from the same pictures."
         )
@@ -156,15 +156,15 @@ class GroundingToMask(io.ComfyNode):
         bbox: list[object] | None = None,
     ) -> io.NodeOutput:
         """Make the masks."""
-        from ..kosmos.draw import cover
-        from ..kosmos.pixels import boxes_to_pixels
+        from ..drawing.boxes import cover
+        from ..kosmos.box_conversion import boxes_to_pixels
 
         images = [picture for batch in image for picture in batch]
         how = cast("Selection", select[0])
         chosen = _chosen(images, grounding, bbox, how, phrase[0], box_index[0], padding[0])
         sizes = [picture.shape[:2] for picture in images]
         if len(set(sizes)) > 1:
-            raise MendableError(
+            raise UserError(
                 "The pictures have different sizes, so their masks are no batch: connect pictures "
                 "of one size, or one at a time."
             )
@@ -244,14 +244,14 @@ class GroundingCrop(io.ComfyNode):
         size: list[int] | None = None,
     ) -> io.NodeOutput:
         """Cut the boxes out."""
+        from ..kosmos.box_conversion import window
         from ..kosmos.crop import cut, shaped
-        from ..kosmos.pixels import window
 
         images = [picture for batch in image for picture in batch]
         how = cast("Selection", select[0])
         chosen = _chosen(images, grounding, bbox, how, phrase[0], box_index[0], padding[0])
         if not any(chosen):
-            raise MendableError(
+            raise UserError(
                 _nothing(" to cut out: select another one", how, phrase[0], box_index[0])
             )
         crops, windows = [], []

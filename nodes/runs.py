@@ -6,16 +6,24 @@ from dataclasses import asdict, replace
 
 from comfy_api.latest import io
 
-from ..atomic import write_text
-from ..errors import MendableError
-from ..training import checkpoint
+from ..shared.atomic_files import write_text
+from ..shared.errors import UserError
 from ..training.config import FREE, Options
 from ..training.config_yaml import read_config, to_yaml
-from ..training.events import loss_curve
-from ..training.folder import RunFolder
-from ..training.runs import ChosenRun, branch, choose, describe, runs_below
-from . import follow, host, outcome, publishing
-from .sockets import DIFFUSION, KOSMOS, LORA_MODEL, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
+from ..training.run import checkpoints as checkpoint
+from ..training.run.events import loss_curve
+from ..training.run.run_folder import RunFolder
+from ..training.run.saved_runs import ChosenRun, branch, choose, describe, runs_below
+from . import host
+from .sockets import (
+    DIFFUSION,
+    KOSMOS,
+    LORA_MODEL,
+    LOSS_MAP,
+    TRAINING_OPTIONS,
+    TRAINING_RUN,
+)
+from .training import publish, run_monitor, run_outputs
 
 CATEGORY = "Kosmos DreamBooth/personalise"
 NONE = "none"
@@ -37,7 +45,7 @@ class LoadTrainingRun(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run",
-                    options=[*runs_below(host.output_folder(follow.RUNS)), NONE],
+                    options=[*runs_below(host.output_folder(run_monitor.RUNS)), NONE],
                     tooltip="A folder in output/dreambooth, the newest first. Press R after a new "
                     "run. Not used when training is connected.",
                 ),
@@ -99,7 +107,7 @@ class LoadTrainingRun(io.ComfyNode):
         cls, run: str, checkpoint: str, step: int | None = None, **connected: object
     ) -> str:
         """Load again when the run has gone on; what is connected is not known yet."""
-        folder = RunFolder(host.output_folder(follow.RUNS, run))
+        folder = RunFolder(host.output_folder(run_monitor.RUNS, run))
         files = [file for file in (folder.events, folder.scores) if file.exists()]
         return f"{run} {checkpoint} {step} {[file.stat().st_mtime_ns for file in files]}"
 
@@ -108,23 +116,27 @@ class LoadTrainingRun(io.ComfyNode):
         cls, run: str, checkpoint: str, step: int, training: ChosenRun | None = None
     ) -> io.NodeOutput:
         """Find the checkpoint and load its model."""
-        folder = training.folder if training else RunFolder(host.output_folder(follow.RUNS, run))
+        folder = (
+            training.folder if training else RunFolder(host.output_folder(run_monitor.RUNS, run))
+        )
         if not folder.config.exists():
-            raise MendableError(
-                f'There is no run "{run}" in output/{follow.RUNS}: train one with DreamBoothTrain, '
-                "press R and choose it."
+            raise UserError(
+                f'There is no run "{run}" in output/{run_monitor.RUNS}: train one with '
+                "DreamBoothTrain, press R and choose it."
             )
         chosen = choose(folder, checkpoint, step)
-        previews = [follow.read_image(file)[None] for file in sorted(folder.previews.glob("*.png"))]
+        previews = [
+            run_monitor.read_image(file)[None] for file in sorted(folder.previews.glob("*.png"))
+        ]
         return io.NodeOutput(
             chosen,
-            outcome.painter(folder, chosen.step),
-            outcome.lora_of(folder, chosen.step),
+            run_outputs.painter(folder, chosen.step),
+            run_outputs.lora_of(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
             previews or [host.blocked("This run painted no previews.")],
             describe(chosen),
-            outcome.captioner_of(folder, chosen.step),
-            ui={"training": [follow.charted(folder)]},
+            run_outputs.captioner_of(folder, chosen.step),
+            ui={"training": [run_monitor.charted(folder)]},
         )
 
 
@@ -206,16 +218,16 @@ class ResumeTraining(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train what is left."""
         folder = _opened(run, steps, branch_name.strip(), learning_rate, options)
-        follow.finish(folder)
-        publishing.publish(folder)
+        run_monitor.finish(folder)
+        publish.publish(folder)
         return io.NodeOutput(
-            outcome.painter(folder),
-            outcome.lora_of(folder),
+            run_outputs.painter(folder),
+            run_outputs.lora_of(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
             ChosenRun(folder, read_config(folder.config).steps),
-            outcome.captioner_of(folder),
-            ui={"training": [follow.charted(folder)]},
+            run_outputs.captioner_of(folder),
+            ui={"training": [run_monitor.charted(folder)]},
         )
 
 
@@ -230,23 +242,21 @@ def _opened(
     if learning_rate:
         config = replace(config, learning_rate=learning_rate)
     if config.steps < run.step:
-        raise MendableError(
+        raise UserError(
             f"The chosen checkpoint has {run.step} steps already: set steps to more, or to 0."
         )
     if name:
-        return branch(run, host.output_folder(follow.RUNS, name), config)
+        return branch(run, host.output_folder(run_monitor.RUNS, name), config)
     if not config.continues(before):
         changed = [
             key
             for key, value in asdict(config).items()
             if value != getattr(before, key) and key not in FREE
         ]
-        raise MendableError(
-            f"Another {', '.join(changed)} makes another run: give it a branch_name."
-        )
+        raise UserError(f"Another {', '.join(changed)} makes another run: give it a branch_name.")
     newest = max(checkpoint.kept(run.folder.checkpoints))
     if run.step != newest:
-        raise MendableError(
+        raise UserError(
             f"The run has gone on to step {newest}: give a branch_name to go on from step "
             f"{run.step}, or choose the newest checkpoint."
         )

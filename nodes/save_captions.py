@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..errors import MendableError
-from ..kosmos.language import ENGLISH, LANGUAGES, prompt_in
+from ..kosmos.generate.language import ENGLISH, LANGUAGES, prompt_in
+from ..shared.errors import UserError
 from . import host
-from .pace import batch_size_input
+from .batch_inputs import batch_size_input
 from .sockets import GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import Grounding
-    from ..kosmos.model import Kosmos
+    from ..kosmos.kosmos_model import Kosmos
 
 CATEGORY = "Kosmos DreamBooth/look"
 FORMATS = ["txt", "json", "txt and json"]
@@ -109,8 +109,7 @@ class SaveCaptions(io.ComfyNode):
         beside_inputs: list[bool] | None = None,
     ) -> io.NodeOutput:
         """Write the files."""
-        from ..kosmos.coco import Entry
-        from ..kosmos.save import (
+        from ..kosmos.files.caption_files import (
             check_free,
             coco_contents,
             contents,
@@ -118,11 +117,12 @@ class SaveCaptions(io.ComfyNode):
             write_files,
             write_picture,
         )
+        from ..kosmos.files.coco import Entry
 
         images = [picture for batch in image for picture in batch]
         seen = [picture for part in grounding for picture in part.pictures]
         if len(seen) != len(images):
-            raise MendableError(
+            raise UserError(
                 f"There are {len(images)} pictures but captions for {len(seen)}: connect the "
                 "grounding that was made from the same pictures."
             )
@@ -153,18 +153,18 @@ class SaveCaptions(io.ComfyNode):
 def _paths(named: list[str], count: int, folder: str, beside: bool, overwrite: bool) -> list[Path]:
     """Return where the pictures lie, or would lie, beside whose paths captions are written."""
     if beside and not named:
-        raise MendableError(
+        raise UserError(
             "beside_inputs needs to know the pictures' files: name them in files, one a line."
         )
     if named and len(named) != count:
-        raise MendableError(
+        raise UserError(
             f"There are {count} pictures but {len(named)} names in files: give one for each."
         )
     if beside:
         paths = [host.input_folder(name) for name in named]
         gone = [path.name for path in paths if not path.is_file()]
         if gone:
-            raise MendableError(
+            raise UserError(
                 f'There is no "{gone[0]}" in ComfyUI\'s input folder: name the files as Load Image '
                 "does."
             )
@@ -174,7 +174,7 @@ def _paths(named: list[str], count: int, folder: str, beside: bool, overwrite: b
         names = [Path(name.replace("\\", "/")).stem for name in named]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise MendableError(f'Two files are called "{twice}": give each its own name.')
+            raise UserError(f'Two files are called "{twice}": give each its own name.')
         return [host.output_folder(folder, f"{name}.png") for name in names]
     first = 1 if overwrite else _next_number(place)
     return [place / f"picture_{first + k:05}.png" for k in range(count)]
@@ -290,20 +290,20 @@ class CaptionFolder(io.ComfyNode):
         language: str = ENGLISH,
     ) -> io.NodeOutput:
         """Caption the folder."""
-        from ..kosmos.batches import Pace
-        from ..kosmos.caption import BRIEF, DETAILED
-        from ..kosmos.folder import Job, caption_folder, pictures_in
-        from ..kosmos.save import read_caption
+        from ..kosmos.files.caption_files import read_caption
+        from ..kosmos.files.folder_captions import Job, caption_folder, pictures_in
+        from ..kosmos.generate.caption import BRIEF, DETAILED
+        from ..shared.batching import Pace
 
         if style == "custom" and not prompt.strip():
-            raise MendableError('The prompt is empty: write one, or choose the style "brief".')
+            raise UserError('The prompt is empty: write one, or choose the style "brief".')
         if style != "custom":
             prompt = BRIEF if style == "brief" else DETAILED
             prompt = prompt_in(language, prompt, detailed=style == "detailed")
         place = _input_folder(folder)
         pictures = pictures_in(place)
         if not pictures:
-            raise MendableError(
+            raise UserError(
                 f'There is no picture in "{folder}" of ComfyUI\'s input folder: put some there.'
             )
         host.bring_in(kosmos.home)
@@ -319,7 +319,7 @@ class CaptionFolder(io.ComfyNode):
         told = {path: read_caption(path) for path in pictures if path not in report.failed}
         done = {path: text for path, text in told.items() if text is not None}
         if not done:
-            raise MendableError(f'No picture in "{folder}" could be read: {report}')
+            raise UserError(f'No picture in "{folder}" could be read: {report}')
         root = host.input_folder()
         return io.NodeOutput(
             [path.relative_to(root).as_posix() for path in done], list(done.values()), str(report)

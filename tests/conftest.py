@@ -10,16 +10,16 @@ import pytest
 from as_package import load
 
 if TYPE_CHECKING:
-    from kosmos_dreambooth.demo.client import Client
-    from kosmos_dreambooth.demo.comfyui import ComfyUI
+    from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+    from kosmos_dreambooth.dev.demo.server_client import Client
 
-load("errors")
+load("shared.errors")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     """A running server; `server.input` and `server.output` are its folders, `server.base` all."""
-    from kosmos_dreambooth.demo.comfyui import ComfyUI
+    from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 
     with ComfyUI(tmp_path_factory.mktemp("comfyui")) as running:
         yield running
@@ -28,6 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
 @pytest.fixture(scope="session")
 def client(server: ComfyUI) -> Client:
     """Runs workflows on that server: `client.run({"1": {"class_type": ..., "inputs": {...}}})`."""
-    from kosmos_dreambooth.demo.client import Client
+    from kosmos_dreambooth.dev.demo.server_client import Client
 
     return Client(server.address)

@@ -10,7 +10,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINES = ("kosmos", "diffusion", "training", "sandbox", "quantize", "export")
+ARROWS = {
+    "shared": set(),
+    "kosmos": {"shared"},
+    "diffusion": {"shared"},
+    "drawing": {"kosmos", "quantize", "shared", "training"},
+    "quantize": {"diffusion", "drawing", "kosmos", "shared"},
+    "export": {"diffusion", "kosmos", "quantize", "shared"},
+    "training": {"diffusion", "drawing", "kosmos", "quantize", "shared"},
+    "sandbox": set(),
+    "nodes": {
+        "diffusion",
+        "drawing",
+        "export",
+        "kosmos",
+        "quantize",
+        "sandbox",
+        "shared",
+        "training",
+    },
+    "dev": {
+        "as_package",
+        "diffusion",
+        "drawing",
+        "export",
+        "kosmos",
+        "quantize",
+        "sandbox",
+        "shared",
+        "training",
+    },
+}
+"""Room -> the rooms that its files may import from."""
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution"}
 
 
@@ -28,24 +59,35 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_knows_neither_comfyui_nor_the_nodes(engine: str) -> None:
-    files = list((ROOT / engine).rglob("*.py"))
-    assert files
-    for file in files:
-        assert not imports_of(file) & (COMFYUI | {"nodes"}), file
+def test_every_room_is_in_the_table() -> None:
+    rooms = {file.relative_to(ROOT).parts[0] for file in tracked() if file.parent != ROOT}
+    assert rooms - {"tests"} == set(ARROWS)
 
 
-def test_only_the_seam_knows_more_of_comfyui_than_its_public_interface() -> None:
+def tracked() -> list[Path]:
+    """The Python files of the repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_a_room_imports_only_the_rooms_that_the_table_allows(room: str) -> None:
+    rooms = set(ARROWS) | {"as_package", "tests"}
+    for file in (ROOT / room).rglob("*.py"):
+        assert imports_of(file) & rooms <= ARROWS[room] | {room}, file
+
+
+@pytest.mark.parametrize("room", sorted(set(ARROWS) - {"nodes", "dev"}))
+def test_an_engine_does_not_import_comfyui(room: str) -> None:
+    for file in (ROOT / room).rglob("*.py"):
+        assert not imports_of(file) & COMFYUI, file
+
+
+def test_only_the_host_room_imports_more_of_comfyui_than_its_public_interface() -> None:
     for file in (ROOT / "nodes").rglob("*.py"):
         if file.parent.name != "host":
             assert not imports_of(file) & (COMFYUI - {"comfy_api"}), file
-
-
-def test_only_training_leans_on_another_engine() -> None:
-    for engine in ("kosmos", "diffusion"):
-        for file in (ROOT / engine).rglob("*.py"):
-            assert not imports_of(file) & (set(ENGINES) - {engine}), file
 
 
 def imported_with(file: Path) -> tuple[set[Path], set[str]]:
@@ -79,7 +121,7 @@ def test_comfyui_starts_without_waiting_for_heavy_libraries() -> None:
 
 def test_importing_the_pack_imports_no_torch_and_no_comfyui() -> None:
     program = (
-        "import sys; from as_package import load; load('errors');"
+        "import sys; from as_package import load; load('shared.errors');"
         "print(*sorted({'torch', 'comfy', 'comfy_api', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -7,8 +7,8 @@ import re
 import subprocess
 
 import pytest
-from kosmos_dreambooth.demo.cli import COMFY, QUIET
-from kosmos_dreambooth.demo.comfyui import ROOT
+from kosmos_dreambooth.dev.demo.comfy_cli import COMFY, QUIET
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT
 from PIL import Image
 
 BANNER = (21, 9)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from ..errors import MendableError
+from ..shared.errors import UserError
 
 METHODS = ("lora", "full", "dora", "embedding")
 LAYERS = ("attention", "all")
@@ -104,7 +104,7 @@ class Course:
     Quantization: `quantization_aware` names the format whose rounding the weights feel on the way
     forward, so that Quantize costs the result less.
 
-    Raises MendableError for a value out of range or not among its choices.
+    Raises UserError for a value out of range or not among its choices.
     """
 
     warmup: int = 20
@@ -129,11 +129,11 @@ class Course:
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name, low)
             if not low <= value <= high:
-                raise MendableError(f'"{name}" is {value}: give a value from {low} to {high}.')
+                raise UserError(f'"{name}" is {value}: give a value from {low} to {high}.')
         for name, choices in CHOICES.items():
             value = getattr(self, name, choices[0])
             if value not in choices:
-                raise MendableError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
+                raise UserError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
 
     @property
     def processes(self) -> int:

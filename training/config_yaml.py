@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import yaml
 
-from ..errors import MendableError
-from .captions.config import CaptionConfig
+from ..shared.errors import UserError
+from .captions.caption_config import CaptionConfig
 from .config import Config, TrainingConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -112,10 +112,10 @@ def to_yaml(config: Config) -> str:
 
 
 def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
-    """Read the `config.yaml` of a run that is of one kind; MendableError when it is of another."""
+    """Read the `config.yaml` of a run that is of one kind; UserError when it is of another."""
     config = read_config(path)
     if not isinstance(config, kind):
-        raise MendableError(
+        raise UserError(
             f"The run {path.parent.name} is one of {config.task}, and this is for {kind.task}: "
             "choose another run."
         )
@@ -125,35 +125,35 @@ def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
 def read_config(path: Path) -> Config:
     """Read `config.yaml`; a setting that an older version did not have is what it was then.
 
-    Raises MendableError when it is not YAML, is of a version to come, or has an unknown, missing
+    Raises UserError when it is not YAML, is of a version to come, or has an unknown, missing
     or mistyped setting.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MendableError(f"{path} is not YAML: mend it or begin a new run.") from error
+        raise UserError(f"{path} is not YAML: mend it or begin a new run.") from error
     if not isinstance(values, dict):
-        raise MendableError(f"{path} holds no settings: mend it or begin a new run.")
+        raise UserError(f"{path} holds no settings: mend it or begin a new run.")
     version = values.pop("version", 1)
     if not isinstance(version, int) or version > VERSION:
-        raise MendableError(
+        raise UserError(
             f"{path} is of version {version} and this pack reads up to {VERSION}: update the pack."
         )
     kind = TASKS.get(str(values.pop("task", TrainingConfig.task)))
     if kind is None:
-        raise MendableError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
+        raise UserError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
     known = {field.name: field for field in fields(kind)}
     if version < VERSION:
         values = {name: value for name, value in EARLIER.items() if name in known} | values
     for name, value in values.items():
         if name not in known:
-            raise MendableError(f'{path} has an unknown setting "{name}": remove it.')
+            raise UserError(f'{path} has an unknown setting "{name}": remove it.')
         if not _is_of_type(value, str(known[name].type)):
-            raise MendableError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
+            raise UserError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
     try:
         return kind(**values | {"base_loras": tuple(values.get("base_loras", ()))})
     except TypeError as error:
-        raise MendableError(f"{path} lacks a setting ({error}): add it.") from error
+        raise UserError(f"{path} lacks a setting ({error}): add it.") from error
 
 
 def _is_of_type(value: object, kind: str) -> bool:

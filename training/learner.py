@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning import LightningModule
 
-from . import checkpoint
-from .averaging import Average, Weights, schedule_free_weights
 from .config import Config
-from .optimizers import Group, make_optimizer, rate_schedule
-from .sharing import groups_of
+from .optim.optimizers import Group, make_optimizer, rate_schedule
+from .optim.weight_averaging import Average, Weights, schedule_free_weights
+from .optim.zero_optimizer import groups_of
+from .run import checkpoints
 
 if TYPE_CHECKING:
-    from .folder import RunFolder
+    from .run.run_folder import RunFolder
 
 
 class Learner(LightningModule, ABC):
@@ -35,7 +35,7 @@ class Learner(LightningModule, ABC):
         self.config: Config = config
         self._rate_at = rate_schedule(config)
         self.resume_from = resume_from
-        self.first_step = checkpoint.step_of(resume_from)
+        self.first_step = checkpoints.step_of(resume_from)
         self.average: Average | None = None
         self.losses: list[torch.Tensor] = []
         self.gradient_norm: torch.Tensor | None = None
@@ -57,7 +57,7 @@ class Learner(LightningModule, ABC):
         optimizer = make_optimizer(self.config, self.parameter_groups())
         held: Weights = {}
         if self.resume_from is not None:
-            held = checkpoint.restore(self.resume_from, self, optimizer)
+            held = checkpoints.restore(self.resume_from, self, optimizer)
         if self.config.optimizer == "schedulefree":
             optimizer.train()  # type: ignore[attr-defined]
         if self.config.ema:

@@ -7,4 +7,4 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder
     from as_package import load
 
-    load("training.entry").main()
+    load("training.run.worker_main").main()

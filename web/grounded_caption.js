@@ -4,7 +4,7 @@ import { element, svg } from "./element.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
 
-/** As in kosmos/draw.py: the colours of Okabe and Ito. */
+/** As in drawing/boxes.py: the colours of Okabe and Ito. */
 const PALETTE = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"];
 const TOLD_MS = 1200;
 

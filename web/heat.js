@@ -1,9 +1,9 @@
-/** As in kosmos/heat.py: viridis, from low to high. */
+/** As in drawing/heatmap.py: viridis, from low to high. */
 const STOPS = ["#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725"].map((stop) =>
   [1, 3, 5].map((place) => parseInt(stop.slice(place, place + 2), 16)),
 );
 const SOLID = [1, 1];
-/** As in kosmos/overlay.py: how opaque colours are where a map is lowest, and where highest. */
+/** As in drawing/patch_overlay.py: how opaque colours are where a map is lowest, and where highest. */
 export const COVER = [0.25, 0.8];
 
 /** Numbers, `columns` of them a row, as a tiny picture with one pixel each: a data address. */

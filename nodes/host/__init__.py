@@ -5,7 +5,23 @@ Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_
 `PromptServer` for messages to the browser, and the `ExecutionBlocker`. The engines never import it.
 """
 
-from .core import CoreReader, core_clip, core_model, core_model_around, core_vae, set_noise_schedule
+from .core_models import (
+    CoreReader,
+    core_clip,
+    core_model,
+    core_model_around,
+    core_vae,
+    set_noise_schedule,
+)
+from .device_memory import (
+    DTYPES,
+    adopt,
+    bring_in,
+    device_type,
+    free_memory,
+    make_room,
+    torch_dtype,
+)
 from .folders import (
     address,
     clip_vocabulary,
@@ -18,8 +34,7 @@ from .folders import (
     temp_folder,
 )
 from .guider import Guider
-from .memory import DTYPES, adopt, bring_in, device_type, free_memory, make_room, torch_dtype
-from .running import Progress, blocked, check_interrupted, say, tell
+from .running_node import Progress, blocked, check_interrupted, say, tell
 
 __all__ = [
     "DTYPES",

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import comfy.utils
 import folder_paths
 
-from ...errors import MendableError
+from ...shared.errors import UserError
 
 # A model that is a folder is known by the file that such a folder always holds.
 MODEL_FOLDER_MARKERS = {
@@ -62,13 +62,13 @@ def list_models(kind: str) -> list[str]:
 def resolve(kind: str, name: str) -> Path:
     """Return the path of the model `name` of a kind.
 
-    Raises MendableError when it is not in ComfyUI's folders for that kind.
+    Raises UserError when it is not in ComfyUI's folders for that kind.
     """
     for root in models_folder(kind):
         path = _confined(root, name)
         if path.exists():
             return path
-    raise MendableError(
+    raise UserError(
         f'There is no model "{name}" in ComfyUI\'s models/{kind} folder: put it there and press R, '
         "or choose another one."
     )
@@ -104,7 +104,7 @@ def _confined(root: Path, *parts: str) -> Path:
     for part in parts:
         pure = PurePath(part.replace("\\", "/"))
         if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in part:
-            raise MendableError(
+            raise UserError(
                 f'"{part}" is no name inside {root.name}: give one without "..", drive or '
                 "leading slash."
             )

@@ -9,10 +9,10 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...errors import MendableError
+from ...shared.errors import UserError
 
 if TYPE_CHECKING:
-    from ...diffusion.guidance import GuidanceOptions
+    from ...diffusion.sample.guidance import GuidanceOptions
 
 
 class Guider(comfy.samplers.CFGGuider):
@@ -27,7 +27,7 @@ class Guider(comfy.samplers.CFGGuider):
         """Sample as core's does, from latents that are numbers."""
         parts = latent_image.unbind() if latent_image.is_nested else [latent_image]
         if not all(bool(part.isfinite().all()) for part in parts):
-            raise MendableError(
+            raise UserError(
                 "The latent image holds values that are not numbers: look at what made it."
             )
         return super().sample(noise, latent_image, *rest, **named)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
-from kosmos_dreambooth.demo.playground import lay_out
-from kosmos_dreambooth.demo.tab import NAMES, Tab, chromium, greeted, launch
+from kosmos_dreambooth.dev.demo.browser_tab import NAMES, Tab, chromium, greeted, launch
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.playground import lay_out
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.tab import Tab
-from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.dev.demo.browser_tab import Tab
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.demo.tab import Tab
-from kosmos_dreambooth.kosmos.draw import PALETTE
-from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.dev.demo.browser_tab import Tab
+from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
+from kosmos_dreambooth.drawing.boxes import PALETTE
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.tab import Tab
+from kosmos_dreambooth.dev.demo.browser_tab import Tab
 
 from tests.browser.conftest import FIRST_AND_LAST, QUANTIZED
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import PACK_NAME, ROOT
-from kosmos_dreambooth.demo.tab import Tab
+from kosmos_dreambooth.dev.demo.browser_tab import Tab
+from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ROOT
 
 from tests.browser.conftest import FIRST_AND_LAST
 

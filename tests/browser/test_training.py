@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
-from kosmos_dreambooth.demo.tab import Tab
+from kosmos_dreambooth.dev.demo.browser_tab import Tab
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from PIL import Image
 
 from tests.browser.conftest import FIRST_AND_LAST

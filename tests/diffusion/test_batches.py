@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.diffusion.batches import in_batches
-from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.diffusion.sample.images.image_batches import in_batches
+from kosmos_dreambooth.shared.errors import UserError
 
 
 @given(count=st.integers(0, 60), size=st.integers(1, 60), room=st.integers(1, 60))
@@ -48,5 +48,5 @@ def test_an_item_that_never_fits_ends_the_work(words):
     def work(part):
         raise RuntimeError(words)
 
-    with pytest.raises(MendableError, match="not enough memory"):
+    with pytest.raises(UserError, match="not enough memory"):
         list(in_batches(4, 4, work))

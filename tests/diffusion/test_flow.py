@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.export import save_checkpoint, save_folder
-from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.diffusion.model import Diffusion
-from kosmos_dreambooth.diffusion.preview import predicted_original
-from kosmos_dreambooth.diffusion.sample import sample
-from kosmos_dreambooth.diffusion.schedulers import FLOWS, is_flow, make_scheduler
-from kosmos_dreambooth.errors import MendableError
-
-from .conftest import write_model
+from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images.images import sample
+from kosmos_dreambooth.diffusion.sample.images.latent_preview import predicted_original
+from kosmos_dreambooth.diffusion.sample.images.schedulers import FLOWS, is_flow, make_scheduler
+from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.tests.diffusion.conftest import write_model
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0}
 
@@ -56,9 +55,9 @@ def test_it_paints(flowing: Diffusion, name: str) -> None:
 
 
 def test_what_cannot_follow_a_flow_is_told(flowing: Diffusion, tmp_path: Path) -> None:
-    with pytest.raises(MendableError, match="choose one of ddim, euler"):
+    with pytest.raises(UserError, match="choose one of ddim, euler"):
         sample(flowing, ["a dog"], steps=2, scheduler="plms")
-    with pytest.raises(MendableError, match="predicts a flow"):
+    with pytest.raises(UserError, match="predicts a flow"):
         save_checkpoint(flowing, tmp_path / "flow.safetensors")
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.diffusion.guidance import SCHEDULES, GuidanceOptions
-from kosmos_dreambooth.diffusion.sample import paint
-from kosmos_dreambooth.diffusion.schedulers import make_scheduler
-from kosmos_dreambooth.diffusion.settings import Settings
-from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.diffusion.sample.images.guidance import SCHEDULES, GuidanceOptions
+from kosmos_dreambooth.diffusion.sample.images.images import paint
+from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images.schedulers import make_scheduler
+from kosmos_dreambooth.shared.errors import UserError
 
 STEPS = 10
 progress = st.floats(0, 1)
@@ -129,5 +129,5 @@ def test_full_rescale_gives_back_the_prompted_deviation(seed, scale):
     ],
 )
 def test_an_option_out_of_range_is_named(choice, sentence):
-    with pytest.raises(MendableError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         GuidanceOptions(**choice)

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.shared.errors import UserError
 from safetensors.torch import load_file, save_file
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -49,10 +49,10 @@ def test_xl_keeps_its_vae_in_full_precision_where_half_is_too_small(xl_folder, t
 def test_xl_without_its_second_encoder_is_named(xl_folder, tmp_path):
     copy = shutil.copytree(xl_folder, tmp_path / "half")
     shutil.rmtree(copy / "text_encoder_2")
-    with pytest.raises(MendableError, match=r"text_encoder_2 holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"text_encoder_2 holds no model\.safetensors"):
         load_diffusion(copy)
     edit_json(copy / "model_index.json", _class_name="StableDiffusionPipeline")
-    with pytest.raises(MendableError, match="prompts of width 80 and a text encoder of width 32"):
+    with pytest.raises(UserError, match="prompts of width 80 and a text encoder of width 32"):
         load_diffusion(copy)
 
 
@@ -81,7 +81,7 @@ def test_text_encoders_of_old_and_new_transformers_load(diffusion, folder_copy, 
 
 def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(MendableError, match="nobody/nothing could not be downloaded"):
+    with pytest.raises(UserError, match="nobody/nothing could not be downloaded"):
         load_diffusion("nobody/nothing")
 
 
@@ -139,7 +139,7 @@ def keep_only_a_pickle(folder):
 )
 def test_a_bad_folder_is_named_with_a_remedy(folder_copy, damage, sentence):
     damage(folder_copy)
-    with pytest.raises(MendableError, match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         load_diffusion(folder_copy)
     assert "\n" not in str(caught.value)
 
@@ -149,5 +149,5 @@ def test_parts_that_do_not_belong_together_are_named(folder_copy):
     weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
     save_file(weights, folder_copy / UNET, metadata={"format": "pt"})
     edit_json(folder_copy / "unet" / "config.json", in_channels=9)
-    with pytest.raises(MendableError, match="UNet for 9 latent channels and a VAE that makes 4"):
+    with pytest.raises(UserError, match="UNet for 9 latent channels and a VAE that makes 4"):
         load_diffusion(folder_copy)

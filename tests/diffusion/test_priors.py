@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.fingerprint import fingerprint
-from kosmos_dreambooth.diffusion.load import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import make_priors, plan_priors
-from kosmos_dreambooth.diffusion.sample import sample
-from kosmos_dreambooth.diffusion.settings import Settings
-from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.diffusion.sample.images.images import sample
+from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -136,7 +136,7 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_finished_pictures(diffusion,
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(MendableError, match="make room on that disk"):
+        with pytest.raises(UserError, match="make room on that disk"):
             make_priors(diffusion, "a dog", 2, tmp_path, settings=QUICK)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -145,12 +145,12 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_finished_pictures(diffusion,
 
 
 def test_no_pictures_at_all_is_named(diffusion, tmp_path):
-    with pytest.raises(MendableError, match="Count is 0"):
+    with pytest.raises(UserError, match="Count is 0"):
         make_priors(diffusion, "a dog", 0, tmp_path)
 
 
 def test_an_empty_class_prompt_is_named(diffusion, tmp_path):
-    with pytest.raises(MendableError, match="class prompt is empty"):
+    with pytest.raises(UserError, match="class prompt is empty"):
         make_priors(diffusion, " ", 1, tmp_path)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.export import make_pipeline
-from kosmos_dreambooth.diffusion.sample import consecutive_seeds, paint, sample
-from kosmos_dreambooth.diffusion.schedulers import SCHEDULERS
-from kosmos_dreambooth.diffusion.settings import Settings
-from kosmos_dreambooth.errors import MendableError
+from kosmos_dreambooth.diffusion.sample.images.images import consecutive_seeds, paint, sample
+from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images.schedulers import SCHEDULERS
+from kosmos_dreambooth.diffusion.save_model import make_pipeline
+from kosmos_dreambooth.shared.errors import UserError
 
 PROMPTS = ["a red dog in the meadow", "a blue cat"]
 REFERENCES = {
@@ -99,7 +99,7 @@ def test_xl_equals_diffusers_pipeline(xl_diffusion, scheduler):
 
 
 def test_plms_says_that_it_cannot_start_from_pure_noise(velocity_diffusion):
-    with pytest.raises(MendableError, match="plms cannot start from the pure noise"):
+    with pytest.raises(UserError, match="plms cannot start from the pure noise"):
         sample(velocity_diffusion, PROMPTS, steps=2, scheduler="plms")
 
 
@@ -204,7 +204,7 @@ def test_one_picture_too_large_for_memory_says_so(diffusion):
 
     hook = diffusion.unet.register_forward_pre_hook(no_memory)
     try:
-        with pytest.raises(MendableError, match="smaller width and height"):
+        with pytest.raises(UserError, match="smaller width and height"):
             sample(diffusion, ["a dog"] * 2, steps=1)
     finally:
         hook.remove()
@@ -223,7 +223,7 @@ def test_one_picture_too_large_for_memory_says_so(diffusion):
     ],
 )
 def test_a_setting_out_of_range_is_named(diffusion, choice, sentence):
-    with pytest.raises(MendableError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         sample(diffusion, ["a dog"], **choice)
 
 
@@ -232,16 +232,16 @@ def test_every_scheduler_is_compared():
 
 
 def test_no_prompt_at_all_is_named(diffusion):
-    with pytest.raises(MendableError, match="write at least one line"):
+    with pytest.raises(UserError, match="write at least one line"):
         sample(diffusion, [])
 
 
 def test_a_prompt_longer_than_the_encoder_names_the_first_word_it_loses(diffusion):
     fits = "a dog " * 7
     assert len(sample(diffusion, [fits], steps=1)) == 1
-    with pytest.raises(MendableError, match=r'17 tokens and tiny reads 14.*cut at "xyz"'):
+    with pytest.raises(UserError, match=r'17 tokens and tiny reads 14.*cut at "xyz"'):
         sample(diffusion, [f"{fits}xyz"], steps=1)
-    with pytest.raises(MendableError, match='cut at "snow"'):
+    with pytest.raises(UserError, match='cut at "snow"'):
         sample(diffusion, ["a dog"], negative=fits + "snow", steps=1)
 
 
@@ -257,7 +257,7 @@ def test_weights_that_overflow_are_reported_with_a_remedy(diffusion):
 
     hook = diffusion.unet.register_forward_hook(overflow)
     try:
-        with pytest.raises(MendableError, match="dtype fp32 or bf16"):
+        with pytest.raises(UserError, match="dtype fp32 or bf16"):
             sample(diffusion, ["a dog"], steps=1)
     finally:
         hook.remove()

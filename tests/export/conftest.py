@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.diffusion.model import Diffusion
-from kosmos_dreambooth.export.captioner_export import export_captioner
-from kosmos_dreambooth.export.captioner_onnx import load_captioner
-from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
+from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
+from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.export.export_kosmos import export_captioner
+from kosmos_dreambooth.export.onnx_kosmos import load_captioner
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION
-from kosmos_dreambooth.sandbox.pool import draw_sample
-from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 

@@ -12,22 +12,22 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.export import onnx_format
-from kosmos_dreambooth.export.captioner_export import captions, export_captioner
-from kosmos_dreambooth.export.captioner_onnx import load_captioner
-from kosmos_dreambooth.export.folder import Manifest, is_export
-from kosmos_dreambooth.export.precision import LIMITS, Precision
-from kosmos_dreambooth.kosmos.batches import Pace
-from kosmos_dreambooth.kosmos.caption import BRIEF, caption
-from kosmos_dreambooth.kosmos.decoding import Decoding
-from kosmos_dreambooth.kosmos.encode import encode
-from kosmos_dreambooth.kosmos.generate import Reply, reply
-from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.kosmos.patches import patch_features
-from kosmos_dreambooth.kosmos.pictures import Pictures
+from kosmos_dreambooth.export.export_folder import Manifest, is_export
+from kosmos_dreambooth.export.export_kosmos import captions, export_captioner
+from kosmos_dreambooth.export.onnx_kosmos import load_captioner
+from kosmos_dreambooth.export.tolerance import LIMITS, Precision
+from kosmos_dreambooth.kosmos.generate.completion.caption import BRIEF, caption
+from kosmos_dreambooth.kosmos.generate.completion.completion import Reply, reply
+from kosmos_dreambooth.kosmos.generate.completion.decoding import Decoding
+from kosmos_dreambooth.kosmos.generate.completion.encoded_images import Pictures
+from kosmos_dreambooth.kosmos.generate.completion.image_encoder import encode
+from kosmos_dreambooth.kosmos.insight.patches import patch_features
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess
 from kosmos_dreambooth.kosmos.prompt import tokenize
+from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
 PROMPTS = [BRIEF, "A", "Question: what colour is the dog in the picture of the house? Answer:"]
@@ -105,7 +105,7 @@ def test_what_looks_inside_an_export_is_told_what_to_load(
     scenes: torch.Tensor,
     look_inside: Callable[[Kosmos, torch.Tensor], object],
 ) -> None:
-    with pytest.raises(MendableError, match="load the model that it was made from"):
+    with pytest.raises(UserError, match="load the model that it was made from"):
         look_inside(onnx_captioner, scenes[:1])
 
 
@@ -113,8 +113,8 @@ def test_without_onnxruntime_an_export_says_what_to_install(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "kosmos_dreambooth.export.onnx_run", raising=False)
-    with pytest.raises(MendableError, match="pip install onnxruntime"):
+    monkeypatch.delitem(sys.modules, "kosmos_dreambooth.export.onnx_session", raising=False)
+    with pytest.raises(UserError, match="pip install onnxruntime"):
         load_captioner(exported)
 
 
@@ -143,7 +143,7 @@ def test_smaller_precisions_are_smaller_and_say_how_far_off(
 
 
 def test_without_a_picture_to_compare_on_nothing_is_exported(tiny: Kosmos, tmp_path: Path) -> None:
-    with pytest.raises(MendableError, match="is an empty batch"):
+    with pytest.raises(UserError, match="is an empty batch"):
         export_captioner(tiny, tmp_path / "made", "onnx", "fp32", torch.zeros(0, 8, 8, 3))
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +152,7 @@ def test_an_export_that_is_off_never_becomes_a_folder(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LIMITS, "fp32", 1e-12)
-    with pytest.raises(MendableError, match=r"exported vision is \S+e-0\d off what PyTorch"):
+    with pytest.raises(UserError, match=r"exported vision is \S+e-0\d off what PyTorch"):
         export_captioner(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1])
     assert not list(tmp_path.iterdir())
 
@@ -180,10 +180,10 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}'])
 def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path, content: str) -> None:
-    with pytest.raises(MendableError, match=r"holds no export\.json: choose"):
+    with pytest.raises(UserError, match=r"holds no export\.json: choose"):
         Manifest.read(tmp_path)
     (tmp_path / "export.json").write_text(content)
-    with pytest.raises(MendableError, match="is damaged: export the model again"):
+    with pytest.raises(UserError, match="is damaged: export the model again"):
         Manifest.read(tmp_path)
 
 

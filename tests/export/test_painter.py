@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.diffusion.model import Diffusion
-from kosmos_dreambooth.diffusion.sample import sample
-from kosmos_dreambooth.diffusion.schedulers import FLOW, make_scheduler
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.export.painter_export import export_painter, reads
-from kosmos_dreambooth.export.precision import LIMITS
+from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images.images import sample
+from kosmos_dreambooth.diffusion.sample.images.schedulers import FLOW, make_scheduler
+from kosmos_dreambooth.export.export_diffusion import export_painter, reads
+from kosmos_dreambooth.export.tolerance import LIMITS
+from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
 from tests.diffusion.conftest import EPSILON, write_model
@@ -74,6 +74,6 @@ def test_the_schedule_in_an_export_makes_the_steps_of_ddim(
 def test_what_is_not_exported_is_one_sentence(
     painter: Diffusion, scenes: torch.Tensor, tmp_path: Path
 ) -> None:
-    with pytest.raises(MendableError, match="choose the format onnx"):
+    with pytest.raises(UserError, match="choose the format onnx"):
         export_painter(painter, tmp_path / "made", "litert", "fp32", scenes)
     assert not list(tmp_path.iterdir())

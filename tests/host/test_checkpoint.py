@@ -13,21 +13,21 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from kosmos_dreambooth.bench.small_run import small_run
-from kosmos_dreambooth.demo.comfyui import ROOT, home, python
-from kosmos_dreambooth.diffusion.checkpoint import load_checkpoint
-from kosmos_dreambooth.diffusion.export import save_checkpoint, save_folder
-from kosmos_dreambooth.diffusion.layout import checkpoint_weights, unet_weights
-from kosmos_dreambooth.diffusion.load import load_diffusion
-from kosmos_dreambooth.diffusion.model import Diffusion
-from kosmos_dreambooth.diffusion.predict import predict
-from kosmos_dreambooth.diffusion.prompts import read_tokens, tokenize
-from kosmos_dreambooth.diffusion.sample import sample
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.lora import adapt, extract
-from kosmos_dreambooth.training.results import load_result, write_checkpoint
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.dev.bench.small_run import small_run
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, home, python
+from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
+from kosmos_dreambooth.diffusion.load.model_source.checkpoint_file import load_checkpoint
+from kosmos_dreambooth.diffusion.load.model_source.ldm_keys import checkpoint_weights, unet_weights
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images.images import sample
+from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import read_tokens, tokenize
+from kosmos_dreambooth.diffusion.sample.images.unet_forward import predict
+from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.run.worker_process.run_results import load_result, write_checkpoint
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -197,7 +197,7 @@ def test_a_model_that_was_trained_whole_is_published_as_a_checkpoint(
 
 def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path: Path) -> None:
     with pytest.raises(
-        MendableError, match=r"small is no Stable Diffusion 1\.x, 2\.x or XL \(its unet has block"
+        UserError, match=r"small is no Stable Diffusion 1\.x, 2\.x or XL \(its unet has block"
     ):
         save_checkpoint(loaded, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
@@ -318,7 +318,7 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
     layers = {"input_blocks.0.0.weight": [320, 4, 3, 3], PROMPT: [320, 768], **shapes}
     file = tmp_path / "other.safetensors"
     write_hollow(file, {UNET + key: shape for key, shape in layers.items()})
-    with pytest.raises(MendableError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         load_diffusion(file, torch.float16, VOCABULARY)
 
 
@@ -341,7 +341,7 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
 def test_models_of_another_make_are_named(tmp_path: Path, key: str, sentence: str) -> None:
     file = tmp_path / "other.safetensors"
     write_hollow(file, {key: [4, 4]})
-    with pytest.raises(MendableError, match=rf"^other.safetensors is {sentence}"):
+    with pytest.raises(UserError, match=rf"^other.safetensors is {sentence}"):
         load_diffusion(file, torch.float16, VOCABULARY)
 
 
@@ -349,7 +349,7 @@ def test_other_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Pa
     file = tmp_path / "playground.safetensors"
     weights = load_file(core / "small_xl.safetensors")
     save_file({**weights, "edm_mean": torch.zeros(4)}, file)
-    with pytest.raises(MendableError, match=r"playground.* is made for EDM's noise levels"):
+    with pytest.raises(UserError, match=r"playground.* is made for EDM's noise levels"):
         load_checkpoint(file, torch.float32, VOCABULARY, smaller_xl)
 
 
@@ -375,7 +375,7 @@ def test_a_checkpoint_without_a_part_says_which(
     weights = load_file(core / "small.safetensors")
     file = tmp_path / "part.safetensors"
     save_file({key: value for key, value in weights.items() if not key.startswith(part)}, file)
-    with pytest.raises(MendableError, match="does not hold a whole Stable Diffusion"):
+    with pytest.raises(UserError, match="does not hold a whole Stable Diffusion"):
         load_checkpoint(file, torch.float32, VOCABULARY, smaller)
 
 
@@ -383,5 +383,5 @@ def test_a_half_written_checkpoint_is_named(core: Path, tmp_path: Path) -> None:
     whole = (core / "small.safetensors").read_bytes()
     file = tmp_path / "half.safetensors"
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MendableError, match="half written"):
+    with pytest.raises(UserError, match="half written"):
         load_diffusion(file, vocabulary=VOCABULARY)

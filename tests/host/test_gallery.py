@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.cli import as_sent
-from kosmos_dreambooth.demo.client import Client
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
-from kosmos_dreambooth.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.comfy_cli import as_sent
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.server_client import Client
 from PIL import Image
 
 FEW = {

@@ -7,7 +7,7 @@ import subprocess
 import textwrap
 
 import pytest
-from kosmos_dreambooth.demo.comfyui import ROOT, home, python
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, home, python
 
 PROBE = """
     import importlib.util, json, sys
@@ -23,7 +23,7 @@ PROBE = """
     as_package = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(as_package)
     host = as_package.load("nodes.host")
-    Options = as_package.load("diffusion.guidance").GuidanceOptions
+    Options = as_package.load("diffusion.sample.guidance").GuidanceOptions
 
     class Unet(torch.nn.Module):
         dtype = torch.float32

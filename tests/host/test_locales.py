@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from kosmos_dreambooth.demo.client import Client
-from kosmos_dreambooth.demo.locales import FOLDER, files, read_terms
+from kosmos_dreambooth.dev.demo.server_client import Client
+from kosmos_dreambooth.dev.demo.write_locales import FOLDER, files, read_terms
 
 LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "ru", "zh")
 

@@ -6,9 +6,9 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
-from kosmos_dreambooth.demo.client import Client
-from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+from kosmos_dreambooth.dev.demo.server_client import Client
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.client import Client
+from kosmos_dreambooth.dev.demo.server_client import Client
 
 PROMISES = json.loads(Path(__file__).with_name("promises.json").read_text(encoding="utf-8"))
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from kosmos_dreambooth.demo.client import Client, Outcome
-from kosmos_dreambooth.demo.comfyui import ComfyUI
+from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -176,7 +176,7 @@ def test_a_wish_that_cannot_be_met_is_one_sentence(
     failure = client.run(graph).failure
     assert failure is not None
     assert failure.node == "smaller"
-    assert failure.kind.endswith("MendableError")
+    assert failure.kind.endswith("UserError")
     assert sentence in failure.sentence
     assert "\n" not in failure.sentence
 

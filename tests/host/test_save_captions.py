@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.client import Client, Outcome
-from kosmos_dreambooth.demo.comfyui import ComfyUI
-from kosmos_dreambooth.sandbox.pool import draw_sample
+from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
@@ -67,7 +67,7 @@ def refusal(outcome: Outcome, node: str) -> str:
     failure = outcome.failure
     assert failure is not None
     assert failure.node_type == node
-    assert failure.kind.endswith("MendableError")
+    assert failure.kind.endswith("UserError")
     return failure.sentence
 
 

@@ -1,7 +1,7 @@
 """What was saved once opens and means the same: every workflow, now and as it was released.
 
 `held/` is the last release as people have it on disk: its workflows, and the values that its
-widgets took. `python tests/host/hold.py` writes it when a version is released.
+widgets took. `python tests/host/write_promises.py` writes it when a version is released.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kosmos_dreambooth.demo.client import Client
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
-from kosmos_dreambooth.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.server_client import Client
 
 from tests.host.saved import NOTES, fields, is_allowed, values
 

@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.client import Client
-from kosmos_dreambooth.demo.comfyui import PACK_NAME, ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.server_client import Client
 
 NODES = tuple(json.loads(Path(__file__).with_name("promises.json").read_text(encoding="utf-8")))
 
@@ -95,7 +95,7 @@ def test_a_failing_node_gives_one_sentence_and_the_server_lives_on(
     failure = client.run(look).failure
     assert failure is not None
     assert failure.node == "1"
-    assert failure.kind.endswith("MendableError")
+    assert failure.kind.endswith("UserError")
     assert "\n" not in failure.sentence
     paint = {"2": look["2"], "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}
     assert client.run(paint).failure is None

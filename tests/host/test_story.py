@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.demo.cli import as_sent
-from kosmos_dreambooth.demo.client import Client, Outcome
-from kosmos_dreambooth.demo.comfyui import ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.comfy_cli import as_sent
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
+from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from PIL import Image
 
 WORKFLOW = ROOT / "workflows" / "personalize_and_caption.json"

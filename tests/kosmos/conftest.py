@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
+from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import to_rgb
 from kosmos_dreambooth.sandbox import KOSMOS
-from kosmos_dreambooth.sandbox.pool import draw_sample
-from kosmos_dreambooth.sandbox.vocabulary import kosmos_processor
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor

@@ -8,26 +8,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.attention import (
+from kosmos_dreambooth.dev.sandbox.scene_pool import Sample, draw_sample
+from kosmos_dreambooth.drawing.patch_overlay import grid_mask, marked, overlay
+from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
+from kosmos_dreambooth.kosmos.insight.attention import (
     METHODS,
     WordMap,
     choices,
     weights_in_the_open,
     word_maps,
 )
-from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
+from kosmos_dreambooth.kosmos.insight.relevance import attention_times_gradient, rollout
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.kosmos.overlay import grid_mask, marked, overlay
 from kosmos_dreambooth.kosmos.preprocess import preprocess
-from kosmos_dreambooth.kosmos.relevance import attention_times_gradient, rollout
-from kosmos_dreambooth.kosmos.words import spell
+from kosmos_dreambooth.kosmos.tokenized_caption import spell
 from kosmos_dreambooth.sandbox import KOSMOS
-from kosmos_dreambooth.sandbox.pool import Sample, draw_sample
 from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
 from kosmos_dreambooth.sandbox.world.lexicon import COLOURS, KINDS
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
+from kosmos_dreambooth.shared.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +163,14 @@ def test_layers_are_written_as_numbers(text: str, expected: list[int] | None) ->
 
 @pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2", "0-99999999999999"])
 def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
-    with pytest.raises(MendableError, match="in layers"):
+    with pytest.raises(UserError, match="in layers"):
         choices(text, 6, "layers")
 
 
 def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> None:
-    with pytest.raises(MendableError, match=r'no word "cat" in the caption "a red dog"'):
+    with pytest.raises(UserError, match=r'no word "cat" in the caption "a red dog"'):
         spell(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
-    with pytest.raises(MendableError, match="no words"):
+    with pytest.raises(UserError, match="no words"):
         spell(tiny, GroundedText("..."))
 
 

@@ -10,15 +10,15 @@ from itertools import accumulate
 
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos import batches
-from kosmos_dreambooth.kosmos.batches import Pace, automatic_batch_size, bytes_per_picture
-from kosmos_dreambooth.kosmos.caption import BRIEF, DETAILED, caption
-from kosmos_dreambooth.kosmos.cost import measured, share_taken
-from kosmos_dreambooth.kosmos.decoding import Decoding
+from kosmos_dreambooth.kosmos.generate.completion.caption import BRIEF, DETAILED, caption
+from kosmos_dreambooth.kosmos.generate.completion.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
-from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import tokenize
+from kosmos_dreambooth.shared import batching
+from kosmos_dreambooth.shared.batching import Pace, automatic_batch_size, bytes_per_picture
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.shared.peak_memory import measured, share_taken
 
 Published = Callable[..., list[list[GroundedText]]]
 
@@ -134,7 +134,7 @@ def test_beams_find_what_transformers_finds(
 def test_memory_for_no_picture_at_all_is_an_error_to_mend(
     tiny: Kosmos, noise: torch.Tensor
 ) -> None:
-    with memory_for(0, tiny), pytest.raises(MendableError, match="fp16"):
+    with memory_for(0, tiny), pytest.raises(UserError, match="fp16"):
         caption(tiny, noise)
 
 
@@ -158,7 +158,7 @@ def test_captions_are_cut_at_the_limit(tiny: Kosmos, four_pictures: torch.Tensor
 def test_a_prompt_without_room_is_an_error_to_mend(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
-    with pytest.raises(MendableError, match=r"shorten it, or lower max_new_tokens\.$"):
+    with pytest.raises(UserError, match=r"shorten it, or lower max_new_tokens\.$"):
         caption(tiny, four_pictures, "a dog " * 70)
 
 
@@ -207,7 +207,7 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
 ) -> None:
     expected = caption(tiny, noise)
     length = tokenize(tiny, BRIEF, 64).text_at
-    monkeypatch.setattr(batches, "CPU_WORK", 2 * 2 * tiny.model.num_parameters() * length)
+    monkeypatch.setattr(batching, "CPU_WORK", 2 * 2 * tiny.model.num_parameters() * length)
     encoded, written = [], []
     hook = tiny.model.vision_model.register_forward_pre_hook(
         lambda _, __, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.kosmos.draw import draw, draw_batch, mask
+from kosmos_dreambooth.drawing.boxes import draw, draw_batch, mask
+from kosmos_dreambooth.drawing.caption_strip import ink_on
+from kosmos_dreambooth.drawing.labels import place
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
-from kosmos_dreambooth.kosmos.labels import place
-from kosmos_dreambooth.kosmos.strip import ink_on
 from PIL import ImageColor
 
 DOG = "a dog with a scarf"

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos import decoder_space, dual_encoder
-from kosmos_dreambooth.kosmos.batches import Pace
-from kosmos_dreambooth.kosmos.embedding import Embedding, rank, similarity, thumbnails, unit
+from kosmos_dreambooth.dev.sandbox.tokenizers import KOSMOS_PIXELS, TEXT_LENGTH, clip_tokenizer
+from kosmos_dreambooth.drawing.similarity_matrix import CELL, draw_matrix
 from kosmos_dreambooth.kosmos.grounding import parse
-from kosmos_dreambooth.kosmos.likelihood import likelihood
-from kosmos_dreambooth.kosmos.matrix import CELL, draw_matrix
-from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.sandbox.vocabulary import KOSMOS_PIXELS, TEXT_LENGTH, clip_tokenizer
+from kosmos_dreambooth.kosmos.insight import decoder_space, dual_encoder
+from kosmos_dreambooth.kosmos.insight.embedding import Embedding, rank, similarity, thumbnails, unit
+from kosmos_dreambooth.kosmos.insight.likelihood import likelihood
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
+from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.errors import UserError
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -82,7 +82,7 @@ def test_an_alignment_brings_together_what_two_unlike_spaces_share() -> None:
 
 
 def test_a_handful_of_reference_pictures_is_refused() -> None:
-    with pytest.raises(MendableError, match=r"5 pictures.* at least 32.*\.$"):
+    with pytest.raises(UserError, match=r"5 pictures.* at least 32.*\.$"):
         decoder_space.align(torch.zeros(5, 8), torch.zeros(5, 8))
 
 
@@ -102,11 +102,11 @@ def test_a_text_that_is_too_long_or_empty_is_an_error_to_mend(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
     long = "a red dog " * 60
-    with pytest.raises(MendableError, match="shorten it"):
+    with pytest.raises(UserError, match="shorten it"):
         decoder_space.text_states(tiny, [long])
-    with pytest.raises(MendableError, match="shorten it"):
+    with pytest.raises(UserError, match="shorten it"):
         likelihood(tiny, four_pictures, [long])
-    with pytest.raises(MendableError, match="empty"):
+    with pytest.raises(UserError, match="empty"):
         likelihood(tiny, four_pictures, ["a dog", "An image of"])
 
 
@@ -154,10 +154,10 @@ def test_a_dual_encoder_on_disk_embeds_pictures_and_texts(dual_folder: Path) -> 
 def test_another_kind_of_model_or_a_broken_one_is_one_sentence(
     tiny_folder: Path, dual_folder: Path
 ) -> None:
-    with pytest.raises(MendableError, match=r'kind "kosmos-2".*choose a CLIP'):
+    with pytest.raises(UserError, match=r'kind "kosmos-2".*choose a CLIP'):
         dual_encoder.load_dual_encoder(tiny_folder, torch.float32)
     (dual_folder / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(MendableError, match="broken"):
+    with pytest.raises(UserError, match="broken"):
         dual_encoder.load_dual_encoder(dual_folder, torch.float32)
 
 
@@ -169,7 +169,7 @@ def test_only_vectors_of_one_space_are_compared_and_the_best_comes_first() -> No
     rows = space(torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
     columns = space(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
     assert rank(similarity(rows, columns), 2) == [[1, 2], [0, 1]]
-    with pytest.raises(MendableError, match=r'"a space".*"another".*same method.*\.$'):
+    with pytest.raises(UserError, match=r'"a space".*"another".*same method.*\.$'):
         similarity(rows, space(torch.eye(2), "another"))
 
 

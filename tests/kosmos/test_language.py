@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.language import (
+from kosmos_dreambooth.kosmos.generate.completion.language import (
     ENGLISH,
     LANGUAGES,
     check_language,
     is_in,
     prompt_in,
 )
+from kosmos_dreambooth.shared.errors import UserError
 
 TEXTS = {
     "Arabic": "كلب أحمر في المرج",
@@ -51,7 +51,7 @@ def test_a_language_is_known_by_its_letters_or_words(language: str) -> None:
 def test_one_caption_in_the_language_is_enough() -> None:
     check_language("German", [TEXTS["English"], TEXTS["German"]])
     check_language(ENGLISH, [""])
-    with pytest.raises(MendableError, match="cannot write German"):
+    with pytest.raises(UserError, match="cannot write German"):
         check_language("German", [TEXTS["English"]])
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.caption import caption
+from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import dtype_on_cpu, fetch, load_kosmos
-from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.shared.errors import UserError
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaTokenizer
 
@@ -135,7 +135,7 @@ def test_a_folder_that_is_no_kosmos_is_refused_in_one_sentence(
     folder: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(folder)
-    with pytest.raises(MendableError, match=r"my-kosmos.*: \w.*[^.]\.$") as refused:
+    with pytest.raises(UserError, match=r"my-kosmos.*: \w.*[^.]\.$") as refused:
         load_kosmos(folder, torch.float32)
     assert str(refused.value).count(". ") == 0
     assert "\n" not in str(refused.value)
@@ -146,7 +146,7 @@ def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MendableError, match=r"microsoft/kosmos-2-patch14-224.*internet"):
+    with pytest.raises(UserError, match=r"microsoft/kosmos-2-patch14-224.*internet"):
         fetch("microsoft/kosmos-2-patch14-224")
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.batches import Pace
-from kosmos_dreambooth.kosmos.embedding import similarity
-from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.kosmos.overlay import blocks
-from kosmos_dreambooth.kosmos.patch_similarity import (
+from kosmos_dreambooth.drawing.patch_overlay import blocks
+from kosmos_dreambooth.kosmos.insight.embedding import similarity
+from kosmos_dreambooth.kosmos.insight.patch_similarity import (
     patch_similarity,
     phrase_similarity,
     principal_colours,
 )
-from kosmos_dreambooth.kosmos.patches import look, patch_embedding, slot_embedding
+from kosmos_dreambooth.kosmos.insight.patches import look, patch_embedding, slot_embedding
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
+from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.sandbox.world.captions import noun_phrase
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT, draw_scene, render
+from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.errors import UserError
 
 
 def test_colours_are_alike_where_patches_are() -> None:
@@ -42,7 +42,7 @@ def test_a_patch_is_most_like_itself(tiny: Kosmos) -> None:
     assert grids.shape == (2, 4, 4)
     assert [int(grid.argmax()) for grid in grids] == [13, 13]
     assert float(grids.max()) == pytest.approx(1, abs=1e-4)
-    with pytest.raises(MendableError, match="from 0 to 3"):
+    with pytest.raises(UserError, match="from 0 to 3"):
         patch_similarity(features, 4, 0)
 
 
@@ -53,7 +53,7 @@ def test_patches_and_slots_are_embeddings_of_their_own(tiny: Kosmos) -> None:
     assert slots.vectors.shape[0] == len(slots.labels) == 2 * 6
     assert patches.labels[16 + 4 * 3 + 1] == "picture 2, row 3, column 1"
     torch.testing.assert_close(patches.vectors.norm(dim=1), torch.ones(32))
-    with pytest.raises(MendableError, match="cannot be compared"):
+    with pytest.raises(UserError, match="cannot be compared"):
         similarity(patches, slots)
 
 
@@ -79,5 +79,5 @@ def test_the_batch_size_changes_nothing(tiny: Kosmos, four_pictures: torch.Tenso
     expected = phrase_similarity(tiny, features, "a red dog")
     found = phrase_similarity(tiny, features, "a red dog", Pace(batch_size=5))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(MendableError, match="empty"):
+    with pytest.raises(UserError, match="empty"):
         phrase_similarity(tiny, features, " ")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.caption import caption
-from kosmos_dreambooth.kosmos.model import Kosmos
+from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import check, preprocess, to_rgb
+from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 from transformers import CLIPImageProcessor
 
@@ -69,5 +69,5 @@ def test_any_size_is_described(tiny: Kosmos, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 0, 8, 3), (8, 8, 3), (1, 8, 8, 2)])
 def test_no_picture_is_an_error_that_names_the_input(shape: tuple[int, ...]) -> None:
-    with pytest.raises(MendableError, match=r"^The image input .*: connect [^.]*\.$"):
+    with pytest.raises(UserError, match=r"^The image input .*: connect [^.]*\.$"):
         check(torch.zeros(shape))

@@ -6,19 +6,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.choose import choose_boxes, pad
-from kosmos_dreambooth.kosmos.crop import cut, shaped
-from kosmos_dreambooth.kosmos.draw import cover
-from kosmos_dreambooth.kosmos.ground import is_named, missing
-from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
-from kosmos_dreambooth.kosmos.pixels import (
+from kosmos_dreambooth.drawing.boxes import cover
+from kosmos_dreambooth.kosmos.box_conversion import (
     box_from_mask,
     boxes_from_pixels,
     boxes_to_pixels,
     window,
 )
-from kosmos_dreambooth.kosmos.regions import labelled
+from kosmos_dreambooth.kosmos.crop import cut, shaped
+from kosmos_dreambooth.kosmos.generate.completion.ground import is_named, missing
+from kosmos_dreambooth.kosmos.generate.completion.regions import labelled
+from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
+from kosmos_dreambooth.kosmos.select_boxes import choose_boxes, pad
+from kosmos_dreambooth.shared.errors import UserError
 
 sides = st.integers(1, 60)
 edges = st.tuples(*[st.floats(0, 1)] * 4)
@@ -59,7 +59,7 @@ def test_every_form_of_box_that_other_nodes_give_is_read() -> None:
 
 @pytest.mark.parametrize("bad", ["a dog", None, [1, 2, 3], [[1, 2, 3, 4, 5]], 7, [["a"]]])
 def test_what_is_no_box_is_an_error_to_mend(bad: object) -> None:
-    with pytest.raises(MendableError, match="bbox input"):
+    with pytest.raises(UserError, match="bbox input"):
         boxes_from_pixels(bad, 10, 10)
 
 
@@ -67,7 +67,7 @@ def test_what_is_no_box_is_an_error_to_mend(bad: object) -> None:
     "outside", [[10, 0, 12, 5], [-9, -9, 0, 0], [5, 5, 5, 9], [7, 2, 3, 9], [float("nan")] * 4]
 )
 def test_a_region_outside_the_picture_is_an_error_to_mend(outside: list[float]) -> None:
-    with pytest.raises(MendableError, match="10x10"):
+    with pytest.raises(UserError, match="10x10"):
         boxes_from_pixels(outside, 10, 10)
 
 
@@ -81,7 +81,7 @@ def test_a_mask_gives_its_box_back(corners: tuple[float, ...], height: int, widt
 
 
 def test_an_empty_mask_is_an_error_to_mend() -> None:
-    with pytest.raises(MendableError, match="mask is empty"):
+    with pytest.raises(UserError, match="mask is empty"):
         box_from_mask(torch.zeros(4, 4))
 
 
@@ -99,7 +99,7 @@ def test_boxes_are_chosen_by_all_by_phrase_and_by_index() -> None:
     assert choose_boxes(SEEN, "phrase", "cat") == []
     assert choose_boxes(SEEN, "index", index=2) == [C]
     assert choose_boxes(SEEN, "index", index=3) == []
-    with pytest.raises(MendableError, match="phrase is empty"):
+    with pytest.raises(UserError, match="phrase is empty"):
         choose_boxes(SEEN, "phrase", " ")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from kosmos_dreambooth.errors import MendableError
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase, parse
 from kosmos_dreambooth.kosmos.translate import carry_over, load_translator, translate
+from kosmos_dreambooth.shared.errors import UserError
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
 A, B = Box(0.0, 0.0, 0.5, 0.5), Box(0.5, 0.5, 1.0, 1.0)
@@ -149,18 +149,18 @@ def test_a_translator_from_disk_translates_and_the_boxes_follow(marian: Path) ->
 
 
 def test_what_is_no_translator_is_an_error_to_mend(marian: Path, tmp_path: Path) -> None:
-    with pytest.raises(MendableError, match=r"config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         load_translator(tmp_path, torch.float32)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(MendableError, match='kind "bert"'):
+    with pytest.raises(UserError, match='kind "bert"'):
         load_translator(tmp_path, torch.float32)
     (tmp_path / "config.json").write_text((marian / "config.json").read_text())
-    with pytest.raises(MendableError, match="not complete"):
+    with pytest.raises(UserError, match="not complete"):
         load_translator(tmp_path, torch.float32)
 
 
 def test_a_language_that_a_model_does_not_have_is_an_error_to_mend(marian: Path) -> None:
     translator = load_translator(marian, torch.float32)
     translator.tokenizer.supported_language_codes = [">>fra<<"]
-    with pytest.raises(MendableError, match="cannot write Korean"):
+    with pytest.raises(UserError, match="cannot write Korean"):
         translate(translator, [SEEN], "Korean")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from kosmos_dreambooth.kosmos.dual_encoder import load_dual_encoder
-from kosmos_dreambooth.sandbox.dual import join_towers
-from kosmos_dreambooth.sandbox.scores.retrieval import retrieval_by_dual_encoder
+from kosmos_dreambooth.dev.sandbox.dual_towers import join_towers
+from kosmos_dreambooth.dev.scores.retrieval_scores import retrieval_by_dual_encoder
+from kosmos_dreambooth.kosmos.insight.dual_encoder import load_dual_encoder
 
 
 def test_two_towers_and_two_projections_find_pictures_by_text(tmp_path: Path) -> None:

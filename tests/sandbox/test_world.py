@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kosmos_dreambooth.dev.sandbox.caption_facts import read
+from kosmos_dreambooth.dev.sandbox.captioner_exercises import grounded_text, short_exercise
+from kosmos_dreambooth.dev.sandbox.draw_scenes import SCENES
+from kosmos_dreambooth.dev.sandbox.draw_subject import FOLDER, SEEN, UNSEEN, portraits
+from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
+from kosmos_dreambooth.dev.sandbox.tokenizers import clip_tokenizer, english_words, kosmos_processor
+from kosmos_dreambooth.dev.sandbox.train_autoencoder import draw_varied
 from kosmos_dreambooth.kosmos.grounding import parse
-from kosmos_dreambooth.sandbox.autoencoder import draw_varied
-from kosmos_dreambooth.sandbox.exercises import grounded_text, short_exercise
-from kosmos_dreambooth.sandbox.pool import draw_sample
-from kosmos_dreambooth.sandbox.reading import read
-from kosmos_dreambooth.sandbox.scene_files import SCENES
 from kosmos_dreambooth.sandbox.scenes import scenes
-from kosmos_dreambooth.sandbox.subject import FOLDER, SEEN, UNSEEN, portraits
-from kosmos_dreambooth.sandbox.vocabulary import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
 from kosmos_dreambooth.sandbox.world.individual import (
     PALETTE,

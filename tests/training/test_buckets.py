@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training.buckets import Size, size_for, sizes
-from kosmos_dreambooth.training.draws import choose
-from kosmos_dreambooth.training.events import loss_curve
-from kosmos_dreambooth.training.latents import placed
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.module import DreamBooth
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.data.buckets import Size, size_for, sizes
+from kosmos_dreambooth.training.data.latents import placed
+from kosmos_dreambooth.training.data.step_sampler import choose
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.run.worker_process.events import loss_curve
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from safetensors.torch import load_file
 
 SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}
@@ -106,5 +106,5 @@ def test_a_run_with_sizes_goes_on_to_the_last_bit(make_run, tmp_path: Path) -> N
 
 
 def test_a_step_that_no_latent_can_have_is_told(make_run, tmp_path: Path) -> None:
-    with pytest.raises(MendableError, match="multiples of 2: set it to one, or to 0"):
+    with pytest.raises(UserError, match="multiples of 2: set it to one, or to 0"):
         train(make_run(tmp_path, bucket_step=5), StopRequest())

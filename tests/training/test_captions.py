@@ -11,38 +11,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.caption import caption
+from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.generate.completion.language import prompt_in
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, parse
-from kosmos_dreambooth.kosmos.language import prompt_in
+from kosmos_dreambooth.kosmos.kosmos_lora import merge_lora
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.lora import merge_lora
-from kosmos_dreambooth.kosmos.model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
-from kosmos_dreambooth.training import checkpoint
-from kosmos_dreambooth.training.captions.config import CaptionConfig
-from kosmos_dreambooth.training.captions.dataset import (
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.captions.caption_config import CaptionConfig
+from kosmos_dreambooth.training.captions.caption_dataset import (
     Example,
     check_captions,
     examples_in,
     fingerprint,
     write_examples,
 )
-from kosmos_dreambooth.training.captions.material import rows
-from kosmos_dreambooth.training.captions.results import load_result, result_at
+from kosmos_dreambooth.training.captions.caption_examples import rows
+from kosmos_dreambooth.training.captions.caption_results import load_result, result_at
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.events import loss_curve
-from kosmos_dreambooth.training.folder import RunFolder, find_or_make
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.runs import ChosenRun, branch, describe
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.run.worker_process import checkpoints
+from kosmos_dreambooth.training.run.worker_process.events import loss_curve
+from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder, find_or_make
+from kosmos_dreambooth.training.run.worker_process.saved_runs import ChosenRun, branch, describe
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.training.test_run import send, state, work
 
 from tests.kosmos.conftest import plain
-from tests.training.test_run import send, state, work
 
 PROMPT = prompt_in("German", "An image of", detailed=False)
 TOLD = {
@@ -124,7 +124,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     whole = make_caption_run(tmp_path, "whole", preview_every=20, **settings)
     assert train(whole, StopRequest())
     run = make_caption_run(tmp_path, **settings)
-    with pytest.raises(MendableError, match="queueing again"):
+    with pytest.raises(UserError, match="queueing again"):
         work(run, send(signal.SIGKILL, at=4, kind="checkpoint"))
     assert 4 <= run.steps_saved() < 40
     work(make_caption_run(tmp_path, **settings))
@@ -175,14 +175,14 @@ def test_an_earlier_checkpoint_and_a_branch_are_to_be_had(
     early, late = load_file(result_at(run, 2)), load_file(run.lora)
     assert early.keys() == late.keys()
     assert not torch.equal(*(next(iter(tensors.values())) for tensors in (early, late)))
-    with pytest.raises(MendableError, match="no checkpoint of step 3"):
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
         result_at(run, 3)
     assert "captions in German, 4 of 4 steps" in describe(ChosenRun(run, 4))
     config = replace(read_as(CaptionConfig, run.config), steps=3, learning_rate=1e-4)
     other = branch(ChosenRun(run, 2), tmp_path / "branch", config)
     assert train(other, StopRequest())
     assert loss_curve(other.events)[:2] == loss_curve(run.events)[:2]
-    assert list(checkpoint.kept(other.checkpoints)) == [2, 3]
+    assert list(checkpoints.kept(other.checkpoints)) == [2, 3]
 
 
 def test_the_file_means_the_same_to_peft(taught: RunFolder, tiny_folder: Path) -> None:
@@ -214,15 +214,15 @@ def test_a_file_for_another_model_is_an_error_to_mend(
     tmp_path: Path,
 ) -> None:
     before = sandbox_model.model.text_model.lm_head.weight.clone()
-    with pytest.raises(MendableError, match="another Kosmos-2"):
+    with pytest.raises(UserError, match="another Kosmos-2"):
         merge_lora(sandbox_model, taught.lora)
     assert torch.equal(sandbox_model.model.text_model.lm_head.weight, before)
     kosmos = load_kosmos(tiny_folder, torch.float32)
     save_file({"lora_unet_x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(MendableError, match="no LoRA for Kosmos-2"):
+    with pytest.raises(UserError, match="no LoRA for Kosmos-2"):
         merge_lora(kosmos, tmp_path / "other.safetensors")
     (tmp_path / "half.safetensors").write_bytes(taught.lora.read_bytes()[:500])
-    with pytest.raises(MendableError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         merge_lora(kosmos, tmp_path / "half.safetensors")
 
 
@@ -240,14 +240,14 @@ def test_what_is_learned_is_what_is_read(tiny_folder: Path, text: str) -> None:
 
 def test_what_cannot_be_written_is_told_before_training(tiny_folder: Path) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
-    with pytest.raises(MendableError, match="vocabulary cannot write"):
+    with pytest.raises(UserError, match="vocabulary cannot write"):
         rows(kosmos, [GroundedText("강아지")], PROMPT)
-    with pytest.raises(MendableError, match="shorten"):
+    with pytest.raises(UserError, match="shorten"):
         rows(kosmos, [GroundedText("Hund " * 130)], PROMPT)
     picture = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(MendableError, match="not in German but in English"):
+    with pytest.raises(UserError, match="not in German but in English"):
         check_captions([Example(picture, GroundedText("a dog in the snow"))], "German")
-    with pytest.raises(MendableError, match="picture 2 is empty"):
+    with pytest.raises(UserError, match="picture 2 is empty"):
         check_captions([Example(picture, GroundedText(t)) for t in ("Hund", " ")], "German")
 
 
@@ -263,10 +263,10 @@ def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, examples: list[Example
     assert own[0].text == GroundedText("mein eigener Satz")
     assert len(own) == len(examples)
     (tmp_path / "000001.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(MendableError, match="000001"):
+    with pytest.raises(UserError, match="000001"):
         examples_in(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MendableError, match="has a caption beside it"):
+    with pytest.raises(UserError, match="has a caption beside it"):
         examples_in(tmp_path / "empty")
 
 

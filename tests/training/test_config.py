@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training.captions.config import CaptionConfig
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.captions.caption_config import CaptionConfig
 from kosmos_dreambooth.training.config import (
     CHOICES,
     LIMITS,
@@ -78,7 +78,7 @@ def test_a_run_of_captions_is_told_from_one_of_dreambooth(
     assert read_config(path) == config
     assert not config.continues(PLAIN)
     assert not PLAIN.continues(config)
-    with pytest.raises(MendableError, match="one of captions"):
+    with pytest.raises(UserError, match="one of captions"):
         read_as(TrainingConfig, path)
 
 
@@ -131,7 +131,7 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
 def test_a_spoilt_yaml_is_told_in_a_sentence(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(MendableError, match=named) as told:
+    with pytest.raises(UserError, match=named) as told:
         read_config(path)
     assert "\n" not in str(told.value)
 

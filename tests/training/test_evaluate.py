@@ -6,18 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.kosmos.model import Kosmos
-from kosmos_dreambooth.sandbox.eye import SandboxEye
-from kosmos_dreambooth.sandbox.scores.retrieval import as_images, distinct_scenes, true_caption
-from kosmos_dreambooth.sandbox.subject import SEEN, portraits
+from kosmos_dreambooth.dev.sandbox.draw_subject import SEEN, portraits
+from kosmos_dreambooth.dev.scores.retrieval_scores import as_images, distinct_scenes, true_caption
+from kosmos_dreambooth.drawing.score_plot import SIZE, plot
+from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
+from kosmos_dreambooth.sandbox.judge_scorer import SandboxEye
 from kosmos_dreambooth.sandbox.world.lexicon import BACKGROUNDS
-from kosmos_dreambooth.training.evaluate import Plan, Scores, best, evaluate, work
-from kosmos_dreambooth.training.eyes import LikelihoodEye, load_eye
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.plot import SIZE, plot
-from kosmos_dreambooth.training.runs import choose
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.evaluate.evaluate_run.evaluate_run import (
+    Plan,
+    Scores,
+    best,
+    evaluate,
+    work,
+)
+from kosmos_dreambooth.training.evaluate.evaluate_run.image_scorers import LikelihoodEye, load_eye
+from kosmos_dreambooth.training.run.worker_process.saved_runs import choose
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from torchvision.transforms.functional import to_tensor
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
@@ -61,7 +67,7 @@ def test_no_measure_s_scale_decides_which_is_best() -> None:
 
 
 def test_prompts_must_name_the_subject() -> None:
-    with pytest.raises(MendableError, match=r"\{subject\}"):
+    with pytest.raises(UserError, match=r"\{subject\}"):
         Plan(("a dog in the snow",))
 
 
@@ -83,9 +89,9 @@ def test_the_likelihood_tells_which_prompt_a_picture_shows(sandbox_model: Kosmos
     right = eye.agreement(pictures, prompts)
     wrong = eye.agreement(pictures, prompts[1:] + prompts[:1])
     assert right.mean() > 0.5 > wrong.mean()
-    with pytest.raises(MendableError, match="write a second line"):
+    with pytest.raises(UserError, match="write a second line"):
         eye.agreement(pictures, ["a dog"] * 6)
-    with pytest.raises(MendableError, match="choose another subject_judge"):
+    with pytest.raises(UserError, match="choose another subject_judge"):
         eye.pictures(pictures)
 
 
@@ -100,7 +106,7 @@ def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
     vectors = eye.pictures(torch.rand(3, 40, 30, 3))
     assert vectors.shape == (3, 32)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
-    with pytest.raises(MendableError, match="reads no prompts"):
+    with pytest.raises(UserError, match="reads no prompts"):
         eye.agreement(torch.rand(1, 8, 8, 3), ["a dog"])
-    with pytest.raises(MendableError, match="no judge of pictures"):
+    with pytest.raises(UserError, match="no judge of pictures"):
         load_eye(tmp_path, "bert")

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training import checkpoint, tokens
+from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import SCHEDULES
-from kosmos_dreambooth.training.events import Follower, loss_curve
-from kosmos_dreambooth.training.folder import RunFolder
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.module import DreamBooth
-from kosmos_dreambooth.training.optimizers import rate_schedule
-from kosmos_dreambooth.training.results import load_base, load_result
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss import textual_inversion
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.optim.optimizers import rate_schedule
+from kosmos_dreambooth.training.run.worker_process import checkpoints
+from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run.worker_process.run_results import load_base, load_result
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -39,7 +40,7 @@ def trained(make_run, root: Path, *, stops: int = 0, **settings: object) -> RunF
 
 
 def end_of(run: RunFolder) -> tuple[list[float], dict[str, torch.Tensor], str]:
-    path = checkpoint.latest(run.checkpoints)
+    path = checkpoints.latest(run.checkpoints)
     assert path is not None
     with safe_open(path, framework="pt") as file:
         rest = file.metadata()["optimizer"]
@@ -125,7 +126,7 @@ def test_states_of_eight_bits_go_on_to_the_last_bit(make_run, tmp_path: Path) ->
 
 def test_tensors_that_share_memory_are_all_written(tmp_path: Path) -> None:
     table = torch.arange(4.0)
-    checkpoint.write_tensors(
+    checkpoints.write_tensors(
         tmp_path / "both.safetensors", {"a": table, "b": table, "c": table[1:]}
     )
     held = load_file(tmp_path / "both.safetensors")
@@ -185,9 +186,9 @@ def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"ema": 0.5}, {"optimizer": "schedulefree"}], ids=str)
 def test_averaged_weights_become_the_result(make_run, tmp_path: Path, options: dict) -> None:
     run = trained(make_run, tmp_path, method="full", train_text_encoder=False, **options)
-    path = checkpoint.latest(run.checkpoints)
+    path = checkpoints.latest(run.checkpoints)
     held = load_file(path)
-    average = checkpoint.result_weights(path)
+    average = checkpoints.result_weights(path)
     assert any(not torch.equal(average[name], held[f"weights.{name}"]) for name in average)
     unet = load_result(run, torch.float32).unet
     for name, parameter in unet.named_parameters():
@@ -198,7 +199,7 @@ def test_only_the_token_s_vectors_are_learned_and_the_word_means_them(
     make_run, tmp_path: Path
 ) -> None:
     run = trained(make_run, tmp_path, method="embedding", token_vectors=2)
-    learned = tokens.read_embedding(run.embedding, "sks").vectors
+    learned = textual_inversion.read_embedding(run.embedding, "sks").vectors
     assert learned.shape == (2, 32)
     model = load_result(run, torch.float32)
     read = model.tokenizer(["a sks dog", "a SKS, in the snow", "a sksy dog"]).input_ids
@@ -244,7 +245,7 @@ def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
 
 def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:
     run = trained(make_run, tmp_path, steps=8, checkpoint_every=2, keep_checkpoints=3)
-    assert list(checkpoint.kept(run.checkpoints)) == [4, 6, 8]
+    assert list(checkpoints.kept(run.checkpoints)) == [4, 6, 8]
 
 
 def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None
     ],
 )
 def test_options_that_do_not_fit_are_told(make_run, tmp_path, options: dict, named: str) -> None:
-    with pytest.raises(MendableError, match=named):
+    with pytest.raises(UserError, match=named):
         train(make_run(tmp_path, **options), StopRequest())
 
 
@@ -298,13 +299,13 @@ def test_a_library_that_is_not_installed_is_named(
     make_run, tmp_path: Path, monkeypatch, library: str, options: dict
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MendableError, match=f"package {library}: install it"):
+    with pytest.raises(UserError, match=f"package {library}: install it"):
         train(make_run(tmp_path, **options), StopRequest())
 
 
 def test_a_run_that_is_being_trained_is_not_touched(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with run.locked(), pytest.raises(MendableError, match="another process"):
+    with run.locked(), pytest.raises(UserError, match="another process"):
         make_run(tmp_path, steps=20)
     assert make_run(tmp_path, steps=20) == run
 
@@ -321,7 +322,7 @@ def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
 
     monkeypatch.setattr(DreamBooth, "on_before_optimizer_step", spoil)
     run = make_run(tmp_path, checkpoint_every=1)
-    with pytest.raises(MendableError, match="after step 2: set a lower learning_rate"):
+    with pytest.raises(UserError, match="after step 2: set a lower learning_rate"):
         train(run, StopRequest())
     assert run.steps_saved() == 2
     assert all(np.isfinite(loss) for loss in loss_curve(run.events))

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training import preflight
+from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.events import Follower
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.run.worker_process import preflight
+from kosmos_dreambooth.training.run.worker_process.events import Follower
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 
 
 def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
 ) -> None:
     monkeypatch.setattr(preflight, "_free", lambda device: -1)
     run = make_run(tmp_path, steps=2)
-    with pytest.raises(MendableError, match="switch gradient_checkpointing on"):
+    with pytest.raises(UserError, match="switch gradient_checkpointing on"):
         train(run, StopRequest())
     assert run.steps_saved() == 0
 

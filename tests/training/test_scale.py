@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.training.events import Follower, loss_curve
-from kosmos_dreambooth.training.folder import RunFolder
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.run import WORKER
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.worker_process.worker_process import WORKER
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's processes of POSIX")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion import predict
-from kosmos_dreambooth.errors import MendableError
-from kosmos_dreambooth.training import module
+from kosmos_dreambooth.diffusion.sample.images import unet_forward
+from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.events import loss_curve
-from kosmos_dreambooth.training.loop import train
-from kosmos_dreambooth.training.results import load_base, load_result
-from kosmos_dreambooth.training.stop import StopRequest
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss import dreambooth_module
+from kosmos_dreambooth.training.run.worker_process.events import loss_curve
+from kosmos_dreambooth.training.run.worker_process.run_results import load_base, load_result
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
 from safetensors.torch import load_file
 
 from tests.diffusion.conftest import EPSILON, write_model
@@ -71,14 +71,14 @@ def test_it_is_told_the_sizes_of_the_pictures(make_run, xl, tmp_path: Path, monk
 
     def look(unet, latents, timesteps, text, frames):
         told.append(frames)
-        return predict.predict(unet, latents, timesteps, text, frames)
+        return unet_forward.predict(unet, latents, timesteps, text, frames)
 
-    monkeypatch.setattr(module, "predict", look)
+    monkeypatch.setattr(dreambooth_module, "predict", look)
     assert train(make_run(tmp_path, **xl), StopRequest())
     originals = {tuple(int(side) for side in row[:2]) for frames in told for row in frames}
     assert originals == {(16, 16), (20, 31), (64, 17)}
 
 
 def test_a_word_alone_is_not_learned_for_two_readers(make_run, xl, tmp_path: Path) -> None:
-    with pytest.raises(MendableError, match="two text encoders"):
+    with pytest.raises(UserError, match="two text encoders"):
         train(make_run(tmp_path, method="embedding", **xl), StopRequest())

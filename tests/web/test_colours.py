@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 
-from kosmos_dreambooth.demo.comfyui import ROOT
-from kosmos_dreambooth.kosmos.draw import PALETTE
-from kosmos_dreambooth.kosmos.heat import VIRIDIS
-from kosmos_dreambooth.kosmos.overlay import COVER
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT
+from kosmos_dreambooth.drawing.boxes import PALETTE
+from kosmos_dreambooth.drawing.heatmap import VIRIDIS
+from kosmos_dreambooth.drawing.patch_overlay import COVER
 
 
 def constant(file: str, name: str) -> list:

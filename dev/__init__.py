@@ -1,0 +1,1 @@
+"""The developers' room: demo, benchmarks, training and scores of the sandbox's models."""

@@ -1,0 +1,107 @@
+"""DreamBooth and textual inversion as diffusers' documentation describes them, in plain loops.
+
+Each step encodes pictures and captions anew, as the documented scripts do by default. Without a
+launcher, a data loader and pictures to be scaled at each step, the loops are faster than those.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from peft import LoraConfig, inject_adapter_in_model
+from torch.nn import functional
+
+from ...diffusion.diffusion_model import Diffusion
+
+LORA_LAYERS = ["to_k", "to_q", "to_v", "to_out.0"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures [N,3,side,side], float32 -1..1, and the ids [N,L] of their captions."""
+
+    pixels: torch.Tensor
+    ids: torch.Tensor
+
+
+def train(
+    diffusion: Diffusion,
+    subject: Examples,
+    class_pictures: Examples | None,
+    *,
+    method: str,
+    rank: int,
+    batch_size: int,
+    steps: int,
+    rate: float,
+) -> None:
+    """Train as train_dreambooth.py ("unet", or "full" with the text encoder),
+    train_dreambooth_lora.py ("lora") or textual_inversion.py ("embedding") do.
+    """
+    unet, vae, text_encoder = diffusion.unet, diffusion.vae, diffusion.text_encoder
+    embedding = text_encoder.get_input_embeddings().weight
+    before = embedding.detach().clone()
+    others = torch.arange(len(embedding)) != subject.ids[0, 2]
+    if method == "lora":
+        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS)
+        inject_adapter_in_model(choice, unet)
+    elif method == "embedding":
+        embedding.requires_grad_(True)
+    else:
+        unet.requires_grad_(True)
+        text_encoder.requires_grad_(method == "full")
+    unet.train()
+    modules = (unet, text_encoder)
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate)
+    scheduler = DDPMScheduler.from_config(diffusion.scheduler_config)
+    order = itertools.cycle(torch.randperm(len(subject.pixels)).tolist())
+    if class_pictures is not None:
+        class_order = itertools.cycle(torch.randperm(len(class_pictures.pixels)).tolist())
+    for _ in range(steps):
+        rows = list(itertools.islice(order, batch_size))
+        pixels, ids = subject.pixels[rows], subject.ids[rows]
+        if class_pictures is not None:
+            rows = list(itertools.islice(class_order, batch_size))
+            pixels = torch.cat([pixels, class_pictures.pixels[rows]])
+            ids = torch.cat([ids, class_pictures.ids[rows]])
+        with torch.no_grad():
+            latents = vae.encode(pixels.to(vae.device)).latent_dist.sample()
+            latents = latents * vae.config.scaling_factor
+        with torch.set_grad_enabled(method in ("full", "embedding")):
+            states = text_encoder(ids.to(text_encoder.device)).last_hidden_state
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(
+            scheduler.config.num_train_timesteps, (len(latents),), device=latents.device
+        )
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        prediction = unet(noisy, timesteps, states, return_dict=False)[0]
+        target = noise
+        if scheduler.config.prediction_type == "v_prediction":
+            target = scheduler.get_velocity(latents, noise, timesteps)
+        loss = functional.mse_loss(prediction[:batch_size], target[:batch_size])
+        if class_pictures is not None:
+            loss = loss + functional.mse_loss(prediction[batch_size:], target[batch_size:])
+        loss.backward()
+        if method != "embedding":
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if method == "embedding":
+            with torch.no_grad():
+                embedding[others] = before[others]
+        loss.item()  # the documented script shows it after each step
+
+
+def captioned(diffusion: Diffusion, captions: Sequence[str]) -> torch.Tensor:
+    """Return the ids [N,L] of captions, padded to the model's length."""
+    return diffusion.tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=diffusion.tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids

@@ -1,0 +1,1 @@
+"""How the sandbox's models are trained and its images drawn."""

@@ -1,0 +1,220 @@
+"""Trains the sandbox's Kosmos-2: the real architecture, small, on captions of the drawn world."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
+
+from ...sandbox import DIFFUSION, KOSMOS
+from .captioner_exercises import BINS, Exercise, brief_caption, detailed_caption, short_exercise
+from .scene_pool import Pool, Sample
+from .tokenizers import KOSMOS_PIXELS, kosmos_processor, save
+from .train_autoencoder import PIXELS, draw_varied, to_tensor
+from .training_run import Budget, Run
+from .vision_targets import Sight
+
+QUERIES = 16
+BLUR = 0.6
+"""Standard deviation of a location's targets, in bins."""
+EYES_FIRST = 500
+"""Steps before words are learned at all."""
+SIGHT = 0.5
+"""Weight of what the eyes are asked beside the words."""
+SHARES = {brief_caption: 0.6, detailed_caption: 0.12, short_exercise: 0.28}
+"""How often each kind of exercise is practised."""
+PAINTED = 0.25
+"""Share of pictures as a painter's autoencoder returns them, at its size."""
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+"""CLIP's normalisation, as the processor saved beside the weights applies it."""
+
+
+def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
+    """Kosmos-2 with about 3 million parameters: 8x8 patches, 16 latent queries."""
+    config = Kosmos2Config(
+        text_config={
+            "vocab_size": len(processor.tokenizer),
+            "embed_dim": 160,
+            "layers": 4,
+            "ffn_dim": 480,
+            "attention_heads": 5,
+            "max_position_embeddings": 256,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
+        vision_config={
+            "hidden_size": 160,
+            "intermediate_size": 480,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 5,
+            "image_size": KOSMOS_PIXELS,
+            "patch_size": 14,
+        },
+        latent_query_num=QUERIES,
+    )
+    model = Kosmos2ForConditionalGeneration(config)
+    connector = model.image_to_text_projection
+    # The published initialisation lets pictures in at a fiftieth of the latent queries' size.
+    nn.init.normal_(connector.dense.weight, std=1.0)
+    for layer in (connector.x_attn.q_proj, connector.x_attn.k_proj, connector.x_attn.v_proj):
+        nn.init.xavier_uniform_(layer.weight)
+    return model
+
+
+def pixel_values(samples: list[Sample]) -> torch.Tensor:
+    """[B, 3, H, W] normalised as CLIP's processor does."""
+    pixels = torch.from_numpy(np.stack([s.pixels for s in samples])).permute(0, 3, 1, 2)
+    return (pixels.float() / 255 - MEAN) / STD
+
+
+class Eyes:
+    """Draws what the captioner sees: the world's pictures, some as a painter would hand them on."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        self.autoencoder = autoencoder.float().eval()
+
+    @torch.no_grad()
+    def __call__(self, seed: int, size: int) -> Sample:
+        """The scene of ``seed``, ``size`` x ``size`` pixels."""
+        rng = np.random.default_rng((seed, 3))
+        if rng.uniform() > PAINTED:
+            return draw_varied(seed, size)
+        sample = draw_varied(seed, PIXELS)
+        latents = self.autoencoder.encode(to_tensor([sample])).latent_dist.mean
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        made = self.autoencoder.decode(latents + rng.uniform(0, 0.25) * noise).sample[0]
+        pixels = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        larger = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        return replace(sample, pixels=np.asarray(larger))
+
+
+def look(
+    model: Kosmos2ForConditionalGeneration, pixel_values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches as the connector reads them, [B, 1 + P, C], and the slots it makes, [B, Q, D]."""
+    patches = model.vision_model(pixel_values=pixel_values).last_hidden_state
+    patches = model.vision_model.model.post_layernorm(patches)
+    return patches, model.image_to_text_projection(functional.normalize(patches, dim=-1))[0]
+
+
+def encode(
+    exercises: list[Exercise], processor: Kosmos2Processor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, the mask of image slots, and labels (-100 where nothing is to be learned)."""
+    tokenizer = processor.tokenizer
+    head = tokenizer(f"<s><image>{'<image>' * QUERIES}</image>", add_special_tokens=False).input_ids
+    start = head.index(tokenizer.convert_tokens_to_ids("<image>")) + 1
+    first = tokenizer.unk_token_id + 1
+    head[start : start + QUERIES] = range(first, first + QUERIES)
+    prompts, answers = (
+        tokenizer(list(texts), add_special_tokens=False).input_ids
+        for texts in zip(*exercises, strict=True)
+    )
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) + 1
+    ids = torch.full((len(exercises), len(head) + longest), tokenizer.pad_token_id)
+    labels = torch.full_like(ids, -100)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        told, tail = [*head, *prompt], [*answer, tokenizer.eos_token_id]
+        end = len(told) + len(tail)
+        ids[row, :end] = torch.tensor(told + tail)
+        labels[row, len(told) : end] = torch.tensor(tail)
+    slots = torch.zeros_like(ids)
+    slots[:, start : start + QUERIES] = 1
+    return ids, slots, labels
+
+
+class WordLoss:
+    """Cross-entropy of an answer's tokens, with neighbouring bins half right for locations.
+
+    A location token that is one bin off is nearly right, which a plain cross-entropy cannot know:
+    the targets of locations are a Gaussian of ``BLUR`` bins round the true one.
+    """
+
+    def __init__(self, processor: Kosmos2Processor) -> None:
+        self.processor = processor
+        self.first = processor.tokenizer.convert_tokens_to_ids("<patch_index_0000>")
+        bins = torch.arange(BINS * BINS)
+        places = torch.stack([bins // BINS, bins % BINS], 1).float()
+        squares = (places[:, None] - places[None]).square().sum(-1)
+        self.targets = (-squares / (2 * BLUR**2)).softmax(-1)
+
+    def __call__(
+        self,
+        model: Kosmos2ForConditionalGeneration,
+        image_embeds: torch.Tensor,
+        exercises: list[Exercise],
+    ) -> torch.Tensor:
+        """Mean over the answers' tokens; ``image_embeds`` [B, QUERIES, C] as the connector's."""
+        ids, slots, labels = encode(exercises, self.processor)
+        logits = model(
+            image_embeds=image_embeds,
+            input_ids=ids,
+            image_embeds_position_mask=slots,
+            attention_mask=(ids != self.processor.tokenizer.pad_token_id).long(),
+            use_cache=False,
+        ).logits
+        told = labels[:, 1:] != -100
+        true = labels[:, 1:][told]
+        sure = logits[:, :-1][told].log_softmax(-1)
+        places = (true >= self.first) & (true < self.first + len(self.targets))
+        located = sure[places, self.first : self.first + len(self.targets)]
+        wrong = -(self.targets[true[places] - self.first] * located).sum()
+        wrong = wrong + functional.nll_loss(sure[~places], true[~places], reduction="sum")
+        return wrong / len(true)
+
+
+def train(folder: Path, budget: Budget, rate: float) -> None:
+    """Train, from the weights in ``folder`` when there are any."""
+    processor = kosmos_processor()
+    save(processor, folder)
+    torch.manual_seed(budget.seed)
+    if (folder / "model.safetensors").exists():
+        model = Kosmos2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = new_model(processor)
+    sight = Sight(model)
+    whole = nn.ModuleDict({"model": model, "sight": sight}).train()
+    optimizer = torch.optim.AdamW(whole.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+
+    def write() -> None:
+        small = Kosmos2ForConditionalGeneration(model.config)
+        small.load_state_dict(model.state_dict())
+        small.half().save_pretrained(folder)
+
+    run = Run("captioner", budget, model, optimizer, write, rate=rate, whole=whole)
+    words, kinds = WordLoss(processor), list(SHARES)
+    draw = Eyes(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
+    pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=budget.seed + run.step * 24, draw=draw)
+    rng = np.random.default_rng((budget.seed, run.step))
+    for step in run.steps():
+        samples = pool.batch(budget.batch, rng)
+        patches, embeds = look(model, pixel_values(samples))
+        loss = sight(patches, embeds, samples) * SIGHT
+        if step >= EYES_FIRST:
+            practise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
+            loss = loss + words(model, embeds, [practise(s, rng) for s in samples])
+        run.learn(loss)
+
+
+def main() -> None:
+    """Read the command line and train the captioner."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    train(KOSMOS, Budget(options.minutes, options.batch, options.seed), options.rate)

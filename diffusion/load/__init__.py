@@ -1,0 +1,1 @@
+"""Load Stable Diffusion from a checkpoint file, a diffusers folder or the hub."""

@@ -1,0 +1,73 @@
+"""Read a Stable Diffusion model from disk; the hub is asked only for a repository id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from ...shared.errors import UserError
+from ..diffusion_model import Diffusion
+from .checkpoint_file import load_checkpoint
+from .diffusers_folder import load_folder
+
+PARTS = (
+    "scheduler",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "unet",
+    "vae",
+)
+"""Folders of a model in diffusers' layout; those with a 2 are XL's only."""
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ["model_index.json"] + [
+    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "*model.safetensors")
+]
+
+
+@torch.inference_mode(False)
+def load_diffusion(
+    source: Path | str, dtype: torch.dtype = torch.float32, vocabulary: Path | None = None
+) -> Diffusion:
+    """Load a model for `sample`, on the CPU, in evaluation mode and without gradients.
+
+    source: a diffusers folder or a checkpoint (.safetensors) of Stable Diffusion 1.x, 2.x or XL,
+        or a hub id such as "owner/name" (as a str), which is downloaded unless the hub's cache
+        holds it.
+    dtype: precision of the weights in memory, whatever it is on disk.
+    vocabulary: folder with CLIP's vocab.json and merges.txt; only a checkpoint needs it. A loaded
+        model's `tokenizer.name_or_path` names it again.
+
+    Only safetensors are read. Raises UserError when the model is missing, of another kind,
+    incomplete or damaged. The weights are ordinary tensors even under `torch.inference_mode`,
+    so that they may be trained.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return load_folder(path, path.name, dtype)
+    if path.is_file():
+        if vocabulary is None:
+            raise UserError(
+                f"{path.name} is a checkpoint, which carries no vocabulary: load it in "
+                "LoadDiffusion, or give CLIP's vocabulary folder."
+            )
+        return load_checkpoint(path, dtype, vocabulary)
+    if isinstance(source, str) and HUB_ID.fullmatch(source):
+        return load_folder(_download(source), source, dtype)
+    raise UserError(f"There is no model at {path}: choose one that exists.")
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as reason:
+        raise UserError(
+            f"The model {hub_id} could not be downloaded from the hub: check its name and your "
+            "connection, or choose a model on disk."
+        ) from reason

@@ -1,0 +1,1 @@
+"""Generate images: prompts, guidance, schedulers, the denoising loop."""

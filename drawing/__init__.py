@@ -1,0 +1,1 @@
+"""Draw boxes, labels, captions, heat maps, matrices, contact sheets and plots."""

@@ -1,0 +1,62 @@
+"""The formats that models are exported to, and what each needs on this machine."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from ..shared.errors import UserError
+from .quiet_exporters import quiet
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: how a person calls it, and which packages write and run it.
+
+    fixed: whether every axis has one length, so that a decoder is two graphs, one that reads a
+        picture and one that goes on token by token.
+    """
+
+    title: str
+    packages: tuple[str, ...]
+    fixed: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to do when its packages are missing."""
+        return (
+            f'run "python -m pip install {" ".join(self.packages)}" in the Python that runs '
+            "ComfyUI, and start it again"
+        )
+
+
+FORMATS = {
+    "onnx": Format("ONNX", ("onnx", "onnxscript", "onnxruntime"), fixed=False),
+    "litert": Format("LiteRT", ("litert-torch", "ai-edge-litert"), fixed=True),
+    "coreml": Format("Core ML", ("coremltools",), fixed=True),
+}
+
+
+def tools(name: str) -> ModuleType:
+    """Return the module of a format: `write(part, file, precision)`, `Graph(file)` and `SUFFIX`.
+
+    Raises UserError when its packages are not installed, or not for this platform.
+    """
+    return _bring(f"{name}_format", FORMATS[name])
+
+
+def onnx_runner() -> ModuleType:
+    """Return the module that runs ONNX files, `Graph(file)`; UserError without onnxruntime."""
+    return _bring("onnx_run", Format("Running ONNX", ("onnxruntime",), fixed=False))
+
+
+def _bring(module: str, wanted: Format) -> ModuleType:
+    try:
+        with quiet():
+            return importlib.import_module(f".{module}", __package__)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"{wanted.title} needs packages that are not there or do not run on this machine "
+            f"({error}): {wanted.remedy}, or choose another format."
+        ) from error

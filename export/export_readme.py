@@ -1,0 +1,71 @@
+"""The README of an exported folder: what lies there, how far off it is, how to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from ..shared.atomic_files import write_text
+from .export_folder import Manifest
+from .export_formats import FORMATS
+
+HOW_TO = Path(__file__).parent / "how_to"
+
+
+def write_readme(manifest: Manifest, folder: Path) -> None:
+    """Write README.md into an export."""
+    how_to = HOW_TO / f"{manifest.kind}_{manifest.format}.md"
+    rows = [
+        f"| {part['file']} | {part['bytes'] / 1e6:.1f} MB | {_shapes(part['inputs'])} | "
+        f"{_off(part['difference'])} |"
+        for part in manifest.parts
+    ]
+    caption = (HOW_TO / "caption_one_picture.txt").read_text(encoding="utf-8")
+    text = Template(how_to.read_text(encoding="utf-8")).substitute(
+        name=manifest.made_from,
+        precision=manifest.precision,
+        packages=" ".join(
+            f"{package}=={version}" for package, version in manifest.made_with.items()
+        ),
+        caption=caption.rstrip(),
+        parts="\n".join(["| graph | size | inputs | off PyTorch |", "|---|---|---|---|", *rows]),
+    )
+    write_text(folder / "README.md", text)
+
+
+def report(manifest: Manifest) -> str:
+    """What came of an export, in a few lines."""
+    lines = [
+        f"{manifest.made_from} as {FORMATS[manifest.format].title}, {manifest.precision}: "
+        f"{sum(part['bytes'] for part in manifest.parts) / 1e6:.1f} MB for "
+        f"{manifest.parameters / 1e6:.1f} million weights "
+        f"({4 * manifest.parameters / 1e6:.1f} MB in fp32)",
+        *(
+            f"{part['file']}: {part['bytes'] / 1e6:.1f} MB, {part['seconds']:.0f} s, "
+            f"{_off(part['difference'])} off PyTorch"
+            for part in manifest.parts
+        ),
+    ]
+    if "same_captions" in manifest.compared:
+        lines.append(
+            f"{manifest.compared['same_captions']} of {manifest.compared['pictures']} captions "
+            "are the same, token for token"
+        )
+    return "\n".join(lines)
+
+
+def _off(difference: float | None) -> str:
+    return (
+        "not run on this machine, so not known how far"
+        if difference is None
+        else f"{difference:.1e}"
+    )
+
+
+def _shapes(inputs: dict[str, list[object]]) -> str:
+    """Inputs with their shapes; of the past, which has many, only the first."""
+    shown = {name: shape for name, shape in inputs.items() if not name.startswith("past_")}
+    first = next((name for name in inputs if name.startswith("past_")), None)
+    if first is not None:
+        shown[f"{first} ..."] = inputs[first]
+    return ", ".join(f"{name} [{','.join(map(str, shape))}]" for name, shape in shown.items())

@@ -1,0 +1,1 @@
+"""Captions and boxes on disk: text and JSON files beside images, COCO, whole folders."""

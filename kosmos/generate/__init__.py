@@ -1,0 +1,1 @@
+"""Text under images: captions, answers, phrase grounding, region descriptions."""

@@ -1,0 +1,49 @@
+"""Ask questions about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...shared.batching import UNWATCHED, Pace
+from ..grounding import parse
+from ..kosmos_model import Kosmos
+from ..preprocess import Images
+from ..prompt import read_text, tokenize
+from .completion import reply
+from .encoded_images import Pictures
+
+
+def ask(
+    kosmos: Kosmos,
+    images: Images,
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    pace: Pace = UNWATCHED,
+) -> list[list[str]]:
+    """Answer every question for each picture of a batch, in plain text.
+
+    The result has for each picture a list with an answer for each question, in their order. The
+    prompt is that of the published model: `Question: ... Answer:`. Each picture is looked at once.
+    `pace` counts questions times pictures.
+
+    Raises UserError for an empty batch and for a question that the decoder has no room for.
+    """
+    prompts = [
+        tokenize(kosmos, f"Question: {question.strip()} Answer:", max_new_tokens)
+        for question in questions
+    ]
+    replies = reply(
+        kosmos,
+        Pictures(kosmos, images),
+        [prompts] * len(images),
+        max_new_tokens=max_new_tokens,
+        pace=pace,
+    )
+    return [
+        [
+            parse(read_text(kosmos, prompt, one.ids)).caption
+            for prompt, one in zip(prompts, each, strict=True)
+        ]
+        for each in replies
+    ]

@@ -1,0 +1,64 @@
+"""Describe pictures in batches, with boxes around what the descriptions name."""
+
+from __future__ import annotations
+
+from ...shared.batching import UNWATCHED, Pace, in_batches
+from ..grounding import GroundedText, parse
+from ..kosmos_model import Kosmos
+from ..preprocess import Images, check
+from ..prompt import read_text, tokenize
+from .beam_search import search
+from .completion import reply
+from .decoding import GREEDY, Decoding
+from .encoded_images import Pictures
+
+BRIEF = "An image of"
+DETAILED = "Describe this image in detail:"
+
+
+def caption(
+    kosmos: Kosmos,
+    images: Images,
+    prompt: str = BRIEF,
+    *,
+    decoding: Decoding = GREEDY,
+    max_new_tokens: int = 64,
+    pace: Pace = UNWATCHED,
+) -> list[GroundedText]:
+    """Describe each picture of a batch, with boxes; the text is the same whatever the batch size.
+
+    `<grounding>` is put before `prompt`. A prompt that begins a sentence ("An image of") is part of
+    the caption; one that asks for something, and so ends in a colon or a question mark, is not.
+    `pace` counts pictures; when memory runs out, batches are halved and the work goes on.
+
+    Raises UserError for an empty batch, for a prompt that the decoder has no room for, and when
+    memory does not even suffice for a single picture.
+    """
+    check(images)
+    tokens = tokenize(kosmos, prompt, max_new_tokens)
+    if decoding.beams == 1:
+        replies = reply(
+            kosmos,
+            Pictures(kosmos, images),
+            [[tokens]] * len(images),
+            decoding=decoding,
+            max_new_tokens=max_new_tokens,
+            pace=pace,
+        )
+        return [parse(read_text(kosmos, tokens, only.ids)) for (only,) in replies]
+
+    def work(start: int, stop: int) -> list[list[int]]:
+        return search(
+            kosmos,
+            images[start:stop],
+            tokens,
+            beams=decoding.beams,
+            max_new_tokens=max_new_tokens,
+            on_token=pace.on_token,
+        )
+
+    size = pace.size(kosmos.model, len(tokens.ids) + max_new_tokens)
+    if pace.batch_size == 0:
+        size = max(1, size // decoding.beams)
+    written = in_batches(len(images), size, work, pace.on_batch)
+    return [parse(read_text(kosmos, tokens, ids)) for ids in written]

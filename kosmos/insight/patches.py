@@ -1,0 +1,67 @@
+"""A picture as the grid of patches that the vision tower makes of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ...shared.batching import UNWATCHED, in_batches
+from ..kosmos_model import Kosmos
+from ..preprocess import check, preprocess
+from .embedding import Embedding, unit
+
+
+@torch.no_grad()
+def patch_features(kosmos: Kosmos, pixels: Tensor) -> Tensor:
+    """Return what the connector reads of pictures, [B,1+G*G,C]: a class token, then the patches.
+
+    `pixels` is [B,3,S,S] from `preprocess`; patches go row by row from the upper left. Vectors have
+    unit length, as in `Kosmos2ForConditionalGeneration.forward`.
+    """
+    tower = kosmos.model.vision_model
+    features = tower(pixel_values=pixels).last_hidden_state
+    return normalize(tower.model.post_layernorm(features), dim=-1)
+
+
+def grid_side(kosmos: Kosmos) -> int:
+    """Return how many patches lie along each side of the grid."""
+    config = kosmos.model.config.vision_config
+    return int(config.image_size // config.patch_size)
+
+
+def look(kosmos: Kosmos, images: Tensor) -> Tensor:
+    """Return `patch_features` of pictures [B,H,W,C] as in `preprocess`, some at a time.
+
+    Raises UserError for an empty batch.
+    """
+    check(images)
+    size = UNWATCHED.size(kosmos.model, kosmos.model.config.latent_query_num)
+
+    def part(start: int, stop: int) -> list[Tensor]:
+        return list(patch_features(kosmos, preprocess(kosmos, images[start:stop])))
+
+    return torch.stack(in_batches(len(images), size, part))
+
+
+def patch_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
+    """Return the patches of `features`, [B,1+G*G,C], without class tokens: B*G*G vectors."""
+    side = grid_side(kosmos)
+    places = [(row, column) for row in range(side) for column in range(side)]
+    labels = [
+        f"picture {k + 1}, row {row}, column {column}"
+        for k in range(len(features))
+        for row, column in places
+    ]
+    vectors = unit(features[:, 1:].flatten(0, 1))
+    return Embedding(vectors, tuple(labels), f"patches of {kosmos.name}")
+
+
+@torch.no_grad()
+def slot_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
+    """Return the slots that the connector makes of `features`, [B,1+G*G,C]: B*Q vectors."""
+    slots = kosmos.model.image_to_text_projection(features)[0]
+    labels = [
+        f"picture {k + 1}, slot {slot}" for k in range(len(slots)) for slot in range(slots.shape[1])
+    ]
+    return Embedding(unit(slots.flatten(0, 1)), tuple(labels), f"slots of {kosmos.name}")

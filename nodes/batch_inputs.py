@@ -1,0 +1,37 @@
+"""How the nodes that write text cut their work into batches and show how far it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from . import host
+
+if TYPE_CHECKING:
+    from ..shared.batching import Pace
+
+
+def batch_size_input(what: str) -> io.Int.Input:
+    """The widget for how many of `what` go through the model at a time."""
+    return io.Int.Input(
+        "batch_size",
+        default=0,
+        min=0,
+        max=256,
+        tooltip=f"{what} at a time. 0: as many as the free memory suggests. When memory runs out, "
+        "batches are halved and the work goes on.",
+    )
+
+
+def watched(total: int, batch_size: int) -> Pace:
+    """A pace that moves the node's progress bar to `total`, and ends at the token after Cancel."""
+    from ..shared.batching import Pace
+
+    progress = host.Progress(total)
+    return Pace(
+        batch_size=batch_size,
+        free_memory=host.free_memory(),
+        on_batch=lambda done, _: progress.step(done),
+        on_token=host.check_interrupted,
+    )

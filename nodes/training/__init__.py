@@ -1,0 +1,1 @@
+"""What the training nodes share: run setup, monitor, outputs, published files."""

@@ -1,0 +1,82 @@
+"""The node that brings captions into other languages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ..kosmos.generate.language import LANGUAGES
+from ..shared.errors import UserError
+from . import host
+from .sockets import GROUNDING
+
+if TYPE_CHECKING:
+    from ..kosmos.grounding import Grounding
+
+NONE = "none"
+
+
+class TranslateCaption(io.ComfyNode):
+    """Translates captions, boxes included."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node; the combo lists models/translation as it is now."""
+        return io.Schema(
+            node_id="TranslateCaption",
+            display_name="Translate Caption",
+            category="Kosmos DreamBooth/look",
+            description="Translates captions with a MarianMT, M2M100 or NLLB from disk, and keeps "
+            "each box on the words that name its thing.",
+            inputs=[
+                GROUNDING.Input("grounding", tooltip="English captions and their boxes."),
+                io.Combo.Input(
+                    "translator",
+                    options=[NONE, *host.list_models("translation")],
+                    default=NONE,
+                    tooltip="A folder in models/translation in transformers' layout, such as "
+                    "Helsinki-NLP/opus-mt-en-de or facebook/nllb-200-distilled-600M.",
+                ),
+                io.Combo.Input(
+                    "language",
+                    options=LANGUAGES,
+                    default="German",
+                    tooltip="What to translate to. A MarianMT for one pair of languages knows only "
+                    "its own, whatever is chosen here.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="One translated text per picture.",
+                ),
+                GROUNDING.Output(
+                    display_name="translated",
+                    tooltip="The translations, their phrases and boxes.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, grounding: Grounding, translator: str, language: str) -> io.NodeOutput:
+        """Translate the captions."""
+        from ..kosmos.grounding import Grounding
+        from ..kosmos.translate import load_translator, translate
+
+        if translator == NONE:
+            raise UserError(
+                "No translator is chosen: put the folder of a MarianMT, M2M100 or NLLB into "
+                "ComfyUI's models/translation, press R and choose it."
+            )
+        loaded = load_translator(host.resolve("translation", translator), host.torch_dtype("auto"))
+        host.bring_in(host.adopt(loaded.model))
+        progress = host.Progress(100)
+        told = translate(
+            loaded,
+            grounding.pictures,
+            language,
+            on_batch=lambda done, total: progress.step(100 * done // total),
+        )
+        return io.NodeOutput([seen.caption for seen in told], Grounding(tuple(told)))

@@ -1,0 +1,44 @@
+"""What models are there for, done once, for a format that goes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..diffusion.diffusion_model import Diffusion
+from ..diffusion.sample.images import sample
+from ..diffusion.sample.prompt_encoding import read_tokens, tokenize
+from ..kosmos.generate.caption import BRIEF, caption
+from ..kosmos.kosmos_model import Kosmos
+from ..shared.batching import Pace
+from .calibration import Work
+from .compare_models import GUIDANCE, STEPS, TOKENS
+
+MOST = 16
+"""Pictures or prompts that are looked at; AWQ's scales hardly change with more."""
+
+
+def captioning(kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None) -> Work:
+    """Describe pictures [B,H,W,3]."""
+    pace = Pace(on_token=on_token)
+    return lambda: caption(kosmos, images[:MOST], BRIEF, max_new_tokens=TOKENS, pace=pace)
+
+
+def painting(
+    diffusion: Diffusion, prompts: Sequence[str], on_step: Callable[[], None] | None = None
+) -> Work:
+    """Read prompts and paint them."""
+
+    def work() -> None:
+        # `sample` asks the text encoder for what it does not remember only.
+        read_tokens(diffusion, tokenize(diffusion, prompts[:MOST]).to(diffusion.device))
+        sample(
+            diffusion,
+            prompts[:MOST],
+            steps=STEPS,
+            guidance=GUIDANCE,
+            on_step=on_step and (lambda done, total, preview: on_step()),
+        )
+
+    return work

@@ -1,0 +1,114 @@
+"""The formats that weights can be held in, and which of them a device can compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..shared.errors import UserError
+
+if TYPE_CHECKING:
+    from torchao.core.config import AOBaseConfig
+
+TORCHAO = "torchao==0.17.0"
+"""The release that suits torch 2.11."""
+
+GROUP = 32
+"""Weights of one row that share a scale in int4."""
+
+FP8_CAPABILITY = (8, 9)
+"""NVIDIA's Ada, the first that multiplies 8-bit floating point numbers."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How to hold weights.
+
+    recipe: torchao's, for linear layers on a kind of device ("cpu", "cuda"); None casts only.
+    dtype: what every other weight is cast to; None leaves the choice.
+    multiple: a linear layer is taken when both of its sides are multiples of this.
+    calibrated: whether its scales are chosen by what the layers are given (`calibrate`).
+    """
+
+    recipe: Callable[[str], AOBaseConfig] | None = None
+    dtype: torch.dtype | None = None
+    multiple: int = 1
+    calibrated: bool = False
+
+
+def _int8(device: str) -> AOBaseConfig:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return Int8WeightOnlyConfig(version=2)
+
+
+def _int8_dynamic(device: str) -> AOBaseConfig:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+    return Int8DynamicActivationInt8WeightConfig(version=2)
+
+
+def _int4(device: str) -> AOBaseConfig:
+    if device == "cpu":
+        from torchao.prototype.quantization.int4 import Int4WeightOnlyOpaqueTensorConfig
+
+        return Int4WeightOnlyOpaqueTensorConfig(group_size=GROUP)
+    from torchao.quantization import Int4WeightOnlyConfig
+
+    return Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+
+
+def _fp8(device: str) -> AOBaseConfig:
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig
+
+    return Float8DynamicActivationFloat8WeightConfig()
+
+
+FORMATS = {
+    "int8": Format(_int8, multiple=16),
+    "int8 dynamic": Format(_int8_dynamic, multiple=16),
+    "int4": Format(_int4, torch.bfloat16, GROUP),
+    "int4 awq": Format(_int4, torch.bfloat16, GROUP, calibrated=True),
+    "fp8": Format(_fp8, torch.bfloat16, 16),
+    "bf16": Format(dtype=torch.bfloat16),
+    "fp16": Format(dtype=torch.float16),
+}
+"""By the name that a user chooses.
+
+"int8": 8-bit weights with a scale for each row. "int8 dynamic": the same, and inputs are rounded to
+8 bits as they come, with a scale for each token, so that the products are 8-bit ones. "int4": 4-bit
+weights with a scale and an offset for each 32 of a row, in bfloat16. "int4 awq": the same, and
+columns that meet large inputs are rounded more finely, at the cost of scaling each input. "fp8":
+8-bit floating point weights and inputs. "bf16" and "fp16" cast everything.
+"""
+
+
+def require_torchao(what: str) -> None:
+    """Raise UserError when the package torchao is missing; what: that needs it."""
+    if find_spec("torchao") is None:
+        raise UserError(
+            f'{what} needs the package torchao, which is not installed: run "python -m pip '
+            f"install --no-deps {TORCHAO}\" with ComfyUI's own Python and start ComfyUI again."
+        )
+
+
+def require_format(name: str, device: torch.device) -> None:
+    """Raise UserError unless this computer can compute with one of FORMATS on a device."""
+    if FORMATS[name].recipe is not None:
+        require_torchao(f"The format {name}")
+    if name == "fp8" and not (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
+    ):
+        raise UserError(
+            "The format fp8 needs an NVIDIA GPU of the Ada generation or later, and this is "
+            f'"{device.type}": choose int8 or "int8 dynamic".'
+        )
+    if FORMATS[name].recipe is _int4 and device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f'The format {name} needs a CPU or an NVIDIA GPU, and this is "{device.type}": choose '
+            "int8."
+        )

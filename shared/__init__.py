@@ -1,0 +1,1 @@
+"""What all rooms use: errors, atomic files, batching, peak memory, model folders."""

@@ -1,0 +1,184 @@
+"""A LoRA file is merged exactly, or not at all and with a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.load.model_source.ldm_keys import unet_weights
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.merge_lora import merge_lora
+from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import read_tokens
+from kosmos_dreambooth.diffusion.sample.images.unet_forward import frame, predict
+from kosmos_dreambooth.diffusion.save_model import make_pipeline
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+PROMPT_LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.fixture(params=[False, True], ids=["lora", "dora"])
+def trained(model_folder, tmp_path, request):
+    """A model with adapters on every kind of layer, as training leaves it, and its LoRA file."""
+    model = load_diffusion(model_folder)
+    adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0, dora=request.param)
+    with torch.no_grad():
+        for name, weight in model.modules.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    file = tmp_path / "subject.safetensors"
+    save_file(extract(model.unet, model.text_encoder), file)
+    return model, file
+
+
+def test_the_merged_model_answers_as_the_one_that_was_trained(trained, model_folder):
+    model, file = trained
+    merged = merge_lora(load_diffusion(model_folder), file)
+    latents, states = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 32)
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        assert torch.allclose(
+            merged.unet(latents, 500, states).sample,
+            model.unet(latents, 500, states).sample,
+            atol=1e-4,
+        )
+        assert torch.allclose(
+            merged.text_encoder(tokens).last_hidden_state,
+            model.text_encoder(tokens).last_hidden_state,
+            atol=1e-4,
+        )
+    assert merged.loras == (str(file),)
+
+
+@pytest.mark.parametrize("original", [False, True], ids=["diffusers", "original"])
+def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
+    model = load_diffusion(xl_folder)
+    adapt(model.unet, model.text_encoder, model.text_encoder_2, layers="all", rank=3, seed=0)
+    with torch.no_grad():
+        for name, weight in model.modules.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    tensors = extract(model.unet, model.text_encoder, model.text_encoder_2)
+    merged = load_diffusion(xl_folder)
+    if original:
+        tensors = renamed(tensors, merged.unet)
+    save_file(tensors, tmp_path / "subject.safetensors")
+    merged = merge_lora(merged, tmp_path / "subject.safetensors")
+    ids = torch.arange(16).repeat(1, 2, 1)
+    with torch.no_grad():
+        text, wanted = read_tokens(merged, ids), read_tokens(model, ids)
+        told = torch.randn(1, 4, 16, 16), torch.tensor(500), wanted, frame(32, 32)[None]
+        assert torch.allclose(text.states, wanted.states, atol=1e-4)
+        assert torch.allclose(text.pooled, wanted.pooled, atol=1e-4)
+        assert torch.allclose(predict(merged.unet, *told), predict(model.unet, *told), atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [None, 8])
+def test_a_file_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path, alpha):
+    pipeline = make_pipeline(load_diffusion(model_folder))
+    settings = {"r": 3, "lora_alpha": alpha or 3, "target_modules": ["to_q", "to_out.0", "q_proj"]}
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    for part in parts.values():
+        part.add_adapter(LoraConfig(**settings))
+        with torch.no_grad():
+            for name, weight in part.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1)
+    layers = {f"{name}_lora_layers": get_peft_model_state_dict(p) for name, p in parts.items()}
+    about = {f"{name}_lora_adapter_metadata": settings for name in parts} if alpha else {}
+    pipeline.save_lora_weights(tmp_path, **layers, **about)
+    merged = merge_lora(load_diffusion(model_folder), tmp_path / "pytorch_lora_weights.safetensors")
+    theirs = make_pipeline(load_diffusion(model_folder))
+    theirs.load_lora_weights(tmp_path)
+    theirs.fuse_lora()
+    theirs.unload_lora_weights()
+    changed = 0
+    plain = load_diffusion(model_folder)
+    for name in parts:
+        old, wanted = getattr(plain, name).state_dict(), getattr(theirs, name).state_dict()
+        for key, weight in getattr(merged, name).state_dict().items():
+            assert torch.allclose(weight, wanted[key], atol=1e-6), key
+            changed += not torch.equal(weight, old[key])
+    assert changed > 6
+
+
+def renamed(tensors, unet):
+    """As kohya's scripts name XL's layers: lora_unet_input_blocks_4_1_... and so on."""
+    names = {
+        ours.removesuffix(".weight").replace(".", "_"): theirs.removesuffix(".weight").replace(
+            ".", "_"
+        )
+        for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
+        if ours.endswith(".weight")
+    }
+    changed = {}
+    for key, tensor in tensors.items():
+        layer, _, kind = key.removeprefix("lora_unet_").partition(".")
+        changed[f"lora_unet_{names[layer]}.{kind}" if layer in names else key] = tensor
+    assert any(key.startswith("lora_unet_input_blocks") for key in changed)
+    assert not any(key.startswith("lora_unet_down") for key in changed)
+    return changed
+
+
+def test_several_add_up(model_folder, tmp_path, diffusion):
+    model = load_diffusion(model_folder)
+    file = tmp_path / "one.safetensors"
+    half = {
+        f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 32),
+        f"{PROMPT_LAYER}.lora_up.weight": torch.ones(64, 2),
+        f"{PROMPT_LAYER}.alpha": torch.tensor(1.0),
+    }
+    save_file(half, file)
+    twice = merge_lora(merge_lora(model, file), file)
+    before = diffusion.unet.get_parameter(f"{ATTENTION}.weight")
+    after = twice.unet.get_parameter(f"{ATTENTION}.weight")
+    assert torch.allclose(after - before, torch.full_like(before, 2.0))
+    assert twice.loras == (str(file),) * 2
+
+
+def lora(**changes):
+    return {
+        f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 32),
+        f"{PROMPT_LAYER}.lora_up.weight": torch.ones(64, 2),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (lora(**{f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 768)}), "for another model"),
+        (
+            {
+                "lora_unet_input_blocks_1.lora_down.weight": torch.ones(2, 32),
+                "lora_unet_input_blocks_1.lora_up.weight": torch.ones(64, 2),
+            },
+            "for another model than tiny, which has no such lora_unet_input_blocks_1",
+        ),
+        ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's or diffusers'"),
+    ],
+)
+def test_a_foreign_lora_is_named_and_changes_nothing(
+    model_folder, tmp_path, diffusion, tensors, sentence
+):
+    file = tmp_path / "foreign.safetensors"
+    save_file({**lora(), **tensors}, file)
+    model = load_diffusion(model_folder)
+    with pytest.raises(UserError, match=sentence):
+        merge_lora(model, file)
+    assert all(
+        torch.equal(ours, plain)
+        for ours, plain in zip(
+            model.modules.parameters(), diffusion.modules.parameters(), strict=True
+        )
+    )
+
+
+def test_a_half_written_lora_is_named(trained, model_folder):
+    _, file = trained
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="half written"):
+        merge_lora(load_diffusion(model_folder), file)

@@ -1,0 +1,54 @@
+"""A folder that was written is the model, for us and for diffusers, or it is not there."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+from kosmos_dreambooth.diffusion.fingerprint import fingerprint
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images.images import sample
+from kosmos_dreambooth.diffusion.save_model import save_folder
+from kosmos_dreambooth.shared.errors import UserError
+from safetensors.torch import load_file, save_file
+
+
+def test_a_written_folder_paints_the_same(velocity_diffusion, tmp_path):
+    save_folder(velocity_diffusion, tmp_path / "a" / "copy")
+    again = load_diffusion(tmp_path / "a" / "copy")
+    prompts = ["a red dog"]
+    assert torch.equal(
+        sample(again, prompts, steps=3), sample(velocity_diffusion, prompts, steps=3)
+    )
+    assert again.scheduler_config["prediction_type"] == "v_prediction"
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "a" / "copy")
+    assert pipeline.unet.config.cross_attention_dim == 32
+
+
+def test_a_written_xl_folder_is_the_same_model(xl_diffusion, tmp_path):
+    save_folder(xl_diffusion, tmp_path / "copy")
+    again = load_diffusion(tmp_path / "copy")
+    prompts = ["a red dog"]
+    assert torch.equal(sample(again, prompts, steps=3), sample(xl_diffusion, prompts, steps=3))
+    before = fingerprint(again)
+    assert fingerprint(load_diffusion(lose_a_weight(tmp_path / "copy"))) != before
+
+
+def lose_a_weight(folder):
+    file = folder / "text_encoder_2" / "model.safetensors"
+    weights = load_file(file)
+    weights["text_projection.weight"].zero_()
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_a_full_disk_leaves_nothing_behind(diffusion, tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="make room on that disk"):
+            save_folder(diffusion, tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

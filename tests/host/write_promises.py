@@ -1,0 +1,43 @@
+"""Keep what is here as the last release: `python tests/host/write_promises.py`.
+
+Writes `held/workflows/`, the saved workflows, and `held/values.json`: every choice of each combo
+and the least and greatest value of each number, on a server that has no models of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HELD = Path(__file__).with_name("held")
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from as_package import ROOT, load
+    from tests.host.saved import fields
+
+    comfyui, client = load("dev.demo.comfyui_server"), load("dev.demo.server_client")
+    with tempfile.TemporaryDirectory() as base, comfyui.ComfyUI(Path(base)) as server:
+        known = client.Client(server.address).nodes()
+    held: dict[str, dict[str, list]] = {}
+    for name, schema in known.items():
+        if schema["python_module"].endswith(comfyui.PACK_NAME):
+            held[name] = {
+                field.name: field.options["options"]
+                if field.kind == "COMBO"
+                else [field.options["min"], field.options["max"]]
+                for field in fields(schema)
+                if field.is_widget and field.kind in ("COMBO", "INT", "FLOAT")
+            }
+    if not held:
+        sys.exit("The pack did not load: start it with `make serve` and read the log.")
+    (HELD / "values.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(HELD / "workflows", ignore_errors=True)
+    (HELD / "workflows").mkdir(parents=True)
+    for file in (ROOT / "workflows").glob("*.json"):
+        graph = json.loads(file.read_text(encoding="utf-8"))
+        text = json.dumps(graph, ensure_ascii=False, separators=(",", ":"))
+        (HELD / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Captions are saved whole, never over others, and as other programs read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kosmos_dreambooth.kosmos.files.caption_files import contents, read_caption, write_files
+from kosmos_dreambooth.kosmos.files.coco import Entry, captions, category, instances
+from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
+from kosmos_dreambooth.shared.errors import UserError
+
+SEEN = GroundedText(
+    "a Hündchen and two cats",
+    (
+        Phrase("a Hündchen", 0, 10, (Box(0.25, 0.5, 0.5, 1.0),)),
+        Phrase("two cats", 15, 23, (Box(0.0, 0.0, 0.5, 0.5), Box(0.5, 0.0, 1.0, 0.5))),
+    ),
+)
+
+
+def test_a_picture_gets_text_and_json(tmp_path: Path) -> None:
+    picture = tmp_path / "dog.1.png"
+    write_files(
+        contents(picture, Entry(picture.name, 200, 100, SEEN), "txt and json"), overwrite=False
+    )
+    assert (tmp_path / "dog.1.txt").read_text(encoding="utf-8") == "a Hündchen and two cats\n"
+    told = json.loads((tmp_path / "dog.1.json").read_text(encoding="utf-8"))
+    assert told["phrases"][0] == {
+        "text": "a Hündchen",
+        "start": 0,
+        "end": 10,
+        "boxes": [[0.25, 0.5, 0.5, 1.0]],
+    }
+    assert read_caption(picture) == SEEN.caption
+    (tmp_path / "dog.1.txt").unlink()
+    assert read_caption(picture) == SEEN.caption
+    assert read_caption(tmp_path / "cat.png") is None
+
+
+def test_nothing_is_overwritten_unless_told_and_nothing_is_half_done(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("mine")
+    files = {tmp_path / "a.txt": "new", tmp_path / "b.txt": "new"}
+    with pytest.raises(UserError, match=r"^b\.txt would be overwritten"):
+        write_files(files, overwrite=False)
+    assert not (tmp_path / "a.txt").exists()
+    write_files(files, overwrite=True)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
+
+
+def test_a_set_becomes_the_two_files_of_coco() -> None:
+    entries = [Entry("x.png", 200, 100, SEEN), Entry("y.png", 10, 10, GroundedText("the sea"))]
+    boxes, texts = instances(entries), captions(entries)
+    assert [c["name"] for c in boxes["categories"]] == ["cats", "hündchen"]
+    first = boxes["annotations"][0]
+    assert first["bbox"] == [50, 50, 50, 50]
+    assert first["area"] == 2500
+    assert (first["image_id"], first["category_id"], first["phrase"]) == (1, 2, "a Hündchen")
+    assert [a["caption"] for a in texts["annotations"]] == [SEEN.caption, "the sea"]
+    assert texts["images"] == boxes["images"]
+    ids = [a["id"] for a in boxes["annotations"]]
+    assert len(ids) == len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [("A red dog", "red dog"), ("two cats", "cats"), ("anemone", "anemone"), ("the", "the")],
+)
+def test_categories_have_no_article(phrase: str, name: str) -> None:
+    assert category(phrase) == name

@@ -1,0 +1,51 @@
+"""A worker paints the class pictures itself, from the cache that all priors share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.priors import make_priors
+from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.data.subject import Subject, fingerprint
+from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.worker_process.run_folder import open_run
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
+
+
+def test_pictures_painted_by_the_worker_are_those_painted_before(
+    velocity_model: Path, subject: Subject, tmp_path: Path
+) -> None:
+    cache = tmp_path / "priors"
+    before = make_priors(
+        load_diffusion(velocity_model), "a dog", 3, cache, settings=Settings(steps=2, guidance=2.0)
+    )
+    before.files[1].unlink()
+    kept = before.files[0].stat().st_mtime_ns
+    settings = {
+        "base": str(velocity_model),
+        "token": "sks",
+        "class_name": "dog",
+        "resolution": 32,
+        "steps": 2,
+        "rank": 2,
+        "batch_size": 2,
+        "device": "cpu",
+        "preview_every": 0,
+    }
+    later = {"class_count": 3, "class_steps": 2, "class_guidance": 2.0, "class_cache": str(cache)}
+    config = TrainingConfig(**settings, **later, data=fingerprint(subject, ()))
+    run = open_run(tmp_path, "during", config, subject, (), resume=True)
+    assert train(run, StopRequest())
+    told = [event.text for event in Follower(run.events).new() if event.kind == "phase"]
+    assert "painting class pictures" in told
+    assert before.files[0].stat().st_mtime_ns == kept
+    painted = sorted(run.class_pictures.glob("*.png"))
+    assert [p.read_bytes() for p in painted] == [file.read_bytes() for file in before.files]
+
+    config = TrainingConfig(**settings, data=fingerprint(subject, before.files))
+    given = open_run(tmp_path, "before", config, subject, before.files, resume=True)
+    assert train(given, StopRequest())
+    assert loss_curve(run.events) == loss_curve(given.events)

@@ -1,0 +1,96 @@
+"""What goes wrong in a run is told in one sentence, and nothing that was learned is lost."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.run.worker_process.events import loss_curve
+from kosmos_dreambooth.training.run.worker_process.failure_messages import sentence
+from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
+from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.worker_process.worker_process import Worker
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
+
+
+def work(run: RunFolder, lose_a_process_at: int) -> None:
+    with Worker(run) as worker:
+        for event in worker.events():
+            if event and event.kind == "checkpoint" and event.step == lose_a_process_at:
+                for process in psutil.Process(worker.pid).children():
+                    process.kill()
+
+
+def failure_of(run: RunFolder, *, lose_a_process_at: int = 0) -> str:
+    """Let a worker train until it fails; return what the user is told."""
+    with pytest.raises(UserError) as told:
+        work(run, lose_a_process_at)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def test_a_port_that_is_taken_is_named(make_run, tmp_path: Path, monkeypatch) -> None:
+    run = make_run(tmp_path, devices=2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        told = failure_of(run)
+    assert "set MASTER_PORT to a free one" in told
+    assert "starts it again" in told
+
+
+def test_a_process_that_vanishes_loses_nothing_that_was_saved(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path, devices=2, steps=5000, checkpoint_every=4)
+    told = failure_of(run, lose_a_process_at=4)
+    saved = run.steps_saved()
+    assert "Another process of the run is gone" in told or "killed by signal" in told
+    assert f"resumes at step {saved}" in told
+    before = loss_curve(run.events)[:saved]
+    assert make_run(tmp_path, steps=saved + 2) == run
+    assert train(run, StopRequest())
+    assert loss_curve(run.events)[:saved] == before
+    assert len(loss_curve(run.events)) == saved + 2
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_can_be_mended(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2)
+    picture = run.pictures / "01.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    assert f"{picture} is no readable picture: remove or replace it" in failure_of(run)
+    picture.write_bytes(whole)
+    assert train(run, StopRequest())
+
+
+@pytest.mark.parametrize("part", ["checkpoint/00000004.safetensors", "latents.safetensors"])
+def test_a_damaged_file_is_named_and_the_run_goes_on_without_it(
+    make_run, tmp_path: Path, part: str
+) -> None:
+    settings = {"checkpoint_every": 2, "keep_checkpoints": 2}
+    train(make_run(tmp_path, steps=4, **settings), StopRequest())
+    run = make_run(tmp_path, steps=6, **settings)
+    file = run.path / part
+    file.write_bytes(file.read_bytes()[:-100])
+    assert f"{file} is damaged" in failure_of(run)
+    file.unlink()
+    assert train(run, StopRequest())
+    assert len(loss_curve(run.events)) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("CUDA error: unspecified launch failure", "set device to cpu"),
+        ("NCCL error: remote process exited", "set devices and nodes lower"),
+        ("something new", "RuntimeError: something new and a second line"),
+    ],
+)
+def test_what_no_cpu_can_do_is_told_in_a_sentence_too(text: str, remedy: str) -> None:
+    told = sentence(RuntimeError(f"{text}\nand a second line.\n"))
+    assert remedy in told
+    assert "\n" not in told

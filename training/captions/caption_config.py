@@ -1,0 +1,50 @@
+"""All settings of a run that fine-tunes a captioner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..config import Config
+
+PER_WIDTH = 2e-4 * 2048
+"""2e-4 is what LoRA on language models of Kosmos-2's width, 2048, is commonly run with; Adam's best
+rate goes with 1 / width (Yang et al. 2022, "Tensor Programs V")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(Config):
+    """The settings of a run of captions; its `config.yaml` is this, field by field.
+
+    `base` is the folder of the Kosmos-2 to start from, `base_hash` its fingerprint, and
+    `base_loras` are LoRA files that are merged into it first. The captions are in `language`, one
+    of `kosmos.language.LANGUAGES`, and are learned behind `prompt`. LoRAs of `rank` are trained in
+    the decoder and, with `train_connector`, in the connector between eyes and decoder.
+    `keep_english` is the share of slots in which a picture comes with what the model itself wrote
+    under it in English before: captions, and answers to a few questions.
+
+    Raises UserError for a value out of range or not among its choices.
+    """
+
+    task: ClassVar[str] = "captions"
+
+    base: str
+    language: str
+    prompt: str
+    steps: int = 400
+    batch_size: int = 8
+    base_hash: str = ""
+    base_loras: tuple[str, ...] = ()
+    train_connector: bool = False
+    rank: int = 16
+    keep_english: float = 0.3
+
+    @property
+    def subject(self) -> str:
+        """Say in a few words what is learned."""
+        return f"captions in {self.language}"
+
+
+def suggested_learning_rate(width: int) -> float:
+    """Return a rate that suits a decoder of a width."""
+    return PER_WIDTH / width

@@ -1,0 +1,1 @@
+"""The DreamBooth objective: loss, forward process, prior preservation, LoRA, textual inversion."""

@@ -1,0 +1,1 @@
+"""Score the checkpoints of a run."""

@@ -1,0 +1,155 @@
+"""Models that judge pictures: CLIP, SigLIP, Kosmos-2 and DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel
+
+from ...kosmos.insight.decoder_space import describe_states, picture_states, text_states
+from ...kosmos.insight.dual_encoder import (
+    KINDS,
+    DualEncoder,
+    embed_pictures,
+    embed_texts,
+    load_dual_encoder,
+)
+from ...kosmos.insight.embedding import unit
+from ...kosmos.insight.likelihood import likelihood
+from ...kosmos.kosmos_model import Kosmos
+from ...shared.errors import UserError
+
+if TYPE_CHECKING:
+    from .evaluate_run import Eye
+
+DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class DualEye:
+    """A CLIP or SigLIP: the paper's CLIP-I and CLIP-T."""
+
+    dual: DualEncoder
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+        return embed_pictures(self.dual, images)
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine of picture k and prompt k, [N]."""
+        return (embed_pictures(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
+
+
+@dataclass(frozen=True)
+class KosmosEye:
+    """Kosmos-2's decoder states; `bring_in` puts the model where it computes, before each look.
+
+    Behind a picture they say what it shows; how a prompt is obeyed is asked of what the model
+    itself writes under the picture.
+    """
+
+    kosmos: Kosmos
+    bring_in: Callable[[], None]
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+        self.bring_in()
+        return unit(picture_states(self.kosmos, images))
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine of what is written under picture k and prompt k, [N]."""
+        self.bring_in()
+        written = unit(describe_states(self.kosmos, images))
+        return (written * unit(text_states(self.kosmos, prompts))).sum(-1)
+
+
+@dataclass(frozen=True)
+class LikelihoodEye:
+    """Kosmos-2's own loss: which of the prompts a picture makes likely. It compares no pictures.
+
+    `bring_in` puts the model where it computes, before each look.
+    """
+
+    kosmos: Kosmos
+    bring_in: Callable[[], None]
+
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Raise UserError: it sees through texts alone."""
+        raise UserError(
+            "The likelihood tells pictures from texts and not from each other: choose another "
+            "subject_judge, such as a DINOv2."
+        )
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the probability of prompt k, of all those asked for, under picture k, [N].
+
+        It is the softmax of the scores of `likelihood`; chance is one over the number of prompts.
+        Raises UserError when they are all the same.
+        """
+        choices = list(dict.fromkeys(prompts))
+        if len(choices) < 2:
+            raise UserError(
+                "The likelihood asks which of several prompts a picture shows: write a second "
+                "line into prompts, or choose another prompt_judge."
+            )
+        self.bring_in()
+        sure = likelihood(self.kosmos, images, choices).softmax(1)
+        return sure[torch.arange(len(prompts)), [choices.index(prompt) for prompt in prompts]]
+
+
+@dataclass(frozen=True)
+class DinoEye:
+    """A DINO or DINOv2: sees who is in a picture, better than CLIP does, and reads nothing."""
+
+    model: Any
+    processor: Any
+    name: str
+
+    @torch.no_grad()
+    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D], of the class token, of pictures [N,H,W,3], float 0..1."""
+        vectors = []
+        for part in images.split(AT_ONCE):
+            inputs = self.processor(
+                list(part.movedim(-1, 1)),
+                do_rescale=False,
+                input_data_format="channels_first",
+                return_tensors="pt",
+            )
+            pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+            vectors.append(self.model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
+        return normalize(torch.cat(vectors), dim=-1)
+
+    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Raise UserError: it cannot read."""
+        raise UserError(f'"{self.name}" reads no prompts: choose a CLIP or SigLIP as prompt_judge.')
+
+
+def load_eye(folder: Path, kind: str) -> Eye:
+    """Load what lies in `folder` in transformers' layout, of that `model_type`; nothing else.
+
+    Raises UserError when it is of another kind, incomplete or damaged.
+    """
+    if kind in KINDS:
+        return DualEye(load_dual_encoder(folder, torch.float32))
+    if kind not in DINO:
+        raise UserError(
+            f'"{folder.name}" is a model of the kind "{kind}", which is no judge of pictures: '
+            "choose a DINOv2, CLIP or SigLIP."
+        )
+    try:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
+            "safetensors and preprocessor_config.json, so copy it again."
+        ) from error
+    return DinoEye(model.eval(), processor, folder.name)

@@ -1,0 +1,1 @@
+"""Optimizers, learning rate schedules, sharded optimizer states, averaged weights."""

@@ -1,0 +1,43 @@
+"""Quantization-aware training: what is learned bears the rounding that comes afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+from torch import nn
+
+from ..quantize.quantize_formats import require_torchao
+from .config import NOT_AWARE
+
+Result = TypeVar("Result")
+
+
+def feeling(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result]) -> Result:
+    """Return what `adapt` does to models which from then on feel the rounding of a format.
+
+    name: one of `config.AWARE`; NOT_AWARE only adapts. Quantize does that rounding to the result.
+
+    Raises UserError when torchao is missing.
+    """
+    if name == NOT_AWARE:
+        return adapt()
+    require_torchao('The setting "quantization_aware"')
+    from ..quantize.qat import follow_adapters, prepare
+
+    for model in models:
+        prepare(model, name)
+    made = adapt()
+    for model in models:
+        follow_adapters(model)
+    return made
+
+
+def unfelt(name: str, model: nn.Module) -> AbstractContextManager[None]:
+    """Let a model compute with its weights as they are for a while."""
+    if name == NOT_AWARE:
+        return nullcontext()
+    from ..quantize.qat import exactly
+
+    return exactly(model)

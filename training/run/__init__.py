@@ -1,0 +1,1 @@
+"""A run: its folder, checkpoints, events, worker process and results."""
