@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.diffusion.sample.images.image_batches import in_batches
+from kosmos_dreambooth.diffusion.sample.image_batches import in_batches
 from kosmos_dreambooth.shared.errors import UserError
 
 

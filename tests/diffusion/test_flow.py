@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.images import sample
-from kosmos_dreambooth.diffusion.sample.images.latent_preview import predicted_original
-from kosmos_dreambooth.diffusion.sample.images.schedulers import FLOWS, is_flow, make_scheduler
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.latent_preview import predicted_original
+from kosmos_dreambooth.diffusion.sample.schedulers import FLOWS, is_flow, make_scheduler
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.tests.diffusion.conftest import write_model

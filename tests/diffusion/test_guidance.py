@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.diffusion.sample.images.guidance import SCHEDULES, GuidanceOptions
-from kosmos_dreambooth.diffusion.sample.images.images import paint
-from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
-from kosmos_dreambooth.diffusion.sample.images.schedulers import make_scheduler
+from kosmos_dreambooth.diffusion.sample.guidance import SCHEDULES, GuidanceOptions
+from kosmos_dreambooth.diffusion.sample.images import paint
+from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.schedulers import make_scheduler
 from kosmos_dreambooth.shared.errors import UserError
 
 STEPS = 10

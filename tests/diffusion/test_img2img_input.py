@@ -5,10 +5,10 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images.images import paint
-from kosmos_dreambooth.diffusion.sample.images.img2img_input import Canvas
-from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
-from kosmos_dreambooth.diffusion.sample.images.schedulers import SCHEDULERS, make_scheduler
+from kosmos_dreambooth.diffusion.sample.images import paint
+from kosmos_dreambooth.diffusion.sample.img2img_input import Canvas
+from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS, make_scheduler
 from kosmos_dreambooth.shared.errors import UserError
 
 PROMPTS = ["a red dog in the meadow", "a blue cat"]

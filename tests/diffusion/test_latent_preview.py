@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from kosmos_dreambooth.diffusion.sample.images import latent_preview
-from kosmos_dreambooth.diffusion.sample.images.schedulers import make_scheduler
+from kosmos_dreambooth.diffusion.sample import latent_preview
+from kosmos_dreambooth.diffusion.sample.schedulers import make_scheduler
 from kosmos_dreambooth.sandbox import DIFFUSION
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

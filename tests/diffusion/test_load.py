@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.shared.errors import UserError
 from safetensors.torch import load_file, save_file
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.ldm_keys import unet_weights
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.ldm_keys import unet_weights
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
-from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import read_tokens
-from kosmos_dreambooth.diffusion.sample.images.unet_forward import frame, predict
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import read_tokens
+from kosmos_dreambooth.diffusion.sample.unet_forward import frame, predict
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.open_clip_keys import (
+from kosmos_dreambooth.diffusion.load.open_clip_keys import (
     original_weights,
     text_weights,
 )

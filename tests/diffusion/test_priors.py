@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.fingerprint import fingerprint
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import make_priors, plan_priors
-from kosmos_dreambooth.diffusion.sample.images.images import sample
-from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 from safetensors.torch import load_file, save_file

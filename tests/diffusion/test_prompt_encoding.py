@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import (
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import (
     MOST_REMEMBERED,
     encode_prompts,
 )

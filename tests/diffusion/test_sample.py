@@ -5,9 +5,9 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images.images import consecutive_seeds, paint, sample
-from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
-from kosmos_dreambooth.diffusion.sample.images.schedulers import SCHEDULERS
+from kosmos_dreambooth.diffusion.sample.images import consecutive_seeds, paint, sample
+from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.images import sample
-from kosmos_dreambooth.diffusion.sample.images.schedulers import SCHEDULERS
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.sandbox import DIFFUSION
 
 PROMPTS = ["a red dog in the meadow", "a blue cat at night"]

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.export.export_kosmos import export_captioner
 from kosmos_dreambooth.export.onnx_kosmos import load_captioner
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos

@@ -17,11 +17,11 @@ from kosmos_dreambooth.export.export_folder import Manifest, is_export
 from kosmos_dreambooth.export.export_kosmos import captions, export_captioner
 from kosmos_dreambooth.export.onnx_kosmos import load_captioner
 from kosmos_dreambooth.export.tolerance import LIMITS, Precision
-from kosmos_dreambooth.kosmos.generate.completion.caption import BRIEF, caption
-from kosmos_dreambooth.kosmos.generate.completion.completion import Reply, reply
-from kosmos_dreambooth.kosmos.generate.completion.decoding import Decoding
-from kosmos_dreambooth.kosmos.generate.completion.encoded_images import Pictures
-from kosmos_dreambooth.kosmos.generate.completion.image_encoder import encode
+from kosmos_dreambooth.kosmos.generate.caption import BRIEF, caption
+from kosmos_dreambooth.kosmos.generate.completion import Reply, reply
+from kosmos_dreambooth.kosmos.generate.decoding import Decoding
+from kosmos_dreambooth.kosmos.generate.encoded_images import Pictures
+from kosmos_dreambooth.kosmos.generate.image_encoder import encode
 from kosmos_dreambooth.kosmos.insight.patches import patch_features
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess

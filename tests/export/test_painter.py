@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.images import sample
-from kosmos_dreambooth.diffusion.sample.images.schedulers import FLOW, make_scheduler
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.schedulers import FLOW, make_scheduler
 from kosmos_dreambooth.export.export_diffusion import export_painter, reads
 from kosmos_dreambooth.export.tolerance import LIMITS
 from kosmos_dreambooth.shared.errors import UserError

@@ -16,18 +16,18 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from kosmos_dreambooth.dev.bench.small_run import small_run
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, home, python
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.checkpoint_file import load_checkpoint
-from kosmos_dreambooth.diffusion.load.model_source.ldm_keys import checkpoint_weights, unet_weights
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.images import sample
-from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import read_tokens, tokenize
-from kosmos_dreambooth.diffusion.sample.images.unet_forward import predict
+from kosmos_dreambooth.diffusion.load.checkpoint_file import load_checkpoint
+from kosmos_dreambooth.diffusion.load.ldm_keys import checkpoint_weights, unet_weights
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import read_tokens, tokenize
+from kosmos_dreambooth.diffusion.sample.unet_forward import predict
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
-from kosmos_dreambooth.training.run.worker_process.run_results import load_result, write_checkpoint
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.run.run_results import load_result, write_checkpoint
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection

@@ -17,11 +17,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI, home, python
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
-from kosmos_dreambooth.diffusion.load.model_source.detect_checkpoint import SD1
+from kosmos_dreambooth.diffusion.load.detect_checkpoint import SD1
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
-from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel

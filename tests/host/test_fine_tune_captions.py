@@ -10,8 +10,8 @@ from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.dev.scores.language_scores import examples
 from kosmos_dreambooth.training.captions.caption_dataset import write_examples
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors import safe_open
 

@@ -15,10 +15,10 @@ from diffusers import (
 )
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
-from kosmos_dreambooth.diffusion.load.model_source.ldm_keys import text_weights, unet_weights
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.ldm_keys import text_weights, unet_weights
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,

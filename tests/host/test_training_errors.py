@@ -8,8 +8,8 @@ import yaml
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 from kosmos_dreambooth.training.config_yaml import GROUPS
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors.torch import load_file
 

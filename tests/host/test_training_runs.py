@@ -11,9 +11,9 @@ import torch
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.run.worker_process import checkpoints
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
+from kosmos_dreambooth.training.run import checkpoints
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file

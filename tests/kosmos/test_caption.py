@@ -10,8 +10,8 @@ from itertools import accumulate
 
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion.caption import BRIEF, DETAILED, caption
-from kosmos_dreambooth.kosmos.generate.completion.decoding import Decoding
+from kosmos_dreambooth.kosmos.generate.caption import BRIEF, DETAILED, caption
+from kosmos_dreambooth.kosmos.generate.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import tokenize

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion.completion import Reply, reply
-from kosmos_dreambooth.kosmos.generate.completion.encoded_images import Pictures
+from kosmos_dreambooth.kosmos.generate.completion import Reply, reply
+from kosmos_dreambooth.kosmos.generate.encoded_images import Pictures
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import read_text, tokenize

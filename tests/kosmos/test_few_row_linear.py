@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion import few_row_linear as engine
-from kosmos_dreambooth.kosmos.generate.completion.caption import caption
-from kosmos_dreambooth.kosmos.generate.completion.few_row_linear import few_rows
+from kosmos_dreambooth.kosmos.generate import few_row_linear as engine
+from kosmos_dreambooth.kosmos.generate.caption import caption
+from kosmos_dreambooth.kosmos.generate.few_row_linear import few_rows
 from kosmos_dreambooth.kosmos.grounding import GroundedText
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from torch.nn.functional import linear

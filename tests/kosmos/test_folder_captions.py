@@ -20,7 +20,7 @@ from kosmos_dreambooth.kosmos.files.folder_captions import (
     pictures_in,
     read_picture,
 )
-from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.shared.batching import Pace
 from kosmos_dreambooth.shared.errors import UserError

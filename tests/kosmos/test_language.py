@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kosmos_dreambooth.kosmos.generate.completion.language import (
+from kosmos_dreambooth.kosmos.generate.language import (
     ENGLISH,
     LANGUAGES,
     check_language,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import dtype_on_cpu, fetch, load_kosmos
 from kosmos_dreambooth.shared.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion.caption import caption
+from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import check, preprocess, to_rgb
 from kosmos_dreambooth.shared.errors import UserError

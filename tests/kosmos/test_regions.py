@@ -14,8 +14,8 @@ from kosmos_dreambooth.kosmos.box_conversion import (
     window,
 )
 from kosmos_dreambooth.kosmos.crop import cut, shaped
-from kosmos_dreambooth.kosmos.generate.completion.ground import is_named, missing
-from kosmos_dreambooth.kosmos.generate.completion.regions import labelled
+from kosmos_dreambooth.kosmos.generate.ground import is_named, missing
+from kosmos_dreambooth.kosmos.generate.regions import labelled
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.kosmos.select_boxes import choose_boxes, pad
 from kosmos_dreambooth.shared.errors import UserError

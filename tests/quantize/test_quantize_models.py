@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.quantize.calibration_data import captioning, painting

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.drawing.quantize_sheet import sheet
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.quantize.compare_models import (

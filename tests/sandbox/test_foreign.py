@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kosmos_dreambooth.dev.sandbox.captioner_exercises import grounded_text
 from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
-from kosmos_dreambooth.kosmos.generate.completion.language import is_in
+from kosmos_dreambooth.kosmos.generate.language import is_in
 from kosmos_dreambooth.kosmos.grounding import parse
 from kosmos_dreambooth.sandbox.world.foreign import CODES, caption, kinds_named
 from kosmos_dreambooth.sandbox.world.scene import draw_scene

@@ -10,7 +10,7 @@ from kosmos_dreambooth.dev.scores.caption_scores import captions, judged
 from kosmos_dreambooth.dev.scores.prompt_scores import paintings
 from kosmos_dreambooth.dev.scores.score_table import CARD, Figure
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS, WEIGHTS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.data.subject import Subject, fingerprint
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder, open_run
+from kosmos_dreambooth.training.run.run_folder import RunFolder, open_run
 from PIL import Image
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model

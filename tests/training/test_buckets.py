@@ -14,10 +14,10 @@ from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.data.buckets import Size, size_for, sizes
 from kosmos_dreambooth.training.data.latents import placed
 from kosmos_dreambooth.training.data.step_sampler import choose
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.dreambooth_module import DreamBooth
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
 SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}

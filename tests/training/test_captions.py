@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion.caption import caption
-from kosmos_dreambooth.kosmos.generate.completion.language import prompt_in
+from kosmos_dreambooth.kosmos.generate.caption import caption
+from kosmos_dreambooth.kosmos.generate.language import prompt_in
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_lora import merge_lora
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
@@ -30,17 +30,17 @@ from kosmos_dreambooth.training.captions.caption_dataset import (
 from kosmos_dreambooth.training.captions.caption_examples import rows
 from kosmos_dreambooth.training.captions.caption_results import load_result, result_at
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.run.worker_process import checkpoints
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder, find_or_make
-from kosmos_dreambooth.training.run.worker_process.saved_runs import ChosenRun, branch, describe
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run import checkpoints
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder, find_or_make
+from kosmos_dreambooth.training.run.saved_runs import ChosenRun, branch, describe
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.training.test_run import send, state, work
+from tests.training.test_worker_process import send, state, work
 
 from tests.kosmos.conftest import plain
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import make_priors
-from kosmos_dreambooth.diffusion.sample.images.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.data.subject import Subject, fingerprint
-from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import open_run
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.run_folder import open_run
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 
 
 def test_pictures_painted_by_the_worker_are_those_painted_before(

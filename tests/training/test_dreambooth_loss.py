@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.dreambooth_loss import (
-    dreambooth_loss,
-    errors,
-)
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.forward_process import process_of
+from kosmos_dreambooth.training.dreambooth import dreambooth_loss
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss import errors
+from kosmos_dreambooth.training.dreambooth.forward_process import process_of
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 EPSILON = SCHEDULE | {"prediction_type": "epsilon"}

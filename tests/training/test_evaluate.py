@@ -13,17 +13,11 @@ from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.sandbox.judge_scorer import SandboxEye
 from kosmos_dreambooth.sandbox.world.lexicon import BACKGROUNDS
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.evaluate.evaluate_run.evaluate_run import (
-    Plan,
-    Scores,
-    best,
-    evaluate,
-    work,
-)
-from kosmos_dreambooth.training.evaluate.evaluate_run.image_scorers import LikelihoodEye, load_eye
-from kosmos_dreambooth.training.run.worker_process.saved_runs import choose
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.evaluate.evaluate_run import Plan, Scores, best, evaluate, work
+from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodEye, load_eye
+from kosmos_dreambooth.training.run.saved_runs import choose
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from torchvision.transforms.functional import to_tensor
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 

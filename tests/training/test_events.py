@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kosmos_dreambooth.training.run.worker_process.events import Event, Follower, append, loss_curve
+from kosmos_dreambooth.training.run.events import Event, Follower, append, loss_curve
 
 
 def step(number: int, loss: float) -> Event:

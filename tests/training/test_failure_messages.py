@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.failure_messages import sentence
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
-from kosmos_dreambooth.training.run.worker_process.worker_process import Worker
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.failure_messages import sentence
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
+from kosmos_dreambooth.training.run.worker_process import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images.schedulers import is_flow
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_results import load_result
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.diffusion.sample.schedulers import is_flow
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_results import load_result
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 
 from tests.diffusion.conftest import write_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.dev.bench.resume_equality import differences, kill, moments
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss import lora_adapters
+from kosmos_dreambooth.training.dreambooth import lora_adapters
 from safetensors.torch import save_file
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kosmos_dreambooth.training.run.worker_process.events import Event
-from kosmos_dreambooth.training.run.worker_process.loss_chart import POINTS, Chart
+from kosmos_dreambooth.training.run.events import Event
+from kosmos_dreambooth.training.run.loss_chart import POINTS, Chart
 
 
 def steps(first: int, last: int, start: float = 0.0) -> list[Event]:

@@ -13,15 +13,15 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import SCHEDULES
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss import textual_inversion
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.dreambooth import textual_inversion
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBooth
 from kosmos_dreambooth.training.optim.optimizers import rate_schedule
-from kosmos_dreambooth.training.run.worker_process import checkpoints
-from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
-from kosmos_dreambooth.training.run.worker_process.run_results import load_base, load_result
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run import checkpoints
+from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.run_results import load_base, load_result
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from safetensors import safe_open
 from safetensors.torch import load_file
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.run.worker_process import preflight
-from kosmos_dreambooth.training.run.worker_process.events import Follower
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run import preflight
+from kosmos_dreambooth.training.run.events import Follower
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 
 
 def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path) -> None:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images.prompt_encoding import encode_prompts
-from kosmos_dreambooth.diffusion.sample.images.unet_forward import frame
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_prompts
+from kosmos_dreambooth.diffusion.sample.unet_forward import frame
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss import lora_adapters
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.other_words import COUNT, other_prompts
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss.prior_teacher import Prior
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.dreambooth import lora_adapters
+from kosmos_dreambooth.training.dreambooth.other_words import COUNT, other_prompts
+from kosmos_dreambooth.training.dreambooth.prior_teacher import Prior
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 
 PROMPTS = ["a dog", ""]
 

@@ -11,10 +11,10 @@ from kosmos_dreambooth.quantize.quantize_weights import is_quantized
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.quantization_aware import feeling
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_results import load_base, load_result
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_results import load_base, load_result
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from torch import nn
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

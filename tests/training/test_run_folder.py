@@ -9,7 +9,7 @@ import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.data.subject import read_pictures
-from kosmos_dreambooth.training.run.worker_process.saved_runs import runs_below
+from kosmos_dreambooth.training.run.saved_runs import runs_below
 
 
 def test_the_same_settings_find_the_same_run_and_others_do_not(make_run, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.training.run.worker_process.events import Follower, loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
-from kosmos_dreambooth.training.run.worker_process.worker_process import WORKER
+from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
+from kosmos_dreambooth.training.run.worker_process import WORKER
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's processes of POSIX")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.drawing.subject_sheet import SIDE, sheet
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.training.data.masks import box_mask, crop, subject_boxes
 from kosmos_dreambooth.training.data.subject import Subject
 from kosmos_dreambooth.training.data.subject_checks import advice
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from PIL import Image
 from safetensors.torch import load_file
 

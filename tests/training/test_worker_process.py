@@ -16,16 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.model_source.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.run.worker_process import checkpoints
-from kosmos_dreambooth.training.run.worker_process.events import Event, loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_folder import RunFolder
-from kosmos_dreambooth.training.run.worker_process.run_results import load_result
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
-from kosmos_dreambooth.training.run.worker_process.worker_process import WORKER, Worker
+from kosmos_dreambooth.training.run import checkpoints
+from kosmos_dreambooth.training.run.events import Event, loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.run_results import load_result
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
+from kosmos_dreambooth.training.run.worker_process import WORKER, Worker
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

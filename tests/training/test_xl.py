@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images import unet_forward
+from kosmos_dreambooth.diffusion.sample import unet_forward
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss import dreambooth_module
-from kosmos_dreambooth.training.run.worker_process.events import loss_curve
-from kosmos_dreambooth.training.run.worker_process.run_results import load_base, load_result
-from kosmos_dreambooth.training.run.worker_process.stop_request import StopRequest
-from kosmos_dreambooth.training.run.worker_process.train_loop import train
+from kosmos_dreambooth.training.dreambooth import dreambooth_module
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_results import load_base, load_result
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
 from tests.diffusion.conftest import EPSILON, write_model
