@@ -17,8 +17,8 @@ from PIL import Image
 from ..shared.errors import UserError
 from .diffusion_model import Diffusion
 from .fingerprint import fingerprint
-from .sample.images import OnStep, consecutive_seeds, paint
-from .sample.sample_settings import Settings
+from .sample.images import OnStep, consecutive_seeds, sample_batches
+from .sample.sample_settings import SampleSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Priors:
     folder: Path
     prompt: str
     files: tuple[Path, ...]
-    settings: Settings
+    settings: SampleSettings
     seed: int
     later: bool = False
 
@@ -56,7 +56,7 @@ def make_priors(
     count: int,
     cache: Path,
     *,
-    settings: Settings | None = None,
+    settings: SampleSettings | None = None,
     seed: int = 0,
     batch_size: int = 0,
     on_step: OnStep | None = None,
@@ -66,13 +66,13 @@ def make_priors(
     cache: the folder of all priors; within it, everything that the pictures follow from (the
         model's weights, prompt, settings and size) addresses a folder of their own, and in that
         a picture is named by its seed. A damaged picture counts as missing.
-    on_step: as for `paint`, counted over the missing pictures. When it raises, or the process
-        dies, the batches that were finished stay and the next call goes on from there.
+    on_step: as for `sample_batches`, counted over the missing pictures. When it raises, or the
+        process dies, the batches that were finished stay and the next call goes on from there.
 
     Raises UserError for a count below 1, for an empty prompt, for settings or a prompt that
     the model cannot serve, and when a picture cannot be written.
     """
-    settings = settings or Settings(steps=20, guidance=3.0)
+    settings = settings or SampleSettings(steps=20, guidance=3.0)
     priors = plan_priors(diffusion, prompt, count, cache, settings=settings, seed=seed)
     size = settings.size_for(diffusion)
     files = dict(zip(consecutive_seeds(seed, count), priors.files, strict=True))
@@ -86,7 +86,13 @@ def make_priors(
 
 
 def plan_priors(
-    diffusion: Diffusion, prompt: str, count: int, cache: Path, *, settings: Settings, seed: int
+    diffusion: Diffusion,
+    prompt: str,
+    count: int,
+    cache: Path,
+    *,
+    settings: SampleSettings,
+    seed: int,
 ) -> Priors:
     """Say which files `make_priors` makes, and make none.
 
@@ -101,7 +107,7 @@ def plan_priors(
     return Priors(folder, prompt, files, settings, seed)
 
 
-def _recipe(diffusion: Diffusion, prompt: str, settings: Settings) -> dict[str, object]:
+def _recipe(diffusion: Diffusion, prompt: str, settings: SampleSettings) -> dict[str, object]:
     width, height = settings.size_for(diffusion)
     return {
         "model": diffusion.name,
@@ -124,11 +130,11 @@ def _paint_missing(
     prompt: str,
     seeds: Sequence[int],
     files: dict[int, Path],
-    settings: Settings,
+    settings: SampleSettings,
     batch_size: int,
     on_step: OnStep | None,
 ) -> None:
-    for painted in paint(
+    for painted in sample_batches(
         diffusion,
         [prompt] * len(seeds),
         seeds,

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..kosmos.box_conversion import window
 from ..kosmos.grounding import Box, GroundedText, Phrase
 from ..kosmos.preprocess import check, to_rgb
-from .caption_strip import PAPER, Run, Strip, ink_on
-from .labels import Rectangle, place, shorten
+from .caption_strip import PAPER, CaptionStrip, TextRun, ink_on
+from .labels import Rectangle, place_labels, shorten
 
 SMALLEST = 512
 """A picture is enlarged until its longer side has at least so many pixels."""
@@ -31,12 +31,12 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 """One colour a phrase: those of Okabe and Ito, which the colour-blind tell apart as well."""
 
 
-def draw(image: Tensor, grounded: GroundedText) -> Tensor:
-    """Return one picture, float [H,W,C], with its boxes and caption: see `draw_batch`."""
-    return draw_batch(image[None], [grounded])[0]
+def draw_boxes(image: Tensor, grounded: GroundedText) -> Tensor:
+    """Return one picture, float [H,W,C], with its boxes and caption: see `draw_boxes_batch`."""
+    return draw_boxes_batch(image[None], [grounded])[0]
 
 
-def draw_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
+def draw_boxes_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
     """Return a batch with boxes and labels drawn on it, and captions underneath.
 
     `images` is float [B,H,W,C] in 0..1 with 1, 3 or 4 channels, and `pictures` has B entries. The
@@ -55,7 +55,7 @@ def draw_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
     # Pillow's own font; one that is asked for by size can be scaled.
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(letters))
 
-    strips = [Strip(_runs(grounded), sheet_width, font) for grounded in pictures]
+    strips = [CaptionStrip(_runs(grounded), sheet_width, font) for grounded in pictures]
     size = (sheet_width, height + max(strip.height for strip in strips))
     drawn = torch.empty(len(images), size[1], size[0], 3)
     for k, (image, grounded, strip) in enumerate(zip(images, pictures, strips, strict=True)):
@@ -70,12 +70,12 @@ def draw_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor:
     return drawn.div_(255)
 
 
-def mask(grounded: GroundedText, height: int, width: int) -> Tensor:
+def boxes_to_mask(grounded: GroundedText, height: int, width: int) -> Tensor:
     """Return float32 [height,width]: 1 in each pixel that a box touches, 0 elsewhere."""
-    return cover(grounded.boxes, height, width)
+    return boxes_to_cover_mask(grounded.boxes, height, width)
 
 
-def cover(boxes: Sequence[Box], height: int, width: int) -> Tensor:
+def boxes_to_cover_mask(boxes: Sequence[Box], height: int, width: int) -> Tensor:
     """Return float32 [height,width]: 1 in each pixel that one of the boxes touches, 0 elsewhere."""
     covered = torch.zeros(height, width)
     for box in boxes:
@@ -94,15 +94,15 @@ def _coloured(grounded: GroundedText) -> Iterator[tuple[Phrase, str]]:
     return zip((phrase for phrase in grounded.phrases if phrase.boxes), cycle(PALETTE))
 
 
-def _runs(grounded: GroundedText) -> list[Run]:
+def _runs(grounded: GroundedText) -> list[TextRun]:
     """Return the caption in pieces, those of phrases with boxes in the colour of the boxes."""
-    runs: list[Run] = []
+    runs: list[TextRun] = []
     position = 0
     for phrase, colour in _coloured(grounded):
-        runs.append(Run(grounded.caption[position : phrase.start], None))
-        runs.append(Run(phrase.text, colour))
+        runs.append(TextRun(grounded.caption[position : phrase.start], None))
+        runs.append(TextRun(phrase.text, colour))
         position = phrase.end
-    return [*runs, Run(grounded.caption[position:], None)]
+    return [*runs, TextRun(grounded.caption[position:], None)]
 
 
 def _draw_boxes(
@@ -125,7 +125,7 @@ def _draw_boxes(
 
     letters = sum(font.getmetrics())
     sizes = [(font.getlength(text) + 2 * line, letters + line) for text in texts]
-    for text, fill, spot in zip(texts, fills, place(rectangles, sizes, limit), strict=True):
+    for text, fill, spot in zip(texts, fills, place_labels(rectangles, sizes, limit), strict=True):
         if text and spot is not None:
             pen.rectangle(spot, fill=fill)
             pen.text((spot[0] + line, spot[1] + line // 2), text, fill=ink_on(fill), font=font)

@@ -11,7 +11,7 @@ from PIL import ImageColor, ImageDraw, ImageFont
 PAPER, TEXT = "#16181D", "#F2F2F2"
 
 
-class Run(NamedTuple):
+class TextRun(NamedTuple):
     """A piece of a caption; `colour` is the background to mark it with, if any."""
 
     text: str
@@ -28,10 +28,10 @@ def ink_on(colour: str) -> str:
     return "#000000" if luminance > 0.179 else "#FFFFFF"
 
 
-class Strip:
+class CaptionStrip:
     """A caption, wrapped to a width in pixels; `height` is what it needs, margins included."""
 
-    def __init__(self, runs: Sequence[Run], width: int, font: ImageFont.FreeTypeFont) -> None:
+    def __init__(self, runs: Sequence[TextRun], width: int, font: ImageFont.FreeTypeFont) -> None:
         self._font = font
         self._margin = round(font.size / 2)
         self._line_height = round(sum(font.getmetrics()) * 1.25)
@@ -53,8 +53,10 @@ class Strip:
             y += self._line_height
 
 
-def _wrap(runs: Sequence[Run], width: float, font: ImageFont.FreeTypeFont) -> list[list[Run]]:
-    lines: list[list[Run]] = [[]]
+def _wrap(
+    runs: Sequence[TextRun], width: float, font: ImageFont.FreeTypeFont
+) -> list[list[TextRun]]:
+    lines: list[list[TextRun]] = [[]]
     used = 0.0
     for word, colour in _words(runs, width, font):
         length = font.getlength(word)
@@ -63,19 +65,21 @@ def _wrap(runs: Sequence[Run], width: float, font: ImageFont.FreeTypeFont) -> li
             used = 0.0
             word = word.lstrip()
             length = font.getlength(word)
-        lines[-1].append(Run(word, colour))
+        lines[-1].append(TextRun(word, colour))
         used += length
     return lines
 
 
-def _words(runs: Sequence[Run], width: float, font: ImageFont.FreeTypeFont) -> Iterator[Run]:
+def _words(
+    runs: Sequence[TextRun], width: float, font: ImageFont.FreeTypeFont
+) -> Iterator[TextRun]:
     """Give words with the blanks before them, those wider than a line in pieces."""
     for text, colour in runs:
         for word in re.findall(r"\s*\S+|\s+$", text):
             piece = ""
             for letter in word:
                 if piece and font.getlength(piece + letter) > width:
-                    yield Run(piece, colour)
+                    yield TextRun(piece, colour)
                     piece = ""
                 piece += letter
-            yield Run(piece, colour)
+            yield TextRun(piece, colour)

@@ -10,7 +10,7 @@ VIRIDIS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
 """From low to high; its lightness rises evenly, so it reads in grey and to the colour-blind."""
 
 
-def colour(values: Tensor) -> Tensor:
+def apply_colormap(values: Tensor) -> Tensor:
     """Return float32 [...,3] in 0..1 for values [...] in 0..1, those outside being cut off."""
     stops = torch.tensor([ImageColor.getrgb(stop) for stop in VIRIDIS]) / 255
     place = values.float().clamp(0, 1) * (len(stops) - 1)

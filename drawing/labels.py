@@ -21,7 +21,7 @@ def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return text.rstrip() + ELLIPSIS
 
 
-def place(
+def place_labels(
     boxes: Sequence[Rectangle],
     sizes: Sequence[tuple[float, float]],
     limit: tuple[float, float],

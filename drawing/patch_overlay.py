@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 
 from ..kosmos.preprocess import check, to_rgb
 from .boxes import SMALLEST, SMALLEST_LETTERS
-from .caption_strip import PAPER, Run, Strip
-from .heatmap import colour, spread
+from .caption_strip import PAPER, CaptionStrip, TextRun
+from .heatmap import apply_colormap, spread
 
 MARK = "#FDE725"
 """Behind the words that a map belongs to: the colour of its peak."""
@@ -41,15 +41,19 @@ def blocks(colours: Tensor, height: int, width: int) -> Tensor:
     return interpolate(colours.movedim(-1, 1), (height, width), mode="nearest").movedim(1, -1)
 
 
-def marked(caption: str, start: int, end: int) -> list[Run]:
+def marked(caption: str, start: int, end: int) -> list[TextRun]:
     """Return a caption in pieces, `caption[start:end]` marked."""
-    return [Run(caption[:start], None), Run(caption[start:end], MARK), Run(caption[end:], None)]
+    return [
+        TextRun(caption[:start], None),
+        TextRun(caption[start:end], MARK),
+        TextRun(caption[end:], None),
+    ]
 
 
 def overlay(
     images: Sequence[Tensor],
     grids: Sequence[Tensor],
-    texts: Sequence[Sequence[Run]],
+    texts: Sequence[Sequence[TextRun]],
     bounds: tuple[float, float] | None = None,
 ) -> Tensor:
     """Lay maps on pictures, with a text under each: float32 [N,H',W',3] in 0..1 on the CPU.
@@ -66,7 +70,7 @@ def overlay(
     sheet_width = max(width, height // 2)
     letters = max(round((height + width) / 64), SMALLEST_LETTERS)
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(letters))
-    strips = [Strip(text, sheet_width, font) for text in texts]
+    strips = [CaptionStrip(text, sheet_width, font) for text in texts]
     size = (sheet_width, height + max(strip.height for strip in strips))
     drawn = torch.empty(len(strips), size[1], size[0], 3)
     for k, (image, grid, strip) in enumerate(zip(images, grids, strips, strict=True)):
@@ -76,7 +80,7 @@ def overlay(
         heat = grid_mask(grid, height, width, bounds)
         low, high = COVER
         cover = Image.fromarray((255 * (low + (high - low) * heat)).byte().numpy())
-        colours = Image.fromarray(colour(heat).mul(255).byte().numpy())
+        colours = Image.fromarray(apply_colormap(heat).mul(255).byte().numpy())
         sheet = Image.new("RGB", size, PAPER)
         sheet.paste(Image.composite(colours, picture, cover))
         strip.draw(ImageDraw.Draw(sheet), height)

@@ -21,7 +21,7 @@ MOST = 4
 """Pictures in a row; more would be too small to see a difference in."""
 
 
-def sheet(report: Report, rows: Mapping[str, Tensor]) -> Tensor:
+def draw_quantize_sheet(report: Report, rows: Mapping[str, Tensor]) -> Tensor:
     """Draw a report with rows of pictures, each [N,H,W,3], by their titles; float 0..1 [H,W,3]."""
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(LETTERS))
     line = round(LETTERS * 1.5)

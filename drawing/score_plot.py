@@ -23,7 +23,7 @@ COLOURS = {
 }
 
 
-def plot(scores: Sequence[Scores]) -> np.ndarray:
+def draw_score_plot(scores: Sequence[Scores]) -> np.ndarray:
     """Draw the measures of each checkpoint, uint8 [400,720,3]; the figures are the best one's.
 
     "class kept" is 1 - drift, so that up is better everywhere; what lies outside 0..1 is cut off.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..kosmos.insight.embedding import THUMBNAIL, Embedding
 from .caption_strip import PAPER, TEXT, ink_on
-from .heatmap import colour, spread
+from .heatmap import apply_colormap, spread
 
 CELL = 72
 """Pixels along a cell's side, where its number has room."""
@@ -50,7 +50,7 @@ def draw_matrix(values: Tensor, rows: Embedding, columns: Embedding) -> Tensor:
         sheet.paste(head, (left - head.width, top + k * cell + (cell - head.height) // 2))
     for k, head in enumerate(tops):
         sheet.paste(head, (left + k * cell + (cell - head.width) // 2, top - head.height))
-    fills = colour(spread(values)).mul(255).round().byte()
+    fills = apply_colormap(spread(values)).mul(255).round().byte()
     cells = Image.fromarray(fills.numpy())
     sheet.paste(cells.resize((width * cell, height * cell), Image.Resampling.NEAREST), (left, top))
     if named:

@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..training.data.subject import Subject
-from .caption_strip import PAPER, Run, Strip
+from .caption_strip import PAPER, CaptionStrip, TextRun
 
 SIDE, COLUMNS, LETTERS = 256, 4, 14
 SHADE = 0.35
 """Brightness of what lies outside a picture's mask."""
 
 
-def sheet(subject: Subject) -> np.ndarray:
+def draw_subject_sheet(subject: Subject) -> np.ndarray:
     """Draw all pictures, the middle square of each, uint8 [H,W,3]; up to four in a row."""
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(LETTERS))
     strips = [
-        Strip([Run(" / ".join(caption.splitlines()), None)], SIDE, font)
+        CaptionStrip([TextRun(" / ".join(caption.splitlines()), None)], SIDE, font)
         for caption in subject.captions
     ]
     columns = min(COLUMNS, len(strips))

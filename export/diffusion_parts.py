@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..diffusion.diffusion_model import Diffusion
-from ..diffusion.sample.prompt_encoding import read_tokens, tokenize
-from ..diffusion.sample.unet_forward import frame
+from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
+from ..diffusion.sample.unet_forward import add_time_ids
 from ..kosmos.preprocess import to_rgb
 from .export_part import Part
 
@@ -120,7 +120,7 @@ def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
     pictures = to_rgb(images).movedim(-1, 1).float() / 255
     pixels = interpolate(pictures, (side, side), mode="area") * 2 - 1
     ids = tokenize(diffusion, PROMPTS)
-    said = read_tokens(diffusion, ids)
+    said = encode_tokens(diffusion, ids)
     encoder, decoder = Encode(diffusion), Decode(diffusion)
     latents = encoder(pixels)
     steps = diffusion.scheduler_config.get("num_train_timesteps", 1000)
@@ -147,7 +147,7 @@ def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
         unet = PredictXL(diffusion)
         for case, pooled in zip(noisy, said.pooled, strict=True):
             case["text_embeds"] = pooled.expand(len(latents), -1)
-            case["time_ids"] = frame(side, side).expand(len(latents), -1)
+            case["time_ids"] = add_time_ids(side, side).expand(len(latents), -1)
     return [
         *readers,
         _part("unet", unet, ["out_sample"], noisy),

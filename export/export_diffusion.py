@@ -11,7 +11,7 @@ import torch
 
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.schedulers import make_scheduler
-from ..diffusion.sample.unet_forward import frame
+from ..diffusion.sample.unet_forward import add_time_ids
 from ..kosmos.preprocess import check
 from ..quantize.quantize_weights import require_plain
 from ..shared.errors import UserError
@@ -97,7 +97,7 @@ def reads(diffusion: Diffusion) -> Json:
     }
     told = {"tokenizers": tokenizers, "schedule": schedule}
     if diffusion.text_encoder_2 is not None:
-        told["frame"] = frame(diffusion.resolution, diffusion.resolution).tolist()
+        told["frame"] = add_time_ids(diffusion.resolution, diffusion.resolution).tolist()
     return told
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..shared.atomic_files import replacing_folder, write_text
+from ..shared.atomic_files import atomic_folder, write_text
 from ..shared.errors import UserError
 
 MANIFEST = "export.json"
@@ -85,7 +85,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         raise UserError(f'There is already a "{folder.name}" there: give another name.')
     try:
-        with replacing_folder(folder) as draft:
+        with atomic_folder(folder) as draft:
             yield draft
     except OSError as error:
         if error.errno not in DISK:

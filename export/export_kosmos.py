@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from ..kosmos.generate.caption import BRIEF
-from ..kosmos.generate.completion import Reply, reply
-from ..kosmos.generate.encoded_images import Pictures
-from ..kosmos.kosmos_model import Kosmos, Looking
+from ..kosmos.generate.completion import Completion, generate
+from ..kosmos.generate.encoded_images import EncodedImages
+from ..kosmos.kosmos_model import Kosmos, SupportsImageEncoding
 from ..kosmos.preprocess import Images, check
 from ..kosmos.prompt import tokenize
 from ..quantize.quantize_weights import require_plain
@@ -44,7 +44,7 @@ def export_captioner(
     are missing, the folder exists, the disk is full, or a graph is further off than its precision
     allows.
     """
-    if isinstance(kosmos.model, Looking):
+    if isinstance(kosmos.model, SupportsImageEncoding):
         raise UserError(f"{kosmos.name} is an export itself: load the model that it was made from.")
     require_plain(kosmos.model, kosmos.name, BEFORE)
     check(images)
@@ -119,10 +119,10 @@ def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: I
     return {"same_captions": same}
 
 
-def captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Reply]:
+def captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Completion]:
     """The beginning of a brief caption of each picture, as tokens."""
     prompt = tokenize(kosmos, BRIEF, tokens)
-    replies = reply(
-        kosmos, Pictures(kosmos, images), [[prompt]] * len(images), max_new_tokens=tokens
+    replies = generate(
+        kosmos, EncodedImages(kosmos, images), [[prompt]] * len(images), max_new_tokens=tokens
     )
     return [only for (only,) in replies]

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..kosmos.generate.caption import BRIEF
-from ..kosmos.generate.completion import reply
-from ..kosmos.generate.encoded_images import Pictures
-from ..kosmos.generate.image_encoder import encode
+from ..kosmos.generate.completion import generate
+from ..kosmos.generate.encoded_images import EncodedImages
+from ..kosmos.generate.image_encoder import encode_images
 from ..kosmos.insight.attention import weights_in_the_open
 from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.preprocess import Images, preprocess
@@ -145,9 +145,9 @@ def _caption(
     behind it is filled up to that length with what is masked.
     """
     prompt = tokenize(kosmos, BRIEF, NEW_TOKENS)
-    pictures = Pictures(kosmos, [image])
-    [[written]] = reply(kosmos, pictures, [[prompt]], max_new_tokens=NEW_TOKENS)
-    slots = encode(kosmos, preprocess(kosmos, [image]))
+    pictures = EncodedImages(kosmos, [image])
+    [[written]] = generate(kosmos, pictures, [[prompt]], max_new_tokens=NEW_TOKENS)
+    slots = encode_images(kosmos, preprocess(kosmos, [image]))
     first = len(prompt.ids) if room is None else prompt.text_at
     here = torch.zeros(1, first, dtype=torch.long)
     here[:, slice(*prompt.slots)] = 1

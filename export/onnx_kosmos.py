@@ -84,7 +84,7 @@ class OnnxKosmos(nn.Module):
         _refuse()
 
 
-class Told(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What the decoder says: logits of the next token, float32 [B,1,V]."""
 
     logits: Tensor
@@ -115,7 +115,7 @@ class OnnxDecoder(nn.Module):
         use_cache: bool = True,
         logits_to_keep: int = 1,
         output_attentions: bool = False,
-    ) -> Told:
+    ) -> DecoderOutput:
         """Read tokens behind what `past_key_values` holds, and remember them there."""
         if position_ids is None or past_key_values is None or not use_cache:
             _refuse()
@@ -133,7 +133,7 @@ class OnnxDecoder(nn.Module):
         logits, *new = self._graph(dict(zip(self._graph.inputs, given, strict=True)))
         for layer in range(self.config.layers):
             past_key_values.update(new[2 * layer], new[2 * layer + 1], layer)
-        return Told(logits)
+        return DecoderOutput(logits)
 
     def generate(self, *_: object, **__: object) -> NoReturn:
         """Beam search of transformers', which needs its own model."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Looking(Protocol):
+class SupportsImageEncoding(Protocol):
     """A model that goes from pixels to slots in one step of its own, as an export does."""
 
     def look(self, pixels: Tensor) -> Tensor:
@@ -23,9 +23,9 @@ class Kosmos:
     """A loaded Kosmos-2.
 
     The model is in evaluation mode and computes in its own dtype on the device it is on. It may
-    also be an export that is `Looking` and writes, and can do nothing besides. The processor
-    tokenizes and preprocesses for it. `name` is what the user knows it by. `home` belongs to
-    whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
+    also be an export that is `SupportsImageEncoding` and writes, and can do nothing besides. The
+    processor tokenizes and preprocesses for it. `name` is what the user knows it by. `home` belongs
+    to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
     `source` is the folder that it was loaded from, and `loras` are files that were merged into its
     weights, in that order.
     """

@@ -37,7 +37,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Spelled:
+class TokenizedCaption:
     """A caption as the decoder reads it: tokens, where the image slots are, and its words.
 
     `ids` has the whole sequence. `slots` are the indices from the first slot to behind the last.
@@ -66,7 +66,7 @@ class Spelled:
         return tuple(word for word in self.words if word.text.lower() in lower)
 
 
-def spell(kosmos: Kosmos, told: GroundedText) -> Spelled:
+def tokenize_caption(kosmos: Kosmos, told: GroundedText) -> TokenizedCaption:
     """Write a caption with its tags and boxes behind `<grounding>`, as the model would, and find
     its words.
 
@@ -94,4 +94,4 @@ def spell(kosmos: Kosmos, told: GroundedText) -> Spelled:
             if left < end and right > start
         )
         words.append(Word(match[0], match.start(), match.end(), tokens))
-    return Spelled(told.caption, prompt.ids, prompt.slots, tuple(words))
+    return TokenizedCaption(told.caption, prompt.ids, prompt.slots, tuple(words))

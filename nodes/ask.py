@@ -80,7 +80,7 @@ class AskImage(io.ComfyNode):
         from ..kosmos.generate.ask import ask
 
         asked = _lines(questions, "question")
-        host.bring_in(kosmos.home)
+        host.load_to_device(kosmos.home)
         answers = ask(
             kosmos,
             image,
@@ -150,24 +150,24 @@ class GroundPhrase(io.ComfyNode):
         cls, kosmos: Kosmos, image: torch.Tensor, phrases: str, verify: bool, batch_size: int
     ) -> io.NodeOutput:
         """Find the phrases."""
-        from ..drawing.boxes import draw_batch, mask
+        from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
         from ..kosmos.box_conversion import boxes_to_pixels
         from ..kosmos.generate.ground import ground, missing
         from ..kosmos.grounding import Grounding
 
         wanted = _lines(phrases, "phrase")
-        host.bring_in(kosmos.home)
+        host.load_to_device(kosmos.home)
         pace = watched(len(image) * len(wanted), batch_size)
         found = ground(kosmos, image, wanted, verify=verify, pace=pace)
         absent = missing(found)
         if absent:
-            host.say(absent)
+            host.show_text(absent)
         height, width = image.shape[1:3]
         return io.NodeOutput(
             Grounding(tuple(found)),
             [boxes_to_pixels(seen.boxes, width, height) for seen in found],
-            torch.stack([mask(seen, height, width) for seen in found]),
-            draw_batch(image, found),
+            torch.stack([boxes_to_mask(seen, height, width) for seen in found]),
+            draw_boxes_batch(image, found),
             absent,
         )
 
@@ -246,17 +246,17 @@ class DescribeRegion(io.ComfyNode):
         batch_size: list[int] | None = None,
     ) -> io.NodeOutput:
         """Describe the regions."""
-        from ..drawing.boxes import draw
-        from ..kosmos.generate.encoded_images import Pictures
-        from ..kosmos.generate.regions import describe, labelled
+        from ..drawing.boxes import draw_boxes
+        from ..kosmos.generate.encoded_images import EncodedImages
+        from ..kosmos.generate.regions import describe_regions, labelled
         from ..kosmos.grounding import Grounding
 
         images = [picture for batch in image for picture in batch]
         regions = _regions(images, bbox or [], mask or [])
-        host.bring_in(kosmos[0].home)
-        told = describe(
+        host.load_to_device(kosmos[0].home)
+        told = describe_regions(
             kosmos[0],
-            Pictures(kosmos[0], images),
+            EncodedImages(kosmos[0], images),
             regions,
             max_new_tokens=(max_new_tokens or [32])[0],
             pace=watched(sum(map(len, regions)), (batch_size or [0])[0]),
@@ -265,7 +265,7 @@ class DescribeRegion(io.ComfyNode):
         return io.NodeOutput(
             [text for texts in told for text in texts],
             Grounding(tuple(seen)),
-            [draw(picture, each)[None] for picture, each in zip(images, seen, strict=True)],
+            [draw_boxes(picture, each)[None] for picture, each in zip(images, seen, strict=True)],
         )
 
 

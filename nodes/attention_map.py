@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..kosmos.grounding import GroundedText, Grounding
     from ..kosmos.insight.attention import WordMap
     from ..kosmos.kosmos_model import Kosmos
-    from ..shared.batching import Pace
+    from ..shared.batching import BatchOptions
 
 CATEGORY = "Kosmos DreamBooth/look"
 
@@ -111,16 +111,16 @@ class AttentionMap(io.ComfyNode):
         from ..drawing.patch_overlay import grid_mask, marked, overlay
         from ..kosmos.insight.attention import choices, word_maps
         from ..kosmos.preprocess import check, preprocess
-        from ..kosmos.tokenized_caption import spell
-        from ..shared.batching import Pace
+        from ..kosmos.tokenized_caption import tokenize_caption
+        from ..shared.batching import BatchOptions
 
         check(image)
         decoder = kosmos.model.config.text_config
         chosen_layers = choices(layers, decoder.layers, "layers")
         chosen_heads = choices(heads, decoder.attention_heads, "heads")
         wanted = [word.strip() for word in words.split(",") if word.strip()]
-        host.bring_in(kosmos.home)
-        pace = Pace(
+        host.load_to_device(kosmos.home)
+        pace = BatchOptions(
             free_memory=host.free_memory(),
             on_batch=lambda *_: host.check_interrupted(),
             on_token=host.check_interrupted,
@@ -130,7 +130,7 @@ class AttentionMap(io.ComfyNode):
         pictures, maps, texts, by_picture = [], [], [], []
         places = panel_data.pictures(image)
         for k, (picture, text) in enumerate(zip(image, told, strict=True)):
-            spelled = spell(kosmos, text)
+            spelled = tokenize_caption(kosmos, text)
             found = word_maps(
                 kosmos,
                 preprocess(kosmos, picture[None]),
@@ -175,7 +175,11 @@ def _by_layer(found: WordMap) -> list[str]:
 
 
 def _captions(
-    kosmos: Kosmos, image: torch.Tensor, caption: str, grounding: Grounding | None, pace: Pace
+    kosmos: Kosmos,
+    image: torch.Tensor,
+    caption: str,
+    grounding: Grounding | None,
+    pace: BatchOptions,
 ) -> list[GroundedText]:
     """The captions to map, one for each picture: given with boxes, given, or the model's own."""
     from ..kosmos.generate.caption import caption as describe

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from . import host
 
 if TYPE_CHECKING:
-    from ..shared.batching import Pace
+    from ..shared.batching import BatchOptions
 
 
 def batch_size_input(what: str) -> io.Int.Input:
@@ -24,12 +24,12 @@ def batch_size_input(what: str) -> io.Int.Input:
     )
 
 
-def watched(total: int, batch_size: int) -> Pace:
+def watched(total: int, batch_size: int) -> BatchOptions:
     """A pace that moves the node's progress bar to `total`, and ends at the token after Cancel."""
-    from ..shared.batching import Pace
+    from ..shared.batching import BatchOptions
 
     progress = host.Progress(total)
-    return Pace(
+    return BatchOptions(
         batch_size=batch_size,
         free_memory=host.free_memory(),
         on_batch=lambda done, _: progress.step(done),

@@ -17,7 +17,7 @@ from .sockets import EMBEDDING, KOSMOS
 if TYPE_CHECKING:
     from ..kosmos.insight.embedding import Embedding
     from ..kosmos.kosmos_model import Kosmos
-    from ..shared.batching import Pace
+    from ..shared.batching import BatchOptions
 
 CATEGORY = "Kosmos DreamBooth/look"
 NONE = "none"
@@ -123,7 +123,7 @@ class EmbedImageText(io.ComfyNode):
                 "choose dual encoder."
             )
         else:
-            host.bring_in(kosmos[0].home)
+            host.load_to_device(kosmos[0].home)
             asked, size = prompt[0].strip(), batch_size[0]
             if method[0] == "likelihood":
                 found = _by_likelihood(kosmos[0], images, texts, asked, size)
@@ -133,10 +133,10 @@ class EmbedImageText(io.ComfyNode):
         count = sum(map(len, images))
         names = tuple(f"picture {k + 1}" for k in range(count))
         return io.NodeOutput(
-            host.blocked("No picture was embedded: connect an image to Embed Image and Text.")
+            host.block_output("No picture was embedded: connect an image to Embed Image and Text.")
             if pictures is None
             else Embedding(pictures, names, space, torch.cat([thumbnails(i) for i in images])),
-            host.blocked("No text was embedded: write one into Embed Image and Text.")
+            host.block_output("No text was embedded: write one into Embed Image and Text.")
             if told is None
             else Embedding(told, tuple(texts), space),
         )
@@ -209,7 +209,7 @@ def _by_dual_encoder(
     if model == NONE:
         raise UserError("No dual encoder is chosen: choose one in dual_encoder.")
     dual = load_dual_encoder(hub_models.folder("clip", model), host.torch_dtype("auto"))
-    host.bring_in(host.adopt(dual.model))
+    host.load_to_device(host.register_model(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (
         torch.cat([embed_pictures(dual, part, watched.pace()) for part in images])
@@ -228,9 +228,9 @@ class _Watched:
         self._batch_size = batch_size
         self._done = 0
 
-    def pace(self) -> Pace:
+    def pace(self) -> BatchOptions:
         """Return the pace of the next piece."""
-        from ..shared.batching import Pace
+        from ..shared.batching import BatchOptions
 
         start = self._done
 
@@ -238,7 +238,7 @@ class _Watched:
             self._done = start + done
             self._progress.step(self._done)
 
-        return Pace(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)
+        return BatchOptions(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)
 
 
 class CompareEmbeddings(io.ComfyNode):

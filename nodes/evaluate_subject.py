@@ -18,7 +18,7 @@ from .training import publish, run_monitor
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..kosmos.kosmos_model import Kosmos
-    from ..training.evaluate.evaluate_run import Eye
+    from ..training.evaluate.evaluate_run import ImageScorer
 
 CATEGORY = "Kosmos DreamBooth/personalise"
 SANDBOX, DECODER, LIKELIHOOD = "sandbox", "kosmos", "kosmos likelihood"
@@ -130,24 +130,24 @@ class EvaluateSubject(io.ComfyNode):
         kosmos: Kosmos | None = None,
     ) -> io.NodeOutput:
         """Paint and measure."""
-        from ..drawing.score_plot import plot
-        from ..training.evaluate.evaluate_run import Plan, best, evaluate, work
+        from ..drawing.score_plot import draw_score_plot
+        from ..training.evaluate.evaluate_run import EvaluationPlan, best, evaluate, work
 
         lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
-        plan = Plan(lines, count, seed, steps, guidance)
+        plan = EvaluationPlan(lines, count, seed, steps, guidance)
         eye = _eye(subject_judge, kosmos)
         reader = eye if prompt_judge == subject_judge else _eye(prompt_judge, kosmos)
         progress = host.Progress(work(run.folder, plan))
         judged = []
         for one in evaluate(run.folder, plan, eye, reader, _seat, progress.step):
             judged.append(one)
-            host.say(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
+            host.show_text(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
         publish.publish_scores(run.folder)
         scores = [one.scores for one in judged]
-        chart = torch.from_numpy(plot(scores).copy()).float() / 255
+        chart = torch.from_numpy(draw_score_plot(scores).copy()).float() / 255
         pictures = [one.pictures for one in judged]
         told = run_monitor.charted(run.folder)
-        host.tell(run_monitor.PANEL, told)
+        host.send_event(run_monitor.PANEL, told)
         return io.NodeOutput(
             chart[None], pictures, describe(run), best(scores).step, ui={"training": [told]}
         )
@@ -155,17 +155,17 @@ class EvaluateSubject(io.ComfyNode):
 
 def _seat(diffusion: Diffusion) -> Diffusion:
     """Hand a model to ComfyUI's memory management and move it to the device."""
-    home = host.adopt(diffusion.modules)
-    host.bring_in(home)
+    home = host.register_model(diffusion.modules)
+    host.load_to_device(home)
     return replace(diffusion, home=home)
 
 
-def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
+def _eye(choice: str, kosmos: Kosmos | None) -> ImageScorer:
     if choice == SANDBOX:
-        from ..sandbox.judge_scorer import SandboxEye
+        from ..sandbox.judge_scorer import JudgeScorer
 
-        return SandboxEye()
-    from ..training.evaluate.image_scorers import KosmosEye, LikelihoodEye, load_eye
+        return JudgeScorer()
+    from ..training.evaluate.image_scorers import KosmosScorer, LikelihoodScorer, load_image_scorer
 
     if choice in (DECODER, LIKELIHOOD):
         if kosmos is None:
@@ -173,8 +173,8 @@ def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
                 f"The judge {choice} needs a Kosmos-2: connect Load Kosmos-2, or choose another "
                 "judge."
             )
-        kind = KosmosEye if choice == DECODER else LikelihoodEye
-        return kind(kosmos, lambda: host.bring_in(kosmos.home))
+        kind = KosmosScorer if choice == DECODER else LikelihoodScorer
+        return kind(kosmos, lambda: host.load_to_device(kosmos.home))
     folder = hub_models.folder("clip", choice)
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -182,4 +182,4 @@ def _eye(choice: str, kosmos: Kosmos | None) -> Eye:
         raise UserError(
             f'The config.json of "{choice}" is missing or unreadable: copy the model again.'
         ) from error
-    return load_eye(folder, str(told))
+    return load_image_scorer(folder, str(told))

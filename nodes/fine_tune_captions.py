@@ -14,7 +14,7 @@ from ..kosmos.generate.language import LANGUAGES, prompt_in
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.errors import UserError
 from ..training.captions.caption_config import CaptionConfig
-from ..training.config import Course, Options
+from ..training.config import CommonOptions, Options
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import find_or_make
 from ..training.run.saved_runs import ChosenRun
@@ -282,7 +282,7 @@ def _course(options: Options | None, steps: int) -> dict[str, Any]:
     if options is None:
         return {"preview_every": max(1, steps // PREVIEWS)}
     chosen = asdict(options)
-    return {field.name: chosen[field.name] for field in fields(Course)}
+    return {field.name: chosen[field.name] for field in fields(CommonOptions)}
 
 
 def _folder(name: str) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..diffusion.sample.guidance import GuidanceOptions
     from ..diffusion.sample.images import OnStep
-    from ..diffusion.sample.img2img_input import Canvas
+    from ..diffusion.sample.img2img_input import Img2ImgInput
 
 CATEGORY = "Kosmos DreamBooth/generate"
 HUB_MODELS = [
@@ -105,7 +105,7 @@ class LoadDiffusion(io.ComfyNode):
             require_plain(diffusion.modules, model, "merge LoRAs into the model as it was before")
         for file in files:
             diffusion = merge_lora(diffusion, file)
-        return io.NodeOutput(replace(diffusion, home=host.adopt(diffusion.modules)))
+        return io.NodeOutput(replace(diffusion, home=host.register_model(diffusion.modules)))
 
 
 class PriorGenerator(io.ComfyNode):
@@ -193,7 +193,7 @@ class PriorGenerator(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint what is missing, or say what will be painted."""
         from ..diffusion.priors import make_priors, plan_priors
-        from ..diffusion.sample.sample_settings import Settings
+        from ..diffusion.sample.sample_settings import SampleSettings
 
         if when == "during":
             planned = plan_priors(
@@ -201,23 +201,23 @@ class PriorGenerator(io.ComfyNode):
                 prompt.strip(),
                 count,
                 host.output_folder("priors"),
-                settings=Settings(steps=steps, guidance=guidance),
+                settings=SampleSettings(steps=steps, guidance=guidance),
                 seed=seed,
             )
             return io.NodeOutput(
                 replace(planned, later=True),
-                host.blocked(
+                host.block_output(
                     "The class pictures are painted in training: set PriorGenerator's when to "
                     "before to see them here."
                 ),
             )
-        host.bring_in(diffusion.home)
+        host.load_to_device(diffusion.home)
         priors = make_priors(
             diffusion,
             prompt.strip(),
             count,
             host.output_folder("priors"),
-            settings=Settings(steps=steps, guidance=guidance),
+            settings=SampleSettings(steps=steps, guidance=guidance),
             seed=seed,
             batch_size=batch_size,
             on_step=_show_progress(),
@@ -356,21 +356,21 @@ class CFGSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint `count` pictures for each line of the prompt."""
         from ..diffusion.sample.guidance import PLAIN
-        from ..diffusion.sample.images import consecutive_seeds, paint
-        from ..diffusion.sample.sample_settings import Settings
+        from ..diffusion.sample.images import consecutive_seeds, sample_batches
+        from ..diffusion.sample.sample_settings import SampleSettings
 
         lines = _lines(prompt)
         if image is not None and len(lines) == 1:
             lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
         canvas = _canvas(image, mask, denoise, len(lines), count)
-        host.bring_in(diffusion.home)
+        host.load_to_device(diffusion.home)
         parts = list(
-            paint(
+            sample_batches(
                 diffusion,
                 prompts,
                 consecutive_seeds(seed, len(prompts)),
-                Settings(negative.strip(), steps, guidance, scheduler, width, height),
+                SampleSettings(negative.strip(), steps, guidance, scheduler, width, height),
                 options=guidance_options or PLAIN,
                 canvas=canvas,
                 on_step=_show_progress(),
@@ -390,9 +390,9 @@ def _canvas(
     denoise: float,
     lines: int,
     count: int,
-) -> Canvas | None:
+) -> Img2ImgInput | None:
     """Give each of `lines` prompts its picture and its mask, `count` times."""
-    from ..diffusion.sample.img2img_input import Canvas
+    from ..diffusion.sample.img2img_input import Img2ImgInput
 
     if image is None:
         if mask is not None:
@@ -405,7 +405,7 @@ def _canvas(
                 "each prompt."
             )
     each = torch.arange(lines).repeat_interleave(count)
-    return Canvas(
+    return Img2ImgInput(
         image[each % len(image)],
         None if mask is None else mask[each % len(mask)],
         denoise,

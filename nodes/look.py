@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
@@ -16,6 +17,9 @@ from ..shared.errors import UserError
 from . import host, hub_models, panel_data
 from .batch_inputs import batch_size_input, watched
 from .sockets import BBOX, GROUNDING, KOSMOS
+
+if TYPE_CHECKING:
+    from ..kosmos.load import Attention
 
 SANDBOX = "sandbox"
 
@@ -68,7 +72,9 @@ class LoadKosmos(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: str, dtype: str, attention: str, loras: str = "") -> io.NodeOutput:
+    def execute(
+        cls, model: str, dtype: str, attention: Attention, loras: str = ""
+    ) -> io.NodeOutput:
         """Load the chosen model."""
         from ..kosmos.kosmos_lora import merge_lora
         from ..kosmos.load import dtype_on_cpu, load_kosmos
@@ -89,7 +95,7 @@ class LoadKosmos(io.ComfyNode):
         kosmos = dataclasses.replace(kosmos, name=model)
         for line in filter(None, map(str.strip, loras.splitlines())):
             kosmos = merge_lora(kosmos, host.resolve("loras", line))
-        home = host.adopt(kosmos.model)
+        home = host.register_model(kosmos.model)
         return io.NodeOutput(dataclasses.replace(kosmos, home=home))
 
 
@@ -103,7 +109,7 @@ def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
             "merge before you export."
         )
     kosmos = load_captioner(folder)
-    return dataclasses.replace(kosmos, name=name, home=host.adopt(kosmos.model))
+    return dataclasses.replace(kosmos, name=name, home=host.register_model(kosmos.model))
 
 
 class GroundedCaption(io.ComfyNode):
@@ -247,7 +253,7 @@ class GroundedCaption(io.ComfyNode):
         language: str = ENGLISH,
     ) -> io.NodeOutput:
         """Describe the pictures."""
-        from ..drawing.boxes import draw_batch, mask
+        from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
         from ..kosmos.box_conversion import boxes_to_pixels
         from ..kosmos.files.grounding_json import as_json, record
         from ..kosmos.generate.caption import BRIEF, DETAILED, caption
@@ -266,7 +272,7 @@ class GroundedCaption(io.ComfyNode):
             "beam": Decoding(beams=beams),
             "sample": Decoding(temperature=temperature, top_p=top_p, seed=seed),
         }
-        host.bring_in(kosmos.home)
+        host.load_to_device(kosmos.home)
         seen = caption(
             kosmos,
             image,
@@ -280,8 +286,8 @@ class GroundedCaption(io.ComfyNode):
         return io.NodeOutput(
             [grounded.caption for grounded in seen],
             Grounding(tuple(seen)),
-            draw_batch(image, seen),
-            torch.stack([mask(grounded, height, width) for grounded in seen]),
+            draw_boxes_batch(image, seen),
+            torch.stack([boxes_to_mask(grounded, height, width) for grounded in seen]),
             [boxes_to_pixels(grounded.boxes, width, height) for grounded in seen],
             [as_json(grounded, width, height) for grounded in seen],
             ui={

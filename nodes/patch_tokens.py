@@ -109,7 +109,7 @@ class PatchTokens(io.ComfyNode):
         )
         from ..kosmos.insight.patches import grid_side, look, patch_embedding, slot_embedding
 
-        host.bring_in(kosmos.home)
+        host.load_to_device(kosmos.home)
         features = look(kosmos, image)
         if compare_with == "phrase":
             text = phrase.strip()

@@ -148,7 +148,7 @@ class SubjectDataset(io.ComfyNode):
         templates: list[str] | None = None,
     ) -> io.NodeOutput:
         """Put the token into the captions."""
-        from ..drawing.subject_sheet import sheet
+        from ..drawing.subject_sheet import draw_subject_sheet
         from ..training.data.subject_checks import advice
 
         pictures = [_pixels(picture) for batch in image for picture in batch]
@@ -184,8 +184,8 @@ class SubjectDataset(io.ComfyNode):
             subject, model.tokenizer if model else None, model.resolution if model else 0
         )
         report = "\n".join(found) or "The subject looks ready to be learned."
-        host.say(report)
-        drawn = torch.from_numpy(sheet(subject).copy()).float() / 255
+        host.show_text(report)
+        drawn = torch.from_numpy(draw_subject_sheet(subject).copy()).float() / 255
         return io.NodeOutput(subject, list(personal), drawn[None], report)
 
 

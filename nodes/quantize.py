@@ -129,18 +129,20 @@ class Quantize(io.ComfyNode):
         `memory` and `disk` in bytes, `seconds`), and `moved` (shares in 0..1 by their names;
         `divergence` is in nats).
         """
-        from ..drawing.quantize_sheet import sheet
+        from ..drawing.quantize_sheet import draw_quantize_sheet
         from ..quantize.quantize_report import report
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
         words = [word.strip() for word in keep.split(",") if word.strip()]
-        host.bring_in(model.home)
+        host.load_to_device(model.home)
+        made: Quantized[Kosmos] | Quantized[Diffusion]
+        weights: tuple[torch.nn.Module, torch.nn.Module]
         if isinstance(model, Kosmos):
-            made, compared, unit = *_captioner(model, format, words, RESTS[rest], image), "caption"
-            weights = model.model, made.model.model
+            captioner, compared = _captioner(model, format, words, RESTS[rest], image)
+            made, unit, weights = captioner, "caption", (model.model, captioner.model.model)
         else:
-            made, compared, unit = *_painter(model, format, words, RESTS[rest], prompt), "step"
-            weights = model.modules, made.model.modules
+            painter, compared = _painter(model, format, words, RESTS[rest], prompt)
+            made, unit, weights = painter, "step", (model.modules, painter.model.modules)
         memory = bytes_in_memory(weights[0]), bytes_in_memory(weights[1])
         saved = _save(made, save_as.strip()) if save_as.strip() else None
         told = report(
@@ -153,8 +155,8 @@ class Quantize(io.ComfyNode):
             saved,
             bytes_on_disk(saved) if saved else memory[1],
         )
-        page = sheet(told, compared.rows)[None]
-        smaller = replace(made.model, home=host.adopt(weights[1]))
+        page = draw_quantize_sheet(told, compared.rows)[None]
+        smaller = replace(made.model, home=host.register_model(weights[1]))
         of_kosmos = isinstance(model, Kosmos)
         return io.NodeOutput(
             smaller if of_kosmos else _other("diffusion", "KOSMOS"),
@@ -166,7 +168,7 @@ class Quantize(io.ComfyNode):
 
 
 def _other(wanted: str, given: str) -> object:
-    return host.blocked(f'A {given} was quantized: connect the output "{wanted}" instead.')
+    return host.block_output(f'A {given} was quantized: connect the output "{wanted}" instead.')
 
 
 def _captioner(

@@ -156,7 +156,7 @@ class GroundingToMask(io.ComfyNode):
         bbox: list[object] | None = None,
     ) -> io.NodeOutput:
         """Make the masks."""
-        from ..drawing.boxes import cover
+        from ..drawing.boxes import boxes_to_cover_mask
         from ..kosmos.box_conversion import boxes_to_pixels
 
         images = [picture for batch in image for picture in batch]
@@ -169,12 +169,12 @@ class GroundingToMask(io.ComfyNode):
                 "of one size, or one at a time."
             )
         if not any(chosen):
-            host.say(_nothing(", so the masks are empty", how, phrase[0], box_index[0]))
+            host.show_text(_nothing(", so the masks are empty", how, phrase[0], box_index[0]))
         height, width = sizes[0]
         return io.NodeOutput(
-            torch.stack([cover(boxes, height, width) for boxes in chosen]),
+            torch.stack([boxes_to_cover_mask(boxes, height, width) for boxes in chosen]),
             [
-                torch.stack([cover([box], height, width) for box in boxes])
+                torch.stack([boxes_to_cover_mask([box], height, width) for box in boxes])
                 if boxes
                 else torch.zeros(1, height, width)
                 for boxes in chosen

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..shared.atomic_files import write_text
 from ..shared.errors import UserError
-from ..training.config import FREE, Options
+from ..training.config import RESUMABLE_SETTINGS, Options
 from ..training.config_yaml import read_config, to_yaml
 from ..training.run import checkpoints as checkpoint
 from ..training.run.events import loss_curve
@@ -133,7 +133,7 @@ class LoadTrainingRun(io.ComfyNode):
             run_outputs.painter(folder, chosen.step),
             run_outputs.lora_of(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
-            previews or [host.blocked("This run painted no previews.")],
+            previews or [host.block_output("This run painted no previews.")],
             describe(chosen),
             run_outputs.captioner_of(folder, chosen.step),
             ui={"training": [run_monitor.charted(folder)]},
@@ -251,7 +251,7 @@ def _opened(
         changed = [
             key
             for key, value in asdict(config).items()
-            if value != getattr(before, key) and key not in FREE
+            if value != getattr(before, key) and key not in RESUMABLE_SETTINGS
         ]
         raise UserError(f"Another {', '.join(changed)} makes another run: give it a branch_name.")
     newest = max(checkpoint.kept(run.folder.checkpoints))

@@ -146,7 +146,7 @@ class SaveCaptions(io.ComfyNode):
             for path, picture in zip(pictures, images, strict=True):
                 write_picture(path, picture)
         paths = [str(sidecars(path, format[0])[0]) for path in pictures]
-        host.say(f"{len(paths)} captions in {pictures[0].parent}")
+        host.show_text(f"{len(paths)} captions in {pictures[0].parent}")
         return io.NodeOutput(paths)
 
 
@@ -293,7 +293,7 @@ class CaptionFolder(io.ComfyNode):
         from ..kosmos.files.caption_files import read_caption
         from ..kosmos.files.folder_captions import Job, caption_folder, pictures_in
         from ..kosmos.generate.caption import BRIEF, DETAILED
-        from ..shared.batching import Pace
+        from ..shared.batching import BatchOptions
 
         if style == "custom" and not prompt.strip():
             raise UserError('The prompt is empty: write one, or choose the style "brief".')
@@ -306,16 +306,16 @@ class CaptionFolder(io.ComfyNode):
             raise UserError(
                 f'There is no picture in "{folder}" of ComfyUI\'s input folder: put some there.'
             )
-        host.bring_in(kosmos.home)
+        host.load_to_device(kosmos.home)
         progress = host.Progress(len(pictures))
         report = caption_folder(
             kosmos,
             place,
             Job(prompt, language, format, max_new_tokens, overwrite),
-            pace=Pace(batch_size, host.free_memory(), on_token=host.check_interrupted),
+            pace=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
             on_picture=lambda behind, _: progress.step(behind),
         )
-        host.say(str(report))
+        host.show_text(str(report))
         told = {path: read_caption(path) for path in pictures if path not in report.failed}
         done = {path: text for path, text in told.items() if text is not None}
         if not done:

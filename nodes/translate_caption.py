@@ -71,7 +71,7 @@ class TranslateCaption(io.ComfyNode):
                 "ComfyUI's models/translation, press R and choose it."
             )
         loaded = load_translator(host.resolve("translation", translator), host.torch_dtype("auto"))
-        host.bring_in(host.adopt(loaded.model))
+        host.load_to_device(host.register_model(loaded.model))
         progress = host.Progress(100)
         told = translate(
             loaded,

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.images import sample
-from ..diffusion.sample.prompt_encoding import read_tokens, tokenize
+from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
 from ..kosmos.generate.caption import BRIEF, caption
 from ..kosmos.kosmos_model import Kosmos
-from ..shared.batching import Pace
+from ..shared.batching import BatchOptions
 from .calibration import Work
 from .compare_models import GUIDANCE, STEPS, TOKENS
 
@@ -21,7 +21,7 @@ MOST = 16
 
 def captioning(kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None) -> Work:
     """Describe pictures [B,H,W,3]."""
-    pace = Pace(on_token=on_token)
+    pace = BatchOptions(on_token=on_token)
     return lambda: caption(kosmos, images[:MOST], BRIEF, max_new_tokens=TOKENS, pace=pace)
 
 
@@ -32,7 +32,7 @@ def painting(
 
     def work() -> None:
         # `sample` asks the text encoder for what it does not remember only.
-        read_tokens(diffusion, tokenize(diffusion, prompts[:MOST]).to(diffusion.device))
+        encode_tokens(diffusion, tokenize(diffusion, prompts[:MOST]).to(diffusion.device))
         sample(
             diffusion,
             prompts[:MOST],

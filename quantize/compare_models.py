@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.images import sample
-from ..drawing.boxes import draw_batch
+from ..drawing.boxes import draw_boxes_batch
 from ..kosmos.generate.caption import BRIEF
-from ..kosmos.generate.completion import Reply, reply
-from ..kosmos.generate.encoded_images import Pictures
-from ..kosmos.generate.kv_cache import Growing
+from ..kosmos.generate.completion import Completion, generate
+from ..kosmos.generate.encoded_images import EncodedImages
+from ..kosmos.generate.kv_cache import PreallocatedCache
 from ..kosmos.grounding import parse
 from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.prompt import Prompt, read_text, tokenize
-from ..shared.batching import Pace
+from ..shared.batching import BatchOptions
 
 TOKENS = 48
 """Where a caption that is compared is cut off at the latest."""
@@ -57,24 +57,26 @@ def compare_captioners(
     Kullback-Leibler divergence of the first model's next token from the second's, in nats.
     """
     prompt = tokenize(before, BRIEF, TOKENS)
-    told: list[list[Reply]] = []
+    told: list[list[Completion]] = []
     seconds: list[float] = []
     for kosmos in (before, after):
         for tokens in (2, TOKENS):
             began = time.perf_counter()
-            replies = reply(
+            replies = generate(
                 kosmos,
-                Pictures(kosmos, images),
+                EncodedImages(kosmos, images),
                 [[prompt]] * len(images),
                 max_new_tokens=tokens,
-                pace=Pace(batch_size=len(images), on_token=on_token),
+                pace=BatchOptions(batch_size=len(images), on_token=on_token),
             )
         seconds.append((time.perf_counter() - began) / len(images))
         told.append([only for (only,) in replies])
     changed = [a.ids != b.ids for a, b in zip(*told, strict=True)]
     words, divergence = _next_words(before, after, images, prompt, told[0])
     rows = {
-        title: draw_batch(images, [parse(read_text(before, prompt, one.ids)) for one in replies])
+        title: draw_boxes_batch(
+            images, [parse(read_text(before, prompt, one.ids)) for one in replies]
+        )
         for title, replies in zip(("before", "after"), told, strict=True)
     }
     moved = {
@@ -86,7 +88,7 @@ def compare_captioners(
 
 
 def _next_words(
-    before: Kosmos, after: Kosmos, images: Tensor, prompt: Prompt, replies: Sequence[Reply]
+    before: Kosmos, after: Kosmos, images: Tensor, prompt: Prompt, replies: Sequence[Completion]
 ) -> tuple[float, float]:
     """Where two models go on with different tokens behind the same ones, and their divergence."""
     other, divergences = [], []
@@ -106,11 +108,11 @@ def _next_words(
 @torch.no_grad()
 def _chances(kosmos: Kosmos, image: Tensor, prompt: Prompt, ids: Sequence[int]) -> Tensor:
     """Log-probabilities of each next token behind the prompt and the first of `ids`, [n,V]."""
-    memory = Pictures(kosmos, image).remember([0], prompt)
+    memory = EncodedImages(kosmos, image).prefill([0], prompt)
     read = [*prompt.ids[prompt.text_at :], *ids[:-1]]
     logits = kosmos.model.text_model(
         input_ids=torch.tensor([read], device=kosmos.model.device),
-        past_key_values=Growing(memory, len(read)),
+        past_key_values=PreallocatedCache(memory, len(read)),
         use_cache=True,
         logits_to_keep=len(ids),
     ).logits

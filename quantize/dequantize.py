@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def unpacked(module: Model) -> Model:
+def dequantized(module: Model) -> Model:
     """Return a module with ordinary weights, which hold the rounded numbers: itself, or a copy."""
     if not is_quantized(module):
         return module
@@ -37,11 +37,13 @@ def unpacked(module: Model) -> Model:
     return made
 
 
-def unpacked_diffusion(diffusion: Diffusion) -> Diffusion:
+def dequantized_diffusion(diffusion: Diffusion) -> Diffusion:
     """Likewise a Stable Diffusion, which then has no `home`; itself when nothing is quantized."""
     if not is_quantized(diffusion.modules):
         return diffusion
-    parts: dict[str, Any] = {place: unpacked(module) for place, module in diffusion.modules.items()}
+    parts: dict[str, Any] = {
+        place: dequantized(module) for place, module in diffusion.modules.items()
+    }
     return replace(diffusion, home=None, **parts)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from .quantize_formats import FORMATS
 
 
-def label(model: nn.Module, name: str, left: Sequence[str]) -> None:
+def set_quantization_config(model: nn.Module, name: str, left: Sequence[str]) -> None:
     """Make `save_pretrained` of a quantized model write what `from_pretrained` reads again.
 
     model: of transformers or diffusers. left: names of the linear layers that are not quantized.

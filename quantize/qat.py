@@ -36,7 +36,7 @@ ROUNDINGS = {
 """By the names in `formats.FORMATS`, whose rounding this is."""
 
 
-class AwareLinear(FakeQuantizedLinear):
+class QATLinear(FakeQuantizedLinear):
     """A linear layer whose weight is rounded as its format is going to round it.
 
     `change` gives what an adapter beside the layer adds to the weight, [out,in].
@@ -53,14 +53,14 @@ class AwareLinear(FakeQuantizedLinear):
         return functional.linear(x, rounded - change, self.bias)
 
 
-def prepare(model: nn.Module, name: str, keep: Sequence[str] = KEEP) -> None:
+def prepare_qat(model: nn.Module, name: str, keep: Sequence[str] = KEEP) -> None:
     """Let a model feel the rounding of one of ROUNDINGS, in the layers that `quantize` would take.
 
     Its parameters keep their names. Adapters are put in afterwards, and then `follow_adapters`.
     """
     for path in choose_layers(model, name, keep).quantized:
         layer = model.get_submodule(path)
-        aware = AwareLinear(
+        aware = QATLinear(
             layer.in_features,
             layer.out_features,
             layer.bias is not None,
@@ -76,7 +76,7 @@ def prepare(model: nn.Module, name: str, keep: Sequence[str] = KEEP) -> None:
 def follow_adapters(model: nn.Module) -> None:
     """Let layers that have a LoRA beside them round what both are together."""
     for layer in model.modules():
-        if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), AwareLinear):
+        if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), QATLinear):
             layer.get_base_layer().change = _change_of(layer)
 
 
@@ -86,7 +86,7 @@ def _change_of(layer: LoraLayer) -> Callable[[], Tensor]:
 
 
 @contextmanager
-def exactly(model: nn.Module) -> Iterator[None]:
+def fake_quantization_disabled(model: nn.Module) -> Iterator[None]:
     """Let a model compute with its weights as they are for a while."""
     for part in model.modules():
         enable_linear_fake_quant(part, enabled=False)

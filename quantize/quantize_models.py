@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ..diffusion.diffusion_model import Diffusion
-from ..kosmos.kosmos_model import Kosmos, Looking
+from ..kosmos.kosmos_model import Kosmos, SupportsImageEncoding
 from ..shared.errors import UserError
 from .calibration import Inputs, Work, watched
-from .hf_quantization_config import label
+from .hf_quantization_config import set_quantization_config
 from .quantize_formats import FORMATS, require_format
 from .quantize_weights import Taken, choose_layers, quantized_copy, require_plain
 
@@ -57,7 +57,7 @@ def quantize_kosmos(
     Raises UserError when the model is quantized already, when nothing is left to quantize, and
     when the device cannot compute with the format.
     """
-    if isinstance(kosmos.model, Looking):
+    if isinstance(kosmos.model, SupportsImageEncoding):
         raise UserError(
             f"{kosmos.name} is an export and cannot be quantized: connect the model it was made of."
         )
@@ -130,7 +130,7 @@ def _part(
     on_layer: OnLayer,
 ) -> Part:
     made = quantized_copy(model, name, layers.quantized, rest, inputs, on_layer)
-    label(made, name, layers.left)
+    set_quantization_config(made, name, layers.left)
     return made
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.save_model import save_folder
 from ..kosmos.kosmos_model import Kosmos
-from ..shared.atomic_files import replacing_folder
+from ..shared.atomic_files import atomic_folder
 from ..shared.errors import UserError
 from .int4_packing import portable
 from .quantize_formats import require_torchao
@@ -30,7 +30,7 @@ def save_kosmos(kosmos: Kosmos, folder: Path) -> None:
     Raises UserError when the disk is full.
     """
     try:
-        with replacing_folder(folder) as draft, as_written(kosmos.model):
+        with atomic_folder(folder) as draft, as_written(kosmos.model):
             kosmos.model.save_pretrained(draft)
             kosmos.processor.save_pretrained(draft)
     except (OSError, SafetensorError) as reason:

@@ -10,7 +10,7 @@ from .judge import Judge, load_judge
 from .world.lexicon import BACKGROUNDS
 
 
-class SandboxEye:
+class JudgeScorer:
     """Sees pictures of the sandbox's world."""
 
     def __init__(self) -> None:

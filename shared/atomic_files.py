@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to; it takes the place of `path` only when all went well.
 
     Whatever happens meanwhile (an error, SIGKILL, a power cut), `path` is the old file or the new
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path`, which is not there yet, when all went well.
 
     What an attempt that was killed has left behind is removed first.
@@ -54,6 +54,6 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 file by `replacing`."""
-    with replacing(path) as draft:
+    """Write a small UTF-8 file by `atomic_write`."""
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -30,7 +30,7 @@ SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Pace:
+class BatchOptions:
     """How work is cut into batches, and who watches it.
 
     `batch_size` 0 takes as many items at a time as fit into `free_memory` (bytes). `on_batch` hears
@@ -53,7 +53,7 @@ class Pace:
         return self.batch_size or automatic_batch_size(model, length, self.free_memory, at_once)
 
 
-UNWATCHED = Pace()
+DEFAULT_BATCHES = BatchOptions()
 
 
 def automatic_batch_size(

@@ -24,7 +24,7 @@ def share_taken(model: torch.nn.Module) -> float:
 
 
 @contextmanager
-def measured(model: torch.nn.Module, device: torch.device, estimate: int) -> Iterator[None]:
+def measure_peak(model: torch.nn.Module, device: torch.device, estimate: int) -> Iterator[None]:
     """Compare the memory that a batch takes at its peak with its `estimate` in bytes.
 
     The highest share ever taken is what counts.

@@ -22,7 +22,7 @@ SMALL_MODEL = 100_000_000
 """A UNet with fewer parameters is none of Stable Diffusion's; theirs have 860 million and more."""
 
 # Settings that may change between two starts of one run without making it another run.
-FREE = frozenset(
+RESUMABLE_SETTINGS = frozenset(
     {
         "steps",
         "vocabulary",
@@ -89,7 +89,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class CommonOptions:
     """How a run goes, whatever it trains.
 
     The rate: `warmup` is the number of steps in which it rises, `schedule` what it does after.
@@ -142,7 +142,7 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Course):
+class Options(CommonOptions):
     """How to train a diffusion model, apart from what and for how long; TRAINING_OPTIONS.
 
     What is trained: `layers` says which layers a LoRA adapts: those of attention, or convolutions
@@ -181,7 +181,7 @@ class Options(Course):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Course, ABC):
+class Config(CommonOptions, ABC):
     """What every run has in its `config.yaml`.
 
     `data` is the fingerprint of all that is learned from. `learning_rate` 0 asks for one that
@@ -206,7 +206,7 @@ class Config(Course, ABC):
         """Tell whether a run made with `other` can go on under these settings."""
         mine, theirs = asdict(self), asdict(other)
         return self.task == other.task and all(
-            mine[name] == theirs[name] for name in mine.keys() - FREE
+            mine[name] == theirs[name] for name in mine.keys() - RESUMABLE_SETTINGS
         )
 
 

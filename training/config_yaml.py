@@ -17,7 +17,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 VERSION = 3
 """Goes up when a run without a setting would go on otherwise than it began: see EARLIER."""
 
-EARLIER: dict[str, object] = {
+LEGACY_DEFAULTS: dict[str, object] = {
     "class_target": "pictures",
     "class_caption_dropout": 0.0,
     "class_scenes": 0.0,
@@ -144,7 +144,7 @@ def read_config(path: Path) -> Config:
         raise UserError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
     known = {field.name: field for field in fields(kind)}
     if version < VERSION:
-        values = {name: value for name, value in EARLIER.items() if name in known} | values
+        values = {name: value for name, value in LEGACY_DEFAULTS.items() if name in known} | values
     for name, value in values.items():
         if name not in known:
             raise UserError(f'{path} has an unknown setting "{name}": remove it.')

@@ -11,7 +11,7 @@ from lightning import LightningModule
 
 from .config import Config
 from .optim.optimizers import Group, make_optimizer, rate_schedule
-from .optim.weight_averaging import Average, Weights, schedule_free_weights
+from .optim.weight_averaging import WeightAverage, Weights, schedule_free_weights
 from .optim.zero_optimizer import groups_of
 from .run import checkpoints
 
@@ -36,7 +36,7 @@ class Learner(LightningModule, ABC):
         self._rate_at = rate_schedule(config)
         self.resume_from = resume_from
         self.first_step = checkpoints.step_of(resume_from)
-        self.average: Average | None = None
+        self.average: WeightAverage | None = None
         self.losses: list[torch.Tensor] = []
         self.gradient_norm: torch.Tensor | None = None
 
@@ -61,7 +61,7 @@ class Learner(LightningModule, ABC):
         if self.config.optimizer == "schedulefree":
             optimizer.train()  # type: ignore[attr-defined]
         if self.config.ema:
-            self.average = Average(self, self.config.ema, self.first_step, held)
+            self.average = WeightAverage(self, self.config.ema, self.first_step, held)
         return optimizer
 
     def rate(self, step: int) -> float:

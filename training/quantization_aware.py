@@ -14,7 +14,7 @@ from .config import NOT_AWARE
 Result = TypeVar("Result")
 
 
-def feeling(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result]) -> Result:
+def prepare_qat(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result]) -> Result:
     """Return what `adapt` does to models which from then on feel the rounding of a format.
 
     name: one of `config.AWARE`; NOT_AWARE only adapts. Quantize does that rounding to the result.
@@ -24,20 +24,20 @@ def feeling(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result])
     if name == NOT_AWARE:
         return adapt()
     require_torchao('The setting "quantization_aware"')
-    from ..quantize.qat import follow_adapters, prepare
+    from ..quantize.qat import follow_adapters, prepare_qat
 
     for model in models:
-        prepare(model, name)
+        prepare_qat(model, name)
     made = adapt()
     for model in models:
         follow_adapters(model)
     return made
 
 
-def unfelt(name: str, model: nn.Module) -> AbstractContextManager[None]:
+def fake_quantization_disabled(name: str, model: nn.Module) -> AbstractContextManager[None]:
     """Let a model compute with its weights as they are for a while."""
     if name == NOT_AWARE:
         return nullcontext()
-    from ..quantize.qat import exactly
+    from ..quantize.qat import fake_quantization_disabled
 
-    return exactly(model)
+    return fake_quantization_disabled(model)

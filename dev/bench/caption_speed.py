@@ -22,14 +22,14 @@ from transformers import (
 )
 
 from ...kosmos.generate.caption import BRIEF
-from ...kosmos.generate.completion import reply
-from ...kosmos.generate.encoded_images import Pictures
+from ...kosmos.generate.completion import generate
+from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
 from ...kosmos.prompt import tokenize
 from ...sandbox import KOSMOS
 from ...sandbox.world.scene import HELD_OUT
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ..sandbox.scene_pool import draw_sample
 from ..sandbox.tokenizers import kosmos_processor
 from .model_phases import Phases
@@ -90,12 +90,12 @@ def documented(kosmos: Kosmos, task: Task) -> int:
 def ours(kosmos: Kosmos, task: Task) -> int:
     """Do it as the pack does; return how many tokens were written."""
     prompts = [tokenize(kosmos, text, task.tokens) for text in task.prompts]
-    replies = reply(
+    replies = generate(
         kosmos,
-        Pictures(kosmos, task.images),
+        EncodedImages(kosmos, task.images),
         [prompts] * len(task.pictures),
         max_new_tokens=task.tokens,
-        pace=Pace(batch_size=len(task.pictures) * len(prompts)),
+        pace=BatchOptions(batch_size=len(task.pictures) * len(prompts)),
     )
     return sum(len(one.ids) + one.finished for each in replies for one in each)
 

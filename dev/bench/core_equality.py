@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ...diffusion.load.detect_checkpoint import SD1, SD2, XL
-from ...diffusion.load.model_parts import assemble, load_tokenizer, read_json
+from ...diffusion.load.model_parts import assemble_model, load_tokenizer, read_json
 from ...diffusion.save_model import save_checkpoint
 from ...training.dreambooth.lora_adapters import adapt, extract
 from ..demo.comfyui_server import ComfyUI, home
@@ -49,7 +49,7 @@ def write_models(models: Path, kind: Path) -> None:
         for part, encoder in encoders.items()
         if (kind / part).is_dir()
     ]
-    diffusion = assemble(
+    diffusion = assemble_model(
         UNet2DConditionModel.from_config(read_json(kind / "unet" / "config.json")),
         AutoencoderKL.from_config(read_json(kind / "vae" / "config.json")),
         readers,

@@ -26,13 +26,13 @@ from ...export.export_kosmos import export_captioner
 from ...export.onnx_kosmos import load_captioner
 from ...export.tolerance import PRECISIONS, Precision
 from ...kosmos.generate.caption import BRIEF
-from ...kosmos.generate.completion import Reply, reply
-from ...kosmos.generate.encoded_images import Pictures
+from ...kosmos.generate.completion import Completion, generate
+from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.prompt import tokenize
 from ...sandbox import DIFFUSION
 from ...sandbox.world.scene import HELD_OUT
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ...shared.errors import UserError
 from ...shared.peak_memory import watch_peak
 from ..sandbox.scene_pool import draw_sample
@@ -53,12 +53,12 @@ def scenes(count: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(drawn)).float() / 255
 
 
-def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Reply]:
+def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Completion]:
     """A brief caption of each picture, as tokens, to its end."""
     prompt = tokenize(kosmos, BRIEF, 64)
-    pace = Pace(batch_size=batch_size)
+    pace = BatchOptions(batch_size=batch_size)
     asked = [[prompt]] * len(images)
-    replies = reply(kosmos, Pictures(kosmos, images), asked, max_new_tokens=64, pace=pace)
+    replies = generate(kosmos, EncodedImages(kosmos, images), asked, max_new_tokens=64, pace=pace)
     return [only for (only,) in replies]
 
 
@@ -131,7 +131,7 @@ def compare(
         log.info("\n%d at a time\n%s", batch, table)
 
 
-def same(ours: Sequence[Reply], theirs: Sequence[Reply]) -> str:
+def same(ours: Sequence[Completion], theirs: Sequence[Completion]) -> str:
     """How many captions are the same, and how far the probabilities of their tokens differ."""
     pairs = list(zip(ours, theirs, strict=True))
     alike = sum(a.ids == b.ids for a, b in pairs)

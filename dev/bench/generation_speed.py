@@ -21,8 +21,8 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
 from ...diffusion.priors import make_priors
 from ...diffusion.sample.guidance import GuidanceOptions
-from ...diffusion.sample.images import consecutive_seeds, paint
-from ...diffusion.sample.sample_settings import Settings
+from ...diffusion.sample.images import consecutive_seeds, sample_batches
+from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.save_model import make_pipeline
 from ...sandbox import DIFFUSION
 from .timing import Clock, Turns, add_clock, environment
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 PROMPT = "a red dog in the meadow"
 INTERVAL = GuidanceOptions(start=0.2, end=0.8)
 
-Way = Callable[[Settings], torch.Tensor]
+Way = Callable[[SampleSettings], torch.Tensor]
 
 
 class HalfByHalf(torch.nn.Module):
@@ -64,8 +64,8 @@ class HalfByHalf(torch.nn.Module):
 def ours(diffusion: Diffusion, count: int, options: GuidanceOptions | None = None) -> Way:
     """Paint as CFGSampler does; pictures [count,H,W,3]."""
 
-    def way(settings: Settings) -> torch.Tensor:
-        parts = paint(
+    def way(settings: SampleSettings) -> torch.Tensor:
+        parts = sample_batches(
             diffusion,
             [PROMPT] * count,
             consecutive_seeds(0, count),
@@ -83,7 +83,7 @@ def pipeline(diffusion: Diffusion, count: int, first: int = 0) -> Way:
     made = make_pipeline(diffusion)
     made.set_progress_bar_config(disable=True)
 
-    def way(settings: Settings) -> torch.Tensor:
+    def way(settings: SampleSettings) -> torch.Tensor:
         pictures = made(
             [PROMPT] * count,
             num_inference_steps=settings.steps,
@@ -97,13 +97,13 @@ def pipeline(diffusion: Diffusion, count: int, first: int = 0) -> Way:
 
 
 def compare(
-    title: str, ways: Mapping[str, Way], settings: Settings, repeats: int, clock: Clock
+    title: str, ways: Mapping[str, Way], settings: SampleSettings, repeats: int, clock: Clock
 ) -> None:
     """Print each way's seconds, its speed relative to the first's, and how its pictures differ."""
     pictures: dict[str, torch.Tensor] = {}
 
-    def counted(name: str, way: Way) -> Callable[[Settings], int]:
-        def run(work: Settings) -> int:
+    def counted(name: str, way: Way) -> Callable[[SampleSettings], int]:
+        def run(work: SampleSettings) -> int:
             pictures[name] = way(work)
             return len(pictures[name])
 
@@ -135,7 +135,7 @@ def priors(diffusion: Diffusion, count: int, *, alone: bool) -> Way:
     """Make class pictures, kept on disk; `alone` one by one, as a loop over the pipeline does."""
     each = [pipeline(diffusion, 1, seed) for seed in range(count)]
 
-    def way(settings: Settings) -> torch.Tensor:
+    def way(settings: SampleSettings) -> torch.Tensor:
         with tempfile.TemporaryDirectory() as folder:
             if not alone:
                 return make_priors(
@@ -166,7 +166,7 @@ def main() -> None:
     diffusion = load_diffusion(Path(options.model))
     diffusion.modules.to(options.device)
     log.info("%s, %s", diffusion.name, environment(diffusion.device))
-    count, settings = options.pictures, Settings(steps=options.steps, guidance=4.0)
+    count, settings = options.pictures, SampleSettings(steps=options.steps, guidance=4.0)
     here = ours(diffusion, count)
     halves = replace(diffusion, unet=HalfByHalf(diffusion.unet))
     compare(

@@ -18,8 +18,8 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.detect_checkpoint import SD1
 from ...diffusion.load.model_parts import read_json
 from ...diffusion.load.model_source import load_diffusion
-from ...diffusion.sample.images import paint
-from ...diffusion.sample.sample_settings import Settings
+from ...diffusion.sample.images import sample_batches
+from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.sample.schedulers import SCHEDULERS
 from ...diffusion.save_model import make_pipeline
 from ...sandbox import DIFFUSION
@@ -34,8 +34,8 @@ NEGATIVE, GUIDANCE = "snow", 4.0
 
 def ours(diffusion: Diffusion, scheduler: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents [2,C,h,w] and pictures [2,H,W,3] as CFGSampler paints them."""
-    settings = Settings(NEGATIVE, steps, GUIDANCE, scheduler)
-    [painted] = paint(diffusion, PROMPTS, SEEDS, settings, batch_size=2)
+    settings = SampleSettings(NEGATIVE, steps, GUIDANCE, scheduler)
+    [painted] = sample_batches(diffusion, PROMPTS, SEEDS, settings, batch_size=2)
     return painted.latents, painted.pictures
 
 

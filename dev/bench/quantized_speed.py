@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ...kosmos.generate.encoded_images import Pictures
-from ...kosmos.generate.kv_cache import Growing, Memory
+from ...kosmos.generate.encoded_images import EncodedImages
+from ...kosmos.generate.kv_cache import KVCache, PreallocatedCache
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.prompt import tokenize
 from ...quantize.calibration_data import captioning
@@ -45,17 +45,17 @@ def versions(kosmos: Kosmos, names: list[str]) -> Iterator[tuple[str, Kosmos]]:
         gc.collect()
 
 
-def looked_at(kosmos: Kosmos) -> Memory:
+def looked_at(kosmos: Kosmos) -> KVCache:
     """What the decoder remembers of a picture."""
     side = kosmos.model.config.vision_config.image_size
     picture = torch.full((1, side, side, 3), 0.5)
-    return Pictures(kosmos, picture).remember([0], tokenize(kosmos, "An image of", 1))
+    return EncodedImages(kosmos, picture).prefill([0], tokenize(kosmos, "An image of", 1))
 
 
 @torch.no_grad()
-def seconds_a_step(kosmos: Kosmos, memory: Memory, batch: int, steps: int, clock: Clock) -> float:
+def seconds_a_step(kosmos: Kosmos, memory: KVCache, batch: int, steps: int, clock: Clock) -> float:
     """Write `steps` tokens for each of `batch` pictures; return the seconds that one step takes."""
-    cache = Growing(memory.pick([0] * batch), steps)
+    cache = PreallocatedCache(memory.select([0] * batch), steps)
     device = kosmos.model.device
     ids = torch.full((batch, 1), 5, device=device)
     began = clock()

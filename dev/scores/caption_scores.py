@@ -12,7 +12,7 @@ from ...kosmos.grounding import GroundedText
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.judge import Judge
 from ...sandbox.world.scene import HELD_OUT, Box, Scene
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ..sandbox.caption_facts import Facts, read
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
@@ -47,7 +47,7 @@ def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     """Brief captions of ``count`` held-out scenes of one to three things."""
     samples = [draw_sample(HELD_OUT + k, KOSMOS_PIXELS) for k in range(count)]
     pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
-    told = caption(kosmos, pictures, BRIEF, pace=Pace(batch_size=50))
+    told = caption(kosmos, pictures, BRIEF, pace=BatchOptions(batch_size=50))
     facts = [read(text.caption) for text in told]
     truths = [true_facts(s.scene) for s in samples]
     pairs = list(zip(facts, truths, strict=True))

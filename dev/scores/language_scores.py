@@ -23,7 +23,7 @@ from ...sandbox import KOSMOS
 from ...sandbox.world.foreign import CODES, kinds_named
 from ...sandbox.world.foreign import caption as caption_in
 from ...sandbox.world.scene import HELD_OUT
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, fingerprint, write_examples
 from ...training.captions.caption_results import fingerprint as model_fingerprint
@@ -43,7 +43,7 @@ TAUGHT = 900_000_000
 """Seed of the first scene that a language is learned on; the captioner itself never saw it."""
 
 FIRST = HELD_OUT + 70_000_000
-FAST = Pace(batch_size=50)
+FAST = BatchOptions(batch_size=50)
 FORGIVEN = 0.03
 """What English may lose."""
 

@@ -17,7 +17,7 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.fingerprint import fingerprint
 from ...diffusion.priors import make_priors
 from ...diffusion.sample.images import sample
-from ...diffusion.sample.sample_settings import Settings
+from ...diffusion.sample.sample_settings import SampleSettings
 from ...kosmos.generate.caption import caption
 from ...kosmos.grounding import Box
 from ...kosmos.kosmos_model import Kosmos
@@ -75,7 +75,7 @@ def teach(
     masks = tuple(box_mask([Box(*box)], *picture.size[::-1]) for picture, box in drawn)
     said = tuple(f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in SEEN)
     subject = Subject(pictures, said, token, SUBJECT.kind, masks)
-    settings = Settings(steps=20, guidance=3.0)
+    settings = SampleSettings(steps=20, guidance=3.0)
     files = make_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
     files = files if prior else ()
     settled: dict[str, Any] = {"preview_every": 0, "device": "cpu", "seed": seed} | changes

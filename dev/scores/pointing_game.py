@@ -12,7 +12,7 @@ from ...kosmos.insight.patch_similarity import phrase_similarity
 from ...kosmos.insight.patches import look
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.preprocess import preprocess
-from ...kosmos.tokenized_caption import spell
+from ...kosmos.tokenized_caption import tokenize_caption
 from ...sandbox.world.captions import Phrase, brief
 from ...sandbox.world.scene import HELD_OUT, Box
 from ..sandbox.scene_pool import draw_sample
@@ -48,7 +48,7 @@ def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
         sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
         parts = brief(sample.scene, sample.boxes)
         phrases: list[Phrase] = [part for part in parts if not isinstance(part, str)]
-        spelled = spell(kosmos, GroundedText(true_caption(sample)))
+        spelled = tokenize_caption(kosmos, GroundedText(true_caption(sample)))
         nouns = spelled.named([text.split()[-1] for text, _ in phrases])
         pixels = preprocess(kosmos, as_images([sample]))
         total += len(nouns)
@@ -61,9 +61,9 @@ def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
                     for found in word_maps(kosmos, pixels, spelled, nouns, method=method)
                 ]
             for point, (_, boxes) in zip(points, phrases, strict=True):
-                right = inside(*point, boxes)
-                hits[method] += right
-                hard[method] += right and len(phrases) > 1
+                hit = inside(*point, boxes)
+                hits[method] += hit
+                hard[method] += hit and len(phrases) > 1
     for method, right in hits.items():
         name = "the picture's centre" if method == "centre" else method
         asked = ASKED if method == METHODS[0] else None

@@ -14,7 +14,7 @@ from ...sandbox.judge import Judge, Seen
 from ...sandbox.world.captions import noun_phrase
 from ...sandbox.world.lexicon import BACKGROUNDS
 from ...sandbox.world.scene import HELD_OUT, draw_scene
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ..sandbox.caption_facts import Facts, read
 from .caption_scores import true_facts
 from .score_table import Figure, count_true
@@ -54,7 +54,9 @@ def paintings(diffusion: Diffusion, kosmos: Kosmos, judge: Judge, count: int) ->
     """``count`` prompts painted once each, looked at by the judge and by the captioner."""
     pictures, facts = painted(diffusion, count)
     seen = judge.look(pictures)
-    told = [read(t.caption) for t in caption(kosmos, pictures, BRIEF, pace=Pace(batch_size=50))]
+    told = [
+        read(t.caption) for t in caption(kosmos, pictures, BRIEF, pace=BatchOptions(batch_size=50))
+    ]
     for name, n in (("one thing", 1), ("two things", 2)):
         chosen = [k for k, f in enumerate(facts) if len(f.things) == n]
         right = count_true(frozenset(seen[k].things) == facts[k].kinds for k in chosen)

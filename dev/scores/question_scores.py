@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from ...kosmos.generate.ask import ask
-from ...kosmos.generate.encoded_images import Pictures
+from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.generate.ground import ground
-from ...kosmos.generate.regions import describe
+from ...kosmos.generate.regions import describe_regions
 from ...kosmos.grounding import Box
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.world.captions import noun_phrase
 from ...sandbox.world.lexicon import KINDS
 from ...sandbox.world.scene import HELD_OUT
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ..sandbox.caption_facts import read
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
@@ -24,7 +24,7 @@ from .caption_scores import overlap
 from .score_table import Figure, count_true
 
 FIRST = HELD_OUT + 60_000_000
-FAST = Pace(batch_size=60)
+FAST = BatchOptions(batch_size=60)
 
 
 def answers(kosmos: Kosmos, count: int) -> Iterator[Figure]:
@@ -55,7 +55,9 @@ def _questions(kosmos: Kosmos, samples: list[Sample], pictures: torch.Tensor) ->
 
 def _regions(kosmos: Kosmos, samples: list[Sample], pictures: torch.Tensor) -> Iterator[Figure]:
     boxes = [[Box(*box) for box in sample.boxes] for sample in samples]
-    told = describe(kosmos, Pictures(kosmos, pictures), boxes, max_new_tokens=8, pace=FAST)
+    told = describe_regions(
+        kosmos, EncodedImages(kosmos, pictures), boxes, max_new_tokens=8, pace=FAST
+    )
     pairs = [
         (thing.one, read(text).things)
         for sample, texts in zip(samples, told, strict=True)

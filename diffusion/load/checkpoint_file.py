@@ -11,9 +11,9 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors.torch import load_file
 
 from ..diffusion_model import Diffusion
-from .detect_checkpoint import SD2, require_kind
+from .detect_checkpoint import SD2, detect_checkpoint
 from .ldm_keys import UNET
-from .model_parts import assemble, incomplete, read_json, require_whole
+from .model_parts import assemble_model, incomplete, read_json, require_whole
 from .text_encoders import read_text_encoders
 
 LAST_NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -37,7 +37,7 @@ def load_checkpoint(
     not all of it.
     """
     require_whole(file)
-    architecture = require_kind(file, architecture)
+    architecture = detect_checkpoint(file, architecture)
     weights = load_file(file)
     scheduler = read_json(architecture / "scheduler" / "scheduler_config.json")
     unet = _convert(UNet2DConditionModel, weights, file, architecture, "unet", dtype)
@@ -48,7 +48,7 @@ def load_checkpoint(
         scheduler["prediction_type"] = "v_prediction"
         if ZERO_SNR in weights:  # Lin et al. 2024, sections 3.1 and 3.3
             scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return assemble(
+    return assemble_model(
         unet,
         _convert(AutoencoderKL, weights, file, architecture, "vae", dtype),
         read_text_encoders(file, weights, architecture, dtype, vocabulary),

@@ -49,7 +49,7 @@ OTHERS = (
 )
 
 
-def require_kind(file: Path, architecture: Path | None = None) -> Path:
+def detect_checkpoint(file: Path, architecture: Path | None = None) -> Path:
     """Return the folder of diffusers' configurations that a checkpoint's weights fit.
 
     architecture: the folder that they have to fit; None finds that of the file's own kind.

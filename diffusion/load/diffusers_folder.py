@@ -11,12 +11,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedM
 
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
-from .model_parts import Reader, assemble, load_tokenizer, read_json, require_whole
+from .model_parts import Reader, assemble_model, load_tokenizer, read_json, require_whole
 
 PIPELINE, XL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 
 
-def load_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
+def load_diffusers_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
     """Load a folder that diffusers' pipeline for Stable Diffusion 1.x, 2.x or XL saved.
 
     No safety checker is loaded.
@@ -27,7 +27,7 @@ def load_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
     readers = [_reader(CLIPTextModel, folder, "", dtype)]
     if pipeline == XL_PIPELINE:
         readers.append(_reader(CLIPTextModelWithProjection, folder, "_2", dtype))
-    return assemble(
+    return assemble_model(
         _load(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model", dtype),
         _load(AutoencoderKL, folder / "vae", "diffusion_pytorch_model", dtype),
         readers,

@@ -23,7 +23,7 @@ FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 
 
-def assemble(
+def assemble_model(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
     readers: Sequence[Reader],

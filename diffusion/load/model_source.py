@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
 from .checkpoint_file import load_checkpoint
-from .diffusers_folder import load_folder
+from .diffusers_folder import load_diffusers_folder
 
 PARTS = (
     "scheduler",
@@ -50,7 +50,7 @@ def load_diffusion(
     """
     path = Path(source)
     if path.is_dir():
-        return load_folder(path, path.name, dtype)
+        return load_diffusers_folder(path, path.name, dtype)
     if path.is_file():
         if vocabulary is None:
             raise UserError(
@@ -59,7 +59,7 @@ def load_diffusion(
             )
         return load_checkpoint(path, dtype, vocabulary)
     if isinstance(source, str) and HUB_ID.fullmatch(source):
-        return load_folder(_download(source), source, dtype)
+        return load_diffusers_folder(_download(source), source, dtype)
     raise UserError(f"There is no model at {path}: choose one that exists.")
 
 

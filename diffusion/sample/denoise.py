@@ -11,39 +11,39 @@ from diffusers import SchedulerMixin
 
 from ..diffusion_model import Diffusion
 from .guidance import GuidanceOptions
-from .img2img_input import Canvas
-from .latent_preview import predicted_original, previewer, signal_at
-from .prompt_encoding import TextStates
-from .sample_settings import Settings
+from .img2img_input import Img2ImgInput
+from .latent_preview import alphas_cumprod_at, pred_original_sample, previewer
+from .prompt_encoding import PromptEmbeds
+from .sample_settings import SampleSettings
 from .schedulers import FLOW, SCHEDULERS, make_scheduler
-from .unet_forward import frame, predict
+from .unet_forward import add_time_ids, unet_forward
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditioning:
     """What the UNet is told about N pictures: their prompts, and the negative one of them all."""
 
-    prompts: TextStates
-    negative: TextStates
+    prompts: PromptEmbeds
+    negative: PromptEmbeds
 
     @cached_property
-    def both(self) -> TextStates:
+    def both(self) -> PromptEmbeds:
         """The negative prompt for each of the pictures, then their prompts: 2N."""
-        return TextStates.join([*[self.negative] * len(self.prompts), self.prompts])
+        return PromptEmbeds.join([*[self.negative] * len(self.prompts), self.prompts])
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def denoise(
     diffusion: Diffusion,
-    told: Told,
+    told: Conditioning,
     seeds: Sequence[int],
     cells: tuple[int, int],
-    settings: Settings,
+    settings: SampleSettings,
     options: GuidanceOptions,
-    canvas: Canvas | None,
+    canvas: Img2ImgInput | None,
     on_step: OnStep | None,
 ) -> torch.Tensor:
     """Latents [len(seeds),C,*cells], scaled, float32, on the model's device.
@@ -73,22 +73,22 @@ def denoise(
 
     mask = canvas.cells(diffusion) if canvas else None
     fresh = {"generator": generators} if SCHEDULERS[settings.scheduler].noisy else {}
-    whole = frame(*(side * diffusion.vae_factor for side in cells))
+    whole = add_time_ids(*(side * diffusion.vae_factor for side in cells))
     look = previewer(diffusion.vae) if on_step else None
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         if index < options.zero_init_steps:
-            prediction = _standstill(scheduler, scaled, timestep)
+            prediction = _zero_init_prediction(scheduler, scaled, timestep)
         else:
             scale = options.scale_at(settings.guidance, _progress(scheduler, timestep))
             prediction = _guided(diffusion, scaled, timestep, told, whole, scale, options)
         latents = scheduler.step(prediction, timestep, latents, **fresh, return_dict=False)[0]
         if mask is not None and kept is not None:
-            latents = mask * latents + (1 - mask) * _noised(
+            latents = mask * latents + (1 - mask) * _add_noise(
                 scheduler, kept, noise, timesteps[index + 1 :]
             )
         if on_step and look:
-            original = predicted_original(scheduler, scaled, prediction, timestep)
+            original = pred_original_sample(scheduler, scaled, prediction, timestep)
             on_step(index + 1, len(timesteps), look(original[0]))
     return latents
 
@@ -97,7 +97,7 @@ def _guided(
     diffusion: Diffusion,
     scaled: torch.Tensor,
     timestep: torch.Tensor,
-    told: Told,
+    told: Conditioning,
     whole: torch.Tensor,
     scale: float,
     options: GuidanceOptions,
@@ -111,7 +111,7 @@ def _guided(
         text = told.both
         latents = torch.cat([scaled, scaled])
     frames = whole.repeat(len(latents), 1)
-    output = predict(diffusion.unet, latents, timestep, text, frames).float()
+    output = unet_forward(diffusion.unet, latents, timestep, text, frames).float()
     if scale == 1:
         return output
     negative, prompted = output.chunk(2)
@@ -122,7 +122,7 @@ def _progress(scheduler: SchedulerMixin, timestep: torch.Tensor) -> float:
     return 1 - min(float(timestep) / (scheduler.config.num_train_timesteps - 1), 1.0)
 
 
-def _standstill(
+def _zero_init_prediction(
     scheduler: SchedulerMixin, scaled: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
     """The prediction that says of latents of unit variance: no velocity (v = 0).
@@ -133,11 +133,11 @@ def _standstill(
     kind = scheduler.config.prediction_type
     if kind in ("v_prediction", FLOW):
         return torch.zeros_like(scaled)
-    signal = signal_at(scheduler, timestep).to(scaled.device)
+    signal = alphas_cumprod_at(scheduler, timestep).to(scaled.device)
     return scaled * (signal if kind == "sample" else 1 - signal).sqrt()
 
 
-def _noised(
+def _add_noise(
     scheduler: SchedulerMixin, kept: torch.Tensor, noise: torch.Tensor, left: torch.Tensor
 ) -> torch.Tensor:
     """What is kept, with the noise of the next of the timesteps that are left."""

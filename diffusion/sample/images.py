@@ -9,18 +9,18 @@ import torch
 
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
-from .denoise import OnStep, Told, denoise
+from .denoise import Conditioning, OnStep, denoise
 from .guidance import PLAIN, GuidanceOptions
 from .image_batches import first_batch, in_batches
-from .img2img_input import Canvas
+from .img2img_input import Img2ImgInput
 from .latent_preview import decode
-from .prompt_encoding import TextStates, encode_prompts
-from .sample_settings import Settings
+from .prompt_encoding import PromptEmbeds, encode_prompts
+from .sample_settings import SampleSettings
 from .schedulers import make_scheduler
 
 
 @dataclass(frozen=True)
-class Painted:
+class SampledImages:
     """Consecutive finished pictures of a run.
 
     first: index of the first of them. pictures: [b,H,W,3] float32 0..1 on the CPU.
@@ -50,11 +50,13 @@ def sample(
     """Paint one picture for each prompt; picture i has the seed `seed + i`.
 
     Returns [len(prompts),H,W,3] float32 0..1 on the CPU, an ordinary tensor even under
-    `torch.inference_mode`. `paint` says what the rest means.
+    `torch.inference_mode`. `sample_batches` says what the rest means.
     """
-    settings = Settings(negative, steps, guidance, scheduler, width, height)
+    settings = SampleSettings(negative, steps, guidance, scheduler, width, height)
     seeds = consecutive_seeds(seed, len(prompts))
-    parts = paint(diffusion, prompts, seeds, settings, batch_size=batch_size, on_step=on_step)
+    parts = sample_batches(
+        diffusion, prompts, seeds, settings, batch_size=batch_size, on_step=on_step
+    )
     return torch.cat([part.pictures for part in parts])
 
 
@@ -63,17 +65,17 @@ def consecutive_seeds(seed: int, count: int) -> list[int]:
     return [(seed + i) % 2**64 for i in range(count)]
 
 
-def paint(
+def sample_batches(
     diffusion: Diffusion,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    settings: Settings,
+    settings: SampleSettings,
     *,
     options: GuidanceOptions = PLAIN,
-    canvas: Canvas | None = None,
+    canvas: Img2ImgInput | None = None,
     batch_size: int = 0,
     on_step: OnStep | None = None,
-) -> Iterator[Painted]:
+) -> Iterator[SampledImages]:
     """Paint picture i from `prompts[i]` and `seeds[i]`, and yield every batch when it is finished.
 
     A picture depends on its prompt, its seed and the settings, not on the batch that it is in or
@@ -99,9 +101,9 @@ def paint(
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
     said = encode_prompts(diffusion, [*prompts, settings.negative])
 
-    def work(part: slice) -> Painted:
-        told = Told(
-            TextStates.join([said[prompt] for prompt in prompts[part]]), said[settings.negative]
+    def work(part: slice) -> SampledImages:
+        told = Conditioning(
+            PromptEmbeds.join([said[prompt] for prompt in prompts[part]]), said[settings.negative]
         )
         under = canvas[part] if canvas else None
         report = None
@@ -111,7 +113,7 @@ def paint(
         pictures = _finished_pictures(diffusion, latents)
         if under is not None:
             pictures = under.keep_outside(pictures)
-        return Painted(part.start, pictures, latents.cpu())
+        return SampledImages(part.start, pictures, latents.cpu())
 
     size = batch_size or first_batch(diffusion.device, cells[0] * cells[1])
     for _, painted in in_batches(len(prompts), size, work):

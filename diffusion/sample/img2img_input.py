@@ -9,11 +9,11 @@ import torch
 
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
-from .sample_settings import Settings
+from .sample_settings import SampleSettings
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Img2ImgInput:
     """What is there before painting begins, for N pictures.
 
     pictures: [N,H,W,3] float 0..1.
@@ -45,11 +45,11 @@ class Canvas:
                 "give a mask of the image's size."
             )
 
-    def __getitem__(self, part: slice) -> Canvas:
+    def __getitem__(self, part: slice) -> Img2ImgInput:
         mask = None if self.mask is None else self.mask[part]
-        return Canvas(self.pictures[part], mask, self.strength)
+        return Img2ImgInput(self.pictures[part], mask, self.strength)
 
-    def size_for(self, diffusion: Diffusion, settings: Settings) -> tuple[int, int]:
+    def size_for(self, diffusion: Diffusion, settings: SampleSettings) -> tuple[int, int]:
         """Width and height in pixels; UserError if they are not what can be painted."""
         height, width = self.pictures.shape[1:3]
         if settings.width not in (0, width) or settings.height not in (0, height):

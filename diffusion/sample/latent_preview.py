@@ -14,7 +14,7 @@ SMALL_DECODER = 5_000_000
 PROBES, PROBE_CELLS = 8, 12
 
 
-def predicted_original(
+def pred_original_sample(
     scheduler: SchedulerMixin,
     scaled: torch.Tensor,
     prediction: torch.Tensor,
@@ -31,13 +31,13 @@ def predicted_original(
     if kind == FLOW:  # noise - picture, at a timestep that is the share of noise
         noise = float(timestep) / scheduler.config.num_train_timesteps
         return scaled - noise * prediction
-    signal = signal_at(scheduler, timestep).clamp(min=1e-6).to(scaled.device)
+    signal = alphas_cumprod_at(scheduler, timestep).clamp(min=1e-6).to(scaled.device)
     if kind == "v_prediction":
         return signal.sqrt() * scaled - (1 - signal).sqrt() * prediction
     return (scaled - (1 - signal).sqrt() * prediction) / signal.sqrt()
 
 
-def signal_at(scheduler: SchedulerMixin, timestep: torch.Tensor) -> torch.Tensor:
+def alphas_cumprod_at(scheduler: SchedulerMixin, timestep: torch.Tensor) -> torch.Tensor:
     """The share of the clean latents in the variance of the noisy ones, 0..1 (alpha-bar)."""
     return scheduler.alphas_cumprod[round(float(timestep))]
 

@@ -13,13 +13,13 @@ import torch
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
 
-MOST_REMEMBERED = 64
+CACHE_SIZE = 64
 
 Tokens = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class TextStates:
+class PromptEmbeds:
     """What the text encoders say of N prompts.
 
     states: [N,tokens,width], the last hidden states of the only encoder; in XL the last but one of
@@ -33,36 +33,36 @@ class TextStates:
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, part: slice) -> TextStates:
-        return TextStates(self.states[part], None if self.pooled is None else self.pooled[part])
+    def __getitem__(self, part: slice) -> PromptEmbeds:
+        return PromptEmbeds(self.states[part], None if self.pooled is None else self.pooled[part])
 
-    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TextStates:
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> PromptEmbeds:
         """The same on a device, and in a precision if one is given."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        return TextStates(self.states.to(device, dtype), pooled)
+        return PromptEmbeds(self.states.to(device, dtype), pooled)
 
     @staticmethod
-    def join(parts: Sequence[TextStates]) -> TextStates:
+    def join(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
         """The prompts of all parts, one after the other."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         states = torch.cat([part.states for part in parts])
-        return TextStates(states, torch.cat(pooled) if pooled else None)
+        return PromptEmbeds(states, torch.cat(pooled) if pooled else None)
 
 
 @dataclass
-class _Memory:
+class _PromptCache:
     """What the text encoders said lately, and the state of their weights when they said so."""
 
     weights: int
-    said: OrderedDict[Tokens, TextStates] = field(default_factory=OrderedDict)
+    said: OrderedDict[Tokens, PromptEmbeds] = field(default_factory=OrderedDict)
 
 
-_memories: WeakKeyDictionary[torch.nn.Module, _Memory] = WeakKeyDictionary()
+_memories: WeakKeyDictionary[torch.nn.Module, _PromptCache] = WeakKeyDictionary()
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, TextStates]:
+def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, PromptEmbeds]:
     """What the text encoders say of each prompt, each distinct one read once.
 
     Frozen encoders are not asked again for the prompts that they read last.
@@ -80,7 +80,7 @@ def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, Te
     known = _remembered(diffusion)
     new = list(dict.fromkeys(row for row in tokens if row not in known))
     if new:
-        read = read_tokens(diffusion, torch.tensor(new, device=encoder.device))
+        read = encode_tokens(diffusion, torch.tensor(new, device=encoder.device))
         known.update((row, read[k : k + 1]) for k, row in enumerate(new))
     for row in tokens:
         known.move_to_end(row)
@@ -88,7 +88,7 @@ def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, Te
         prompt: known[row].to(encoder.device, encoder.dtype)
         for prompt, row in zip(distinct, tokens, strict=True)
     }
-    while len(known) > MOST_REMEMBERED:
+    while len(known) > CACHE_SIZE:
         known.popitem(last=False)
     return found
 
@@ -104,17 +104,17 @@ def tokenize(diffusion: Diffusion, prompts: Sequence[str]) -> torch.Tensor:
     return torch.stack(rows, 1)
 
 
-def read_tokens(diffusion: Diffusion, ids: torch.Tensor) -> TextStates:
+def encode_tokens(diffusion: Diffusion, ids: torch.Tensor) -> PromptEmbeds:
     """What the text encoders say of token ids [N,E,tokens]; gradients reach their weights."""
     if diffusion.text_encoder_2 is None:
-        return TextStates(diffusion.text_encoder(ids[:, 0]).last_hidden_state)
+        return PromptEmbeds(diffusion.text_encoder(ids[:, 0]).last_hidden_state)
     first = diffusion.text_encoder(ids[:, 0], output_hidden_states=True)
     second = diffusion.text_encoder_2(ids[:, 1], output_hidden_states=True)
     states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
-    return TextStates(states, second.text_embeds)
+    return PromptEmbeds(states, second.text_embeds)
 
 
-def _remembered(diffusion: Diffusion) -> OrderedDict[Tokens, TextStates]:
+def _remembered(diffusion: Diffusion) -> OrderedDict[Tokens, PromptEmbeds]:
     """What these encoders said with the weights that they have now; empty while one is trained."""
     second = diffusion.text_encoder_2
     weights = list(
@@ -126,7 +126,7 @@ def _remembered(diffusion: Diffusion) -> OrderedDict[Tokens, TextStates]:
     changes = sum(weight._version for weight in weights)
     memory = _memories.get(diffusion.text_encoder)
     if memory is None or memory.weights != changes:
-        memory = _memories[diffusion.text_encoder] = _Memory(changes)
+        memory = _memories[diffusion.text_encoder] = _PromptCache(changes)
     return memory.said
 
 

@@ -11,7 +11,7 @@ from .schedulers import SCHEDULERS
 
 
 @dataclass(frozen=True)
-class Settings:
+class SampleSettings:
     """How to paint.
 
     negative: what to steer away from; takes part only above guidance 1.

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from .prompt_encoding import TextStates
+from .prompt_encoding import PromptEmbeds
 
 
-def frame(
+def add_time_ids(
     height: int, width: int, *, original: tuple[int, int] | None = None, top: int = 0, left: int = 0
 ) -> torch.Tensor:
     """What XL is told about where a picture lies in its original, [6], float32, in pixels.
@@ -24,17 +24,17 @@ def frame(
     return torch.tensor([*(original or (height, width)), top, left, height, width]).float()
 
 
-def predict(
+def unet_forward(
     unet: UNet2DConditionModel,
     latents: torch.Tensor,
     timesteps: torch.Tensor,
-    text: TextStates,
+    text: PromptEmbeds,
     frames: torch.Tensor,
 ) -> torch.Tensor:
     """The UNet's output [N,C,h,w] for noisy latents of that shape, in the UNet's precision.
 
-    timesteps: [N], or one for all. text: of N prompts. frames: [N,6] from `frame`, of which only
-    XL is told.
+    timesteps: [N], or one for all. text: of N prompts. frames: [N,6] from
+    `add_time_ids`, of which only XL is told.
     """
     # The UNet's own `device` and `dtype` ask all of its modules, which takes longer than a layer.
     weight = next(p for p in unet.parameters() if p.is_floating_point())

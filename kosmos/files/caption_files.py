@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from ...shared.atomic_files import replacing, write_text
+from ...shared.atomic_files import atomic_write, write_text
 from ...shared.errors import UserError
 from ..grounding import GroundedText
 from .coco import Entry, captions, instances
@@ -73,7 +73,7 @@ def write_picture(path: Path, picture: Tensor) -> None:
     """
     pixels = picture.detach().mul(255).round().clamp(0, 255).byte().cpu().numpy()
     try:
-        with replacing(path) as draft:
+        with atomic_write(path) as draft:
             Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
                 draft, format="png"
             )

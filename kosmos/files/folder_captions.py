@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...shared.batching import UNWATCHED, Pace
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
@@ -79,7 +79,7 @@ def caption_folder(
     folder: Path,
     job: Job,
     *,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Write a caption beside each picture of a folder that has none.
@@ -105,7 +105,7 @@ def caption_folder(
                 [picture for _, picture, _ in read],
                 job.prompt,
                 max_new_tokens=job.max_new_tokens,
-                pace=Pace(pace.batch_size, pace.free_memory, on_token=pace.on_token),
+                pace=BatchOptions(pace.batch_size, pace.free_memory, on_token=pace.on_token),
             )
             if report.captioned == 0:
                 check_language(job.language, [text.caption for text in seen])

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ...shared.batching import Pace
+from ...shared.batching import BatchOptions
 from ...shared.errors import UserError
 from ..generate.caption import BRIEF, DETAILED
 from ..generate.language import ENGLISH, LANGUAGES, prompt_in
@@ -60,7 +60,7 @@ def main() -> None:
                 bar.total = total
                 bar.update(behind - bar.n)
 
-            pace = Pace(options.batch_size, _free_memory(kosmos.model.device))
+            pace = BatchOptions(options.batch_size, _free_memory(kosmos.model.device))
             report = caption_folder(kosmos, options.folder, job, pace=pace, on_picture=show)
     except UserError as error:
         logger.error(error)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...shared.batching import UNWATCHED, Pace
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ..grounding import parse
 from ..kosmos_model import Kosmos
 from ..preprocess import Images
 from ..prompt import read_text, tokenize
-from .completion import reply
-from .encoded_images import Pictures
+from .completion import generate
+from .encoded_images import EncodedImages
 
 
 def ask(
@@ -19,7 +19,7 @@ def ask(
     questions: Sequence[str],
     *,
     max_new_tokens: int = 64,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
     """Answer every question for each picture of a batch, in plain text.
 
@@ -33,9 +33,9 @@ def ask(
         tokenize(kosmos, f"Question: {question.strip()} Answer:", max_new_tokens)
         for question in questions
     ]
-    replies = reply(
+    replies = generate(
         kosmos,
-        Pictures(kosmos, images),
+        EncodedImages(kosmos, images),
         [prompts] * len(images),
         max_new_tokens=max_new_tokens,
         pace=pace,

@@ -12,10 +12,10 @@ from ..kosmos_model import Kosmos
 from ..preprocess import Images, preprocess
 from ..prompt import Prompt
 from .few_row_linear import few_rows
-from .image_encoder import encode
+from .image_encoder import encode_images
 
 
-def search(
+def beam_search(
     kosmos: Kosmos,
     images: Images,
     prompt: Prompt,
@@ -30,7 +30,7 @@ def search(
     in front, with which transformers' positions would go wrong. Scores are mean log-probabilities
     of the tokens. `on_token` is called after each token, and may raise to end the work.
     """
-    features = encode(kosmos, preprocess(kosmos, images))
+    features = encode_images(kosmos, preprocess(kosmos, images))
     config = kosmos.model.config.text_config
     ids = torch.tensor(prompt.ids, device=features.device).expand(len(features), -1)
     slots = torch.zeros_like(ids)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ...shared.batching import UNWATCHED, Pace, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
 from ..preprocess import Images, check
 from ..prompt import read_text, tokenize
-from .beam_search import search
-from .completion import reply
+from .beam_search import beam_search
+from .completion import generate
 from .decoding import GREEDY, Decoding
-from .encoded_images import Pictures
+from .encoded_images import EncodedImages
 
 BRIEF = "An image of"
 DETAILED = "Describe this image in detail:"
@@ -23,7 +23,7 @@ def caption(
     *,
     decoding: Decoding = GREEDY,
     max_new_tokens: int = 64,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> list[GroundedText]:
     """Describe each picture of a batch, with boxes; the text is the same whatever the batch size.
 
@@ -37,9 +37,9 @@ def caption(
     check(images)
     tokens = tokenize(kosmos, prompt, max_new_tokens)
     if decoding.beams == 1:
-        replies = reply(
+        replies = generate(
             kosmos,
-            Pictures(kosmos, images),
+            EncodedImages(kosmos, images),
             [[tokens]] * len(images),
             decoding=decoding,
             max_new_tokens=max_new_tokens,
@@ -48,7 +48,7 @@ def caption(
         return [parse(read_text(kosmos, tokens, only.ids)) for (only,) in replies]
 
     def work(start: int, stop: int) -> list[list[int]]:
-        return search(
+        return beam_search(
             kosmos,
             images[start:stop],
             tokens,

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
-from ...shared.batching import UNWATCHED, Pace, bytes_per_picture, in_batches
-from ...shared.peak_memory import measured
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, bytes_per_picture, in_batches
+from ...shared.peak_memory import measure_peak
 from ..kosmos_model import Kosmos
 from ..prompt import Prompt
-from .decoding import GREEDY, Decoding, choose
-from .encoded_images import Pictures
+from .decoding import GREEDY, Decoding, choose_next_token
+from .encoded_images import EncodedImages
 from .few_row_linear import few_rows
-from .kv_cache import Growing, Memory
+from .kv_cache import KVCache, PreallocatedCache
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """One text to write: its number among all, the number of its picture, and its prompt."""
 
     number: int
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reply:
+class Completion:
     """What was written behind a prompt: tokens, and the probability the model gave to each.
 
     `finished` is False when the reply was cut off at the limit.
@@ -41,16 +41,16 @@ class Reply:
     finished: bool
 
 
-def reply(
+def generate(
     kosmos: Kosmos,
-    pictures: Pictures,
+    pictures: EncodedImages,
     prompts: Sequence[Sequence[Prompt]],
     *,
     decoding: Decoding = GREEDY,
     max_new_tokens: int,
     stop_at: int | None = None,
-    pace: Pace = UNWATCHED,
-) -> list[list[Reply]]:
+    pace: BatchOptions = DEFAULT_BATCHES,
+) -> list[list[Completion]]:
     """Reply to the prompts of each picture; what is written does not depend on the batches.
 
     `prompts` has an entry for each picture. A picture is encoded once, and the keys and values of
@@ -63,7 +63,7 @@ def reply(
     single prompt.
     """
     pairs = [(k, prompt) for k, asked in enumerate(prompts) for prompt in asked]
-    rows = [Row(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
+    rows = [PromptRow(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
     rows.sort(key=lambda row: (row.picture, len(row.prompt.ids)))  # so that little is padded
     longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
 
@@ -73,13 +73,15 @@ def reply(
     def size() -> int:
         return pace.size(model, longest, own)
 
-    def work(start: int, stop: int) -> list[Reply]:
+    def work(start: int, stop: int) -> list[Completion]:
         part = rows[start:stop]
         estimate = len(part) * bytes_per_picture(model, longest)
-        with measured(model, model.device, estimate):
+        with measure_peak(model, model.device, estimate):
             shown = [row.picture for row in part]
-            memory = pictures.remember(shown, part[0].prompt, pace.on_token)
-            return _write(kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token)
+            memory = pictures.prefill(shown, part[0].prompt, pace.on_token)
+            return _generate_batch(
+                kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token
+            )
 
     written = in_batches(len(rows), size, work, pace.on_batch)
     by_number = dict(zip((row.number for row in rows), written, strict=True))
@@ -87,11 +89,11 @@ def reply(
     return [[by_number[next(numbers)] for _ in asked] for asked in prompts]
 
 
-class _Batch:
+class _DecodingBatch:
     """Rows on their way through the decoder, one token at a time."""
 
     def __init__(
-        self, kosmos: Kosmos, memory: Memory, rows: Sequence[Row], new_tokens: int
+        self, kosmos: Kosmos, memory: KVCache, rows: Sequence[PromptRow], new_tokens: int
     ) -> None:
         self._decoder = kosmos.model.text_model
         self._quickly = few_rows(kosmos.model)
@@ -111,7 +113,7 @@ class _Batch:
         self._positions = positions.to(device)
         # Without a mask attention is faster, and where nothing is padded none is needed.
         self._seen = seen.to(device) if pads.any() else None
-        self._cache = Growing(memory, longest + new_tokens)
+        self._cache = PreallocatedCache(memory, longest + new_tokens)
         never_twice = self._decoder.generation_config.no_repeat_ngram_size
         self._never_twice = NoRepeatNGramLogitsProcessor(never_twice) if never_twice else None
         head = torch.tensor(rows[0].prompt.ids[:shared], device=device)
@@ -151,23 +153,23 @@ class _Batch:
         self._cache.keep(rows)
 
 
-def _write(
+def _generate_batch(
     kosmos: Kosmos,
-    memory: Memory,
-    rows: Sequence[Row],
+    memory: KVCache,
+    rows: Sequence[PromptRow],
     decoding: Decoding,
     max_new_tokens: int,
     stop_at: int | None,
     on_token: Callable[[], None] | None,
-) -> list[Reply]:
+) -> list[Completion]:
     end = kosmos.model.config.text_config.eos_token_id
-    batch = _Batch(kosmos, memory, rows, max_new_tokens)
+    batch = _DecodingBatch(kosmos, memory, rows, max_new_tokens)
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
     finished = [False] * len(rows)
     there = list(range(len(rows)))
     for step in range(max_new_tokens):
         numbers = [rows[k].number for k in there]
-        tokens, probabilities = choose(batch.logits(), decoding, numbers, step)
+        tokens, probabilities = choose_next_token(batch.logits(), decoding, numbers, step)
         for k, token, probability in zip(there, tokens, probabilities, strict=True):
             if not finished[k]:
                 finished[k] = token in (end, stop_at)
@@ -184,6 +186,6 @@ def _write(
             batch.keep(going)
             there = [there[place] for place in going]
     return [
-        Reply(tuple(ids), tuple(sure), done)
+        Completion(tuple(ids), tuple(sure), done)
         for (ids, sure), done in zip(written, finished, strict=True)
     ]

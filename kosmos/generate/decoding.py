@@ -31,7 +31,7 @@ class Decoding:
 GREEDY = Decoding()
 
 
-def choose(
+def choose_next_token(
     logits: Tensor, decoding: Decoding, rows: Sequence[int], step: int
 ) -> tuple[list[int], list[float]]:
     """Choose a token in each row of `logits`, float32 [R,V].

@@ -12,11 +12,11 @@ from ...shared.batching import read_in_one_go
 from ..kosmos_model import Kosmos
 from ..preprocess import Images, check, preprocess
 from ..prompt import Prompt
-from .image_encoder import encode
-from .kv_cache import Memory, join
+from .image_encoder import encode_images
+from .kv_cache import KVCache, concatenate
 
 
-class Pictures:
+class EncodedImages:
     """A batch of pictures as the decoder comes to know them.
 
     The vision tower sees each picture once, and what it made of it is kept in main memory. The
@@ -29,14 +29,14 @@ class Pictures:
         self._kosmos = kosmos
         self._images = images
         self._seen: dict[int, Tensor] = {}
-        self._last: dict[int, Memory] = {}
+        self._last: dict[int, KVCache] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def remember(
+    def prefill(
         self, pictures: Sequence[int], prompt: Prompt, on_part: Callable[[], None] | None = None
-    ) -> Memory:
+    ) -> KVCache:
         """Return the memory of pictures by their numbers, ascending, each as often as named.
 
         Of the prompt only the part up to the end of the picture counts, which all prompts share.
@@ -50,21 +50,21 @@ class Pictures:
             if on_part is not None:
                 on_part()
             memories.append(self._read(new[start : start + size], prompt))
-        memory = join(memories)
-        self._last = {wanted[-1]: memory.pick([len(wanted) - 1])}
-        return memory.pick([wanted.index(k) for k in pictures])
+        memory = concatenate(memories)
+        self._last = {wanted[-1]: memory.select([len(wanted) - 1])}
+        return memory.select([wanted.index(k) for k in pictures])
 
     def _look(self, pictures: Sequence[int]) -> Tensor:
         """Return the latent queries' view of pictures, [N,Q,D]."""
         new = [k for k in pictures if k not in self._seen]
         if new:
-            features = encode(
+            features = encode_images(
                 self._kosmos, preprocess(self._kosmos, [self._images[k] for k in new])
             ).cpu()
             self._seen.update(zip(new, features, strict=True))
         return torch.stack([self._seen[k] for k in pictures]).to(self._kosmos.model.device)
 
-    def _read(self, pictures: Sequence[int], prompt: Prompt) -> Memory:
+    def _read(self, pictures: Sequence[int], prompt: Prompt) -> KVCache:
         features = self._look(pictures)
         ids = torch.tensor(prompt.ids[: prompt.text_at], device=features.device)
         slots = torch.zeros_like(ids, dtype=torch.bool)
@@ -81,4 +81,4 @@ class Pictures:
                 past_key_values=cache,
                 use_cache=True,
             )
-        return Memory(tuple((layer.keys, layer.values) for layer in cache.layers))
+        return KVCache(tuple((layer.keys, layer.values) for layer in cache.layers))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...shared.batching import UNWATCHED, Pace
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ..grounding import Box, GroundedText, Phrase, parse
 from ..kosmos_model import Kosmos
 from ..preprocess import Images
 from ..prompt import read_text, tokenize
-from .completion import reply
-from .encoded_images import Pictures
-from .regions import describe
+from .completion import generate
+from .encoded_images import EncodedImages
+from .regions import describe_regions
 
 MAX_NEW_TOKENS = 80
 """Some twenty boxes: each takes three tokens with its delimiter."""
@@ -28,7 +28,7 @@ def ground(
     phrases: Sequence[str],
     *,
     verify: bool = True,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> list[GroundedText]:
     """Find each phrase in each picture of a batch.
 
@@ -41,10 +41,10 @@ def ground(
     noun is dropped. Each picture is looked at once for all of this. `pace` counts phrases times
     pictures. Raises UserError as `prompt.tokenize` and `generate.reply` do.
     """
-    pictures = Pictures(kosmos, images)
+    pictures = EncodedImages(kosmos, images)
     names = [re.sub(r"\s+", " ", re.sub(r"[<>]", "", phrase)).strip() for phrase in phrases]
     prompts = [tokenize(kosmos, f"<phrase> {name}</phrase>", MAX_NEW_TOKENS) for name in names]
-    replies = reply(
+    replies = generate(
         kosmos,
         pictures,
         [prompts] * len(images),
@@ -83,14 +83,14 @@ def _boxes_of_first(seen: GroundedText) -> tuple[Box, ...]:
 
 def _verified(
     kosmos: Kosmos,
-    pictures: Pictures,
+    pictures: EncodedImages,
     names: Sequence[str],
     found: Sequence[Sequence[tuple[Box, ...]]],
-    pace: Pace,
+    pace: BatchOptions,
 ) -> list[list[tuple[Box, ...]]]:
     flat = [[box for boxes in each for box in boxes] for each in found]
-    quiet = Pace(pace.batch_size, pace.free_memory, on_token=pace.on_token)
-    told = describe(kosmos, pictures, flat, pace=quiet)
+    quiet = BatchOptions(pace.batch_size, pace.free_memory, on_token=pace.on_token)
+    told = describe_regions(kosmos, pictures, flat, pace=quiet)
     kept = []
     for each, texts in zip(found, told, strict=True):
         said = iter(texts)

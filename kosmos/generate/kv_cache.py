@@ -11,33 +11,33 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 @dataclass(frozen=True)
-class Memory:
+class KVCache:
     """Keys and values of each layer, [N,heads,T,head width]: N pictures and the T tokens read."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
 
-    def pick(self, places: Sequence[int]) -> Memory:
+    def select(self, places: Sequence[int]) -> KVCache:
         """Return a copy of some of the pictures, each as often as `places` name it."""
         index = torch.tensor(places, device=self.layers[0][0].device)
-        return Memory(
+        return KVCache(
             tuple((k.index_select(0, index), v.index_select(0, index)) for k, v in self.layers)
         )
 
 
-def join(memories: Sequence[Memory]) -> Memory:
+def concatenate(memories: Sequence[KVCache]) -> KVCache:
     """Return the pictures of all."""
     if len(memories) == 1:
         return memories[0]
     layers = zip(*(memory.layers for memory in memories), strict=True)
     pairs = (tuple(zip(*layer, strict=True)) for layer in layers)
-    return Memory(tuple((torch.cat(keys), torch.cat(values)) for keys, values in pairs))
+    return KVCache(tuple((torch.cat(keys), torch.cat(values)) for keys, values in pairs))
 
 
-class Growing(Cache):
+class PreallocatedCache(Cache):
     """A memory with room for tokens to come, so that no token makes all others be copied."""
 
-    def __init__(self, memory: Memory, room: int) -> None:
-        super().__init__(layers=[_GrowingLayer(k, v, room) for k, v in memory.layers])
+    def __init__(self, memory: KVCache, room: int) -> None:
+        super().__init__(layers=[_PreallocatedLayer(k, v, room) for k, v in memory.layers])
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these."""
@@ -45,7 +45,7 @@ class Growing(Cache):
             layer.keep(rows)
 
 
-class _GrowingLayer(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True

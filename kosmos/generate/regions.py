@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...shared.batching import UNWATCHED, Pace
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ..grounding import Box, GroundedText, Phrase, parse, write
 from ..kosmos_model import Kosmos
 from ..prompt import Prompt, read_text, tokenize
-from .completion import reply
-from .encoded_images import Pictures
+from .completion import generate
+from .encoded_images import EncodedImages
 
 OPENING = "It is"
 
@@ -22,13 +22,13 @@ def region_prompt(kosmos: Kosmos, box: Box, max_new_tokens: int) -> Prompt:
     return tokenize(kosmos, write(opening).replace("<phrase>", "<phrase> "), max_new_tokens)
 
 
-def describe(
+def describe_regions(
     kosmos: Kosmos,
-    pictures: Pictures,
+    pictures: EncodedImages,
     regions: Sequence[Sequence[Box]],
     *,
     max_new_tokens: int = 32,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
     """Say what is in each region of each picture: "a red dog.".
 
@@ -37,7 +37,7 @@ def describe(
     regions. Raises UserError as `generate.reply` does.
     """
     prompts = [[region_prompt(kosmos, box, max_new_tokens) for box in boxes] for boxes in regions]
-    replies = reply(kosmos, pictures, prompts, max_new_tokens=max_new_tokens, pace=pace)
+    replies = generate(kosmos, pictures, prompts, max_new_tokens=max_new_tokens, pace=pace)
     return [
         [
             parse(read_text(kosmos, prompt, one.ids)).caption.removeprefix(OPENING).strip()

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from transformers import Kosmos2ForConditionalGeneration
 
-from ...shared.batching import UNWATCHED, Pace, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
 from ..kosmos_model import Kosmos
-from ..tokenized_caption import Spelled, Word
+from ..tokenized_caption import TokenizedCaption, Word
 from .patches import grid_side, patch_features
 from .relevance import attention_times_gradient, mean_over_heads, raising, rollout
 
@@ -65,13 +65,13 @@ class WordMap:
 def word_maps(
     kosmos: Kosmos,
     pixels: Tensor,
-    spelled: Spelled,
+    spelled: TokenizedCaption,
     words: Sequence[Word],
     *,
     method: str = "gradient",
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> list[WordMap]:
     """Return a map for each of `words` of a caption under one picture.
 
@@ -129,11 +129,11 @@ def choices(text: str, count: int, what: str) -> list[int] | None:
 def _by_gradient(
     kosmos: Kosmos,
     pixels: Tensor,
-    spelled: Spelled,
+    spelled: TokenizedCaption,
     words: Sequence[Word],
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
-    pace: Pace,
+    pace: BatchOptions,
 ) -> list[WordMap]:
     """Take the logit of each token, where it is predicted, as the score that attention raised."""
     tokens = [token for word in words for token in word.tokens]
@@ -179,7 +179,7 @@ class _Read(NamedTuple):
     connector: Tensor
 
 
-def _read(kosmos: Kosmos, patches: Tensor, spelled: Spelled) -> _Read:
+def _read(kosmos: Kosmos, patches: Tensor, spelled: TokenizedCaption) -> _Read:
     """Read a caption under each of N pictures' `patches`, from `patch_features`."""
     model = kosmos.model
     ids = torch.tensor(spelled.ids, device=model.device).repeat(len(patches), 1)

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...shared.batching import UNWATCHED, Pace, by_length, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, by_length, in_batches
 from ...shared.errors import UserError
 from ..generate.caption import BRIEF, caption
-from ..generate.image_encoder import encode
+from ..generate.image_encoder import encode_images
 from ..kosmos_model import Kosmos
 from ..preprocess import check, preprocess
 from ..prompt import tokenize
@@ -70,7 +70,7 @@ def picture_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the decoder's last hidden state behind each picture and the prompt, float32 [B,D].
 
@@ -85,7 +85,7 @@ def picture_states(
     size = pace.size(kosmos.model, ids.shape[1])
 
     def read(start: int, stop: int) -> list[Tensor]:
-        features = encode(kosmos, preprocess(kosmos, images[start:stop]))
+        features = encode_images(kosmos, preprocess(kosmos, images[start:stop]))
         states = _read(
             kosmos, ids.expand(stop - start, -1), features, slots.expand(stop - start, -1)
         )
@@ -98,7 +98,7 @@ def text_states(
     kosmos: Kosmos,
     texts: Sequence[str],
     prompt: str = PROMPT,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the decoder's last hidden state behind each text and the prompt, float32 [N,D].
 
@@ -141,7 +141,7 @@ def describe_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the text states, float32 [B,D], of the model's own brief captions of pictures."""
     told = [one.caption for one in caption(kosmos, images, pace=pace)]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
-from ...shared.batching import UNWATCHED, Pace, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
 from ...shared.model_folders import model_kind
 from ..preprocess import check, to_rgb
@@ -66,7 +66,7 @@ def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
 def embed_pictures(
     dual: DualEncoder,
     images: Tensor,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return unit vectors, float32 [B,D], of pictures [B,H,W,C] as in `to_rgb`."""
     check(images)
@@ -87,7 +87,7 @@ def embed_pictures(
 def embed_texts(
     dual: DualEncoder,
     texts: Sequence[str],
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return unit vectors, float32 [N,D], of texts; what a text has too much is cut off.
 

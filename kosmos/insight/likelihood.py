@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...shared.batching import UNWATCHED, Pace, by_length, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, by_length, in_batches
 from ...shared.errors import UserError
 from ..generate.caption import BRIEF
-from ..generate.encoded_images import Pictures
-from ..generate.kv_cache import Growing
+from ..generate.encoded_images import EncodedImages
+from ..generate.kv_cache import PreallocatedCache
 from ..kosmos_model import Kosmos
 from ..preprocess import check
 from ..prompt import Prompt, tokenize
@@ -32,7 +32,7 @@ def likelihood(
     images: Tensor,
     texts: Sequence[str],
     prompt: str = BRIEF,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the score of each text under each picture, float32 [B,N], on the CPU.
 
@@ -52,13 +52,13 @@ def likelihood(
     longest = len(rows[-1])
     asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
-    pictures = Pictures(kosmos, images)
+    pictures = EncodedImages(kosmos, images)
     size = pace.size(kosmos.model, len(asked.ids) + longest)
 
     def with_picture(start: int, stop: int) -> list[float]:
         pairs = [divmod(number, len(rows)) for number in range(start, stop)]
-        memory = pictures.remember([picture for picture, _ in pairs], asked)
-        read = Growing(memory, len(before) + longest)
+        memory = pictures.prefill([picture for picture, _ in pairs], asked)
+        read = PreallocatedCache(memory, len(before) + longest)
         return _score(kosmos, before, [rows[text] for _, text in pairs], past_key_values=read)
 
     def without_picture(start: int, stop: int) -> list[float]:
@@ -76,7 +76,7 @@ def likelihood_of_views(
     count: int,
     text: str,
     prompt: str = BRIEF,
-    pace: Pace = UNWATCHED,
+    pace: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the score of one text under each of `count` views, float32 [count], on the CPU.
 

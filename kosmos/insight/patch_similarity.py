@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...shared.batching import UNWATCHED, Pace
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
 from ..kosmos_model import Kosmos
 from .likelihood import likelihood_of_views
@@ -58,7 +58,7 @@ def alike(features: Tensor) -> Tensor:
 
 
 def phrase_similarity(
-    kosmos: Kosmos, features: Tensor, phrase: str, pace: Pace = UNWATCHED
+    kosmos: Kosmos, features: Tensor, phrase: str, pace: BatchOptions = DEFAULT_BATCHES
 ) -> Tensor:
     """Return how much each patch alone speaks for a phrase, float32 [B,G,G] on the CPU.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...shared.batching import UNWATCHED, in_batches
+from ...shared.batching import DEFAULT_BATCHES, in_batches
 from ..kosmos_model import Kosmos
 from ..preprocess import check, preprocess
 from .embedding import Embedding, unit
@@ -36,7 +36,7 @@ def look(kosmos: Kosmos, images: Tensor) -> Tensor:
     Raises UserError for an empty batch.
     """
     check(images)
-    size = UNWATCHED.size(kosmos.model, kosmos.model.config.latent_query_num)
+    size = DEFAULT_BATCHES.size(kosmos.model, kosmos.model.config.latent_query_num)
 
     def part(start: int, stop: int) -> list[Tensor]:
         return list(patch_features(kosmos, preprocess(kosmos, images[start:stop])))

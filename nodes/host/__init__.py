@@ -15,12 +15,12 @@ from .core_models import (
 )
 from .device_memory import (
     DTYPES,
-    adopt,
-    bring_in,
     device_type,
     free_memory,
-    make_room,
+    load_to_device,
+    register_model,
     torch_dtype,
+    unload_all_models,
 )
 from .folders import (
     address,
@@ -34,7 +34,7 @@ from .folders import (
     temp_folder,
 )
 from .guider import Guider
-from .running_node import Progress, blocked, check_interrupted, say, tell
+from .running_node import Progress, block_output, check_interrupted, send_event, show_text
 
 __all__ = [
     "DTYPES",
@@ -42,9 +42,7 @@ __all__ = [
     "Guider",
     "Progress",
     "address",
-    "adopt",
-    "blocked",
-    "bring_in",
+    "block_output",
     "check_interrupted",
     "clip_vocabulary",
     "core_clip",
@@ -55,14 +53,16 @@ __all__ = [
     "free_memory",
     "input_folder",
     "list_models",
-    "make_room",
+    "load_to_device",
     "model_file",
     "models_folder",
     "output_folder",
+    "register_model",
     "resolve",
-    "say",
+    "send_event",
     "set_noise_schedule",
-    "tell",
+    "show_text",
     "temp_folder",
     "torch_dtype",
+    "unload_all_models",
 ]

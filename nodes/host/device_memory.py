@@ -20,8 +20,8 @@ class _Movable(torch.nn.Module):
         self.device = device
 
 
-def adopt(module: torch.nn.Module) -> ModelPatcher:
-    """Put a module under ComfyUI's memory management; it moves when `bring_in` asks for it."""
+def register_model(module: torch.nn.Module) -> ModelPatcher:
+    """Put a module under ComfyUI's memory management; `load_to_device` moves it."""
     offload_device = management.unet_offload_device()
     return ModelPatcher(
         _Movable(module, offload_device),
@@ -31,7 +31,7 @@ def adopt(module: torch.nn.Module) -> ModelPatcher:
     )
 
 
-def bring_in(*patchers: ModelPatcher) -> torch.device:
+def load_to_device(*patchers: ModelPatcher) -> torch.device:
     """Move adopted modules, whole, to the device to compute on, and return that device.
 
     ComfyUI makes room by moving out models that are not needed now.
@@ -63,7 +63,7 @@ def device_type() -> str:
     return str(management.get_torch_device().type)
 
 
-def make_room() -> None:
+def unload_all_models() -> None:
     """Move every model out and give the device's memory back, for a process beside this one."""
     management.unload_all_models()
     management.soft_empty_cache()

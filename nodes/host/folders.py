@@ -46,7 +46,7 @@ def list_models(kind: str) -> list[str]:
     Those in MODEL_FOLDER_MARKERS are folders; all others are `.safetensors` files.
     """
     marker = MODEL_FOLDER_MARKERS.get(kind)
-    names = set()
+    names: set[str] = set()
     for root in models_folder(kind):
         for folder, below, files in os.walk(root, followlinks=True):
             below[:] = [name for name in below if not name.endswith(".tmp")]  # half-written

@@ -51,9 +51,11 @@ class Guider(comfy.samplers.CFGGuider):
             # for a factor that both predictions share.
             nothing = sampling.calculate_denoised(timestep, torch.zeros_like(x), x)
 
-            def combine(seen: dict[str, Any]) -> torch.Tensor:
-                halves = (nothing - seen[half] for half in ("uncond_denoised", "cond_denoised"))
-                return seen["input"] - nothing + self.options.combine(*halves, scale)
+            def combine(prediction: dict[str, Any]) -> torch.Tensor:
+                negative = nothing - prediction["uncond_denoised"]
+                positive = nothing - prediction["cond_denoised"]
+                guided = self.options.combine(negative, positive, scale)
+                return prediction["input"] - nothing + guided
 
             changed["sampler_cfg_function"] = combine
         negative, positive = self.conds.get("negative"), self.conds.get("positive")

@@ -40,18 +40,18 @@ def _preview_picture(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def blocked(why: str) -> ExecutionBlocker:
+def block_output(why: str) -> ExecutionBlocker:
     """Stand in for an output that there is none of; a node that wants it shows the sentence."""
     return ExecutionBlocker(why)
 
 
-def say(text: str) -> None:
+def show_text(text: str) -> None:
     """Show a line of text in the node that is running."""
     server = PromptServer.instance
     server.send_progress_text(text, server.last_node_id, server.client_id)
 
 
-def tell(message: str, data: dict[str, Any]) -> None:
+def send_event(message: str, data: dict[str, Any]) -> None:
     """Send a message to the browser's part of the pack, with the running node as its `node`.
 
     Nobody is told when a program queued the workflow that asked for no news.

@@ -31,7 +31,7 @@ def finish(run: RunFolder) -> None:
     """Train a run to its end, unless it is there. Raises UserError when the disk is full."""
     if run.is_finished():
         return
-    host.make_room()
+    host.unload_all_models()
     try:
         _train(run, read_config(run.config).steps)
     except OSError as error:
@@ -58,8 +58,8 @@ def _train(run: RunFolder, steps: int) -> None:
                 if event is None:
                     if last is not None:
                         chart.take(news.new())
-                        host.tell(PANEL, shown(run, chart))
-                        host.say(_status(chart))
+                        host.send_event(PANEL, shown(run, chart))
+                        host.show_text(_status(chart))
                         progress.step(last.step, preview)
                         preview, last = None, None
                     host.check_interrupted()
@@ -69,7 +69,7 @@ def _train(run: RunFolder, steps: int) -> None:
                     preview = read_image(run.path / str(event.file))
     finally:
         chart.take(news.new())
-        host.tell(PANEL, shown(run, chart))
+        host.send_event(PANEL, shown(run, chart))
     progress.step(steps, preview)
 
 

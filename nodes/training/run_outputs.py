@@ -24,13 +24,15 @@ def trained(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diff
     from ...training.run.run_results import load_result
 
     model = load_result(run, dtype, step)
-    return replace(model, home=host.adopt(model.modules))
+    return replace(model, home=host.register_model(model.modules))
 
 
 def painter(run: RunFolder, step: int | None = None) -> object:
     """Load what a run made; one of captions stands for the sentence that it is no DIFFUSION."""
     if isinstance(read_config(run.config), CaptionConfig):
-        return host.blocked(f"The run {run.path.name} taught a Kosmos-2: take the output kosmos.")
+        return host.block_output(
+            f"The run {run.path.name} taught a Kosmos-2: take the output kosmos."
+        )
     return trained(run, host.torch_dtype("auto"), step)
 
 
@@ -40,13 +42,15 @@ def captioner(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Ko
     from ...training.captions.caption_results import load_result
 
     model = load_result(run, dtype, step)
-    return replace(model, home=host.adopt(model.model))
+    return replace(model, home=host.register_model(model.model))
 
 
 def captioner_of(run: RunFolder, step: int | None = None) -> object:
     """Load the Kosmos-2 that a run made; one of DreamBooth stands for a sentence instead."""
     if not isinstance(read_config(run.config), CaptionConfig):
-        return host.blocked(f"The run {run.path.name} taught no Kosmos-2: take the output trained.")
+        return host.block_output(
+            f"The run {run.path.name} taught no Kosmos-2: take the output trained."
+        )
     return captioner(run, host.torch_dtype("auto"), step)
 
 
@@ -57,10 +61,10 @@ def lora_of(run: RunFolder, step: int | None = None) -> object:
     from ...training.run.run_results import result_at
 
     if isinstance(read_config(run.config), CaptionConfig):
-        return host.blocked("This LoRA is for a Kosmos-2: choose it in Load Kosmos-2's loras.")
+        return host.block_output("This LoRA is for a Kosmos-2: choose it in Load Kosmos-2's loras.")
     config = read_as(TrainingConfig, run.config)
     if config.method not in ("lora", "dora"):
-        return host.blocked(
+        return host.block_output(
             f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
             "get one."
         )

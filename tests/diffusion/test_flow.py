@@ -9,7 +9,7 @@ import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.images import sample
-from kosmos_dreambooth.diffusion.sample.latent_preview import predicted_original
+from kosmos_dreambooth.diffusion.sample.latent_preview import pred_original_sample
 from kosmos_dreambooth.diffusion.sample.schedulers import FLOWS, is_flow, make_scheduler
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError
@@ -32,7 +32,7 @@ def test_a_perfect_model_is_followed_to_its_picture(flowing: Diffusion, name: st
     for timestep in scheduler.timesteps:
         share = float(timestep) / 1000
         velocity = (latents - picture) / share  # leads to the picture from anywhere
-        seen = predicted_original(scheduler, latents, velocity, timestep)
+        seen = pred_original_sample(scheduler, latents, velocity, timestep)
         torch.testing.assert_close(seen, picture, atol=1e-3, rtol=1e-3)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     torch.testing.assert_close(latents, picture, atol=0.02, rtol=0)  # timesteps are whole numbers

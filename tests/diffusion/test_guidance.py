@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.diffusion.sample.guidance import SCHEDULES, GuidanceOptions
-from kosmos_dreambooth.diffusion.sample.images import paint
-from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images import sample_batches
+from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import make_scheduler
 from kosmos_dreambooth.shared.errors import UserError
 
@@ -18,8 +18,8 @@ progress = st.floats(0, 1)
 
 
 def latents(model, options, scheduler="ddim", guidance=6.0):
-    settings = Settings("snow", STEPS, guidance, scheduler)
-    [painted] = paint(model, ["a red dog"], [3], settings, options=options)
+    settings = SampleSettings("snow", STEPS, guidance, scheduler)
+    [painted] = sample_batches(model, ["a red dog"], [3], settings, options=options)
     return painted.latents
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images import paint
-from kosmos_dreambooth.diffusion.sample.img2img_input import Canvas
-from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images import sample_batches
+from kosmos_dreambooth.diffusion.sample.img2img_input import Img2ImgInput
+from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS, make_scheduler
 from kosmos_dreambooth.shared.errors import UserError
 
@@ -20,8 +20,8 @@ MASK[1, :, 16:] = 1
 
 
 def run(model, canvas, scheduler="ddim", steps=5, guidance=4.0, **rest):
-    settings = Settings("snow", steps, guidance, scheduler)
-    [painted] = paint(model, PROMPTS, SEEDS, settings, canvas=canvas, **rest)
+    settings = SampleSettings("snow", steps, guidance, scheduler)
+    [painted] = sample_batches(model, PROMPTS, SEEDS, settings, canvas=canvas, **rest)
     return painted
 
 
@@ -55,7 +55,7 @@ def reference_latents(model, pipeline, scheduler, canvas, steps=5):
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_image_to_image_equals_diffusers_pipeline(diffusion, scheduler):
-    canvas = Canvas(PICTURES, strength=0.6)
+    canvas = Img2ImgInput(PICTURES, strength=0.6)
     theirs = reference_latents(
         diffusion, diffusers.StableDiffusionImg2ImgPipeline, scheduler, canvas
     )
@@ -67,7 +67,7 @@ def test_image_to_image_equals_diffusers_pipeline(diffusion, scheduler):
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("scheduler", [key for key, one in SCHEDULERS.items() if not one.noisy])
 def test_inpainting_equals_diffusers_pipeline(diffusion, scheduler, strength):
-    canvas = Canvas(PICTURES, MASK, strength)
+    canvas = Img2ImgInput(PICTURES, MASK, strength)
     theirs = reference_latents(
         diffusion, diffusers.StableDiffusionInpaintPipeline, scheduler, canvas
     )
@@ -75,7 +75,7 @@ def test_inpainting_equals_diffusers_pipeline(diffusion, scheduler, strength):
 
 
 def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion):
-    canvas = Canvas(PICTURES, MASK, 0.6)
+    canvas = Img2ImgInput(PICTURES, MASK, 0.6)
     theirs = reference_latents(
         velocity_diffusion, diffusers.StableDiffusionInpaintPipeline, "ddim", canvas
     )
@@ -83,19 +83,19 @@ def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion):
 
 
 def test_what_a_mask_does_not_cover_stays_pixel_for_pixel(diffusion):
-    pictures = run(diffusion, Canvas(PICTURES, MASK, 1.0)).pictures
+    pictures = run(diffusion, Img2ImgInput(PICTURES, MASK, 1.0)).pictures
     covered = MASK.bool()
     assert torch.equal(pictures[~covered], PICTURES[~covered])
     assert (pictures - PICTURES)[covered].abs().mean() > 0.05
 
 
 def test_a_picture_does_not_depend_on_its_batch(diffusion):
-    canvas = Canvas(PICTURES, MASK, 0.6)
+    canvas = Img2ImgInput(PICTURES, MASK, 0.6)
     together = run(diffusion, canvas, "euler_a").pictures
-    settings = Settings("snow", 5, 4.0, "euler_a")
+    settings = SampleSettings("snow", 5, 4.0, "euler_a")
     alone = [
         part.pictures
-        for part in paint(diffusion, PROMPTS, SEEDS, settings, canvas=canvas, batch_size=1)
+        for part in sample_batches(diffusion, PROMPTS, SEEDS, settings, canvas=canvas, batch_size=1)
     ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
@@ -104,9 +104,9 @@ def test_a_low_strength_stays_near_the_picture_and_saves_steps(diffusion):
     calls = []
     hook = diffusion.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        low = run(diffusion, Canvas(PICTURES, strength=0.2), steps=10).latents
+        low = run(diffusion, Img2ImgInput(PICTURES, strength=0.2), steps=10).latents
         assert len(calls) == 2
-        high = run(diffusion, Canvas(PICTURES, strength=1.0), steps=10).latents
+        high = run(diffusion, Img2ImgInput(PICTURES, strength=1.0), steps=10).latents
         assert len(calls) == 2 + 10
     finally:
         hook.remove()
@@ -130,9 +130,13 @@ def test_a_low_strength_stays_near_the_picture_and_saves_steps(diffusion):
 )
 def test_an_impossible_canvas_is_named(diffusion, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        run(diffusion, Canvas(**{"pictures": PICTURES, **change}))
+        run(diffusion, Img2ImgInput(**{"pictures": PICTURES, **change}))
 
 
 def test_another_size_beside_a_picture_is_named(diffusion):
     with pytest.raises(UserError, match="set both to 0"):
-        list(paint(diffusion, PROMPTS, SEEDS, Settings(width=64), canvas=Canvas(PICTURES)))
+        list(
+            sample_batches(
+                diffusion, PROMPTS, SEEDS, SampleSettings(width=64), canvas=Img2ImgInput(PICTURES)
+            )
+        )

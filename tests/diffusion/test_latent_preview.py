@@ -30,7 +30,7 @@ def test_the_predicted_original_is_that_of_diffusers(scheduler, prediction_type)
     generator = torch.Generator().manual_seed(0)
     latents, prediction = torch.randn((2, 2, 4, 8, 8), generator=generator)
     scaled = schedule.scale_model_input(latents, timestep)
-    ours = latent_preview.predicted_original(schedule, scaled, prediction, timestep)
+    ours = latent_preview.pred_original_sample(schedule, scaled, prediction, timestep)
     theirs = schedule.step(prediction, timestep, latents).pred_original_sample
     assert torch.allclose(ours, theirs, atol=1e-3)
 

@@ -7,8 +7,8 @@ import torch
 from kosmos_dreambooth.diffusion.load.ldm_keys import unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
-from kosmos_dreambooth.diffusion.sample.prompt_encoding import read_tokens
-from kosmos_dreambooth.diffusion.sample.unet_forward import frame, predict
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens
+from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids, unet_forward
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
@@ -69,11 +69,13 @@ def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
     merged = merge_lora(merged, tmp_path / "subject.safetensors")
     ids = torch.arange(16).repeat(1, 2, 1)
     with torch.no_grad():
-        text, wanted = read_tokens(merged, ids), read_tokens(model, ids)
-        told = torch.randn(1, 4, 16, 16), torch.tensor(500), wanted, frame(32, 32)[None]
+        text, wanted = encode_tokens(merged, ids), encode_tokens(model, ids)
+        told = torch.randn(1, 4, 16, 16), torch.tensor(500), wanted, add_time_ids(32, 32)[None]
         assert torch.allclose(text.states, wanted.states, atol=1e-4)
         assert torch.allclose(text.pooled, wanted.pooled, atol=1e-4)
-        assert torch.allclose(predict(merged.unet, *told), predict(model.unet, *told), atol=1e-4)
+        assert torch.allclose(
+            unet_forward(merged.unet, *told), unet_forward(model.unet, *told), atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("alpha", [None, 8])

@@ -11,12 +11,12 @@ from kosmos_dreambooth.diffusion.fingerprint import fingerprint
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import make_priors, plan_priors
 from kosmos_dreambooth.diffusion.sample.images import sample
-from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-QUICK = Settings(steps=2, guidance=3.0)
+QUICK = SampleSettings(steps=2, guidance=3.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import (
-    MOST_REMEMBERED,
+    CACHE_SIZE,
     encode_prompts,
 )
 
@@ -64,7 +64,7 @@ def test_an_encoder_in_training_is_always_asked(fresh, read):
 def test_the_oldest_are_forgotten(fresh, read):
     encode_prompts(fresh, ["a dog"])
     others = ["".join(letters) for letters in product("abcdefghi", repeat=2)]
-    assert len(others) > MOST_REMEMBERED
+    assert len(others) > CACHE_SIZE
     encode_prompts(fresh, others)
     encode_prompts(fresh, ["a dog"])
     assert read == [1, len(others), 1]

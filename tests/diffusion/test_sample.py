@@ -5,8 +5,8 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images import consecutive_seeds, paint, sample
-from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.images import consecutive_seeds, sample, sample_batches
+from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
@@ -167,11 +167,11 @@ def test_the_callback_can_end_a_run_and_finished_batches_stay(diffusion):
         if done > total / 2:
             raise StoppedError
 
-    run = paint(
+    run = sample_batches(
         diffusion,
         ["a dog"] * 2,
         [0, 1],
-        Settings(steps=2),
+        SampleSettings(steps=2),
         batch_size=1,
         on_step=stop_in_the_second_batch,
     )

@@ -18,26 +18,26 @@ from kosmos_dreambooth.export.export_kosmos import captions, export_captioner
 from kosmos_dreambooth.export.onnx_kosmos import load_captioner
 from kosmos_dreambooth.export.tolerance import LIMITS, Precision
 from kosmos_dreambooth.kosmos.generate.caption import BRIEF, caption
-from kosmos_dreambooth.kosmos.generate.completion import Reply, reply
+from kosmos_dreambooth.kosmos.generate.completion import Completion, generate
 from kosmos_dreambooth.kosmos.generate.decoding import Decoding
-from kosmos_dreambooth.kosmos.generate.encoded_images import Pictures
-from kosmos_dreambooth.kosmos.generate.image_encoder import encode
+from kosmos_dreambooth.kosmos.generate.encoded_images import EncodedImages
+from kosmos_dreambooth.kosmos.generate.image_encoder import encode_images
 from kosmos_dreambooth.kosmos.insight.patches import patch_features
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess
 from kosmos_dreambooth.kosmos.prompt import tokenize
-from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
 PROMPTS = [BRIEF, "A", "Question: what colour is the dog in the picture of the house? Answer:"]
 
 
-def replies(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[list[Reply]]:
+def replies(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[list[Completion]]:
     prompts = [tokenize(kosmos, text, 24) for text in PROMPTS]
-    pace = Pace(batch_size=batch_size)
-    pictures = Pictures(kosmos, images)
-    return reply(kosmos, pictures, [prompts] * len(images), max_new_tokens=24, pace=pace)
+    pace = BatchOptions(batch_size=batch_size)
+    pictures = EncodedImages(kosmos, images)
+    return generate(kosmos, pictures, [prompts] * len(images), max_new_tokens=24, pace=pace)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 15])
@@ -162,7 +162,7 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
 ) -> None:
     configs = [tiny.model.text_model.config, tiny.model.vision_model.config]
     attention = [config._attn_implementation for config in configs]
-    slots = encode(tiny, preprocess(tiny, scenes))
+    slots = encode_images(tiny, preprocess(tiny, scenes))
     seen: list[str] = []
 
     def stop_after_a_graph(done: int, total: int) -> None:
@@ -175,7 +175,7 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
     assert seen == ["vision.onnx"]
     assert not list(tmp_path.iterdir())
     assert [config._attn_implementation for config in configs] == attention
-    assert torch.equal(encode(tiny, preprocess(tiny, scenes)), slots)
+    assert torch.equal(encode_images(tiny, preprocess(tiny, scenes)), slots)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}'])

@@ -20,8 +20,8 @@ from kosmos_dreambooth.diffusion.load.checkpoint_file import load_checkpoint
 from kosmos_dreambooth.diffusion.load.ldm_keys import checkpoint_weights, unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.images import sample
-from kosmos_dreambooth.diffusion.sample.prompt_encoding import read_tokens, tokenize
-from kosmos_dreambooth.diffusion.sample.unet_forward import predict
+from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens, tokenize
+from kosmos_dreambooth.diffusion.sample.unet_forward import unet_forward
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
@@ -134,8 +134,8 @@ def test_every_part_of_xl_answers_as_core_does(core: Path, loaded_xl: Diffusion)
     known = load_file(core / "answers_xl.safetensors")
     tokens = known["tokens"][:, None].expand(-1, 2, -1)
     with torch.no_grad():
-        text = read_tokens(loaded_xl, tokens)
-        prediction = predict(
+        text = encode_tokens(loaded_xl, tokens)
+        prediction = unet_forward(
             loaded_xl.unet, known["latents"], known["times"], text, known["frames"]
         )
     assert torch.allclose(text.states, known["states"], atol=1e-4)

@@ -35,7 +35,7 @@ PROBE = """
     config = transformers.CLIPTextConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    patcher = host.adopt(transformers.CLIPTextModel(config))
+    patcher = host.register_model(transformers.CLIPTextModel(config))
     facts = {
         "kosmos": host.list_models("kosmos"),
         "diffusers": host.list_models("diffusers"),
@@ -43,7 +43,7 @@ PROBE = """
         "found": answer(host.resolve, "kosmos", "mine/small"),
         "names": {name: answer(host.resolve, "kosmos", name) for name in NAMES},
         "outputs": {name: answer(host.output_folder, "dreambooth", name) for name in NAMES},
-        "device": [answer(host.bring_in, patcher) for _ in range(2)],
+        "device": [answer(host.load_to_device, patcher) for _ in range(2)],
         "dtypes": [answer(host.torch_dtype, choice) for choice in ("auto", "fp16", "bf16")],
     }
     print(json.dumps(facts))

@@ -22,7 +22,7 @@ from kosmos_dreambooth.kosmos.insight.relevance import attention_times_gradient,
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess
-from kosmos_dreambooth.kosmos.tokenized_caption import spell
+from kosmos_dreambooth.kosmos.tokenized_caption import tokenize_caption
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.sandbox.world.captions import brief, plain_text
 from kosmos_dreambooth.sandbox.world.lexicon import COLOURS, KINDS
@@ -46,7 +46,9 @@ def test_nouns_rest_on_the_things_they_name(sandbox: Kosmos) -> None:
     hits = dict.fromkeys(METHODS, 0)
     total = 0
     for sample in pairs():
-        spelled = spell(sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes))))
+        spelled = tokenize_caption(
+            sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes)))
+        )
         kinds = [thing.one.kind for thing in sample.scene.things]
         nouns = spelled.named(kinds)
         pixels = preprocess(sandbox, torch.tensor(sample.pixels)[None].float() / 255)
@@ -65,7 +67,7 @@ def test_nouns_rest_on_the_things_they_name(sandbox: Kosmos) -> None:
 def test_attention_adds_up_with_what_lies_nowhere(
     tiny: Kosmos, four_pictures: torch.Tensor, lessons: list[str], method: str
 ) -> None:
-    spelled = spell(tiny, parse(f"An image of{lessons[0]}"))
+    spelled = tokenize_caption(tiny, parse(f"An image of{lessons[0]}"))
     pixels = preprocess(tiny, four_pictures[:1])
     for found in word_maps(tiny, pixels, spelled, spelled.words, method=method):
         assert found.text is not None
@@ -75,7 +77,7 @@ def test_attention_adds_up_with_what_lies_nowhere(
 
 
 def test_it_works_in_comfyuis_inference_mode(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = spell(tiny, GroundedText("a red dog"))
+    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
     expected = word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
     with torch.inference_mode():
         pixels = preprocess(tiny, four_pictures[:1].clone())
@@ -85,7 +87,7 @@ def test_it_works_in_comfyuis_inference_mode(tiny: Kosmos, four_pictures: torch.
 
 
 def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = spell(tiny, GroundedText("a red dog"))
+    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
     pixels = preprocess(tiny, four_pictures[:1])
 
     def map_of(method: str, **chosen: list[int]) -> WordMap:
@@ -107,7 +109,7 @@ def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: to
 
 
 def test_the_model_is_left_as_fast_as_it_was(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = spell(tiny, GroundedText("a red dog"))
+    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
     word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
     attention = tiny.model.text_model.model.layers[0].self_attn
     assert attention.config._attn_implementation == "sdpa"
@@ -141,7 +143,7 @@ words = st.lists(st.sampled_from([*KINDS, *COLOURS, "a", "and", "xyzzy"]), min_s
 def test_a_words_tokens_spell_it(words: list[str], boxed: bool) -> None:
     text = " ".join(words)
     told = parse(f"<phrase>{text}</phrase><object><patch_index_0000><patch_index_1023></object>.")
-    spelled = spell(KNOWN, told if boxed else GroundedText(f"{text}."))
+    spelled = tokenize_caption(KNOWN, told if boxed else GroundedText(f"{text}."))
     assert [word.text for word in spelled.words] == words
     for word in spelled.words:
         assert spelled.caption[word.start : word.end] == word.text
@@ -169,9 +171,9 @@ def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
 
 def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> None:
     with pytest.raises(UserError, match=r'no word "cat" in the caption "a red dog"'):
-        spell(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
+        tokenize_caption(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
     with pytest.raises(UserError, match="no words"):
-        spell(tiny, GroundedText("..."))
+        tokenize_caption(tiny, GroundedText("..."))
 
 
 @pytest.mark.parametrize("size", [(64, 48), (1, 1), (600, 300)])

@@ -16,9 +16,9 @@ from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import tokenize
 from kosmos_dreambooth.shared import batching
-from kosmos_dreambooth.shared.batching import Pace, automatic_batch_size, bytes_per_picture
+from kosmos_dreambooth.shared.batching import BatchOptions, automatic_batch_size, bytes_per_picture
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.shared.peak_memory import measured, share_taken
+from kosmos_dreambooth.shared.peak_memory import measure_peak, share_taken
 
 Published = Callable[..., list[list[GroundedText]]]
 
@@ -61,8 +61,10 @@ def test_the_batch_size_changes_nothing(
     tiny: Kosmos, four_pictures: torch.Tensor, noise: torch.Tensor, batch_size: int
 ) -> None:
     for images in (four_pictures, noise):
-        one_by_one = [caption(tiny, image[None], pace=Pace(batch_size=1))[0] for image in images]
-        assert caption(tiny, images, pace=Pace(batch_size=batch_size)) == one_by_one
+        one_by_one = [
+            caption(tiny, image[None], pace=BatchOptions(batch_size=1))[0] for image in images
+        ]
+        assert caption(tiny, images, pace=BatchOptions(batch_size=batch_size)) == one_by_one
 
 
 def test_pictures_are_encoded_once_and_tokens_are_cached(
@@ -78,7 +80,7 @@ def test_pictures_are_encoded_once_and_tokens_are_cached(
         ),
     ]
     try:
-        caption(tiny, four_pictures, pace=Pace(batch_size=4))
+        caption(tiny, four_pictures, pace=BatchOptions(batch_size=4))
     finally:
         for hook in hooks:
             hook.remove()
@@ -105,7 +107,9 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
     done: list[tuple[int, int]] = []
     with memory_for(2, tiny):
         seen = caption(
-            tiny, noise, pace=Pace(batch_size=7, on_batch=lambda *counts: done.append(counts))
+            tiny,
+            noise,
+            pace=BatchOptions(batch_size=7, on_batch=lambda *counts: done.append(counts)),
         )
     assert seen == expected
     assert done == [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]
@@ -113,8 +117,8 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
 
 def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor) -> None:
     drawn = Decoding(temperature=1.5, top_p=0.95, seed=3)
-    one_at_a_time = caption(tiny, noise, decoding=drawn, pace=Pace(batch_size=1))
-    assert caption(tiny, noise, decoding=drawn, pace=Pace(batch_size=7)) == one_at_a_time
+    one_at_a_time = caption(tiny, noise, decoding=drawn, pace=BatchOptions(batch_size=1))
+    assert caption(tiny, noise, decoding=drawn, pace=BatchOptions(batch_size=7)) == one_at_a_time
     other = Decoding(temperature=1.5, top_p=0.95, seed=4)
     assert caption(tiny, noise, decoding=other) != one_at_a_time
     # With next to nothing in the nucleus only the likeliest word is left.
@@ -126,7 +130,9 @@ def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor)
 def test_beams_find_what_transformers_finds(
     tiny: Kosmos, noise: torch.Tensor, published: Published, batch_size: int
 ) -> None:
-    seen = caption(tiny, noise, decoding=Decoding(beams=3), pace=Pace(batch_size=batch_size))
+    seen = caption(
+        tiny, noise, decoding=Decoding(beams=3), pace=BatchOptions(batch_size=batch_size)
+    )
     expected = published(tiny, noise, [BRIEF], num_beams=3, max_new_tokens=64)
     assert [[text] for text in seen] == expected
 
@@ -147,7 +153,7 @@ def test_a_cancelled_caption_ends_at_the_next_token(tiny: Kosmos, noise: torch.T
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption(tiny, noise, pace=Pace(on_token=listen))
+        caption(tiny, noise, pace=BatchOptions(on_token=listen))
     assert len(heard) == 3
 
 
@@ -177,7 +183,9 @@ def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
 ) -> None:
     length = len(tokenize(tiny, BRIEF, 30).ids) + 30
     two, seven = (
-        peak_of(lambda n=n: caption(tiny, noise[:n], max_new_tokens=30, pace=Pace(batch_size=n)))
+        peak_of(
+            lambda n=n: caption(tiny, noise[:n], max_new_tokens=30, pace=BatchOptions(batch_size=n))
+        )
         for n in (2, 7)
     )
     estimate = bytes_per_picture(tiny.model, length)
@@ -188,11 +196,11 @@ def test_automatic_batches_learn_what_a_picture_takes(tiny: Kosmos, noise: torch
     kosmos = replace(tiny, model=copy.deepcopy(tiny.model))
     each, cpu = bytes_per_picture(kosmos.model, 80), torch.device("cpu")
     assert automatic_batch_size(kosmos.model, 80, 8 * each) == 4
-    with measured(kosmos.model, cpu, 400_000_000):
+    with measure_peak(kosmos.model, cpu, 400_000_000):
         torch.ones(200_000_000, dtype=torch.uint8)
     assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
     assert automatic_batch_size(kosmos.model, 80, 8 * each) in (7, 8)
-    with measured(kosmos.model, cpu, 400_000_000):
+    with measure_peak(kosmos.model, cpu, 400_000_000):
         pass
     assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
 
@@ -213,7 +221,9 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
         lambda _, __, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     try:
-        seen = caption(tiny, noise, pace=Pace(on_batch=lambda done, _: written.append(done)))
+        seen = caption(
+            tiny, noise, pace=BatchOptions(on_batch=lambda done, _: written.append(done))
+        )
     finally:
         hook.remove()
     assert seen == expected

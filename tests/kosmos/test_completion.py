@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from kosmos_dreambooth.kosmos.generate.completion import Reply, reply
-from kosmos_dreambooth.kosmos.generate.encoded_images import Pictures
+from kosmos_dreambooth.kosmos.generate.completion import Completion, generate
+from kosmos_dreambooth.kosmos.generate.encoded_images import EncodedImages
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
-from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.batching import BatchOptions
 
 Published = Callable[..., list[list[GroundedText]]]
 
@@ -28,12 +28,12 @@ PROMPTS = [
 
 def texts(kosmos: Kosmos, images: torch.Tensor, **settings: int) -> list[list[GroundedText]]:
     prompts = [tokenize(kosmos, text, 24) for text in PROMPTS]
-    replies = reply(
+    replies = generate(
         kosmos,
-        Pictures(kosmos, images),
+        EncodedImages(kosmos, images),
         [prompts] * len(images),
         max_new_tokens=24,
-        pace=Pace(**settings),
+        pace=BatchOptions(**settings),
     )
     return [
         [
@@ -103,10 +103,12 @@ def test_prompts_of_like_lengths_are_written_together(
 def test_pictures_are_not_looked_at_again_for_later_prompts(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
-    pictures, prompt = Pictures(tiny, four_pictures), tokenize(tiny, "A", 8)
+    pictures, prompt = EncodedImages(tiny, four_pictures), tokenize(tiny, "A", 8)
     with looks(tiny) as shown:
         first, again = (
-            reply(tiny, pictures, [[prompt]] * 4, max_new_tokens=8, pace=Pace(batch_size=3))
+            generate(
+                tiny, pictures, [[prompt]] * 4, max_new_tokens=8, pace=BatchOptions(batch_size=3)
+            )
             for _ in range(2)
         )
     assert shown == [3, 1]
@@ -118,15 +120,17 @@ def test_pictures_may_have_prompts_of_their_own_or_none(
 ) -> None:
     one, two = (tokenize(tiny, text, 8) for text in PROMPTS[:2])
     asked = [[one], [], [two, one], []]
-    replies = reply(tiny, Pictures(tiny, four_pictures), asked, max_new_tokens=8)
+    replies = generate(tiny, EncodedImages(tiny, four_pictures), asked, max_new_tokens=8)
     assert [len(each) for each in replies] == [1, 0, 2, 0]
-    alone = reply(tiny, Pictures(tiny, four_pictures[2:3]), [[one]], max_new_tokens=8)
+    alone = generate(tiny, EncodedImages(tiny, four_pictures[2:3]), [[one]], max_new_tokens=8)
     assert replies[2][1].ids == alone[0][0].ids
 
 
-def only(kosmos: Kosmos, image: torch.Tensor, text: str, **settings: int) -> Reply:
+def only(kosmos: Kosmos, image: torch.Tensor, text: str, **settings: int) -> Completion:
     prompt = tokenize(kosmos, text, 64)
-    return reply(kosmos, Pictures(kosmos, image), [[prompt]], max_new_tokens=64, **settings)[0][0]
+    return generate(
+        kosmos, EncodedImages(kosmos, image), [[prompt]], max_new_tokens=64, **settings
+    )[0][0]
 
 
 def test_a_reply_ends_where_it_is_told_to(tiny: Kosmos, four_pictures: torch.Tensor) -> None:

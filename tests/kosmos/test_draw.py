@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.drawing.boxes import draw, draw_batch, mask
+from kosmos_dreambooth.drawing.boxes import boxes_to_mask, draw_boxes, draw_boxes_batch
 from kosmos_dreambooth.drawing.caption_strip import ink_on
-from kosmos_dreambooth.drawing.labels import place
+from kosmos_dreambooth.drawing.labels import place_labels
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from PIL import ImageColor
 
@@ -24,8 +24,8 @@ LONG = GroundedText("word " * 200)
 
 @pytest.mark.parametrize("side", [1, 64, 512, 1300])
 def test_a_box_lies_where_it_was_seen(side: int) -> None:
-    plain = draw(torch.full((side, side, 3), 0.5), NOTHING)
-    drawn = draw(torch.full((side, side, 3), 0.5), SEEN)
+    plain = draw_boxes(torch.full((side, side, 3), 0.5), NOTHING)
+    drawn = draw_boxes(torch.full((side, side, 3), 0.5), SEEN)
     height, width = max(side, 512), drawn.shape[1]
     changed = ((drawn - plain)[:height].abs().sum(-1) > 0.2).nonzero()
     (top, left), (bottom, right) = changed.min(0).values, changed.max(0).values
@@ -38,7 +38,7 @@ def test_a_box_lies_where_it_was_seen(side: int) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (64, 48), (512, 512), (3, 900), (900, 3)])
 def test_small_pictures_are_enlarged_and_captions_have_room(size: tuple[int, int]) -> None:
-    drawn = draw(torch.zeros(*size, 3), SEEN)
+    drawn = draw_boxes(torch.zeros(*size, 3), SEEN)
     assert max(drawn.shape) >= 512
     assert min(drawn.shape[:2]) >= 32
     assert 0 <= drawn.min() <= drawn.max() <= 1
@@ -46,19 +46,19 @@ def test_small_pictures_are_enlarged_and_captions_have_room(size: tuple[int, int
 
 def test_a_batch_has_one_size_whatever_its_captions() -> None:
     images = torch.rand(3, 64, 64, 3)
-    drawn = draw_batch(images, [NOTHING, SEEN, LONG])
+    drawn = draw_boxes_batch(images, [NOTHING, SEEN, LONG])
     assert drawn.shape[0] == 3
-    assert drawn.shape[1] > draw(images[0], NOTHING).shape[0]
+    assert drawn.shape[1] > draw_boxes(images[0], NOTHING).shape[0]
 
 
 def test_grey_and_rgba_pictures_come_out_in_rgb() -> None:
     for channels in (1, 4):
-        assert draw(torch.ones(64, 64, channels), SEEN).shape[-1] == 3
+        assert draw_boxes(torch.ones(64, 64, channels), SEEN).shape[-1] == 3
 
 
 def test_a_word_wider_than_the_picture_is_broken() -> None:
-    drawn = draw(torch.zeros(512, 512, 3), GroundedText("W" * 200))
-    assert drawn.shape[0] > draw(torch.zeros(512, 512, 3), GroundedText("W")).shape[0]
+    drawn = draw_boxes(torch.zeros(512, 512, 3), GroundedText("W" * 200))
+    assert drawn.shape[0] > draw_boxes(torch.zeros(512, 512, 3), GroundedText("W")).shape[0]
 
 
 rectangles = st.tuples(*[st.integers(0, 500)] * 4).map(
@@ -69,7 +69,7 @@ sizes = st.tuples(st.integers(1, 700), st.integers(1, 40))
 
 @given(st.lists(st.tuples(rectangles, sizes), max_size=12))
 def test_no_label_leaves_the_picture(wanted: list) -> None:
-    spots = place([box for box, _ in wanted], [size for _, size in wanted], (500, 500))
+    spots = place_labels([box for box, _ in wanted], [size for _, size in wanted], (500, 500))
     for (_, (width, height)), spot in zip(wanted, spots, strict=True):
         assert (spot is None) == (width > 500)
         if spot is not None:
@@ -80,7 +80,7 @@ def test_no_label_leaves_the_picture(wanted: list) -> None:
 
 def test_labels_of_boxes_in_one_place_do_not_hide_one_another() -> None:
     box = (100, 100, 400, 400)
-    spots = place([box] * 6, [(120, 20)] * 6, (500, 500))
+    spots = place_labels([box] * 6, [(120, 20)] * 6, (500, 500))
     for k, a in enumerate(spots):
         for b in spots[:k]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
@@ -109,7 +109,7 @@ def test_a_mask_covers_its_boxes_and_nothing_else(edges: list, height: int, widt
     boxes = [
         Box(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in edges if a != b and c != d
     ]
-    covered = mask(GroundedText("x", (Phrase("x", 0, 1, tuple(boxes)),)), height, width)
+    covered = boxes_to_mask(GroundedText("x", (Phrase("x", 0, 1, tuple(boxes)),)), height, width)
     for y in range(height):
         for x in range(width):
             touched = any(
@@ -123,6 +123,6 @@ def test_a_mask_covers_its_boxes_and_nothing_else(edges: list, height: int, widt
 
 
 def test_a_caption_without_boxes_has_an_empty_mask() -> None:
-    assert mask(NOTHING, 5, 7).shape == (5, 7)
-    assert mask(NOTHING, 5, 7).sum() == 0
-    assert math.isclose(mask(SEEN, 100, 100).mean(), 0.2, abs_tol=1e-6)
+    assert boxes_to_mask(NOTHING, 5, 7).shape == (5, 7)
+    assert boxes_to_mask(NOTHING, 5, 7).sum() == 0
+    assert math.isclose(boxes_to_mask(SEEN, 100, 100).mean(), 0.2, abs_tol=1e-6)

@@ -13,7 +13,7 @@ from kosmos_dreambooth.kosmos.insight import decoder_space, dual_encoder
 from kosmos_dreambooth.kosmos.insight.embedding import Embedding, rank, similarity, thumbnails, unit
 from kosmos_dreambooth.kosmos.insight.likelihood import likelihood
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
-from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
 from transformers import (
     CLIPConfig,
@@ -95,7 +95,9 @@ def test_the_batch_size_changes_nothing(
         lambda pace: decoder_space.text_states(tiny, captions, pace=pace),
         lambda pace: decoder_space.picture_states(tiny, four_pictures, pace=pace),
     ):
-        torch.testing.assert_close(embed(Pace(size)), embed(Pace()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            embed(BatchOptions(size)), embed(BatchOptions()), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_a_text_that_is_too_long_or_empty_is_an_error_to_mend(
@@ -143,7 +145,7 @@ def dual_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_a_dual_encoder_on_disk_embeds_pictures_and_texts(dual_folder: Path) -> None:
     dual = dual_encoder.load_dual_encoder(dual_folder, torch.float32)
     images = torch.rand(3, 40, 50, 4)
-    pictures = dual_encoder.embed_pictures(dual, images, Pace(2))
+    pictures = dual_encoder.embed_pictures(dual, images, BatchOptions(2))
     texts = dual_encoder.embed_texts(dual, ["a dog", "two cats in the snow " * 20])
     assert pictures.shape[1] == texts.shape[1]
     for vectors in (pictures, texts):

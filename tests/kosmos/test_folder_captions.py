@@ -22,7 +22,7 @@ from kosmos_dreambooth.kosmos.files.folder_captions import (
 )
 from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
-from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption_folder(tiny, folder, JOB, pace=Pace(on_token=stop))
+        caption_folder(tiny, folder, JOB, pace=BatchOptions(on_token=stop))
     assert tokens
     report = caption_folder(tiny, folder, JOB)
     assert (report.captioned, report.skipped) == (1, 2)

@@ -18,7 +18,7 @@ from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.sandbox.world.captions import noun_phrase
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT, draw_scene, render
-from kosmos_dreambooth.shared.batching import Pace
+from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
 
 
@@ -77,7 +77,7 @@ def test_a_phrase_is_found_on_what_it_names() -> None:
 def test_the_batch_size_changes_nothing(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
     features = look(tiny, four_pictures[:2])
     expected = phrase_similarity(tiny, features, "a red dog")
-    found = phrase_similarity(tiny, features, "a red dog", Pace(batch_size=5))
+    found = phrase_similarity(tiny, features, "a red dog", BatchOptions(batch_size=5))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(UserError, match="empty"):
         phrase_similarity(tiny, features, " ")

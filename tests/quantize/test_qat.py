@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kosmos_dreambooth.quantize.qat import exactly, follow_adapters, prepare
+from kosmos_dreambooth.quantize.qat import fake_quantization_disabled, follow_adapters, prepare_qat
 from kosmos_dreambooth.quantize.quantize_weights import quantized_copy
 from kosmos_dreambooth.quantize.quantized_linear import Int4Linear
 from peft import LoraConfig, inject_adapter_in_model
@@ -19,21 +19,21 @@ def small() -> nn.Sequential:
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_the_rounding_is_that_of_the_format(name: str) -> None:
     aware, x = small(), torch.randn(7, 64)
-    prepare(aware, name, [])
+    prepare_qat(aware, name, [])
     assert aware.state_dict().keys() == small().state_dict().keys()
     made = quantized_copy(small(), name, ["0", "2"], torch.float32)
     off = (made(x).float() - small()(x)).norm()
     tolerance = 0.02 if isinstance(made[0], Int4Linear) else 1e-4  # 4 bits are scaled in bfloat16
     assert (aware(x) - made(x)).norm() < tolerance * small()(x).norm()
     assert (aware(x) - made(x)).norm() < 0.2 * off
-    with exactly(aware):
+    with fake_quantization_disabled(aware):
         assert torch.equal(aware(x), small()(x))
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_with_an_adapter_both_are_rounded_together(name: str) -> None:
     aware, x = small(), torch.randn(7, 64)
-    prepare(aware, name, [])
+    prepare_qat(aware, name, [])
     inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=["0"]), aware)
     follow_adapters(aware)
     layer = aware[0]
@@ -44,9 +44,9 @@ def test_with_an_adapter_both_are_rounded_together(name: str) -> None:
         merged[0].weight += layer.get_delta_weight("default")
     wanted = small()
     wanted[0].weight = merged[0].weight
-    prepare(wanted, name, [])
+    prepare_qat(wanted, name, [])
     assert torch.allclose(aware(x), wanted(x), atol=1e-5)
-    with exactly(aware):
+    with fake_quantization_disabled(aware):
         assert torch.allclose(aware(x), merged(x), atol=1e-5)
     loss = aware(x).square().sum()
     loss.backward()
@@ -76,5 +76,5 @@ def test_training_with_the_rounding_is_better_than_rounding_afterwards() -> None
         return plain
 
     aware = small()
-    prepare(aware, "int4", [])
+    prepare_qat(aware, "int4", [])
     assert train(aware) < 0.7 * train(small())

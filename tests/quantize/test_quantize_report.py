@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.drawing.quantize_sheet import sheet
+from kosmos_dreambooth.drawing.quantize_sheet import draw_quantize_sheet
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.quantize.compare_models import (
     Comparison,
@@ -43,11 +43,11 @@ def test_words_and_numbers_agree() -> None:
 
 def test_the_sheet_holds_bars_and_all_rows() -> None:
     told = report("cat", "int8", "caption", (59, 1), (400, 100), compared(), None, 100)
-    page = sheet(told, compared().rows)
+    page = draw_quantize_sheet(told, compared().rows)
     assert page.shape[1:] == (1024, 3)
     assert page.min() >= 0
     assert page.max() == 1  # the white pictures of the second row
-    taller = sheet(told, {**compared().rows, "more": PICTURES})
+    taller = draw_quantize_sheet(told, {**compared().rows, "more": PICTURES})
     assert taller.shape[0] > page.shape[0]
 
 

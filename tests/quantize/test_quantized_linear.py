@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.quantize.calibration import ROWS, watched
-from kosmos_dreambooth.quantize.dequantize import unpacked
+from kosmos_dreambooth.quantize.dequantize import dequantized
 from kosmos_dreambooth.quantize.int4_packing import packed, plain
 from kosmos_dreambooth.quantize.quantize_weights import choose_layers, is_quantized, quantized_copy
 from kosmos_dreambooth.quantize.quantized_linear import Int4Linear, Int8Linear
@@ -82,13 +82,13 @@ def test_ordinary_weights_come_out_again(name: str) -> None:
     made = quantized_copy(
         layer(64, 32), name, ["0"], torch.float32, {"0": x} if "awq" in name else None
     )
-    plain = unpacked(made)
+    plain = dequantized(made)
     assert type(plain[0]) is nn.Linear
     assert type(plain[0].weight) is nn.Parameter
     assert is_quantized(made)
     again = plain(x.to(plain[0].weight.dtype)).float()
     assert (again - made(x)).norm() < 0.02 * made(x).norm()
-    assert unpacked(plain) is plain
+    assert dequantized(plain) is plain
 
 
 def test_layers_are_rounded_for_what_they_are_given() -> None:

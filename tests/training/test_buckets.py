@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.data.buckets import Size, size_for, sizes
 from kosmos_dreambooth.training.data.latents import placed
-from kosmos_dreambooth.training.data.step_sampler import choose
+from kosmos_dreambooth.training.data.step_sampler import choose_bucket
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBooth
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -48,7 +48,7 @@ def test_a_picture_gets_the_size_of_its_shape() -> None:
 def test_all_pictures_are_seen_equally_often(counts: list[int], seed: int) -> None:
     turns: dict[int, list[int]] = {k: [] for k in range(len(counts))}
     for step in range(3 * sum(counts)):
-        chosen, turn = choose(seed, "subject", step, counts)
+        chosen, turn = choose_bucket(seed, "subject", step, counts)
         turns[chosen].append(turn)
     assert all(turns[k] == list(range(3 * count)) for k, count in enumerate(counts))
 

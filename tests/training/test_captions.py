@@ -40,9 +40,9 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.training.test_worker_process import send, state, work
 
 from tests.kosmos.conftest import plain
+from tests.training.test_worker_process import send, state, work
 
 PROMPT = prompt_in("German", "An image of", detailed=False)
 TOLD = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import make_priors
-from kosmos_dreambooth.diffusion.sample.sample_settings import Settings
+from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.data.subject import Subject, fingerprint
 from kosmos_dreambooth.training.run.events import Follower, loss_curve
@@ -20,7 +20,11 @@ def test_pictures_painted_by_the_worker_are_those_painted_before(
 ) -> None:
     cache = tmp_path / "priors"
     before = make_priors(
-        load_diffusion(velocity_model), "a dog", 3, cache, settings=Settings(steps=2, guidance=2.0)
+        load_diffusion(velocity_model),
+        "a dog",
+        3,
+        cache,
+        settings=SampleSettings(steps=2, guidance=2.0),
     )
     before.files[1].unlink()
     kept = before.files[0].stat().st_mtime_ns

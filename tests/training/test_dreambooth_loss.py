@@ -7,7 +7,7 @@ import torch
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.dreambooth import dreambooth_loss
 from kosmos_dreambooth.training.dreambooth.dreambooth_loss import errors
-from kosmos_dreambooth.training.dreambooth.forward_process import process_of
+from kosmos_dreambooth.training.dreambooth.forward_process import forward_process_for
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 EPSILON = SCHEDULE | {"prediction_type": "epsilon"}
@@ -33,7 +33,7 @@ def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
     timesteps = torch.tensor([0, 400, 900, 17, 999 if config is VELOCITY else 998, 600])
     prior_weight = 0.7
 
-    wanted = process_of(config).target(x, noise, timesteps)
+    wanted = forward_process_for(config).target(x, noise, timesteps)
     got = dreambooth_loss(errors(prediction, wanted), 3, prior_weight)
 
     alphas, sigmas = alphas_and_sigmas(config)
@@ -57,11 +57,11 @@ def test_without_class_pictures_the_loss_is_the_subject_s_alone() -> None:
 
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(UserError, match="sample"):
-        process_of(SCHEDULE | {"prediction_type": "sample"})
+        forward_process_for(SCHEDULE | {"prediction_type": "sample"})
 
 
 def test_a_flow_goes_straight_from_picture_to_noise() -> None:
-    process = process_of({"prediction_type": "flow_prediction", "shift": 3.0})
+    process = forward_process_for({"prediction_type": "flow_prediction", "shift": 3.0})
     x, noise = torch.randn(2, 5, 4, 8, 8).unbind(0)
     draws = torch.tensor([0, 250, 500, 750, 999])
     sigmas = (process.timesteps(draws) / 1000).view(-1, 1, 1, 1)

@@ -8,13 +8,19 @@ import pytest
 import torch
 from kosmos_dreambooth.dev.sandbox.draw_subject import SEEN, portraits
 from kosmos_dreambooth.dev.scores.retrieval_scores import as_images, distinct_scenes, true_caption
-from kosmos_dreambooth.drawing.score_plot import SIZE, plot
+from kosmos_dreambooth.drawing.score_plot import SIZE, draw_score_plot
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
-from kosmos_dreambooth.sandbox.judge_scorer import SandboxEye
+from kosmos_dreambooth.sandbox.judge_scorer import JudgeScorer
 from kosmos_dreambooth.sandbox.world.lexicon import BACKGROUNDS
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.evaluate.evaluate_run import Plan, Scores, best, evaluate, work
-from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodEye, load_eye
+from kosmos_dreambooth.training.evaluate.evaluate_run import (
+    EvaluationPlan,
+    Scores,
+    best,
+    evaluate,
+    work,
+)
+from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodScorer, load_image_scorer
 from kosmos_dreambooth.training.run.saved_runs import choose
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -25,9 +31,9 @@ from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=4, checkpoint_every=2, keep_checkpoints=2)
     train(run, StopRequest())
-    plan = Plan(("a {subject}", "a {subject} in the snow"), count=2, steps=2)
+    plan = EvaluationPlan(("a {subject}", "a {subject} in the snow"), count=2, steps=2)
     done = []
-    eye = SandboxEye()
+    eye = JudgeScorer()
     judged = list(
         evaluate(run, plan, eye, eye, lambda model: model, lambda step, _: done.append(step))
     )
@@ -42,12 +48,12 @@ def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:
     train(run, StopRequest())
     told = []
 
-    class Listener(SandboxEye):
+    class Listener(JudgeScorer):
         def agreement(self, images, prompts):
             told.extend(prompts)
             return super().agreement(images, prompts)
 
-    eye, plan = Listener(), Plan(("a {subject}",), 1, steps=1)
+    eye, plan = Listener(), EvaluationPlan(("a {subject}",), 1, steps=1)
     assert list(evaluate(run, plan, eye, eye, lambda model: model, lambda *_: None))
     assert set(told) == {"a dog"}
 
@@ -57,17 +63,17 @@ def test_no_measure_s_scale_decides_which_is_best() -> None:
     meeker = Scores(2, subject=0.6, prompt=0.32, drift=0.1, diversity=0.9)
     collapsed = Scores(3, subject=0.9, prompt=0.30, drift=0.1, diversity=0.0)
     assert best([meeker, likelier, collapsed]) == likelier
-    assert plot([likelier, meeker, collapsed]).shape == (SIZE[1], SIZE[0], 3)
+    assert draw_score_plot([likelier, meeker, collapsed]).shape == (SIZE[1], SIZE[0], 3)
 
 
 def test_prompts_must_name_the_subject() -> None:
     with pytest.raises(UserError, match=r"\{subject\}"):
-        Plan(("a dog in the snow",))
+        EvaluationPlan(("a dog in the snow",))
 
 
 def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
     pictures = torch.stack([to_tensor(picture).movedim(0, -1) for picture in portraits()])
-    eye = SandboxEye()
+    eye = JudgeScorer()
     vectors = eye.pictures(pictures)
     assert (vectors @ vectors.T).min() > 0.5
     scenes = [f"a sks dog {BACKGROUNDS[name]}" for name in SEEN]
@@ -79,7 +85,7 @@ def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
 def test_the_likelihood_tells_which_prompt_a_picture_shows(sandbox_model: Kosmos) -> None:
     samples = distinct_scenes(6)
     pictures, prompts = as_images(samples), [true_caption(one) for one in samples]
-    eye = LikelihoodEye(sandbox_model, lambda: None)
+    eye = LikelihoodScorer(sandbox_model, lambda: None)
     right = eye.agreement(pictures, prompts)
     wrong = eye.agreement(pictures, prompts[1:] + prompts[:1])
     assert right.mean() > 0.5 > wrong.mean()
@@ -96,11 +102,11 @@ def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
     )
     Dinov2Model(config).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
-    eye = load_eye(tmp_path, "dinov2")
+    eye = load_image_scorer(tmp_path, "dinov2")
     vectors = eye.pictures(torch.rand(3, 40, 30, 3))
     assert vectors.shape == (3, 32)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     with pytest.raises(UserError, match="reads no prompts"):
         eye.agreement(torch.rand(1, 8, 8, 3), ["a dog"])
     with pytest.raises(UserError, match="no judge of pictures"):
-        load_eye(tmp_path, "bert")
+        load_image_scorer(tmp_path, "bert")

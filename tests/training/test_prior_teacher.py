@@ -8,12 +8,12 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_prompts
-from kosmos_dreambooth.diffusion.sample.unet_forward import frame
+from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.dreambooth import lora_adapters
 from kosmos_dreambooth.training.dreambooth.other_words import COUNT, other_prompts
-from kosmos_dreambooth.training.dreambooth.prior_teacher import Prior
+from kosmos_dreambooth.training.dreambooth.prior_teacher import PriorTeacher
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -33,7 +33,7 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
     diffusion = load_diffusion(velocity_model, torch.float32)
     unet = diffusion.unet
     states = encode_prompts(diffusion, PROMPTS)
-    frames = frame(32, 32).repeat(2, 1)
+    frames = add_time_ids(32, 32).repeat(2, 1)
     noisy, timesteps = torch.randn(2, *_latent(diffusion)), torch.tensor([3, 900])
     words = torch.cat([states[prompt].states for prompt in PROMPTS])
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
         unet.requires_grad_(True)
     else:
         lora_adapters.adapt(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
-    prior = Prior(unet, states)
+    prior = PriorTeacher(unet, states)
     learning = [p for p in unet.parameters() if p.requires_grad]
     with torch.no_grad():
         for parameter in learning:
@@ -59,13 +59,13 @@ def test_a_whole_model_s_copy_takes_half_the_memory_in_bf16(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
     copies = []
-    predict = Prior.predict
+    predict = PriorTeacher.predict
 
     def look(self, *arguments):
         copies.append(self._copy.dtype)
         return predict(self, *arguments)
 
-    monkeypatch.setattr(Prior, "predict", look)
+    monkeypatch.setattr(PriorTeacher, "predict", look)
     exact, half = (
         loss_curve(trained(make_run, tmp_path / name, method="full", precision=name).events)
         for name in ("fp32", "bf16")
@@ -100,13 +100,13 @@ def test_the_model_is_held_in_the_scenes_of_the_subject_and_under_other_words(
     make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    predict = Prior.predict
+    predict = PriorTeacher.predict
 
     def listen(self, unet, noisy, timesteps, prompts, frames):
         asked.extend(prompts)
         return predict(self, unet, noisy, timesteps, prompts, frames)
 
-    monkeypatch.setattr(Prior, "predict", listen)
+    monkeypatch.setattr(PriorTeacher, "predict", listen)
     settings = {"class_scenes": 0.4, "class_caption_dropout": 0.2, "other_words": 0.5}
     run = make_run(tmp_path, steps=16, **settings)
     for file in run.pictures.glob("*.txt"):

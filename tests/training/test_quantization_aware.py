@@ -10,7 +10,7 @@ from kosmos_dreambooth.quantize.quantize_models import quantize_diffusion
 from kosmos_dreambooth.quantize.quantize_weights import is_quantized
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.quantization_aware import feeling
+from kosmos_dreambooth.training.quantization_aware import prepare_qat
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_results import load_base, load_result
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -51,5 +51,5 @@ def test_a_method_that_cannot_feel_it_is_one_sentence(make_run, tmp_path: Path) 
 def test_without_torchao_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kosmos_dreambooth.quantize.quantize_formats.find_spec", lambda name: None)
     with pytest.raises(UserError, match='"quantization_aware" needs the package torchao'):
-        feeling("int8", [nn.Linear(32, 32)], lambda: None)
-    assert feeling("none", [], lambda: 7) == 7
+        prepare_qat("int8", [nn.Linear(32, 32)], lambda: None)
+    assert prepare_qat("none", [], lambda: 7) == 7

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.training.data.step_sampler import Deck
+from kosmos_dreambooth.training.data.step_sampler import StepSampler
 
-DECK = Deck(seed=3, kind="subject", slots=4, pictures=5, shape=(2, 3, 3), timesteps=1000)
+DECK = StepSampler(seed=3, kind="subject", slots=4, pictures=5, shape=(2, 3, 3), timesteps=1000)
 
 
 def test_a_draw_is_the_same_whatever_was_drawn_before() -> None:
@@ -22,8 +22,8 @@ def test_a_draw_is_the_same_whatever_was_drawn_before() -> None:
 
 
 def test_steps_slots_seeds_and_kinds_draw_differently() -> None:
-    class_deck = Deck(3, "class", 4, 5, (2, 3, 3), 1000)
-    other_seed = Deck(4, "subject", 4, 5, (2, 3, 3), 1000)
+    class_deck = StepSampler(3, "class", 4, 5, (2, 3, 3), 1000)
+    other_seed = StepSampler(4, "subject", 4, 5, (2, 3, 3), 1000)
     draws = [DECK.draw(0, 0), DECK.draw(0, 1), DECK.draw(1, 0)]
     draws += [class_deck.draw(0, 0), other_seed.draw(0, 0)]
     sums = {float(drawn.noise.sum()) for drawn in draws}
@@ -35,7 +35,7 @@ def test_steps_slots_seeds_and_kinds_draw_differently() -> None:
 def test_every_picture_is_seen_once_before_any_is_seen_again(
     slots: int, pictures: int, seed: int
 ) -> None:
-    deck = Deck(seed, "subject", slots, pictures, (1,), 10)
+    deck = StepSampler(seed, "subject", slots, pictures, (1,), 10)
     seen = [deck.draw(step, slot).picture for step in range(pictures) for slot in range(slots)]
     for deal in range(slots):
         hand = seen[deal * pictures : (deal + 1) * pictures]

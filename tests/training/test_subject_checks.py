@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.drawing.subject_sheet import SIDE, sheet
+from kosmos_dreambooth.drawing.subject_sheet import SIDE, draw_subject_sheet
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.training.data.masks import box_mask, crop, subject_boxes
 from kosmos_dreambooth.training.data.subject import Subject
@@ -63,7 +63,7 @@ def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subje
 
 def test_the_sheet_shows_every_picture(subject: Subject) -> None:
     masks = tuple(np.zeros(picture.shape[:2], np.uint8) for picture in subject.pictures)
-    bright, dark = sheet(subject), sheet(replace(subject, masks=masks))
+    bright, dark = draw_subject_sheet(subject), draw_subject_sheet(replace(subject, masks=masks))
     assert bright.shape[1] == 3 * SIDE
     assert bright[:SIDE].mean() > 2 * dark[:SIDE].mean()
 

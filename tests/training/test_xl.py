@@ -71,7 +71,7 @@ def test_it_is_told_the_sizes_of_the_pictures(make_run, xl, tmp_path: Path, monk
 
     def look(unet, latents, timesteps, text, frames):
         told.append(frames)
-        return unet_forward.predict(unet, latents, timesteps, text, frames)
+        return unet_forward.unet_forward(unet, latents, timesteps, text, frames)
 
     monkeypatch.setattr(dreambooth_module, "predict", look)
     assert train(make_run(tmp_path, **xl), StopRequest())

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from ...kosmos.files.folder_captions import read_picture
 from ...kosmos.generate.caption import BRIEF, DETAILED
-from ...kosmos.generate.completion import reply
-from ...kosmos.generate.encoded_images import Pictures
+from ...kosmos.generate.completion import generate
+from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.generate.language import ENGLISH
 from ...kosmos.grounding import GroundedText, write
 from ...kosmos.kosmos_model import Kosmos
@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class EncodedExamples:
     """All that a run of captions learns from.
 
     `features` is what the frozen part of the model makes of the pictures: slots [N,Q,D], or, where
@@ -71,7 +71,7 @@ class Material:
         return sorted({token for row in self.told for token in row.written} - own) if own else []
 
 
-def gather(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> Material:
+def gather(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> EncodedExamples:
     """Return what a run learns from; what takes long is kept in its folder."""
     examples = examples_in(run.pictures)
     told = rows(kosmos, [example.text for example in examples], config.prompt)
@@ -84,7 +84,7 @@ def gather(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> Material:
     if not run.features.exists():
         write_tensors(run.features, {"features": _features(kosmos, examples, config)})
     slots = tokenize(kosmos, config.prompt, 1).slots
-    return Material(read_tensors(run.features)["features"], told, own, slots)
+    return EncodedExamples(read_tensors(run.features)["features"], told, own, slots)
 
 
 def rows(kosmos: Kosmos, texts: Sequence[GroundedText], prompt: str) -> tuple[Row, ...]:
@@ -129,7 +129,7 @@ def _own_captions(
     for pictures in _some(examples):
         here = [next(numbers) for _ in pictures]
         asked = [(brief, others[k % len(others)]) for k in here]
-        told = reply(kosmos, Pictures(kosmos, pictures), asked, max_new_tokens=OWN_TOKENS)
+        told = generate(kosmos, EncodedImages(kosmos, pictures), asked, max_new_tokens=OWN_TOKENS)
         for k, prompts, replies in zip(here, asked, told, strict=True):
             for prompt, one in zip(prompts, replies, strict=True):
                 yield k, prompt.ids, (*one.ids, *([end] if one.finished else []))

@@ -12,21 +12,21 @@ from peft import LoraConfig
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ...drawing.boxes import draw_batch
+from ...drawing.boxes import draw_boxes_batch
 from ...kosmos.files.folder_captions import pictures_in, read_picture
 from ...kosmos.generate.caption import caption
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.preprocess import to_rgb
 from ...shared.atomic_files import write_text
 from ..data.latents import square
-from ..data.step_sampler import deal, generator
+from ..data.step_sampler import generator, shuffled_index
 from ..learner import Learner, group
 from ..optim.optimizers import Group, peak_rate
 from ..optim.weight_averaging import trainable
-from ..quantization_aware import feeling
+from ..quantization_aware import prepare_qat
 from . import caption_lora
 from .caption_config import CaptionConfig, suggested_learning_rate
-from .caption_examples import Material, Row, gather
+from .caption_examples import EncodedExamples, Row, gather
 from .caption_results import load_base, write_result
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Captions(Learner):
         self,
         config: CaptionConfig,
         kosmos: Kosmos,
-        material: Material,
+        material: EncodedExamples,
         shown: Sequence[Tensor],
         resume_from: Path | None,
     ) -> None:
@@ -86,7 +86,7 @@ class Captions(Learner):
         self.model = kosmos.model
         width = self.model.config.text_config.embed_dim
         self.peak_rate = peak_rate(config, suggested_learning_rate(width))
-        self.adapter = feeling(config.quantization_aware, [self.model], self._adapt)
+        self.adapter = prepare_qat(config.quantization_aware, [self.model], self._adapt)
         _still(self.model)
         if config.gradient_checkpointing:
             self.model.text_model.gradient_checkpointing_enable()
@@ -136,8 +136,8 @@ class Captions(Learner):
         turn = self.step * config.batch_size * config.accumulation + slot
         luck = torch.rand((), generator=generator(config.seed, "captions", self.step, slot))
         if material.own and luck < config.keep_english:
-            return material.own[deal(config.seed, "english", turn, len(material.own))]
-        return material.told[deal(config.seed, "captions", turn, len(material.told))]
+            return material.own[shuffled_index(config.seed, "english", turn, len(material.own))]
+        return material.told[shuffled_index(config.seed, "captions", turn, len(material.told))]
 
     def _loss(self, pictures: Sequence[int], ids: Tensor, told: Tensor, weights: Tensor) -> Tensor:
         features = self.material.features[list(pictures)].to(self.device)
@@ -164,7 +164,7 @@ class Captions(Learner):
         self.model.text_model.eval()
         seen = caption(self.kosmos, pictures, self.config.prompt, max_new_tokens=SHOWN_TOKENS)
         self.model.text_model.train(learning)
-        return torch.cat(list(draw_batch(pictures, seen)), dim=1)
+        return torch.cat(list(draw_boxes_batch(pictures, seen)), dim=1)
 
     def write_result(self, run: RunFolder) -> None:
         """Write the LoRA, and mark the run as finished."""

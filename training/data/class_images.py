@@ -11,7 +11,7 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.priors import make_priors
-from ...diffusion.sample.sample_settings import Settings
+from ...diffusion.sample.sample_settings import SampleSettings
 from ..config import TrainingConfig
 from ..run.run_folder import RunFolder
 from .subject import write_class_pictures
@@ -56,7 +56,7 @@ def provide_class_pictures(
         config.class_caption,
         config.class_count,
         Path(config.class_cache),
-        settings=Settings(steps=config.class_steps, guidance=config.class_guidance),
+        settings=SampleSettings(steps=config.class_steps, guidance=config.class_guidance),
         seed=config.class_seed,
         on_step=report,
     )

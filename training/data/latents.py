@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional
 
-from ...diffusion.sample.unet_forward import frame
+from ...diffusion.sample.unet_forward import add_time_ids
 from ...shared.errors import UserError
 from ..run.checkpoints import read_tensors, write_tensors
 from .buckets import Size
@@ -57,14 +57,14 @@ def _cut(width: int, height: int, size: Size) -> tuple[float, float]:
 
 
 def placed(picture: np.ndarray, size: Size) -> torch.Tensor:
-    """Return what XL is told about a picture [H,W,3] that is trained at a size: see `frame`.
+    """Return what XL is told about a picture [H,W,3] that is trained at a size: see `add_time_ids`.
 
     The original is the picture as it came, the cut that of the scaled one (Podell et al. 2023,
     section 2.2, and diffusers' training scripts).
     """
     height, width = picture.shape[:2]
     scale = size.width / _cut(width, height, size)[0]
-    return frame(
+    return add_time_ids(
         size.height,
         size.width,
         original=(height, width),

@@ -14,13 +14,13 @@ import torch
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepSample:
     """What one slot of one step draws.
 
     `picture` indexes the pictures, `timestep` the diffusion process; `noise` and `posterior` are
     standard normal tensors [C,h,w]: the noise to add, and the place in the VAE's posterior.
     `offset` [C,1,1] is standard normal noise that a whole channel has in common; `flip` is true in
-    half of the draws, and `luck` is uniform in 0..1.
+    half of the draws, and `uniform` is uniform in 0..1.
     """
 
     picture: int
@@ -29,11 +29,11 @@ class Draw:
     posterior: torch.Tensor
     offset: torch.Tensor
     flip: bool
-    luck: float
+    uniform: float
 
 
 @dataclass(frozen=True)
-class Deck:
+class StepSampler:
     """Pictures of one `kind` and one size, from which each step draws `slots` times.
 
     `shape` is that of one latent, [C,h,w]; `timesteps` is the length of the diffusion process.
@@ -46,22 +46,22 @@ class Deck:
     shape: tuple[int, ...]
     timesteps: int
 
-    def draw(self, step: int, slot: int, turn: int | None = None) -> Draw:
+    def draw(self, step: int, slot: int, turn: int | None = None) -> StepSample:
         """Draw for one slot of one step; `turn` counts this deck's own steps, if not all are."""
         turn = step if turn is None else turn
         source = generator(self.seed, self.kind, step, slot)
-        return Draw(
-            picture=deal(self.seed, self.kind, turn * self.slots + slot, self.pictures),
+        return StepSample(
+            picture=shuffled_index(self.seed, self.kind, turn * self.slots + slot, self.pictures),
             timestep=int(torch.randint(self.timesteps, (), generator=source)),
             noise=torch.randn(self.shape, generator=source),
             posterior=torch.randn(self.shape, generator=source),
             offset=torch.randn((self.shape[0], 1, 1), generator=source),
             flip=bool(torch.rand((), generator=source) < 0.5),
-            luck=float(torch.rand((), generator=source)),
+            uniform=float(torch.rand((), generator=source)),
         )
 
 
-def deal(seed: int, kind: str, turn: int, pictures: int) -> int:
+def shuffled_index(seed: int, kind: str, turn: int, pictures: int) -> int:
     """Return the picture that comes in a turn.
 
     They are dealt like cards: each of them once, in an order of its own, before any comes again.
@@ -71,7 +71,7 @@ def deal(seed: int, kind: str, turn: int, pictures: int) -> int:
     return int(order[place])
 
 
-def choose(seed: int, kind: str, step: int, counts: Sequence[int]) -> tuple[int, int]:
+def choose_bucket(seed: int, kind: str, step: int, counts: Sequence[int]) -> tuple[int, int]:
     """Return which of several decks of `counts` pictures a step draws from, and that deck's turn.
 
     In as many steps as there are pictures, each deck has as many turns as it has pictures, in an

@@ -12,7 +12,7 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...shared.errors import UserError
 from ..config import TrainingConfig
-from ..dreambooth.dreambooth_module import DreamBooth, Pictures
+from ..dreambooth.dreambooth_module import DreamBooth, TrainingImages
 from ..run.run_folder import RunFolder
 from ..run.run_results import load_base
 from .buckets import Size, size_for, sizes
@@ -45,7 +45,7 @@ def prepare(
 
 def read_training_pictures(
     run: RunFolder, config: TrainingConfig, diffusion: Diffusion, device: torch.device
-) -> tuple[list[Pictures], list[Pictures]]:
+) -> tuple[list[TrainingImages], list[TrainingImages]]:
     """Return the subject's and the class's pictures as latents with captions, a part for each size.
 
     Raises UserError for a mask that leaves nothing of its picture, and when the step between
@@ -81,7 +81,7 @@ def read_training_pictures(
         if masks:
             shares = mask_cells([masks[k] for k in places], size, seen.mean.shape[-2:])
         subject.append(
-            Pictures(
+            TrainingImages(
                 seen,
                 tuple(captions[k] for k in places),
                 torch.stack([placed(pictures[k], size) for k in places]),
@@ -90,7 +90,7 @@ def read_training_pictures(
             )
         )
     return subject, [
-        Pictures(
+        TrainingImages(
             latents[_name("class", size, config)],
             (class_captions(captions, config),) * len(places),
             torch.stack([placed(class_pictures[k], size) for k in places]),

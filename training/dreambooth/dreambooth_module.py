@@ -12,22 +12,27 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.sample.images import sample
-from ...diffusion.sample.prompt_encoding import TextStates, encode_prompts, read_tokens, tokenize
-from ...diffusion.sample.unet_forward import predict
+from ...diffusion.sample.prompt_encoding import (
+    PromptEmbeds,
+    encode_prompts,
+    encode_tokens,
+    tokenize,
+)
+from ...diffusion.sample.unet_forward import unet_forward
 from ...shared.errors import UserError
 from ..config import NOT_AWARE, TrainingConfig, suggested_learning_rate
 from ..data.latents import Latents
-from ..data.step_sampler import Deck, Draw, choose
+from ..data.step_sampler import StepSample, StepSampler, choose_bucket
 from ..learner import Learner, group
 from ..optim.optimizers import Group, peak_rate
-from ..quantization_aware import feeling, unfelt
+from ..quantization_aware import fake_quantization_disabled, prepare_qat
 from ..run.run_results import write_result
 from . import textual_inversion
 from .dreambooth_loss import dreambooth_loss, errors
-from .forward_process import process_of
+from .forward_process import forward_process_for
 from .lora_adapters import put_adapters
 from .other_words import other_prompts
-from .prior_teacher import Prior
+from .prior_teacher import PriorTeacher
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -39,7 +44,7 @@ PREVIEW_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
-class Pictures:
+class TrainingImages:
     """Training pictures of one kind and one size: their latents, and a caption for each.
 
     `frames` [N,6] say where they lie in their originals; `flipped` are the latents of the mirrored
@@ -58,7 +63,7 @@ class _Slot:
     """What one slot of a step learns from; `cells` [1,h,w] weigh the cells of its latent."""
 
     kind: str
-    draw: Draw
+    draw: StepSample
     latent: torch.Tensor
     caption: str
     frame: torch.Tensor
@@ -80,8 +85,8 @@ class DreamBooth(Learner):
         self,
         config: TrainingConfig,
         diffusion: Diffusion,
-        subject: Sequence[Pictures],
-        class_pictures: Sequence[Pictures],
+        subject: Sequence[TrainingImages],
+        class_pictures: Sequence[TrainingImages],
         resume_from: Path | None,
         frozen: torch.dtype = torch.float32,
     ) -> None:
@@ -89,7 +94,7 @@ class DreamBooth(Learner):
         self._frozen = frozen
         suited = suggested_learning_rate(config.method, diffusion.unet.num_parameters())
         self.peak_rate = peak_rate(config, suited)
-        self.process = process_of(diffusion.scheduler_config)
+        self.process = forward_process_for(diffusion.scheduler_config)
         self.kinds = {"subject": subject}
         self._masked = any(part.masks is not None for part in subject)
         if class_pictures:
@@ -98,13 +103,13 @@ class DreamBooth(Learner):
         self.unet = self.diffusion.unet
         self.text_encoder = self.diffusion.text_encoder
         self.text_encoder_2 = self.diffusion.text_encoder_2
-        self.prior: Prior | None = None
-        self.prompts: dict[str, TextStates] = {}
+        self.prior: PriorTeacher | None = None
+        self.prompts: dict[str, PromptEmbeds] = {}
         self.tokens: dict[str, torch.Tensor] = {}
         self._read_prompts()
 
-    def _deck(self, kind: str, pictures: Pictures) -> Deck:
-        return Deck(
+    def _deck(self, kind: str, pictures: TrainingImages) -> StepSampler:
+        return StepSampler(
             seed=self.config.seed,
             kind=kind,
             slots=self.config.batch_size * self.config.accumulation,
@@ -116,7 +121,7 @@ class DreamBooth(Learner):
     def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
         config, unet = self.config, diffusion.unet
         models = [part for name, part in diffusion.modules.items() if name != "vae"]
-        diffusion = feeling(config.quantization_aware, models, lambda: self._adapt(diffusion))
+        diffusion = prepare_qat(config.quantization_aware, models, lambda: self._adapt(diffusion))
         if config.method != "full" and config.quantization_aware == NOT_AWARE:
             for weight in (p for model in models for p in model.parameters()):
                 if not weight.requires_grad:
@@ -168,7 +173,12 @@ class DreamBooth(Learner):
         if holds:
             aware = config.quantization_aware
             precision = self._frozen if aware == NOT_AWARE else torch.float32
-            self.prior = Prior(self.diffusion.unet, self.prompts, partial(unfelt, aware), precision)
+            self.prior = PriorTeacher(
+                self.diffusion.unet,
+                self.prompts,
+                partial(fake_quantization_disabled, aware),
+                precision,
+            )
         if config.trains_text:
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))
@@ -199,12 +209,12 @@ class DreamBooth(Learner):
         """What these slots of a kind learn from, all of one size."""
         parts = self.kinds[kind]
         counts = [len(part.captions) for part in parts]
-        chosen, turn = choose(self.config.seed, kind, self.step, counts)
+        chosen, turn = choose_bucket(self.config.seed, kind, self.step, counts)
         deck = self._deck(kind, parts[chosen])
         draws = [deck.draw(self.step, slot, turn) for slot in mine]
         return [self._slot(kind, parts[chosen], drawn) for drawn in draws]
 
-    def _slot(self, kind: str, pictures: Pictures, drawn: Draw) -> _Slot:
+    def _slot(self, kind: str, pictures: TrainingImages, drawn: StepSample) -> _Slot:
         flip = drawn.flip and pictures.flipped is not None
         latents = pictures.flipped if pictures.flipped is not None and flip else pictures.latents
         latent = latents.mean[drawn.picture] + latents.std[drawn.picture] * drawn.posterior
@@ -230,7 +240,7 @@ class DreamBooth(Learner):
         noisy, timesteps = self.process.noisy(latents, noise, times), self.process.timesteps(times)
         states = self._text_states([slot.caption for slot in slots])
         frames = torch.stack([slot.frame for slot in slots])
-        prediction = predict(self.unet, noisy, timesteps, states, frames)
+        prediction = unet_forward(self.unet, noisy, timesteps, states, frames)
         wanted = self.process.target(latents, noise, times)
         kept = slice([slot.kind for slot in slots].count("subject"), None)
         if self.prior is not None and slots[kept]:
@@ -246,7 +256,7 @@ class DreamBooth(Learner):
             cells = torch.stack([slot.cells for slot in slots]).to(self.device)
         return errors(prediction, wanted, rows=rows, cells=cells)
 
-    def _caption(self, kind: str, pictures: Pictures, drawn: Draw) -> str:
+    def _caption(self, kind: str, pictures: TrainingImages, drawn: StepSample) -> str:
         """What a slot's picture is called: each of the choices has a share of all draws."""
         config, lines = self.config, _lines(pictures.captions[drawn.picture])
         if kind == "subject":
@@ -260,20 +270,22 @@ class DreamBooth(Learner):
                 (scenes, lines),
                 (others, self._others),
             ]
-        if drawn.luck < silent:
+        if drawn.uniform < silent:
             return ""
-        luck = (drawn.luck - silent) / (1 - silent)
+        luck = (drawn.uniform - silent) / (1 - silent)
         for share, texts in choices:
             if luck < share:
                 return texts[int(luck / share * len(texts))]
             luck -= share
         return texts[-1]  # what rounding leaves
 
-    def _text_states(self, captions: list[str]) -> TextStates:
+    def _text_states(self, captions: list[str]) -> PromptEmbeds:
         if not self.tokens:
-            return TextStates.join([self.prompts[caption] for caption in captions]).to(self.device)
+            return PromptEmbeds.join([self.prompts[caption] for caption in captions]).to(
+                self.device
+            )
         ids = torch.stack([self.tokens[caption] for caption in captions])
-        return read_tokens(self.diffusion, ids.to(self.device))
+        return encode_tokens(self.diffusion, ids.to(self.device))
 
     def preview(self) -> torch.Tensor:
         """Paint the prompts beside each other, all with one seed."""

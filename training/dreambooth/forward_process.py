@@ -12,7 +12,7 @@ from ...diffusion.sample.schedulers import is_flow
 from ...shared.errors import UserError
 
 
-class Diffusing:
+class DiffusionForwardProcess:
     """The forward process of models that predict epsilon or v.
 
     Its `length` is the number of timesteps; a `draw` is one of them, uniform.
@@ -58,7 +58,7 @@ class Diffusing:
         return snr.clamp(max=gamma) / (snr + 1 if self._velocity else snr)
 
 
-class Flowing:
+class FlowMatchingForwardProcess:
     """The straight path of models that predict a flow (Lipman et al. 2023, Liu et al. 2023).
 
     Its `length` is the number of timesteps. Of uniform `draws` it makes logit-normal ones, which
@@ -98,9 +98,13 @@ class Flowing:
         )
 
 
-def process_of(config: dict[str, Any]) -> Diffusing | Flowing:
+def forward_process_for(
+    config: dict[str, Any],
+) -> DiffusionForwardProcess | FlowMatchingForwardProcess:
     """Return the process that a model's scheduler configuration describes.
 
     Raises UserError when the model predicts neither epsilon nor v nor a flow.
     """
-    return Flowing(config) if is_flow(config) else Diffusing(config)
+    return (
+        FlowMatchingForwardProcess(config) if is_flow(config) else DiffusionForwardProcess(config)
+    )

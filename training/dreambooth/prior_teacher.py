@@ -10,11 +10,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ...diffusion.sample.prompt_encoding import TextStates
-from ...diffusion.sample.unet_forward import predict
+from ...diffusion.sample.prompt_encoding import PromptEmbeds
+from ...diffusion.sample.unet_forward import unet_forward
 
 
-class Prior:
+class PriorTeacher:
     """The model as it was before training, asked what it predicts for noisy class pictures.
 
     Its answers stand for the class pictures in the loss's second term (Ruiz et al. 2022, eq. 2).
@@ -29,7 +29,7 @@ class Prior:
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        states: dict[str, TextStates],
+        states: dict[str, PromptEmbeds],
         unrounded: Callable[[UNet2DConditionModel], AbstractContextManager[None]] = nullcontext,
         precision: torch.dtype = torch.float32,
     ) -> None:
@@ -53,12 +53,12 @@ class Prior:
         `frames` [B,6] say where the pictures lie in their originals.
         `unet` is the model in training, of which only the adapters may have changed.
         """
-        text = TextStates.join([self._states[prompt] for prompt in prompts])
+        text = PromptEmbeds.join([self._states[prompt] for prompt in prompts])
         if self._copy is not None:
             with self._unrounded(self._copy):
-                return predict(self._copy.to(noisy.device), noisy, timesteps, text, frames)
+                return unet_forward(self._copy.to(noisy.device), noisy, timesteps, text, frames)
         with _without_adapters(unet), self._unrounded(unet):
-            return predict(unet, noisy, timesteps, text, frames)
+            return unet_forward(unet, noisy, timesteps, text, frames)
 
 
 def _adapters(unet: UNet2DConditionModel) -> list[BaseTunerLayer]:

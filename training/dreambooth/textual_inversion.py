@@ -79,7 +79,7 @@ def trained(diffusion: Diffusion, word: str) -> TokenEmbedding:
 
 
 @torch.no_grad()
-def teach(diffusion: Diffusion, embedding: TokenEmbedding) -> Diffusion:
+def add_token(diffusion: Diffusion, embedding: TokenEmbedding) -> Diffusion:
     """Return a model that was just loaded, with a word that means the embedding.
 
     Raises UserError when the vectors are of another width than the model's.

@@ -32,7 +32,7 @@ Seat = Callable[[Diffusion], Diffusion]
 OnStep = Callable[[int, torch.Tensor], None]
 
 
-class Eye(Protocol):
+class ImageScorer(Protocol):
     """Whatever tells pictures apart, and how well they show a text."""
 
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ class Eye(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What to paint at each checkpoint: `count` pictures of each prompt, and as many of the class.
 
     `{subject}` in a prompt stands for the token and the class. `seed` is the first picture's;
@@ -92,7 +92,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedCheckpoint:
     """A checkpoint's scores, and the pictures [N,H,W,3] of the subject that they are about."""
 
     scores: Scores
@@ -100,8 +100,13 @@ class Judged:
 
 
 def evaluate(
-    run: RunFolder, plan: Plan, eye: Eye, reader: Eye, seat: Seat, on_step: OnStep
-) -> Iterator[Judged]:
+    run: RunFolder,
+    plan: EvaluationPlan,
+    eye: ImageScorer,
+    reader: ImageScorer,
+    seat: Seat,
+    on_step: OnStep,
+) -> Iterator[EvaluatedCheckpoint]:
     """Yield each kept checkpoint's scores, and write them all into the run folder at the end.
 
     `eye` compares pictures and `reader` pictures with prompts, in which the token is left out, for
@@ -155,11 +160,11 @@ def evaluate(
             diversity=spread(class_after) / max(LEAST, spread(class_before)),
         )
         judged.append(scores)
-        yield Judged(scores, pictures)
+        yield EvaluatedCheckpoint(scores, pictures)
     _write(run, judged)
 
 
-def work(run: RunFolder, plan: Plan) -> int:
+def work(run: RunFolder, plan: EvaluationPlan) -> int:
     """Return the denoising steps of single pictures that an evaluation takes."""
     pictures = len(plan.prompts) * plan.count
     return pictures * plan.steps * (2 * len(checkpoints.kept(run.checkpoints)) + 1)

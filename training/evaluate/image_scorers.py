@@ -26,14 +26,14 @@ from ...kosmos.kosmos_model import Kosmos
 from ...shared.errors import UserError
 
 if TYPE_CHECKING:
-    from .evaluate_run import Eye
+    from .evaluate_run import ImageScorer
 
 DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class DualEye:
+class DualEncoderScorer:
     """A CLIP or SigLIP: the paper's CLIP-I and CLIP-T."""
 
     dual: DualEncoder
@@ -48,37 +48,37 @@ class DualEye:
 
 
 @dataclass(frozen=True)
-class KosmosEye:
-    """Kosmos-2's decoder states; `bring_in` puts the model where it computes, before each look.
+class KosmosScorer:
+    """Kosmos-2's decoder states; `load_to_device` puts the model where it computes, before each look.
 
     Behind a picture they say what it shows; how a prompt is obeyed is asked of what the model
     itself writes under the picture.
     """
 
     kosmos: Kosmos
-    bring_in: Callable[[], None]
+    load_to_device: Callable[[], object]
 
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
         """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
-        self.bring_in()
+        self.load_to_device()
         return unit(picture_states(self.kosmos, images))
 
     def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return the cosine of what is written under picture k and prompt k, [N]."""
-        self.bring_in()
+        self.load_to_device()
         written = unit(describe_states(self.kosmos, images))
         return (written * unit(text_states(self.kosmos, prompts))).sum(-1)
 
 
 @dataclass(frozen=True)
-class LikelihoodEye:
+class LikelihoodScorer:
     """Kosmos-2's own loss: which of the prompts a picture makes likely. It compares no pictures.
 
-    `bring_in` puts the model where it computes, before each look.
+    `load_to_device` puts the model where it computes, before each look.
     """
 
     kosmos: Kosmos
-    bring_in: Callable[[], None]
+    load_to_device: Callable[[], object]
 
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
         """Raise UserError: it sees through texts alone."""
@@ -99,13 +99,13 @@ class LikelihoodEye:
                 "The likelihood asks which of several prompts a picture shows: write a second "
                 "line into prompts, or choose another prompt_judge."
             )
-        self.bring_in()
+        self.load_to_device()
         sure = likelihood(self.kosmos, images, choices).softmax(1)
         return sure[torch.arange(len(prompts)), [choices.index(prompt) for prompt in prompts]]
 
 
 @dataclass(frozen=True)
-class DinoEye:
+class DinoScorer:
     """A DINO or DINOv2: sees who is in a picture, better than CLIP does, and reads nothing."""
 
     model: Any
@@ -132,13 +132,13 @@ class DinoEye:
         raise UserError(f'"{self.name}" reads no prompts: choose a CLIP or SigLIP as prompt_judge.')
 
 
-def load_eye(folder: Path, kind: str) -> Eye:
+def load_image_scorer(folder: Path, kind: str) -> ImageScorer:
     """Load what lies in `folder` in transformers' layout, of that `model_type`; nothing else.
 
     Raises UserError when it is of another kind, incomplete or damaged.
     """
     if kind in KINDS:
-        return DualEye(load_dual_encoder(folder, torch.float32))
+        return DualEncoderScorer(load_dual_encoder(folder, torch.float32))
     if kind not in DINO:
         raise UserError(
             f'"{folder.name}" is a model of the kind "{kind}", which is no judge of pictures: '
@@ -152,4 +152,4 @@ def load_eye(folder: Path, kind: str) -> Eye:
             f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
             "safetensors and preprocessor_config.json, so copy it again."
         ) from error
-    return DinoEye(model.eval(), processor, folder.name)
+    return DinoScorer(model.eval(), processor, folder.name)

@@ -15,7 +15,7 @@ def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-class Average:
+class WeightAverage:
     """The exponential moving average of a module's weights, by diffusers' EMAModel.
 
     After step n its decay is min(decay, n / (9 + n)), so that a short run has an average as well.
@@ -53,12 +53,12 @@ def schedule_free_weights(module: torch.nn.Module, optimizer: torch.optim.Optimi
     optimizer.eval()  # type: ignore[attr-defined]
     mean = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer.train()  # type: ignore[attr-defined]
-    put_in(module, trained)
+    load_weights(module, trained)
     return mean
 
 
 @torch.no_grad()
-def put_in(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Give a module's parameters of these names these values."""
     parameters = dict(module.named_parameters())
     for name, value in weights.items():
@@ -66,12 +66,12 @@ def put_in(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None
 
 
 @contextmanager
-def lent(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def swap_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Put weights into a module for a while; afterwards it has its own again, bit for bit."""
     parameters = dict(module.named_parameters())
     own = {name: parameters[name].detach().clone() for name in weights}
-    put_in(module, weights)
+    load_weights(module, weights)
     try:
         yield
     finally:
-        put_in(module, own)
+        load_weights(module, own)

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ...shared.atomic_files import replacing
+from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
 from ..optim.weight_averaging import trainable
 from ..optim.zero_optimizer import put_states, states
@@ -78,7 +78,7 @@ def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file, whole or not at all. Raises OSError when the disk is full."""
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         try:
             save_file(_apart(tensors), draft, metadata)
         except SafetensorError as error:

@@ -19,7 +19,7 @@ from .events import Event
 SMOOTHING = 0.98
 
 
-class Curves(Protocol):
+class MetricLogger(Protocol):
     """Where the figures of a run are drawn."""
 
     def losses(self, steps: Sequence[Event]) -> None:

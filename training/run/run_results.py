@@ -20,7 +20,7 @@ from ..config import TrainingConfig
 from ..config_yaml import read_as
 from ..data.subject import read_pictures
 from ..dreambooth import lora_adapters, textual_inversion
-from ..optim.weight_averaging import put_in
+from ..optim.weight_averaging import load_weights
 from . import checkpoints
 from .run_folder import RunFolder
 
@@ -42,7 +42,7 @@ def _merge(diffusion: Diffusion, file: Path) -> Diffusion:
     if not textual_inversion.is_embedding(file):
         return merge_lora(diffusion, file)
     try:
-        taught = textual_inversion.teach(diffusion, textual_inversion.read_embedding(file))
+        taught = textual_inversion.add_token(diffusion, textual_inversion.read_embedding(file))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{file} does not fit {diffusion.name} ({error}): choose the base model that it was "
@@ -96,7 +96,7 @@ def result_at(run: RunFolder, step: int) -> Path:
         return target
     if config.method != "full":
         lora_adapters.put_adapters(diffusion, config)
-    put_in(diffusion.modules, weights)
+    load_weights(diffusion.modules, weights)
     _write(target, run, config, diffusion)
     return target
 

@@ -13,14 +13,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from ...shared.atomic_files import replacing
+from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
 from ..learner import Learner
-from ..optim.weight_averaging import lent
+from ..optim.weight_averaging import swap_weights
 from ..optim.zero_optimizer import gather
 from . import checkpoints
 from .events import Event, append
-from .loggers import Curves
+from .loggers import MetricLogger
 from .run_folder import RunFolder
 from .stop_request import StopRequest
 
@@ -37,7 +37,7 @@ class _Step:
     time: float
 
 
-class Journal(Callback):
+class StepCallback(Callback):
     """Keeps the run folder up to date while a run goes on.
 
     Losses stay on their device until they are written, a few times a second, so that no step
@@ -45,7 +45,7 @@ class Journal(Callback):
     Of several processes only the first one writes. `done` is the number of steps that are done.
     """
 
-    def __init__(self, run: RunFolder, stop: StopRequest, curves: Sequence[Curves]) -> None:
+    def __init__(self, run: RunFolder, stop: StopRequest, curves: Sequence[MetricLogger]) -> None:
         self._run = run
         self._stop = stop
         self._curves = curves
@@ -136,10 +136,10 @@ class Journal(Callback):
         """Show what was learned so far, as the result would."""
         if not trainer.is_global_zero:
             return
-        with lent(module, module.result_weights(trainer.optimizers[0])):
+        with swap_weights(module, module.result_weights(trainer.optimizers[0])):
             strip = module.preview()
         path = self._run.previews / f"{done:08}.png"
-        with replacing(path) as draft:
+        with atomic_write(path) as draft:
             Image.fromarray(strip.mul(255).round().byte().numpy()).save(draft, "PNG")
         file = path.relative_to(self._run.path).as_posix()
         append(self._run.events, [Event("preview", done, file=file)])

@@ -18,13 +18,13 @@ from ..config import Config, TrainingConfig
 from ..config_yaml import read_config
 from ..learner import Learner
 from ..optim import zero_optimizer
-from ..optim.weight_averaging import put_in
+from ..optim.weight_averaging import load_weights
 from . import checkpoints
 from .events import Event, append
-from .loggers import Curves, TensorBoard, WeightsAndBiases
+from .loggers import MetricLogger, TensorBoard, WeightsAndBiases
 from .preflight import Preflight, cheapest_change
 from .run_folder import RunFolder
-from .step_callback import Journal
+from .step_callback import StepCallback
 from .stop_request import StopRequest
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -48,7 +48,7 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
 
     say("resumed")
     say("phase", "loading the model")
-    journal = Journal(run, stop, _curves(run, config, start) if leads else [])
+    journal = StepCallback(run, stop, _curves(run, config, start) if leads else [])
     callbacks: list[Callback] = [journal]
     if leads and not start:
         callbacks.append(Preflight(lambda needs: say("phase", needs)))
@@ -71,7 +71,7 @@ def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
     if max(start, journal.done) < config.steps:
         return False
     if leads:
-        put_in(module, module.result_weights(trainer.optimizers[0]))
+        load_weights(module, module.result_weights(trainer.optimizers[0]))
         module.write_result(run)
     return True
 
@@ -98,8 +98,8 @@ def _learner(
     raise TypeError(f"No task has settings like {type(config).__name__}.")
 
 
-def _curves(run: RunFolder, config: Config, start: int) -> list[Curves]:
-    curves: list[Curves] = [TensorBoard(run.curves, start)]
+def _curves(run: RunFolder, config: Config, start: int) -> list[MetricLogger]:
+    curves: list[MetricLogger] = [TensorBoard(run.curves, start)]
     if config.wandb:
         curves.append(WeightsAndBiases(run.path, config))
     return curves
