@@ -30,7 +30,7 @@ class Diffusion:
     resolution: side in pixels of the square pictures that the model was trained on.
     text_encoder_2, tokenizer_2: XL's second reader of prompts; None in 1.x and 2.x.
     loras: files whose weights are merged into the modules, in the order they were merged.
-    home: handle of whoever moves the modules between devices; the engine does not look at it.
+    patcher: handle of whoever moves the modules between devices; the engine does not look at it.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -44,7 +44,7 @@ class Diffusion:
     text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
     tokenizer_2: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     loras: tuple[str, ...] = ()
-    home: object | None = field(default=None, repr=False)
+    patcher: object | None = field(default=None, repr=False)
 
     @cached_property
     def modules(self) -> torch.nn.ModuleDict:

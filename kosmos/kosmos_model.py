@@ -24,7 +24,7 @@ class Kosmos:
 
     The model is in evaluation mode and computes in its own dtype on the device it is on. It may
     also be an export that is `SupportsImageEncoding` and writes, and can do nothing besides. The
-    processor tokenizes and preprocesses for it. `name` is what the user knows it by. `home` belongs
+    processor tokenizes and preprocesses for it. `name` is what the user knows it by. `patcher` belongs
     to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
     `source` is the folder that it was loaded from, and `loras` are files that were merged into its
     weights, in that order.
@@ -33,6 +33,6 @@ class Kosmos:
     model: Kosmos2ForConditionalGeneration
     processor: Kosmos2Processor
     name: str
-    home: object | None = None
+    patcher: object | None = None
     source: str = ""
     loras: tuple[str, ...] = ()

@@ -80,7 +80,7 @@ class AskImage(io.ComfyNode):
         from ..kosmos.generate.ask import ask
 
         asked = _lines(questions, "question")
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         answers = ask(
             kosmos,
             image,
@@ -156,7 +156,7 @@ class GroundPhrase(io.ComfyNode):
         from ..kosmos.grounding import Grounding
 
         wanted = _lines(phrases, "phrase")
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         pace = watched(len(image) * len(wanted), batch_size)
         found = ground(kosmos, image, wanted, verify=verify, pace=pace)
         absent = missing(found)
@@ -253,7 +253,7 @@ class DescribeRegion(io.ComfyNode):
 
         images = [picture for batch in image for picture in batch]
         regions = _regions(images, bbox or [], mask or [])
-        host.load_to_device(kosmos[0].home)
+        host.load_to_device(kosmos[0].patcher)
         told = describe_regions(
             kosmos[0],
             EncodedImages(kosmos[0], images),

@@ -119,7 +119,7 @@ class AttentionMap(io.ComfyNode):
         chosen_layers = choices(layers, decoder.layers, "layers")
         chosen_heads = choices(heads, decoder.attention_heads, "heads")
         wanted = [word.strip() for word in words.split(",") if word.strip()]
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         pace = BatchOptions(
             free_memory=host.free_memory(),
             on_batch=lambda *_: host.check_interrupted(),

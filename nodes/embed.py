@@ -123,7 +123,7 @@ class EmbedImageText(io.ComfyNode):
                 "choose dual encoder."
             )
         else:
-            host.load_to_device(kosmos[0].home)
+            host.load_to_device(kosmos[0].patcher)
             asked, size = prompt[0].strip(), batch_size[0]
             if method[0] == "likelihood":
                 found = _by_likelihood(kosmos[0], images, texts, asked, size)

@@ -155,9 +155,9 @@ class EvaluateSubject(io.ComfyNode):
 
 def _seat(diffusion: Diffusion) -> Diffusion:
     """Hand a model to ComfyUI's memory management and move it to the device."""
-    home = host.register_model(diffusion.modules)
-    host.load_to_device(home)
-    return replace(diffusion, home=home)
+    patcher = host.register_model(diffusion.modules)
+    host.load_to_device(patcher)
+    return replace(diffusion, patcher=patcher)
 
 
 def _eye(choice: str, kosmos: Kosmos | None) -> ImageScorer:
@@ -174,7 +174,7 @@ def _eye(choice: str, kosmos: Kosmos | None) -> ImageScorer:
                 "judge."
             )
         kind = KosmosScorer if choice == DECODER else LikelihoodScorer
-        return kind(kosmos, lambda: host.load_to_device(kosmos.home))
+        return kind(kosmos, lambda: host.load_to_device(kosmos.patcher))
     folder = hub_models.folder("clip", choice)
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]

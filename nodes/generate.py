@@ -105,7 +105,7 @@ class LoadDiffusion(io.ComfyNode):
             require_plain(diffusion.modules, model, "merge LoRAs into the model as it was before")
         for file in files:
             diffusion = merge_lora(diffusion, file)
-        return io.NodeOutput(replace(diffusion, home=host.register_model(diffusion.modules)))
+        return io.NodeOutput(replace(diffusion, patcher=host.register_model(diffusion.modules)))
 
 
 class PriorGenerator(io.ComfyNode):
@@ -211,7 +211,7 @@ class PriorGenerator(io.ComfyNode):
                     "before to see them here."
                 ),
             )
-        host.load_to_device(diffusion.home)
+        host.load_to_device(diffusion.patcher)
         priors = make_priors(
             diffusion,
             prompt.strip(),
@@ -364,7 +364,7 @@ class CFGSampler(io.ComfyNode):
             lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
         canvas = _canvas(image, mask, denoise, len(lines), count)
-        host.load_to_device(diffusion.home)
+        host.load_to_device(diffusion.patcher)
         parts = list(
             sample_batches(
                 diffusion,

@@ -95,8 +95,8 @@ class LoadKosmos(io.ComfyNode):
         kosmos = dataclasses.replace(kosmos, name=model)
         for line in filter(None, map(str.strip, loras.splitlines())):
             kosmos = merge_lora(kosmos, host.resolve("loras", line))
-        home = host.register_model(kosmos.model)
-        return io.NodeOutput(dataclasses.replace(kosmos, home=home))
+        patcher = host.register_model(kosmos.model)
+        return io.NodeOutput(dataclasses.replace(kosmos, patcher=patcher))
 
 
 def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
@@ -109,7 +109,7 @@ def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
             "merge before you export."
         )
     kosmos = load_captioner(folder)
-    return dataclasses.replace(kosmos, name=name, home=host.register_model(kosmos.model))
+    return dataclasses.replace(kosmos, name=name, patcher=host.register_model(kosmos.model))
 
 
 class GroundedCaption(io.ComfyNode):
@@ -272,7 +272,7 @@ class GroundedCaption(io.ComfyNode):
             "beam": Decoding(beams=beams),
             "sample": Decoding(temperature=temperature, top_p=top_p, seed=seed),
         }
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         seen = caption(
             kosmos,
             image,

@@ -109,7 +109,7 @@ class PatchTokens(io.ComfyNode):
         )
         from ..kosmos.insight.patches import grid_side, look, patch_embedding, slot_embedding
 
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         features = look(kosmos, image)
         if compare_with == "phrase":
             text = phrase.strip()

@@ -134,7 +134,7 @@ class Quantize(io.ComfyNode):
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
         words = [word.strip() for word in keep.split(",") if word.strip()]
-        host.load_to_device(model.home)
+        host.load_to_device(model.patcher)
         made: Quantized[Kosmos] | Quantized[Diffusion]
         weights: tuple[torch.nn.Module, torch.nn.Module]
         if isinstance(model, Kosmos):
@@ -156,7 +156,7 @@ class Quantize(io.ComfyNode):
             bytes_on_disk(saved) if saved else memory[1],
         )
         page = draw_quantize_sheet(told, compared.rows)[None]
-        smaller = replace(made.model, home=host.register_model(weights[1]))
+        smaller = replace(made.model, patcher=host.register_model(weights[1]))
         of_kosmos = isinstance(model, Kosmos)
         return io.NodeOutput(
             smaller if of_kosmos else _other("diffusion", "KOSMOS"),

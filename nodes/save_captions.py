@@ -306,7 +306,7 @@ class CaptionFolder(io.ComfyNode):
             raise UserError(
                 f'There is no picture in "{folder}" of ComfyUI\'s input folder: put some there.'
             )
-        host.load_to_device(kosmos.home)
+        host.load_to_device(kosmos.patcher)
         progress = host.Progress(len(pictures))
         report = caption_folder(
             kosmos,

@@ -117,13 +117,13 @@ class SmallVAE:
         from ..diffusion.sample.latent_preview import decode
 
         vae = self.diffusion.vae
-        device = host.load_to_device(self.diffusion.home)
+        device = host.load_to_device(self.diffusion.patcher)
         return decode(vae, samples.to(device) * vae.config.scaling_factor)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures [B,H,W,3], float 0..1, to the means of their latents [B,C,h,w], not scaled."""
         vae = self.diffusion.vae
-        device = host.load_to_device(self.diffusion.home)
+        device = host.load_to_device(self.diffusion.patcher)
         pictures = pixels[..., :3].permute(0, 3, 1, 2).to(device, vae.dtype)
         return vae.encode(pictures * 2 - 1).latent_dist.mean.float().cpu()
 

@@ -38,13 +38,13 @@ def dequantized(module: Model) -> Model:
 
 
 def dequantized_diffusion(diffusion: Diffusion) -> Diffusion:
-    """Likewise a Stable Diffusion, which then has no `home`; itself when nothing is quantized."""
+    """Likewise a Stable Diffusion, which then has no `patcher`; itself when nothing is quantized."""
     if not is_quantized(diffusion.modules):
         return diffusion
     parts: dict[str, Any] = {
         place: dequantized(module) for place, module in diffusion.modules.items()
     }
-    return replace(diffusion, home=None, **parts)
+    return replace(diffusion, patcher=None, **parts)
 
 
 def _numbers(weight: Tensor) -> Tensor:

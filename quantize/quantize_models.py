@@ -52,7 +52,7 @@ def quantize_kosmos(
 
     keep: layers whose name holds one of these words are left alone. rest: what all that is not
     quantized is cast to; None leaves it. work: what a calibrated format is to be good at, done with
-    this model. on_layer: called for each layer that is ready. The copy has no `home`.
+    this model. on_layer: called for each layer that is ready. The copy has no `patcher`.
 
     Raises UserError when the model is quantized already, when nothing is left to quantize, and
     when the device cannot compute with the format.
@@ -66,7 +66,7 @@ def quantize_kosmos(
     _require_any(layers, name)
     inputs = _inputs(kosmos.model, name, layers.quantized, work)
     model = _part(kosmos.model, name, layers, rest, inputs, on_layer)
-    made = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", home=None)
+    made = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", patcher=None)
     return Quantized(made, name, layers)
 
 
@@ -105,7 +105,7 @@ def quantize_diffusion(
             if path.startswith(f"{place}.")
         }
         parts[place] = _part(module, name, chosen[place], rest, below, on_layer)
-    made = replace(diffusion, name=f"{diffusion.name} ({name})", home=None, **parts)
+    made = replace(diffusion, name=f"{diffusion.name} ({name})", patcher=None, **parts)
     return Quantized(made, name, taken)
 
 

@@ -24,7 +24,7 @@ def trained(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diff
     from ...training.run.run_results import load_result
 
     model = load_result(run, dtype, step)
-    return replace(model, home=host.register_model(model.modules))
+    return replace(model, patcher=host.register_model(model.modules))
 
 
 def painter(run: RunFolder, step: int | None = None) -> object:
@@ -42,7 +42,7 @@ def captioner(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Ko
     from ...training.captions.caption_results import load_result
 
     model = load_result(run, dtype, step)
-    return replace(model, home=host.register_model(model.model))
+    return replace(model, patcher=host.register_model(model.model))
 
 
 def captioner_of(run: RunFolder, step: int | None = None) -> object:

@@ -49,7 +49,7 @@ class DualEncoderScorer:
 
 @dataclass(frozen=True)
 class KosmosScorer:
-    """Kosmos-2's decoder states; `load_to_device` puts the model where it computes, before each look.
+    """Kosmos-2's decoder states; `load_to_device` moves the model before each use.
 
     Behind a picture they say what it shows; how a prompt is obeyed is asked of what the model
     itself writes under the picture.
