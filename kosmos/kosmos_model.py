@@ -23,9 +23,10 @@ class Kosmos:
     """A loaded Kosmos-2.
 
     The model is in evaluation mode and computes in its own dtype on the device it is on. It may
-    also be an export that is `SupportsImageEncoding` and writes, and can do nothing besides. The
-    processor tokenizes and preprocesses for it. `name` is what the user knows it by. `patcher` belongs
-    to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine ignores it.
+    also be an export that is `SupportsImageEncoding` and generates text, and can do nothing else.
+    The processor tokenizes and preprocesses for it. `name` is the name shown to users. `patcher`
+    belongs to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine
+    ignores it.
     `source` is the folder that it was loaded from, and `loras` are files that were merged into its
     weights, in that order.
     """

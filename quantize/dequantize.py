@@ -38,7 +38,7 @@ def dequantized(module: Model) -> Model:
 
 
 def dequantized_diffusion(diffusion: Diffusion) -> Diffusion:
-    """Likewise a Stable Diffusion, which then has no `patcher`; itself when nothing is quantized."""
+    """Return a Stable Diffusion with ordinary weights and no `patcher`; itself if it has them."""
     if not is_quantized(diffusion.modules):
         return diffusion
     parts: dict[str, Any] = {
