@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .ask import AskImage, DescribeRegion, GroundPhrase
+from .ask_image import AskImage
 from .attention_map import AttentionMap
-from .embed import CompareEmbeddings, EmbedImageText
+from .caption_folder import CaptionFolder
+from .cfg_sampler import CFGSampler
+from .compare_embeddings import CompareEmbeddings
+from .describe_region import DescribeRegion
+from .dreambooth_train import DreamBoothTrain
+from .embed_image_text import EmbedImageText
 from .evaluate_subject import EvaluateSubject
 from .export_model import ExportModel
 from .fine_tune_captions import FineTuneCaptions
-from .generate import CFGSampler, LoadDiffusion, PriorGenerator
-from .guidance import GuidanceGuider, GuidanceOptions
-from .inversion import MergeEmbeddings, TextualInversionTrain
-from .look import GroundedCaption, LoadKosmos
+from .ground_phrase import GroundPhrase
+from .grounded_caption import GroundedCaption
+from .grounding_crop import GroundingCrop
+from .grounding_to_mask import GroundingToMask
+from .guidance_guider import GuidanceGuider
+from .guidance_options import GuidanceOptions
+from .load_diffusion import LoadDiffusion
+from .load_kosmos import LoadKosmos
+from .load_training_run import LoadTrainingRun
+from .merge_embeddings import MergeEmbeddings
 from .patch_tokens import PatchTokens
-from .personalise import DreamBoothTrain, SubjectDataset
+from .prior_generator import PriorGenerator
 from .quantize import Quantize
-from .regions import GroundingCrop, GroundingToMask
-from .runs import LoadTrainingRun, ResumeTraining
-from .save_captions import CaptionFolder, SaveCaptions
+from .resume_training import ResumeTraining
+from .save_captions import SaveCaptions
 from .save_diffusion import SaveDiffusion
+from .subject_dataset import SubjectDataset
+from .textual_inversion_train import TextualInversionTrain
 from .to_comfy_model import ToComfyModel
 from .training_options import TrainingOptions
 from .translate_caption import TranslateCaption

@@ -94,3 +94,9 @@ def _published_checkpoint(run: RunFolder) -> Path | None:
     if _is_newer(target, run.result, run.scores):
         return target
     return target if write_checkpoint(run, target) else None
+
+
+def prompt_word(file: Path) -> str:
+    """Return how a prompt names a file in ComfyUI's folder for embeddings."""
+    name = file.relative_to(host.models_folder("embeddings")[0]).with_suffix("")
+    return f"embedding:{name.as_posix()}"

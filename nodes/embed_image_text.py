@@ -1,8 +1,7 @@
-"""Nodes that turn pictures and texts into vectors, and compare them."""
+"""EMBEDDING of pictures and EMBEDDING of texts, in one space."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,11 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from . import host, hub_models, panel_data
+from . import host, hub_models
 from .batch_inputs import batch_size_input
 from .sockets import EMBEDDING, KOSMOS
 
 if TYPE_CHECKING:
-    from ..kosmos.insight.embedding import Embedding
     from ..kosmos.kosmos_model import Kosmos
     from ..shared.batching import BatchOptions
 
@@ -239,81 +237,3 @@ class _Watched:
             self._progress.step(self._done)
 
         return BatchOptions(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)
-
-
-class CompareEmbeddings(io.ComfyNode):
-    """Which things belong together."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return io.Schema(
-            node_id="CompareEmbeddings",
-            display_name="Compare Embeddings",
-            category=CATEGORY,
-            description="Compares each row with each column and ranks the columns: texts as rows "
-            "and pictures as columns search pictures by text, the other way round it finds each "
-            "picture's text.",
-            is_output_node=True,
-            inputs=[
-                EMBEDDING.Input("rows", tooltip="What to find something for."),
-                EMBEDDING.Input("columns", tooltip="Where to find it: of the same space."),
-                io.Int.Input(
-                    "top",
-                    default=5,
-                    min=1,
-                    max=1000,
-                    tooltip="How many columns each row's ranking lists, best first.",
-                ),
-            ],
-            outputs=[
-                io.String.Output(
-                    display_name="best_match",
-                    is_output_list=True,
-                    tooltip="For each row, the name of the column most like it.",
-                ),
-                io.Int.Output(
-                    display_name="best_index",
-                    is_output_list=True,
-                    tooltip="The same as a number from 0, for Get Image from Batch.",
-                ),
-                io.String.Output(
-                    display_name="ranking",
-                    is_output_list=True,
-                    tooltip="For each row, the columns most like it with their similarity.",
-                ),
-                io.String.Output(
-                    display_name="similarities",
-                    tooltip="All numbers as JSON: the names of rows and columns, and a list of "
-                    "similarities for each row.",
-                ),
-                io.Image.Output(
-                    display_name="matrix",
-                    tooltip="All numbers as a picture; each row's best is framed.",
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, rows: Embedding, columns: Embedding, top: int) -> io.NodeOutput:
-        """Compare, rank and draw."""
-        from ..drawing.similarity_matrix import draw_matrix
-        from ..kosmos.insight.embedding import rank, similarity
-
-        values = similarity(rows, columns)
-        ranks = rank(values, top)
-        numbers = values.tolist()
-        return io.NodeOutput(
-            [columns.labels[order[0]] for order in ranks],
-            [order[0] for order in ranks],
-            [
-                "\n".join([label, *(f"  {row[k]:+.3f}  {columns.labels[k]}" for k in order)])
-                for label, row, order in zip(rows.labels, numbers, ranks, strict=True)
-            ],
-            json.dumps(
-                {"rows": rows.labels, "columns": columns.labels, "similarities": numbers},
-                ensure_ascii=False,
-            ),
-            draw_matrix(values, rows, columns),
-            ui={"compared": [panel_data.matrix(values, rows, columns)]},
-        )

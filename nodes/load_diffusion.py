@@ -1,0 +1,110 @@
+"""DIFFUSION from the sandbox, ComfyUI's folders or the hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ..sandbox import DIFFUSION as SANDBOX
+from . import host
+from .sockets import DIFFUSION
+from .text_inputs import text_lines
+
+if TYPE_CHECKING:
+    pass
+
+CATEGORY = "Kosmos DreamBooth/generate"
+HUB_MODELS = [
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+]
+
+
+class LoadDiffusion(io.ComfyNode):
+    """DIFFUSION from the sandbox, ComfyUI's folders or the hub."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LoadDiffusion",
+            display_name="Load Diffusion",
+            category=CATEGORY,
+            description="Loads a Stable Diffusion model to paint with and to personalise. "
+            "The sandbox is a small one that comes with the pack and runs on any computer.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=[
+                        "sandbox",
+                        *host.list_models("diffusers"),
+                        *host.list_models("checkpoints"),
+                        *HUB_MODELS,
+                    ],
+                    default="sandbox",
+                    tooltip="The sandbox, a diffusers folder in models/diffusers, a file in "
+                    "models/checkpoints, or a model of the Hugging Face hub (owner/name), which is "
+                    "downloaded once: of Stable Diffusion 1.x, 2.x or XL.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *host.DTYPES],
+                    default="auto",
+                    tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the "
+                    "half precision that it does well.",
+                ),
+                io.String.Input(
+                    "loras",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="LoRA files in models/loras to merge into the weights, one a line.",
+                ),
+            ],
+            outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The model.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, model: str | None, dtype: str | None, loras: str | None = ""
+    ) -> str:
+        """Load again when a file was written anew; what is connected is not known yet."""
+        files = [host.resolve("loras", name) for name in text_lines(loras or "")]
+        place = _find(model) if model else ""
+        if isinstance(place, Path):
+            files += sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        return str([file.stat().st_mtime_ns for file in files])
+
+    @classmethod
+    def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
+        """Load the model into ComfyUI's memory management."""
+        from ..diffusion.load.model_source import load_diffusion
+        from ..diffusion.merge_lora import merge_lora
+        from ..quantize.quantize_weights import require_plain
+        from ..quantize.quantized_linear import quicken
+        from ..quantize.save_quantized import precision_of_rest
+
+        files = [host.resolve("loras", name) for name in text_lines(loras)]
+        place = _find(model)
+        rest = precision_of_rest(place) if isinstance(place, Path) else None
+        diffusion = load_diffusion(place, rest or host.torch_dtype(dtype), host.clip_vocabulary())
+        diffusion = replace(diffusion, name=model)
+        if rest is not None:
+            quicken(diffusion.modules, model, host.device_type())
+        if files:
+            require_plain(diffusion.modules, model, "merge LoRAs into the model as it was before")
+        for file in files:
+            diffusion = merge_lora(diffusion, file)
+        return io.NodeOutput(replace(diffusion, patcher=host.register_model(diffusion.modules)))
+
+
+def _find(model: str) -> Path | str:
+    """What the combo's choice stands for: a folder, a file, or a hub id."""
+    if model == "sandbox":
+        return SANDBOX
+    if model in HUB_MODELS:
+        return model
+    return host.resolve("checkpoints" if model.endswith(".safetensors") else "diffusers", model)
