@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ARROWS = {
     "shared": set(),
-    "kosmos": {"shared"},
+    "kosmos": {"as_package", "shared"},
     "diffusion": {"shared"},
     "drawing": {"kosmos", "quantize", "shared", "training"},
     "quantize": {"diffusion", "drawing", "kosmos", "shared"},
     "export": {"diffusion", "kosmos", "quantize", "shared"},
-    "training": {"diffusion", "drawing", "kosmos", "quantize", "shared"},
+    "training": {"as_package", "diffusion", "drawing", "kosmos", "quantize", "shared"},
     "sandbox": set(),
     "nodes": {
         "diffusion",
