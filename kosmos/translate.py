@@ -130,8 +130,8 @@ def translate(
     texts = sorted((text for text in dict.fromkeys(sources) if text.strip()), key=len)
     first = _target(translator, language)
 
-    def work(start: int, stop: int) -> list[str]:
-        return _write(translator, texts[start:stop], first)
+    def work(batch: slice) -> list[str]:
+        return _write(translator, texts[batch], first)
 
     translated = dict(zip(texts, in_batches(len(texts), AT_ONCE, work, on_batch), strict=True))
     return [

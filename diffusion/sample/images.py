@@ -7,16 +7,25 @@ from dataclasses import dataclass
 
 import torch
 
+from ...shared.batching import in_batches
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
 from .denoise import Conditioning, OnStep, denoise
 from .guidance import PLAIN, GuidanceOptions
-from .image_batches import first_batch, in_batches
 from .img2img_input import Img2ImgInput
 from .latent_preview import decode
 from .prompt_encoding import PromptEmbeds, encode_prompts
 from .sample_settings import SampleSettings
 from .schedulers import make_scheduler
+
+REMEDY = "choose a smaller width and height"
+"""What to do when the memory does not suffice for one image."""
+
+CPU_LATENT_PIXELS = 64 * 64
+"""Latent pixels in the first batch that is tried on a CPU: one full-size image uses all cores."""
+
+GPU_LATENT_PIXELS = 16 * CPU_LATENT_PIXELS
+"""The same on a GPU, where halving finds what its memory holds."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def sample_batches(
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
     said = encode_prompts(diffusion, [*prompts, settings.negative])
 
-    def work(part: slice) -> SampledImages:
+    def work(part: slice) -> list[SampledImages]:
         told = Conditioning(
             PromptEmbeds.join([said[prompt] for prompt in prompts[part]]), said[settings.negative]
         )
@@ -113,11 +122,16 @@ def sample_batches(
         pictures = _finished_pictures(diffusion, latents)
         if under is not None:
             pictures = under.keep_outside(pictures)
-        return SampledImages(part.start, pictures, latents.cpu())
+        return [SampledImages(part.start, pictures, latents.cpu())]
 
     size = batch_size or first_batch(diffusion.device, cells[0] * cells[1])
-    for _, painted in in_batches(len(prompts), size, work):
-        yield painted
+    yield from in_batches(len(prompts), size, work, remedy=REMEDY)
+
+
+def first_batch(device: torch.device, latent_pixels: int) -> int:
+    """Return how many images of `latent_pixels` each to try at a time."""
+    limit = CPU_LATENT_PIXELS if device.type == "cpu" else GPU_LATENT_PIXELS
+    return max(1, limit // latent_pixels)
 
 
 def _scaled_report(on_step: OnStep, part: slice, count: int, steps: int) -> OnStep:
@@ -135,8 +149,11 @@ def _scaled_report(on_step: OnStep, part: slice, count: int, steps: int) -> OnSt
 def _finished_pictures(diffusion: Diffusion, latents: torch.Tensor) -> torch.Tensor:
     """Decode latents to pictures [N,H,W,3]; UserError if they are not numbers."""
     size = first_batch(diffusion.device, latents[0, 0].numel())
-    parts = in_batches(len(latents), size, lambda part: decode(diffusion.vae, latents[part]))
-    pictures = torch.cat([picture for _, picture in parts])
+
+    def work(batch: slice) -> torch.Tensor:
+        return decode(diffusion.vae, latents[batch])
+
+    pictures = torch.stack(list(in_batches(len(latents), size, work, remedy=REMEDY)))
     if not pictures.isfinite().all():
         raise UserError(
             f"{diffusion.name} made pictures that are not numbers in {diffusion.dtype}: load it "

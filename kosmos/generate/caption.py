@@ -7,6 +7,7 @@ from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
 from ..preprocess import Images, check
 from ..prompt import read_text, tokenize
+from .batch_size import choose_batch_size
 from .beam_search import beam_search
 from .completion import generate
 from .decoding import GREEDY, Decoding
@@ -47,17 +48,17 @@ def caption(
         )
         return [parse(read_text(kosmos, tokens, only.ids)) for (only,) in replies]
 
-    def work(start: int, stop: int) -> list[list[int]]:
+    def work(batch: slice) -> list[list[int]]:
         return beam_search(
             kosmos,
-            images[start:stop],
+            images[batch],
             tokens,
             beams=decoding.beams,
             max_new_tokens=max_new_tokens,
             on_token=pace.on_token,
         )
 
-    size = pace.size(kosmos.model, len(tokens.ids) + max_new_tokens)
+    size = choose_batch_size(kosmos.model, pace, len(tokens.ids) + max_new_tokens)
     if pace.batch_size == 0:
         size = max(1, size // decoding.beams)
     written = in_batches(len(images), size, work, pace.on_batch)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
-from ...shared.batching import DEFAULT_BATCHES, BatchOptions, bytes_per_picture, in_batches
-from ...shared.peak_memory import measure_peak
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ..kosmos_model import Kosmos
 from ..prompt import Prompt
+from .batch_size import bytes_per_sequence, choose_batch_size, measure_cost_share
 from .decoding import GREEDY, Decoding, choose_next_token
 from .encoded_images import EncodedImages
 from .few_row_linear import few_rows
@@ -71,12 +71,12 @@ def generate(
     model = kosmos.model
 
     def size() -> int:
-        return pace.size(model, longest, own)
+        return choose_batch_size(model, pace, longest, own)
 
-    def work(start: int, stop: int) -> list[Completion]:
-        part = rows[start:stop]
-        estimate = len(part) * bytes_per_picture(model, longest)
-        with measure_peak(model, model.device, estimate):
+    def work(batch: slice) -> list[Completion]:
+        part = rows[batch]
+        estimate = len(part) * bytes_per_sequence(model, longest)
+        with measure_cost_share(model, model.device, estimate):
             shown = [row.picture for row in part]
             memory = pictures.prefill(shown, part[0].prompt, pace.on_token)
             return _generate_batch(

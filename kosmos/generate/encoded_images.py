@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from ...shared.batching import read_in_one_go
 from ..kosmos_model import Kosmos
 from ..preprocess import Images, check, preprocess
 from ..prompt import Prompt
+from .batch_size import max_sequences_per_pass
 from .image_encoder import encode_images
 from .kv_cache import KVCache, concatenate
 
@@ -45,7 +45,7 @@ class EncodedImages:
         wanted = list(dict.fromkeys(pictures))
         memories = [self._last[k] for k in wanted[:1] if k in self._last]
         new = wanted[len(memories) :]
-        size = read_in_one_go(self._kosmos.model, prompt.text_at)
+        size = max_sequences_per_pass(self._kosmos.model, prompt.text_at)
         for start in range(0, len(new), size):
             if on_part is not None:
                 on_part()

@@ -23,6 +23,7 @@ from transformers import Kosmos2ForConditionalGeneration
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ..generate.batch_size import choose_batch_size
 from ..kosmos_model import Kosmos
 from ..tokenized_caption import TokenizedCaption, Word
 from .patches import grid_side, patch_features
@@ -140,8 +141,8 @@ def _by_gradient(
     # A tensor made in inference mode, as ComfyUI's pictures are, cannot be kept for a gradient.
     features = patch_features(kosmos, pixels.clone())
 
-    def keys(start: int, stop: int) -> list[Tensor]:
-        part = tokens[start:stop]
+    def keys(batch: slice) -> list[Tensor]:
+        part = tokens[batch]
         with torch.enable_grad():
             # Whether the model's weights ask for gradients or not, those of attention do from here.
             read = _read(kosmos, features.repeat(len(part), 1, 1).requires_grad_(), spelled)
@@ -160,10 +161,9 @@ def _by_gradient(
             ]
 
     # For the way back, the activations of all layers are kept, and not of one.
-    size = max(
-        1, pace.size(kosmos.model, len(spelled.ids)) // kosmos.model.config.text_config.layers
-    )
-    found = torch.stack(in_batches(len(tokens), size, keys, pace.on_batch))
+    size = choose_batch_size(kosmos.model, pace, len(spelled.ids))
+    size = max(1, size // kosmos.model.config.text_config.layers)
+    found = torch.stack(list(in_batches(len(tokens), size, keys, pace.on_batch)))
     by_word = [own.mean(0) for own in found.split([len(word.tokens) for word in words])]
     return [
         _map(kosmos, word, own[0], None, own[1:]) for word, own in zip(words, by_word, strict=True)

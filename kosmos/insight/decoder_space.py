@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...shared.batching import DEFAULT_BATCHES, BatchOptions, by_length, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ..generate.batch_size import choose_batch_size
 from ..generate.caption import BRIEF, caption
 from ..generate.image_encoder import encode_images
 from ..kosmos_model import Kosmos
@@ -82,16 +83,16 @@ def picture_states(
     ids = torch.tensor([asked.ids])
     slots = torch.zeros_like(ids)
     slots[:, asked.slots[0] : asked.slots[1]] = 1
-    size = pace.size(kosmos.model, ids.shape[1])
+    size = choose_batch_size(kosmos.model, pace, ids.shape[1])
 
-    def read(start: int, stop: int) -> list[Tensor]:
-        features = encode_images(kosmos, preprocess(kosmos, images[start:stop]))
+    def read(batch: slice) -> Tensor:
+        features = encode_images(kosmos, preprocess(kosmos, images[batch]))
         states = _read(
-            kosmos, ids.expand(stop - start, -1), features, slots.expand(stop - start, -1)
+            kosmos, ids.expand(len(features), -1), features, slots.expand(len(features), -1)
         )
-        return list(states[:, -1].float().cpu())
+        return states[:, -1].float().cpu()
 
-    return torch.stack(in_batches(len(images), size, read, pace.on_batch))
+    return torch.stack(list(in_batches(len(images), size, read, pace.on_batch)))
 
 
 def text_states(
@@ -121,19 +122,19 @@ def text_states(
             f'The text "{text[:40]}..." takes {longest} tokens with the prompt, and the model has '
             f"room for {config.max_position_embeddings}: shorten it."
         )
-    size = pace.size(kosmos.model, longest)
-    order = by_length(rows)
+    size = choose_batch_size(kosmos.model, pace, longest)
+    order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
 
-    def read(start: int, stop: int) -> list[Tensor]:
-        part = [rows[k] for k in order[start:stop]]
+    def read(batch: slice) -> Tensor:
+        part = [rows[k] for k in order[batch]]
         ids = torch.full((len(part), max(map(len, part))), config.pad_token_id)
         for k, row in enumerate(part):
             ids[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
         states = _read(kosmos, ids)
         last = torch.tensor([len(row) - 1 for row in part], device=states.device)
-        return list(states[torch.arange(len(part), device=states.device), last].float().cpu())
+        return states[torch.arange(len(part), device=states.device), last].float().cpu()
 
-    states = torch.stack(in_batches(len(rows), size, read, pace.on_batch))
+    states = torch.stack(list(in_batches(len(rows), size, read, pace.on_batch)))
     return states[torch.tensor(order).argsort()]
 
 

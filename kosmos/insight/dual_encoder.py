@@ -71,16 +71,17 @@ def embed_pictures(
     """Return unit vectors, float32 [B,D], of pictures [B,H,W,C] as in `to_rgb`."""
     check(images)
 
-    def embed(start: int, stop: int) -> list[Tensor]:
+    def embed(batch: slice) -> Tensor:
         inputs = dual.processor.image_processor(
-            list(to_rgb(images[start:stop]).movedim(-1, 1)),
+            list(to_rgb(images[batch]).movedim(-1, 1)),
             input_data_format="channels_first",
             return_tensors="pt",
         )
         pixels = inputs["pixel_values"].to(dual.model.device, dual.model.dtype)
-        return list(unit(_vectors(dual.model.get_image_features(pixel_values=pixels))))
+        return unit(_vectors(dual.model.get_image_features(pixel_values=pixels)))
 
-    return torch.stack(in_batches(len(images), pace.batch_size or AT_ONCE, embed, pace.on_batch))
+    size = pace.batch_size or AT_ONCE
+    return torch.stack(list(in_batches(len(images), size, embed, pace.on_batch)))
 
 
 @torch.no_grad()
@@ -96,18 +97,19 @@ def embed_texts(
     if not texts:
         raise UserError("There is no text to embed: write at least one line.")
 
-    def embed(start: int, stop: int) -> list[Tensor]:
+    def embed(batch: slice) -> Tensor:
         # SigLIP was trained on texts padded to full length, and to CLIP it makes no difference.
         inputs = dual.processor.tokenizer(
-            list(texts[start:stop]),
+            list(texts[batch]),
             padding="max_length",
             truncation=True,
             max_length=dual.model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         ).to(dual.model.device)
-        return list(unit(_vectors(dual.model.get_text_features(**inputs))))
+        return unit(_vectors(dual.model.get_text_features(**inputs)))
 
-    return torch.stack(in_batches(len(texts), pace.batch_size or AT_ONCE, embed, pace.on_batch))
+    size = pace.batch_size or AT_ONCE
+    return torch.stack(list(in_batches(len(texts), size, embed, pace.on_batch)))
 
 
 def _vectors(features: Any) -> Tensor:

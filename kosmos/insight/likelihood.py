@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...shared.batching import DEFAULT_BATCHES, BatchOptions, by_length, in_batches
+from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ..generate.batch_size import choose_batch_size
 from ..generate.caption import BRIEF
 from ..generate.encoded_images import EncodedImages
 from ..generate.kv_cache import PreallocatedCache
@@ -47,26 +48,26 @@ def likelihood(
     rows = [_tokens(kosmos, text, prompt) for text in texts]
     if not rows:
         raise UserError("There is no text to embed: write at least one line.")
-    order = by_length(rows)
+    order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     rows = [rows[k] for k in order]
     longest = len(rows[-1])
     asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
     pictures = EncodedImages(kosmos, images)
-    size = pace.size(kosmos.model, len(asked.ids) + longest)
+    size = choose_batch_size(kosmos.model, pace, len(asked.ids) + longest)
 
-    def with_picture(start: int, stop: int) -> list[float]:
-        pairs = [divmod(number, len(rows)) for number in range(start, stop)]
+    def with_picture(batch: slice) -> list[float]:
+        pairs = [divmod(number, len(rows)) for number in range(batch.start, batch.stop)]
         memory = pictures.prefill([picture for picture, _ in pairs], asked)
         read = PreallocatedCache(memory, len(before) + longest)
         return _score(kosmos, before, [rows[text] for _, text in pairs], past_key_values=read)
 
-    def without_picture(start: int, stop: int) -> list[float]:
-        return _score(kosmos, (asked.ids[0], *before), rows[start:stop])
+    def without_picture(batch: slice) -> list[float]:
+        return _score(kosmos, (asked.ids[0], *before), rows[batch])
 
-    bare = torch.tensor(in_batches(len(rows), size, without_picture))
+    bare = torch.tensor(list(in_batches(len(rows), size, without_picture)))
     scores = in_batches(len(images) * len(rows), size, with_picture, pace.on_batch)
-    each = torch.tensor(scores).view(len(images), len(rows)) - bare
+    each = torch.tensor(list(scores)).view(len(images), len(rows)) - bare
     return each[:, torch.tensor(order).argsort()]
 
 
@@ -87,8 +88,8 @@ def likelihood_of_views(
     asked = without_grounding(kosmos, tokenize(kosmos, prompt, len(row)))
     length = len(asked.ids) + len(row)
 
-    def score(start: int, stop: int) -> list[float]:
-        features = view(start, stop)
+    def score(batch: slice) -> list[float]:
+        features = view(batch.start, batch.stop)
         slots = torch.zeros(len(features), length - 1, dtype=torch.bool, device=features.device)
         slots[:, slice(*asked.slots)] = True
         rows = [row] * len(features)
@@ -97,8 +98,8 @@ def likelihood_of_views(
         )
 
     [bare] = _score(kosmos, (asked.ids[0], *asked.ids[asked.text_at :]), [row])
-    size = pace.size(kosmos.model, length)
-    return torch.tensor(in_batches(count, size, score, pace.on_batch)) - bare
+    size = choose_batch_size(kosmos.model, pace, length)
+    return torch.tensor(list(in_batches(count, size, score, pace.on_batch))) - bare
 
 
 def without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...shared.batching import DEFAULT_BATCHES, in_batches
+from ..generate.batch_size import choose_batch_size
 from ..kosmos_model import Kosmos
 from ..preprocess import check, preprocess
 from .embedding import Embedding, unit
@@ -36,12 +37,13 @@ def look(kosmos: Kosmos, images: Tensor) -> Tensor:
     Raises UserError for an empty batch.
     """
     check(images)
-    size = DEFAULT_BATCHES.size(kosmos.model, kosmos.model.config.latent_query_num)
+    length = kosmos.model.config.latent_query_num
+    size = choose_batch_size(kosmos.model, DEFAULT_BATCHES, length)
 
-    def part(start: int, stop: int) -> list[Tensor]:
-        return list(patch_features(kosmos, preprocess(kosmos, images[start:stop])))
+    def work(batch: slice) -> Tensor:
+        return patch_features(kosmos, preprocess(kosmos, images[batch]))
 
-    return torch.stack(in_batches(len(images), size, part))
+    return torch.stack(list(in_batches(len(images), size, work)))
 
 
 def patch_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:

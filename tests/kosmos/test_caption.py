@@ -10,15 +10,20 @@ from itertools import accumulate
 
 import pytest
 import torch
+from kosmos_dreambooth.kosmos.generate import batch_size as batch_sizes
+from kosmos_dreambooth.kosmos.generate.batch_size import (
+    bytes_per_sequence,
+    choose_batch_size,
+    cost_share,
+    measure_cost_share,
+)
 from kosmos_dreambooth.kosmos.generate.caption import BRIEF, DETAILED, caption
 from kosmos_dreambooth.kosmos.generate.decoding import Decoding
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.prompt import tokenize
-from kosmos_dreambooth.shared import batching
-from kosmos_dreambooth.shared.batching import BatchOptions, automatic_batch_size, bytes_per_picture
+from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.shared.peak_memory import measure_peak, share_taken
 
 Published = Callable[..., list[list[GroundedText]]]
 
@@ -188,26 +193,26 @@ def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
         )
         for n in (2, 7)
     )
-    estimate = bytes_per_picture(tiny.model, length)
+    estimate = bytes_per_sequence(tiny.model, length)
     assert estimate / 6 < (seven - two) / 5 < estimate
 
 
 def test_automatic_batches_learn_what_a_picture_takes(tiny: Kosmos, noise: torch.Tensor) -> None:
     kosmos = replace(tiny, model=copy.deepcopy(tiny.model))
-    each, cpu = bytes_per_picture(kosmos.model, 80), torch.device("cpu")
-    assert automatic_batch_size(kosmos.model, 80, 8 * each) == 4
-    with measure_peak(kosmos.model, cpu, 400_000_000):
+    each, cpu = bytes_per_sequence(kosmos.model, 80), torch.device("cpu")
+    assert choose_batch_size(kosmos.model, BatchOptions(free_memory=8 * each), 80) == 4
+    with measure_cost_share(kosmos.model, cpu, 400_000_000):
         torch.ones(200_000_000, dtype=torch.uint8)
-    assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
-    assert automatic_batch_size(kosmos.model, 80, 8 * each) in (7, 8)
-    with measure_peak(kosmos.model, cpu, 400_000_000):
+    assert cost_share(kosmos.model) == pytest.approx(0.5, abs=0.02)
+    assert choose_batch_size(kosmos.model, BatchOptions(free_memory=8 * each), 80) in (7, 8)
+    with measure_cost_share(kosmos.model, cpu, 400_000_000):
         pass
-    assert share_taken(kosmos.model) == pytest.approx(0.5, abs=0.02)
+    assert cost_share(kosmos.model) == pytest.approx(0.5, abs=0.02)
 
     fresh = replace(tiny, model=copy.deepcopy(tiny.model))
-    assert share_taken(fresh.model) == 1.0
+    assert cost_share(fresh.model) == 1.0
     caption(fresh, noise[:1])
-    assert share_taken(fresh.model) != 1.0
+    assert cost_share(fresh.model) != 1.0
 
 
 def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
@@ -215,7 +220,8 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
 ) -> None:
     expected = caption(tiny, noise)
     length = tokenize(tiny, BRIEF, 64).text_at
-    monkeypatch.setattr(batching, "CPU_WORK", 2 * 2 * tiny.model.num_parameters() * length)
+    two_images = 2 * 2 * tiny.model.num_parameters() * length
+    monkeypatch.setattr(batch_sizes, "CPU_MULTIPLICATIONS", two_images)
     encoded, written = [], []
     hook = tiny.model.vision_model.register_forward_pre_hook(
         lambda _, __, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
@@ -233,8 +239,12 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
 
 def test_automatic_batches_follow_the_free_memory(tiny: Kosmos) -> None:
     model = copy.deepcopy(tiny.model)
-    each = bytes_per_picture(model, 80)
-    assert automatic_batch_size(model, 80, 0) == 1
-    assert automatic_batch_size(model, 80, 6 * each) == 3
-    assert automatic_batch_size(model, 80, 10**12) == automatic_batch_size(model, 80, None)
-    assert bytes_per_picture(model, 160) > each
+    each = bytes_per_sequence(model, 80)
+
+    def size(free_memory: int | None) -> int:
+        return choose_batch_size(model, BatchOptions(free_memory=free_memory), 80)
+
+    assert size(0) == 1
+    assert size(6 * each) == 3
+    assert size(10**12) == size(None)
+    assert bytes_per_sequence(model, 160) > each
