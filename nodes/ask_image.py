@@ -77,6 +77,6 @@ class AskImage(io.ComfyNode):
             image,
             asked,
             max_new_tokens=max_new_tokens,
-            pace=watched(len(image) * len(asked), batch_size),
+            batching=watched(len(image) * len(asked), batch_size),
         )
         return io.NodeOutput([answer for each in answers for answer in each])

@@ -120,12 +120,12 @@ class AttentionMap(io.ComfyNode):
         chosen_heads = choices(heads, decoder.attention_heads, "heads")
         wanted = [word.strip() for word in words.split(",") if word.strip()]
         host.load_to_device(kosmos.patcher)
-        pace = BatchOptions(
+        batching = BatchOptions(
             free_memory=host.free_memory(),
             on_batch=lambda *_: host.check_interrupted(),
             on_token=host.check_interrupted,
         )
-        told = _captions(kosmos, image, caption, grounding, pace)
+        told = _captions(kosmos, image, caption, grounding, batching)
         progress = host.Progress(len(image))
         pictures, maps, texts, by_picture = [], [], [], []
         places = panel_data.pictures(image)
@@ -139,7 +139,7 @@ class AttentionMap(io.ComfyNode):
                 method=method,
                 layers=chosen_layers,
                 heads=chosen_heads,
-                pace=pace,
+                batching=batching,
             )
             pictures += [picture] * len(found)
             texts += [marked(text.caption, m.word.start, m.word.end) for m in found]
@@ -179,7 +179,7 @@ def _captions(
     image: torch.Tensor,
     caption: str,
     grounding: Grounding | None,
-    pace: BatchOptions,
+    batching: BatchOptions,
 ) -> list[GroundedText]:
     """The captions to map, one for each picture: given with boxes, given, or the model's own."""
     from ..kosmos.generate.caption import caption as describe
@@ -195,7 +195,7 @@ def _captions(
         return list(grounding.pictures)
     lines = [line for line in caption.splitlines() if line.strip()]
     if not lines:
-        return describe(kosmos, image, pace=pace)
+        return describe(kosmos, image, batching=batching)
     if len(lines) not in (1, count):
         raise UserError(
             f"There are {count} pictures but {len(lines)} captions: write a line for each "

@@ -25,7 +25,7 @@ def batch_size_input(what: str) -> io.Int.Input:
 
 
 def watched(total: int, batch_size: int) -> BatchOptions:
-    """A pace that moves the node's progress bar to `total`, and ends at the token after Cancel."""
+    """Return batch options that move the progress bar to `total` and raise after Cancel."""
     from ..shared.batching import BatchOptions
 
     progress = host.Progress(total)

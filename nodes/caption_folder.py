@@ -144,7 +144,7 @@ class CaptionFolder(io.ComfyNode):
             kosmos,
             place,
             Job(prompt, language, format, max_new_tokens, overwrite),
-            pace=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
+            batching=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
             on_picture=lambda behind, _: progress.step(behind),
         )
         host.show_text(str(report))

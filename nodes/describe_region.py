@@ -106,7 +106,7 @@ class DescribeRegion(io.ComfyNode):
             EncodedImages(kosmos[0], images),
             regions,
             max_new_tokens=(max_new_tokens or [32])[0],
-            pace=watched(sum(map(len, regions)), (batch_size or [0])[0]),
+            batching=watched(sum(map(len, regions)), (batch_size or [0])[0]),
         )
         seen = [labelled(boxes, texts) for boxes, texts in zip(regions, told, strict=True)]
         return io.NodeOutput(

@@ -162,17 +162,17 @@ def _by_decoder(
     space = f"decoder states of {kosmos.name} behind '{prompt}'"
     pictures = told = None
     if texts:
-        told = text_states(kosmos, texts, prompt, watched.pace())
+        told = text_states(kosmos, texts, prompt, watched.batching())
     if not reference:
         if images:
-            states = [describe_states(kosmos, i, prompt, watched.pace()) for i in images]
+            states = [describe_states(kosmos, i, prompt, watched.batching()) for i in images]
             pictures = unit(torch.cat(states))
         return pictures, None if told is None else unit(told), space
-    seen = [picture_states(kosmos, part, prompt, watched.pace()) for part in reference]
-    said = [describe_states(kosmos, part, prompt, watched.pace()) for part in reference]
+    seen = [picture_states(kosmos, part, prompt, watched.batching()) for part in reference]
+    said = [describe_states(kosmos, part, prompt, watched.batching()) for part in reference]
     alignment = align(torch.cat(seen), torch.cat(said))
     if images:
-        states = [picture_states(kosmos, part, prompt, watched.pace()) for part in images]
+        states = [picture_states(kosmos, part, prompt, watched.batching()) for part in images]
         pictures = alignment.pictures(torch.cat(states))
     if told is not None:
         told = alignment.texts(told)
@@ -195,7 +195,7 @@ def _by_likelihood(
         )
     watched = _Watched(sum(map(len, images)) * len(texts), batch_size)
     prompt = prompt or BRIEF
-    scores = [likelihood(kosmos, part, texts, prompt, watched.pace()) for part in images]
+    scores = [likelihood(kosmos, part, texts, prompt, watched.batching()) for part in images]
     return torch.cat(scores), torch.eye(len(texts)), space(kosmos, texts, prompt)
 
 
@@ -210,10 +210,10 @@ def _by_dual_encoder(
     host.load_to_device(host.register_model(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (
-        torch.cat([embed_pictures(dual, part, watched.pace()) for part in images])
+        torch.cat([embed_pictures(dual, part, watched.batching()) for part in images])
         if images
         else None,
-        embed_texts(dual, texts, watched.pace()) if texts else None,
+        embed_texts(dual, texts, watched.batching()) if texts else None,
         f"vectors of {model}",
     )
 
@@ -226,8 +226,8 @@ class _Watched:
         self._batch_size = batch_size
         self._done = 0
 
-    def pace(self) -> BatchOptions:
-        """Return the pace of the next piece."""
+    def batching(self) -> BatchOptions:
+        """Return the batch options of the next piece."""
         from ..shared.batching import BatchOptions
 
         start = self._done

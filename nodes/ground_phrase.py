@@ -84,8 +84,8 @@ class GroundPhrase(io.ComfyNode):
 
         wanted = required_lines(phrases, "phrase")
         host.load_to_device(kosmos.patcher)
-        pace = watched(len(image) * len(wanted), batch_size)
-        found = ground(kosmos, image, wanted, verify=verify, pace=pace)
+        batching = watched(len(image) * len(wanted), batch_size)
+        found = ground(kosmos, image, wanted, verify=verify, batching=batching)
         absent = missing(found)
         if absent:
             host.show_text(absent)

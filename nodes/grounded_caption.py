@@ -185,7 +185,7 @@ class GroundedCaption(io.ComfyNode):
             prompt,
             decoding=ways[decoding],
             max_new_tokens=max_new_tokens,
-            pace=watched(len(image), batch_size),
+            batching=watched(len(image), batch_size),
         )
         check_language(language, [grounded.caption for grounded in seen])
         height, width = image.shape[1:3]

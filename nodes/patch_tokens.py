@@ -113,8 +113,8 @@ class PatchTokens(io.ComfyNode):
         features = look(kosmos, image)
         if compare_with == "phrase":
             text = phrase.strip()
-            pace = watched(len(image) * grid_side(kosmos) ** 2, 0)
-            maps = phrase_similarity(kosmos, features, text, pace)
+            batching = watched(len(image) * grid_side(kosmos) ** 2, 0)
+            maps = phrase_similarity(kosmos, features, text, batching)
         else:
             text = f"patch in row {row}, column {column}"
             maps = patch_similarity(features, row, column)

@@ -21,8 +21,8 @@ MOST = 16
 
 def captioning(kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None) -> Work:
     """Describe pictures [B,H,W,3]."""
-    pace = BatchOptions(on_token=on_token)
-    return lambda: caption(kosmos, images[:MOST], BRIEF, max_new_tokens=TOKENS, pace=pace)
+    batching = BatchOptions(on_token=on_token)
+    return lambda: caption(kosmos, images[:MOST], BRIEF, max_new_tokens=TOKENS, batching=batching)
 
 
 def painting(

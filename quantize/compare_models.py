@@ -67,7 +67,7 @@ def compare_captioners(
                 EncodedImages(kosmos, images),
                 [[prompt]] * len(images),
                 max_new_tokens=tokens,
-                pace=BatchOptions(batch_size=len(images), on_token=on_token),
+                batching=BatchOptions(batch_size=len(images), on_token=on_token),
             )
         seconds.append((time.perf_counter() - began) / len(images))
         told.append([only for (only,) in replies])

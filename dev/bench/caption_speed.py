@@ -95,7 +95,7 @@ def ours(kosmos: Kosmos, task: Task) -> int:
         EncodedImages(kosmos, task.images),
         [prompts] * len(task.pictures),
         max_new_tokens=task.tokens,
-        pace=BatchOptions(batch_size=len(task.pictures) * len(prompts)),
+        batching=BatchOptions(batch_size=len(task.pictures) * len(prompts)),
     )
     return sum(len(one.ids) + one.finished for each in replies for one in each)
 

@@ -56,9 +56,11 @@ def scenes(count: int) -> torch.Tensor:
 def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Completion]:
     """A brief caption of each picture, as tokens, to its end."""
     prompt = tokenize(kosmos, BRIEF, 64)
-    pace = BatchOptions(batch_size=batch_size)
+    batching = BatchOptions(batch_size=batch_size)
     asked = [[prompt]] * len(images)
-    replies = generate(kosmos, EncodedImages(kosmos, images), asked, max_new_tokens=64, pace=pace)
+    replies = generate(
+        kosmos, EncodedImages(kosmos, images), asked, max_new_tokens=64, batching=batching
+    )
     return [only for (only,) in replies]
 
 

@@ -47,7 +47,7 @@ def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     """Brief captions of ``count`` held-out scenes of one to three things."""
     samples = [draw_sample(HELD_OUT + k, KOSMOS_PIXELS) for k in range(count)]
     pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
-    told = caption(kosmos, pictures, BRIEF, pace=BatchOptions(batch_size=50))
+    told = caption(kosmos, pictures, BRIEF, batching=BatchOptions(batch_size=50))
     facts = [read(text.caption) for text in told]
     truths = [true_facts(s.scene) for s in samples]
     pairs = list(zip(facts, truths, strict=True))

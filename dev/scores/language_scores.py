@@ -92,7 +92,7 @@ class Exam:
     def told(self, kosmos: Kosmos, language: str) -> list[GroundedText]:
         """Return the captions of a model that is asked for a language."""
         prompt = prompt_in(language, BRIEF, detailed=False)
-        return caption(kosmos, self.pictures, prompt, pace=FAST)
+        return caption(kosmos, self.pictures, prompt, batching=FAST)
 
     def foreign(self, kosmos: Kosmos, language: str, when: str) -> Iterator[Figure]:
         """Score captions in a language: the kinds they name, and where they see them."""
@@ -122,7 +122,9 @@ class Exam:
         right = count_true(
             read(t.caption).kinds == kinds for t, kinds in zip(told, self.kinds, strict=True)
         )
-        answers = ask(kosmos, self.pictures, ["how many are there?"], max_new_tokens=6, pace=FAST)
+        answers = ask(
+            kosmos, self.pictures, ["how many are there?"], max_new_tokens=6, batching=FAST
+        )
         numbers = ("one", "two", "three")
         counted = count_true(
             text.strip(".") == numbers[len(sample.boxes) - 1]

@@ -55,7 +55,8 @@ def paintings(diffusion: Diffusion, kosmos: Kosmos, judge: Judge, count: int) ->
     pictures, facts = painted(diffusion, count)
     seen = judge.look(pictures)
     told = [
-        read(t.caption) for t in caption(kosmos, pictures, BRIEF, pace=BatchOptions(batch_size=50))
+        read(t.caption)
+        for t in caption(kosmos, pictures, BRIEF, batching=BatchOptions(batch_size=50))
     ]
     for name, n in (("one thing", 1), ("two things", 2)):
         chosen = [k for k, f in enumerate(facts) if len(f.things) == n]

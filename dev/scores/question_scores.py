@@ -38,7 +38,7 @@ def answers(kosmos: Kosmos, count: int) -> Iterator[Figure]:
 
 def _questions(kosmos: Kosmos, samples: list[Sample], pictures: torch.Tensor) -> Iterator[Figure]:
     asked = ["how many are there?", *(f"what colour is the {kind}?" for kind in KINDS)]
-    told = ask(kosmos, pictures, asked, max_new_tokens=6, pace=FAST)
+    told = ask(kosmos, pictures, asked, max_new_tokens=6, batching=FAST)
     pairs = list(zip(samples, told, strict=True))
     numbers = ("one", "two", "three")
     right = count_true(t[0].strip(".") == numbers[len(s.boxes) - 1] for s, t in pairs)
@@ -56,7 +56,7 @@ def _questions(kosmos: Kosmos, samples: list[Sample], pictures: torch.Tensor) ->
 def _regions(kosmos: Kosmos, samples: list[Sample], pictures: torch.Tensor) -> Iterator[Figure]:
     boxes = [[Box(*box) for box in sample.boxes] for sample in samples]
     told = describe_regions(
-        kosmos, EncodedImages(kosmos, pictures), boxes, max_new_tokens=8, pace=FAST
+        kosmos, EncodedImages(kosmos, pictures), boxes, max_new_tokens=8, batching=FAST
     )
     pairs = [
         (thing.one, read(text).things)

@@ -79,7 +79,7 @@ def caption_folder(
     folder: Path,
     job: Job,
     *,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Write a caption beside each picture of a folder that has none.
@@ -105,7 +105,9 @@ def caption_folder(
                 [picture for _, picture, _ in read],
                 job.prompt,
                 max_new_tokens=job.max_new_tokens,
-                pace=BatchOptions(pace.batch_size, pace.free_memory, on_token=pace.on_token),
+                batching=BatchOptions(
+                    batching.batch_size, batching.free_memory, on_token=batching.on_token
+                ),
             )
             if report.captioned == 0:
                 check_language(job.language, [text.caption for text in seen])

@@ -60,8 +60,8 @@ def main() -> None:
                 bar.total = total
                 bar.update(behind - bar.n)
 
-            pace = BatchOptions(options.batch_size, _free_memory(kosmos.model.device))
-            report = caption_folder(kosmos, options.folder, job, pace=pace, on_picture=show)
+            batching = BatchOptions(options.batch_size, _free_memory(kosmos.model.device))
+            report = caption_folder(kosmos, options.folder, job, batching=batching, on_picture=show)
     except UserError as error:
         logger.error(error)
         sys.exit(2)

@@ -19,13 +19,13 @@ def ask(
     questions: Sequence[str],
     *,
     max_new_tokens: int = 64,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
     """Answer every question for each picture of a batch, in plain text.
 
     The result has for each picture a list with an answer for each question, in their order. The
     prompt is that of the published model: `Question: ... Answer:`. Each picture is looked at once.
-    `pace` counts questions times pictures.
+    `batching` counts questions times pictures.
 
     Raises UserError for an empty batch and for a question that the decoder has no room for.
     """
@@ -38,7 +38,7 @@ def ask(
         EncodedImages(kosmos, images),
         [prompts] * len(images),
         max_new_tokens=max_new_tokens,
-        pace=pace,
+        batching=batching,
     )
     return [
         [

@@ -24,13 +24,13 @@ def caption(
     *,
     decoding: Decoding = GREEDY,
     max_new_tokens: int = 64,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[GroundedText]:
     """Describe each picture of a batch, with boxes; the text is the same whatever the batch size.
 
     `<grounding>` is put before `prompt`. A prompt that begins a sentence ("An image of") is part of
     the caption; one that asks for something, and so ends in a colon or a question mark, is not.
-    `pace` counts pictures; when memory runs out, batches are halved and the work goes on.
+    `batching` counts pictures; when memory runs out, batches are halved and the work goes on.
 
     Raises UserError for an empty batch, for a prompt that the decoder has no room for, and when
     memory does not even suffice for a single picture.
@@ -44,7 +44,7 @@ def caption(
             [[tokens]] * len(images),
             decoding=decoding,
             max_new_tokens=max_new_tokens,
-            pace=pace,
+            batching=batching,
         )
         return [parse(read_text(kosmos, tokens, only.ids)) for (only,) in replies]
 
@@ -55,11 +55,11 @@ def caption(
             tokens,
             beams=decoding.beams,
             max_new_tokens=max_new_tokens,
-            on_token=pace.on_token,
+            on_token=batching.on_token,
         )
 
-    size = choose_batch_size(kosmos.model, pace, len(tokens.ids) + max_new_tokens)
-    if pace.batch_size == 0:
+    size = choose_batch_size(kosmos.model, batching, len(tokens.ids) + max_new_tokens)
+    if batching.batch_size == 0:
         size = max(1, size // decoding.beams)
-    written = in_batches(len(images), size, work, pace.on_batch)
+    written = in_batches(len(images), size, work, batching.on_batch)
     return [parse(read_text(kosmos, tokens, ids)) for ids in written]

@@ -49,7 +49,7 @@ def generate(
     decoding: Decoding = GREEDY,
     max_new_tokens: int,
     stop_at: int | None = None,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[Completion]]:
     """Reply to the prompts of each picture; what is written does not depend on the batches.
 
@@ -59,7 +59,7 @@ def generate(
     that have ended are dropped when they are half of a batch.
 
     A reply ends before the token for the end, behind the token `stop_at`, or after
-    `max_new_tokens`. `pace` counts prompts. Raises UserError when memory does not suffice for a
+    `max_new_tokens`. `batching` counts prompts. Raises UserError when memory does not suffice for a
     single prompt.
     """
     pairs = [(k, prompt) for k, asked in enumerate(prompts) for prompt in asked]
@@ -71,19 +71,19 @@ def generate(
     model = kosmos.model
 
     def size() -> int:
-        return choose_batch_size(model, pace, longest, own)
+        return choose_batch_size(model, batching, longest, own)
 
     def work(batch: slice) -> list[Completion]:
         part = rows[batch]
         estimate = len(part) * bytes_per_sequence(model, longest)
         with measure_cost_share(model, model.device, estimate):
             shown = [row.picture for row in part]
-            memory = pictures.prefill(shown, part[0].prompt, pace.on_token)
+            memory = pictures.prefill(shown, part[0].prompt, batching.on_token)
             return _generate_batch(
-                kosmos, memory, part, decoding, max_new_tokens, stop_at, pace.on_token
+                kosmos, memory, part, decoding, max_new_tokens, stop_at, batching.on_token
             )
 
-    written = in_batches(len(rows), size, work, pace.on_batch)
+    written = in_batches(len(rows), size, work, batching.on_batch)
     by_number = dict(zip((row.number for row in rows), written, strict=True))
     numbers = count()
     return [[by_number[next(numbers)] for _ in asked] for asked in prompts]

@@ -28,7 +28,7 @@ def ground(
     phrases: Sequence[str],
     *,
     verify: bool = True,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[GroundedText]:
     """Find each phrase in each picture of a batch.
 
@@ -38,7 +38,7 @@ def ground(
 
     Kosmos-2 was never shown a phrase that is not in the picture, and points somewhere all the same.
     With `verify` it is asked what is in each box, and a box that it does not call by the phrase's
-    noun is dropped. Each picture is looked at once for all of this. `pace` counts phrases times
+    noun is dropped. Each picture is looked at once for all of this. `batching` counts phrases times
     pictures. Raises UserError as `prompt.tokenize` and `generate.reply` do.
     """
     pictures = EncodedImages(kosmos, images)
@@ -50,7 +50,7 @@ def ground(
         [prompts] * len(images),
         max_new_tokens=MAX_NEW_TOKENS,
         stop_at=kosmos.processor.tokenizer.convert_tokens_to_ids("</object>"),
-        pace=pace,
+        batching=batching,
     )
     found = [
         [
@@ -60,7 +60,7 @@ def ground(
         for each in replies
     ]
     if verify:
-        found = _verified(kosmos, pictures, names, found, pace)
+        found = _verified(kosmos, pictures, names, found, batching)
     return [_listed(names, boxes) for boxes in found]
 
 
@@ -86,11 +86,11 @@ def _verified(
     pictures: EncodedImages,
     names: Sequence[str],
     found: Sequence[Sequence[tuple[Box, ...]]],
-    pace: BatchOptions,
+    batching: BatchOptions,
 ) -> list[list[tuple[Box, ...]]]:
     flat = [[box for boxes in each for box in boxes] for each in found]
-    quiet = BatchOptions(pace.batch_size, pace.free_memory, on_token=pace.on_token)
-    told = describe_regions(kosmos, pictures, flat, pace=quiet)
+    quiet = BatchOptions(batching.batch_size, batching.free_memory, on_token=batching.on_token)
+    told = describe_regions(kosmos, pictures, flat, batching=quiet)
     kept = []
     for each, texts in zip(found, told, strict=True):
         said = iter(texts)

@@ -28,16 +28,16 @@ def describe_regions(
     regions: Sequence[Sequence[Box]],
     *,
     max_new_tokens: int = 32,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
     """Say what is in each region of each picture: "a red dog.".
 
     `regions` has an entry for each picture, with any number of boxes in 0..1 of it; the result has
-    the same shape. Boxes are rounded outwards to the 32 by 32 grid of Kosmos-2. `pace` counts
+    the same shape. Boxes are rounded outwards to the 32 by 32 grid of Kosmos-2. `batching` counts
     regions. Raises UserError as `generate.reply` does.
     """
     prompts = [[region_prompt(kosmos, box, max_new_tokens) for box in boxes] for boxes in regions]
-    replies = generate(kosmos, pictures, prompts, max_new_tokens=max_new_tokens, pace=pace)
+    replies = generate(kosmos, pictures, prompts, max_new_tokens=max_new_tokens, batching=batching)
     return [
         [
             parse(read_text(kosmos, prompt, one.ids)).caption.removeprefix(OPENING).strip()

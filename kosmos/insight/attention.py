@@ -72,7 +72,7 @@ def word_maps(
     method: str = "gradient",
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[WordMap]:
     """Return a map for each of `words` of a caption under one picture.
 
@@ -81,11 +81,11 @@ def word_maps(
     of a word of several tokens it is the mean over them.
 
     Attention weights are computed openly in this pass only. gradient takes a pass forward and back
-    for each token, some at a time: `pace` counts tokens, and none of the model's weights may be an
-    inference tensor.
+    for each token, some at a time: `batching` counts tokens, and none of the model's weights may be
+    an inference tensor.
     """
     if method == "gradient":
-        return _by_gradient(kosmos, pixels, spelled, words, layers, heads, pace)
+        return _by_gradient(kosmos, pixels, spelled, words, layers, heads, batching)
     with torch.no_grad():
         read = _read(kosmos, patch_features(kosmos, pixels), spelled)
     chosen = _choose(read.layers, layers, heads)
@@ -134,7 +134,7 @@ def _by_gradient(
     words: Sequence[Word],
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
-    pace: BatchOptions,
+    batching: BatchOptions,
 ) -> list[WordMap]:
     """Take the logit of each token, where it is predicted, as the score that attention raised."""
     tokens = [token for word in words for token in word.tokens]
@@ -161,9 +161,9 @@ def _by_gradient(
             ]
 
     # For the way back, the activations of all layers are kept, and not of one.
-    size = choose_batch_size(kosmos.model, pace, len(spelled.ids))
+    size = choose_batch_size(kosmos.model, batching, len(spelled.ids))
     size = max(1, size // kosmos.model.config.text_config.layers)
-    found = torch.stack(list(in_batches(len(tokens), size, keys, pace.on_batch)))
+    found = torch.stack(list(in_batches(len(tokens), size, keys, batching.on_batch)))
     by_word = [own.mean(0) for own in found.split([len(word.tokens) for word in words])]
     return [
         _map(kosmos, word, own[0], None, own[1:]) for word, own in zip(words, by_word, strict=True)

@@ -71,7 +71,7 @@ def picture_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the decoder's last hidden state behind each picture and the prompt, float32 [B,D].
 
@@ -83,7 +83,7 @@ def picture_states(
     ids = torch.tensor([asked.ids])
     slots = torch.zeros_like(ids)
     slots[:, asked.slots[0] : asked.slots[1]] = 1
-    size = choose_batch_size(kosmos.model, pace, ids.shape[1])
+    size = choose_batch_size(kosmos.model, batching, ids.shape[1])
 
     def read(batch: slice) -> Tensor:
         features = encode_images(kosmos, preprocess(kosmos, images[batch]))
@@ -92,14 +92,14 @@ def picture_states(
         )
         return states[:, -1].float().cpu()
 
-    return torch.stack(list(in_batches(len(images), size, read, pace.on_batch)))
+    return torch.stack(list(in_batches(len(images), size, read, batching.on_batch)))
 
 
 def text_states(
     kosmos: Kosmos,
     texts: Sequence[str],
     prompt: str = PROMPT,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the decoder's last hidden state behind each text and the prompt, float32 [N,D].
 
@@ -122,7 +122,7 @@ def text_states(
             f'The text "{text[:40]}..." takes {longest} tokens with the prompt, and the model has '
             f"room for {config.max_position_embeddings}: shorten it."
         )
-    size = choose_batch_size(kosmos.model, pace, longest)
+    size = choose_batch_size(kosmos.model, batching, longest)
     order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
 
     def read(batch: slice) -> Tensor:
@@ -134,7 +134,7 @@ def text_states(
         last = torch.tensor([len(row) - 1 for row in part], device=states.device)
         return states[torch.arange(len(part), device=states.device), last].float().cpu()
 
-    states = torch.stack(list(in_batches(len(rows), size, read, pace.on_batch)))
+    states = torch.stack(list(in_batches(len(rows), size, read, batching.on_batch)))
     return states[torch.tensor(order).argsort()]
 
 
@@ -142,11 +142,11 @@ def describe_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the text states, float32 [B,D], of the model's own brief captions of pictures."""
-    told = [one.caption for one in caption(kosmos, images, pace=pace)]
-    return text_states(kosmos, told, prompt, replace(pace, on_batch=None))
+    told = [one.caption for one in caption(kosmos, images, batching=batching)]
+    return text_states(kosmos, told, prompt, replace(batching, on_batch=None))
 
 
 def align(pictures: Tensor, texts: Tensor) -> Alignment:

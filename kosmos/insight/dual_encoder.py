@@ -66,7 +66,7 @@ def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
 def embed_pictures(
     dual: DualEncoder,
     images: Tensor,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return unit vectors, float32 [B,D], of pictures [B,H,W,C] as in `to_rgb`."""
     check(images)
@@ -80,15 +80,15 @@ def embed_pictures(
         pixels = inputs["pixel_values"].to(dual.model.device, dual.model.dtype)
         return unit(_vectors(dual.model.get_image_features(pixel_values=pixels)))
 
-    size = pace.batch_size or AT_ONCE
-    return torch.stack(list(in_batches(len(images), size, embed, pace.on_batch)))
+    size = batching.batch_size or AT_ONCE
+    return torch.stack(list(in_batches(len(images), size, embed, batching.on_batch)))
 
 
 @torch.no_grad()
 def embed_texts(
     dual: DualEncoder,
     texts: Sequence[str],
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return unit vectors, float32 [N,D], of texts; what a text has too much is cut off.
 
@@ -108,8 +108,8 @@ def embed_texts(
         ).to(dual.model.device)
         return unit(_vectors(dual.model.get_text_features(**inputs)))
 
-    size = pace.batch_size or AT_ONCE
-    return torch.stack(list(in_batches(len(texts), size, embed, pace.on_batch)))
+    size = batching.batch_size or AT_ONCE
+    return torch.stack(list(in_batches(len(texts), size, embed, batching.on_batch)))
 
 
 def _vectors(features: Any) -> Tensor:

@@ -33,12 +33,12 @@ def likelihood(
     images: Tensor,
     texts: Sequence[str],
     prompt: str = BRIEF,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the score of each text under each picture, float32 [B,N], on the CPU.
 
     `images` is [B,H,W,C] as in `preprocess`. The texts continue `prompt`, and one that begins with
-    it is taken without it. Each picture is encoded and read once for all texts. `pace` counts
+    it is taken without it. Each picture is encoded and read once for all texts. `batching` counts
     pairs of a picture and a text.
 
     Raises UserError for an empty batch, without texts, for an empty text, and for one that the
@@ -54,7 +54,7 @@ def likelihood(
     asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
     pictures = EncodedImages(kosmos, images)
-    size = choose_batch_size(kosmos.model, pace, len(asked.ids) + longest)
+    size = choose_batch_size(kosmos.model, batching, len(asked.ids) + longest)
 
     def with_picture(batch: slice) -> list[float]:
         pairs = [divmod(number, len(rows)) for number in range(batch.start, batch.stop)]
@@ -66,7 +66,7 @@ def likelihood(
         return _score(kosmos, (asked.ids[0], *before), rows[batch])
 
     bare = torch.tensor(list(in_batches(len(rows), size, without_picture)))
-    scores = in_batches(len(images) * len(rows), size, with_picture, pace.on_batch)
+    scores = in_batches(len(images) * len(rows), size, with_picture, batching.on_batch)
     each = torch.tensor(list(scores)).view(len(images), len(rows)) - bare
     return each[:, torch.tensor(order).argsort()]
 
@@ -77,7 +77,7 @@ def likelihood_of_views(
     count: int,
     text: str,
     prompt: str = BRIEF,
-    pace: BatchOptions = DEFAULT_BATCHES,
+    batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return the score of one text under each of `count` views, float32 [count], on the CPU.
 
@@ -98,8 +98,8 @@ def likelihood_of_views(
         )
 
     [bare] = _score(kosmos, (asked.ids[0], *asked.ids[asked.text_at :]), [row])
-    size = choose_batch_size(kosmos.model, pace, length)
-    return torch.tensor(list(in_batches(count, size, score, pace.on_batch))) - bare
+    size = choose_batch_size(kosmos.model, batching, length)
+    return torch.tensor(list(in_batches(count, size, score, batching.on_batch))) - bare
 
 
 def without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:

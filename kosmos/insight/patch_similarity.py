@@ -58,13 +58,13 @@ def alike(features: Tensor) -> Tensor:
 
 
 def phrase_similarity(
-    kosmos: Kosmos, features: Tensor, phrase: str, pace: BatchOptions = DEFAULT_BATCHES
+    kosmos: Kosmos, features: Tensor, phrase: str, batching: BatchOptions = DEFAULT_BATCHES
 ) -> Tensor:
     """Return how much each patch alone speaks for a phrase, float32 [B,G,G] on the CPU.
 
     Patches and words share no space, so the decoder is asked: the connector gathers from the class
     token and this one patch, and the score is that of `likelihood`, in nats per token; above 0 the
-    patch makes "An image of <phrase>" likelier. `pace` counts patches. Raises UserError for an
+    patch makes "An image of <phrase>" likelier. `batching` counts patches. Raises UserError for an
     empty phrase, and for one that the decoder has no room for.
     """
     count, keys, _ = features.shape
@@ -79,6 +79,6 @@ def phrase_similarity(
         slots: Tensor = kosmos.model.image_to_text_projection(seen)[0]
         return slots
 
-    return likelihood_of_views(kosmos, view, count * number, phrase, pace=pace).view(
+    return likelihood_of_views(kosmos, view, count * number, phrase, batching=batching).view(
         count, side, side
     )

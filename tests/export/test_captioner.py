@@ -35,9 +35,9 @@ PROMPTS = [BRIEF, "A", "Question: what colour is the dog in the picture of the h
 
 def replies(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[list[Completion]]:
     prompts = [tokenize(kosmos, text, 24) for text in PROMPTS]
-    pace = BatchOptions(batch_size=batch_size)
+    batching = BatchOptions(batch_size=batch_size)
     pictures = EncodedImages(kosmos, images)
-    return generate(kosmos, pictures, [prompts] * len(images), max_new_tokens=24, pace=pace)
+    return generate(kosmos, pictures, [prompts] * len(images), max_new_tokens=24, batching=batching)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 15])

@@ -67,9 +67,9 @@ def test_the_batch_size_changes_nothing(
 ) -> None:
     for images in (four_pictures, noise):
         one_by_one = [
-            caption(tiny, image[None], pace=BatchOptions(batch_size=1))[0] for image in images
+            caption(tiny, image[None], batching=BatchOptions(batch_size=1))[0] for image in images
         ]
-        assert caption(tiny, images, pace=BatchOptions(batch_size=batch_size)) == one_by_one
+        assert caption(tiny, images, batching=BatchOptions(batch_size=batch_size)) == one_by_one
 
 
 def test_pictures_are_encoded_once_and_tokens_are_cached(
@@ -85,7 +85,7 @@ def test_pictures_are_encoded_once_and_tokens_are_cached(
         ),
     ]
     try:
-        caption(tiny, four_pictures, pace=BatchOptions(batch_size=4))
+        caption(tiny, four_pictures, batching=BatchOptions(batch_size=4))
     finally:
         for hook in hooks:
             hook.remove()
@@ -114,7 +114,7 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
         seen = caption(
             tiny,
             noise,
-            pace=BatchOptions(batch_size=7, on_batch=lambda *counts: done.append(counts)),
+            batching=BatchOptions(batch_size=7, on_batch=lambda *counts: done.append(counts)),
         )
     assert seen == expected
     assert done == [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]
@@ -122,8 +122,10 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
 
 def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor) -> None:
     drawn = Decoding(temperature=1.5, top_p=0.95, seed=3)
-    one_at_a_time = caption(tiny, noise, decoding=drawn, pace=BatchOptions(batch_size=1))
-    assert caption(tiny, noise, decoding=drawn, pace=BatchOptions(batch_size=7)) == one_at_a_time
+    one_at_a_time = caption(tiny, noise, decoding=drawn, batching=BatchOptions(batch_size=1))
+    assert (
+        caption(tiny, noise, decoding=drawn, batching=BatchOptions(batch_size=7)) == one_at_a_time
+    )
     other = Decoding(temperature=1.5, top_p=0.95, seed=4)
     assert caption(tiny, noise, decoding=other) != one_at_a_time
     # With next to nothing in the nucleus only the likeliest word is left.
@@ -136,7 +138,7 @@ def test_beams_find_what_transformers_finds(
     tiny: Kosmos, noise: torch.Tensor, published: Published, batch_size: int
 ) -> None:
     seen = caption(
-        tiny, noise, decoding=Decoding(beams=3), pace=BatchOptions(batch_size=batch_size)
+        tiny, noise, decoding=Decoding(beams=3), batching=BatchOptions(batch_size=batch_size)
     )
     expected = published(tiny, noise, [BRIEF], num_beams=3, max_new_tokens=64)
     assert [[text] for text in seen] == expected
@@ -158,7 +160,7 @@ def test_a_cancelled_caption_ends_at_the_next_token(tiny: Kosmos, noise: torch.T
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption(tiny, noise, pace=BatchOptions(on_token=listen))
+        caption(tiny, noise, batching=BatchOptions(on_token=listen))
     assert len(heard) == 3
 
 
@@ -189,7 +191,9 @@ def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
     length = len(tokenize(tiny, BRIEF, 30).ids) + 30
     two, seven = (
         peak_of(
-            lambda n=n: caption(tiny, noise[:n], max_new_tokens=30, pace=BatchOptions(batch_size=n))
+            lambda n=n: caption(
+                tiny, noise[:n], max_new_tokens=30, batching=BatchOptions(batch_size=n)
+            )
         )
         for n in (2, 7)
     )
@@ -228,7 +232,7 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
     )
     try:
         seen = caption(
-            tiny, noise, pace=BatchOptions(on_batch=lambda done, _: written.append(done))
+            tiny, noise, batching=BatchOptions(on_batch=lambda done, _: written.append(done))
         )
     finally:
         hook.remove()

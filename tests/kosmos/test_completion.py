@@ -33,7 +33,7 @@ def texts(kosmos: Kosmos, images: torch.Tensor, **settings: int) -> list[list[Gr
         EncodedImages(kosmos, images),
         [prompts] * len(images),
         max_new_tokens=24,
-        pace=BatchOptions(**settings),
+        batching=BatchOptions(**settings),
     )
     return [
         [
@@ -107,7 +107,11 @@ def test_pictures_are_not_looked_at_again_for_later_prompts(
     with looks(tiny) as shown:
         first, again = (
             generate(
-                tiny, pictures, [[prompt]] * 4, max_new_tokens=8, pace=BatchOptions(batch_size=3)
+                tiny,
+                pictures,
+                [[prompt]] * 4,
+                max_new_tokens=8,
+                batching=BatchOptions(batch_size=3),
             )
             for _ in range(2)
         )

@@ -91,9 +91,9 @@ def test_the_batch_size_changes_nothing(
     tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str], size: int
 ) -> None:
     for embed in (
-        lambda pace: likelihood(tiny, four_pictures, captions, pace=pace),
-        lambda pace: decoder_space.text_states(tiny, captions, pace=pace),
-        lambda pace: decoder_space.picture_states(tiny, four_pictures, pace=pace),
+        lambda batching: likelihood(tiny, four_pictures, captions, batching=batching),
+        lambda batching: decoder_space.text_states(tiny, captions, batching=batching),
+        lambda batching: decoder_space.picture_states(tiny, four_pictures, batching=batching),
     ):
         torch.testing.assert_close(
             embed(BatchOptions(size)), embed(BatchOptions()), atol=1e-4, rtol=1e-4

@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption_folder(tiny, folder, JOB, pace=BatchOptions(on_token=stop))
+        caption_folder(tiny, folder, JOB, batching=BatchOptions(on_token=stop))
     assert tokens
     report = caption_folder(tiny, folder, JOB)
     assert (report.captioned, report.skipped) == (1, 2)
