@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..quantize.quantize_report import Report
+from ..quantize.quantize_report import QuantizeReport
 from ..shared.model_size import as_text
 from .caption_strip import PAPER, TEXT
 
@@ -21,7 +21,7 @@ MOST = 4
 """Pictures in a row; more would be too small to see a difference in."""
 
 
-def draw_quantize_sheet(report: Report, rows: Mapping[str, Tensor]) -> Tensor:
+def draw_quantize_sheet(report: QuantizeReport, rows: Mapping[str, Tensor]) -> Tensor:
     """Draw a report with rows of pictures, each [N,H,W,3], by their titles; float 0..1 [H,W,3]."""
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(LETTERS))
     line = round(LETTERS * 1.5)
@@ -48,7 +48,9 @@ def draw_quantize_sheet(report: Report, rows: Mapping[str, Tensor]) -> Tensor:
     return pixels.view(page.height, page.width, 3).float() / 255
 
 
-def _bars(pen: ImageDraw.ImageDraw, report: Report, top: int, font: ImageFont.FreeTypeFont) -> int:
+def _bars(
+    pen: ImageDraw.ImageDraw, report: QuantizeReport, top: int, font: ImageFont.FreeTypeFont
+) -> int:
     """Draw each figure before and after, the longer bar over the whole width; return the end."""
     before, after = report.before, report.after
     figures = [

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..kosmos.insight.embedding import THUMBNAIL, Embedding
+from ..kosmos.insight.embedding import THUMBNAIL_SIZE, Embedding
 from .caption_strip import PAPER, TEXT, ink_on
 from .heatmap import apply_colormap, spread
 
@@ -63,7 +63,7 @@ def _name(
 ) -> Image.Image:
     """Return what stands before a row, or over a column (then its text reads upwards)."""
     if embedding.thumbnails is not None:
-        side = min(THUMBNAIL, CELL - 4)
+        side = min(THUMBNAIL_SIZE, CELL - 4)
         picture = Image.fromarray(embedding.thumbnails[k].numpy())
         framed = Image.new("RGB", (CELL, CELL), PAPER)
         framed.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (2, 2))

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..shared.errors import UserError
 from .export_part import Case, Part
-from .quiet_exporters import quiet
+from .quiet_exporters import quiet_logs
 from .tolerance import Precision
 
 SUFFIX = ".mlpackage"
 __all__ = ["SUFFIX", "Graph", "write"]
 
-COMPUTED_IN = {
+COMPUTE_PRECISIONS = {
     "fp32": ct.precision.FLOAT32,
     "fp16": ct.precision.FLOAT16,
     "int8": ct.precision.FLOAT16,
@@ -40,7 +40,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
 
     Raises UserError when the program that was written is not what was asked for.
     """
-    with quiet():
+    with quiet_logs():
         program = torch.export.export(part.module, tuple(part.example.values()), strict=False)
         model = ct.convert(
             program.run_decompositions({}),
@@ -51,7 +51,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
             outputs=[ct.TensorType(name=name) for name in part.outputs],
             convert_to="mlprogram",
             minimum_deployment_target=ct.target.iOS17,
-            compute_precision=COMPUTED_IN[precision],
+            compute_precision=COMPUTE_PRECISIONS[precision],
             skip_model_load=True,
         )
         if precision == "int8":

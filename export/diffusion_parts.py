@@ -15,14 +15,14 @@ from .export_part import Part
 PROMPTS = ("a dog", "a red cat in the snow", "")
 """What the text encoder and the UNet are compared on."""
 
-SHARES = (0.2, 0.6, 0.95)
+NOISE_LEVELS = (0.2, 0.6, 0.95)
 """How far along the noise schedule the UNet is compared, 0 a picture and 1 noise."""
 
 
-STATES = ["last_hidden_state"]
+STATE_OUTPUTS = ["last_hidden_state"]
 
 
-class ReadText(nn.Module):
+class TextEncoder(nn.Module):
     """Tokens, int64 [B,T], to the states that the UNet reads [B,T,width]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -35,7 +35,7 @@ class ReadText(nn.Module):
         return states
 
 
-class ReadTextXL(nn.Module):
+class TextEncoderXL(nn.Module):
     """Likewise an encoder of XL, which gives its last states but one.
 
     The second one gives each prompt as a whole besides, [B,width].
@@ -52,7 +52,7 @@ class ReadTextXL(nn.Module):
         return (states, told.text_embeds) if hasattr(told, "text_embeds") else (states,)
 
 
-class Predict(nn.Module):
+class UNet(nn.Module):
     """The UNet: scaled latents [B,C,h,w], timesteps, float32 [B], and text states [B,T,width]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -65,7 +65,7 @@ class Predict(nn.Module):
         return predicted
 
 
-class PredictXL(Predict):
+class UNetXL(UNet):
     """XL's: told besides each prompt as a whole [B,width], and `predict.frame` [B,6]."""
 
     def forward(  # type: ignore[override]
@@ -83,7 +83,7 @@ class PredictXL(Predict):
         return predicted
 
 
-class Encode(nn.Module):
+class VAEEncoder(nn.Module):
     """Pictures [B,3,H,W] in -1..1 to the means of their scaled latents [B,C,h,w]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -96,7 +96,7 @@ class Encode(nn.Module):
         return means * self.vae.config.scaling_factor
 
 
-class Decode(nn.Module):
+class VAEDecoder(nn.Module):
     """Scaled latents [B,C,h,w] to pictures [B,3,H,W] in -1..1."""
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -110,7 +110,7 @@ class Decode(nn.Module):
 
 
 @torch.no_grad()
-def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
+def diffusion_parts(diffusion: Diffusion, images: Tensor) -> list[Part]:
     """All parts, for pictures of the size that the model was trained on; the batch is free.
 
     images: float [B,H,W,C] in 0..1 of any size, as `to_rgb` takes them. The UNet is compared on
@@ -121,7 +121,7 @@ def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
     pixels = interpolate(pictures, (side, side), mode="area") * 2 - 1
     ids = tokenize(diffusion, PROMPTS)
     said = encode_tokens(diffusion, ids)
-    encoder, decoder = Encode(diffusion), Decode(diffusion)
+    encoder, decoder = VAEEncoder(diffusion), VAEDecoder(diffusion)
     latents = encoder(pixels)
     steps = diffusion.scheduler_config.get("num_train_timesteps", 1000)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
@@ -131,20 +131,22 @@ def painting(diffusion: Diffusion, images: Tensor) -> list[Part]:
             "timestep": torch.full((len(latents),), float(round(share * (steps - 1)))),
             "encoder_hidden_states": said.states[k].expand(len(latents), -1, -1),
         }
-        for k, share in enumerate(SHARES)
+        for k, share in enumerate(NOISE_LEVELS)
     ]
     if said.pooled is None:
-        readers = [_part("text_encoder", ReadText(diffusion), STATES, [{"input_ids": ids[:, 0]}])]
-        unet = Predict(diffusion)
-    else:
-        told = [STATES, [*STATES, "text_embeds"]]
         readers = [
-            _part(name, ReadTextXL(each), outputs, [{"input_ids": ids[:, k]}])
+            _part("text_encoder", TextEncoder(diffusion), STATE_OUTPUTS, [{"input_ids": ids[:, 0]}])
+        ]
+        unet = UNet(diffusion)
+    else:
+        told = [STATE_OUTPUTS, [*STATE_OUTPUTS, "text_embeds"]]
+        readers = [
+            _part(name, TextEncoderXL(each), outputs, [{"input_ids": ids[:, k]}])
             for k, (name, each, outputs) in enumerate(
                 zip(("text_encoder", "text_encoder_2"), diffusion.text_encoders, told, strict=True)
             )
         ]
-        unet = PredictXL(diffusion)
+        unet = UNetXL(diffusion)
         for case, pooled in zip(noisy, said.pooled, strict=True):
             case["text_embeds"] = pooled.expand(len(latents), -1)
             case["time_ids"] = add_time_ids(side, side).expand(len(latents), -1)

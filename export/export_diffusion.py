@@ -13,10 +13,10 @@ from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.schedulers import make_scheduler
 from ..diffusion.sample.unet_forward import add_time_ids
 from ..kosmos.preprocess import check
-from ..quantize.quantize_weights import require_plain
+from ..quantize.quantize_weights import require_unquantized
 from ..shared.errors import UserError
-from .diffusion_parts import painting
-from .export_folder import Json, Manifest, whole_folder
+from .diffusion_parts import diffusion_parts
+from .export_folder import Json, Manifest, new_export_folder
 from .export_readme import write_readme
 from .tolerance import Precision
 from .write_parts import BEFORE, OnStep, versions, write_parts
@@ -28,7 +28,7 @@ STEPS = 20
 
 
 @torch.inference_mode(False)
-def export_painter(
+def export_diffusion(
     diffusion: Diffusion,
     folder: Path,
     format_: str,
@@ -46,12 +46,14 @@ def export_painter(
     """
     if format_ != "onnx":
         raise UserError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
-    require_plain(diffusion.modules, diffusion.name, BEFORE)
+    require_unquantized(diffusion.modules, diffusion.name, BEFORE)
     check(images)
     diffusion = _in_float(diffusion)
-    with whole_folder(folder) as draft:
+    with new_export_folder(folder) as draft:
         with torch.no_grad():
-            written = write_parts(painting(diffusion, images), draft, format_, precision, on_step)
+            written = write_parts(
+                diffusion_parts(diffusion, images), draft, format_, precision, on_step
+            )
         for name, tokenizer in _tokenizers(diffusion):
             tokenizer.save_pretrained(draft / name)
         make_scheduler("ddim", diffusion.scheduler_config).save_pretrained(draft / "scheduler")
@@ -64,14 +66,14 @@ def export_painter(
             parts=written,
             made_with=versions(format_),
             compared={"pictures": len(images)},
-            reads=reads(diffusion),
+            reads=runtime_settings(diffusion),
         )
         manifest.write(draft)
         write_readme(manifest, draft)
     return manifest
 
 
-def reads(diffusion: Diffusion) -> Json:
+def runtime_settings(diffusion: Diffusion) -> Json:
     """What a program without transformers and diffusers has to know to feed the graphs.
 
     tokenizers: for each folder with one, the `length` in tokens that its text encoder reads, and

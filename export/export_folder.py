@@ -14,10 +14,10 @@ from typing import Any
 from ..shared.atomic_files import atomic_folder, write_text
 from ..shared.errors import UserError
 
-MANIFEST = "export.json"
+MANIFEST_FILE = "export.json"
 """The file that tells an export from any other folder."""
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 """What a disk says when it does not take a file."""
 
 Json = dict[str, Any]
@@ -30,11 +30,11 @@ class Manifest:
     kind: "kosmos-2" or "stable-diffusion". format and precision: as they were chosen.
     made_from: the model's name. parameters: how many weights it had.
     parts: for each graph its file, bytes, seconds to write, inputs, outputs, and its difference to
-        PyTorch (`export.tolerance.difference`; None where this machine cannot run it).
+        PyTorch (`export.tolerance.relative_error`; None where this machine cannot run it).
     made_with: versions of the packages that wrote it.
     compared: on how many pictures, and how many captions were the same.
-    reads: what a program needs to know that feeds the graphs (`captioner_export.reads` and
-        `painter_export.reads` say what).
+    reads: what a program needs to know that feeds the graphs (see `runtime_settings` in
+        `export_kosmos` and `export_diffusion`).
     """
 
     kind: str
@@ -50,31 +50,31 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Put it into a folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        write_text(folder / MANIFEST, text + "\n")
+        write_text(folder / MANIFEST_FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read it from a folder; UserError when that is no export."""
         try:
-            return cls(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+            return cls(**json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise UserError(
-                f'"{folder.name}" is no export, for it holds no {MANIFEST}: choose a folder that '
-                "ExportModel wrote."
+                f'"{folder.name}" is not an export: it holds no {MANIFEST_FILE}. Choose a folder '
+                "that ExportModel wrote."
             ) from error
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f'The {MANIFEST} of "{folder.name}" is damaged: export the model again.'
+                f'The {MANIFEST_FILE} of "{folder.name}" is damaged: export the model again.'
             ) from error
 
 
 def is_export(folder: Path) -> bool:
     """Tell whether a folder is one that ExportModel wrote."""
-    return (folder / MANIFEST).is_file()
+    return (folder / MANIFEST_FILE).is_file()
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def new_export_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder to write into, which becomes `folder` when the block ends well.
 
     Whatever happens meanwhile, there is never a half-written `folder`; what an error or a Cancel
@@ -88,7 +88,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         with atomic_folder(folder) as draft:
             yield draft
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK_ERRORS:
             raise
         raise UserError(
             f"{folder} could not be written ({error.strerror}): make room on that disk "

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from ..shared.errors import UserError
-from .quiet_exporters import quiet
+from .quiet_exporters import quiet_logs
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format: how a person calls it, and which packages write and run it.
 
     fixed: whether every axis has one length, so that a decoder is two graphs, one that reads a
@@ -31,29 +31,29 @@ class Format:
         )
 
 
-FORMATS = {
-    "onnx": Format("ONNX", ("onnx", "onnxscript", "onnxruntime"), fixed=False),
-    "litert": Format("LiteRT", ("litert-torch", "ai-edge-litert"), fixed=True),
-    "coreml": Format("Core ML", ("coremltools",), fixed=True),
+EXPORT_FORMATS = {
+    "onnx": ExportFormat("ONNX", ("onnx", "onnxscript", "onnxruntime"), fixed=False),
+    "litert": ExportFormat("LiteRT", ("litert-torch", "ai-edge-litert"), fixed=True),
+    "coreml": ExportFormat("Core ML", ("coremltools",), fixed=True),
 }
 
 
-def tools(name: str) -> ModuleType:
+def format_module(name: str) -> ModuleType:
     """Return the module of a format: `write(part, file, precision)`, `Graph(file)` and `SUFFIX`.
 
     Raises UserError when its packages are not installed, or not for this platform.
     """
-    return _bring(f"{name}_format", FORMATS[name])
+    return _bring(f"{name}_format", EXPORT_FORMATS[name])
 
 
-def onnx_runner() -> ModuleType:
+def onnx_session_module() -> ModuleType:
     """Return the module that runs ONNX files, `Graph(file)`; UserError without onnxruntime."""
-    return _bring("onnx_run", Format("Running ONNX", ("onnxruntime",), fixed=False))
+    return _bring("onnx_session", ExportFormat("Running ONNX", ("onnxruntime",), fixed=False))
 
 
-def _bring(module: str, wanted: Format) -> ModuleType:
+def _bring(module: str, wanted: ExportFormat) -> ModuleType:
     try:
-        with quiet():
+        with quiet_logs():
             return importlib.import_module(f".{module}", __package__)
     except (ImportError, OSError) as error:
         raise UserError(

@@ -14,13 +14,13 @@ from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.kosmos_model import Kosmos, SupportsImageEncoding
 from ..kosmos.preprocess import Images, check
 from ..kosmos.prompt import tokenize
-from ..quantize.quantize_weights import require_plain
+from ..quantize.quantize_weights import require_unquantized
 from ..shared.errors import UserError
-from .export_folder import Json, Manifest, whole_folder
-from .export_formats import FORMATS
+from .export_folder import Json, Manifest, new_export_folder
+from .export_formats import EXPORT_FORMATS
 from .export_readme import write_readme
-from .kosmos_parts import NEW_TOKENS, fixed_parts, for_tracing, free_parts
-from .onnx_kosmos import load_captioner
+from .kosmos_parts import NEW_TOKENS, dynamic_parts, eager_for_export, static_parts
+from .onnx_kosmos import load_onnx_kosmos
 from .tolerance import Precision
 from .write_parts import BEFORE, OnStep, versions, write_parts
 
@@ -28,7 +28,7 @@ KIND = "kosmos-2"
 
 
 @torch.inference_mode(False)
-def export_captioner(
+def export_kosmos(
     kosmos: Kosmos,
     folder: Path,
     format_: str,
@@ -46,12 +46,12 @@ def export_captioner(
     """
     if isinstance(kosmos.model, SupportsImageEncoding):
         raise UserError(f"{kosmos.name} is an export itself: load the model that it was made from.")
-    require_plain(kosmos.model, kosmos.name, BEFORE)
+    require_unquantized(kosmos.model, kosmos.name, BEFORE)
     check(images)
     kosmos = _in_float(kosmos)
-    with whole_folder(folder) as draft:
-        parts = (fixed_parts if FORMATS[format_].fixed else free_parts)(kosmos, images)
-        with for_tracing(kosmos):
+    with new_export_folder(folder) as draft:
+        parts = (static_parts if EXPORT_FORMATS[format_].fixed else dynamic_parts)(kosmos, images)
+        with eager_for_export(kosmos):
             written = write_parts(parts, draft, format_, precision, on_step)
         del parts
         kosmos.processor.save_pretrained(draft)
@@ -66,7 +66,7 @@ def export_captioner(
             parts=written,
             made_with=versions(format_),
             compared={"pictures": len(images)},
-            reads=reads(kosmos),
+            reads=runtime_settings(kosmos),
         )
         manifest.write(draft)
         if format_ == "onnx":
@@ -77,7 +77,7 @@ def export_captioner(
     return manifest
 
 
-def reads(kosmos: Kosmos) -> Json:
+def runtime_settings(kosmos: Kosmos) -> Json:
     """What a program without transformers has to know to feed the graphs.
 
     picture: the tokens up to the picture's end; slots: from which of them to behind which the
@@ -109,7 +109,7 @@ def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: I
 
     Raises UserError when in fp32 any is another.
     """
-    theirs, ours = captions(kosmos, images), captions(load_captioner(folder), images)
+    theirs, ours = brief_captions(kosmos, images), brief_captions(load_onnx_kosmos(folder), images)
     same = sum(a.ids == b.ids for a, b in zip(ours, theirs, strict=True))
     if precision == "fp32" and same < len(theirs):
         raise UserError(
@@ -119,7 +119,7 @@ def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: I
     return {"same_captions": same}
 
 
-def captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Completion]:
+def brief_captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Completion]:
     """The beginning of a brief caption of each picture, as tokens."""
     prompt = tokenize(kosmos, BRIEF, tokens)
     replies = generate(

@@ -7,7 +7,7 @@ from string import Template
 
 from ..shared.atomic_files import write_text
 from .export_folder import Manifest
-from .export_formats import FORMATS
+from .export_formats import EXPORT_FORMATS
 
 HOW_TO = Path(__file__).parent / "how_to"
 
@@ -33,10 +33,10 @@ def write_readme(manifest: Manifest, folder: Path) -> None:
     write_text(folder / "README.md", text)
 
 
-def report(manifest: Manifest) -> str:
+def export_summary(manifest: Manifest) -> str:
     """What came of an export, in a few lines."""
     lines = [
-        f"{manifest.made_from} as {FORMATS[manifest.format].title}, {manifest.precision}: "
+        f"{manifest.made_from} as {EXPORT_FORMATS[manifest.format].title}, {manifest.precision}: "
         f"{sum(part['bytes'] for part in manifest.parts) / 1e6:.1f} MB for "
         f"{manifest.parameters / 1e6:.1f} million weights "
         f"({4 * manifest.parameters / 1e6:.1f} MB in fp32)",

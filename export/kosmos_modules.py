@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import Kosmos2ForConditionalGeneration
 
 
-class Look(nn.Module):
+class ImageEncoder(nn.Module):
     """Vision tower and connector: pixel values [B,3,S,S] to a picture's slots [B,Q,D]."""
 
     def __init__(self, model: Kosmos2ForConditionalGeneration) -> None:

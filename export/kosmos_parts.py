@@ -14,27 +14,27 @@ from ..kosmos.generate.caption import BRIEF
 from ..kosmos.generate.completion import generate
 from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.generate.image_encoder import encode_images
-from ..kosmos.insight.attention import weights_in_the_open
+from ..kosmos.insight.attention import eager_attention
 from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.preprocess import Images, preprocess
 from ..kosmos.prompt import tokenize
 from .export_part import Case, Part
-from .kosmos_modules import Decoder, Look
+from .kosmos_modules import Decoder, ImageEncoder
 
 NEW_TOKENS = 24
 """How much of each caption is compared, on the tokens that PyTorch writes."""
 
-ROOM = 256
+MAX_CACHE_LENGTH = 256
 """Tokens, the picture's included, that a decoder without free axes remembers at most."""
 
 
-def memory_names(kosmos: Kosmos, when: str) -> list[str]:
+def cache_names(kosmos: Kosmos, when: str) -> list[str]:
     """Names of the decoder's keys and values, of what is "past" or "new", in its order."""
     layers = range(kosmos.model.config.text_config.layers)
     return [f"{when}_{layer}_{kind}" for layer in layers for kind in ("key", "value")]
 
 
-def free_parts(kosmos: Kosmos, images: Images) -> list[Part]:
+def dynamic_parts(kosmos: Kosmos, images: Images) -> list[Part]:
     """Two graphs in which the batch, the length of a prompt and that of the past are free."""
     prompt = {0: "batch", 1: "length"}
     decoder = Decoder(kosmos.model)
@@ -42,7 +42,7 @@ def free_parts(kosmos: Kosmos, images: Images) -> list[Part]:
     return [
         Part(
             name="vision",
-            module=Look(kosmos.model),
+            module=ImageEncoder(kosmos.model),
             example={"pixel_values": pixels[:1].repeat(2, 1, 1, 1)},
             outputs=["image_embeds"],
             axes={"pixel_values": {0: "batch"}},
@@ -52,21 +52,21 @@ def free_parts(kosmos: Kosmos, images: Images) -> list[Part]:
             name="decoder",
             module=decoder,
             example=_example(kosmos),
-            outputs=["logits", *memory_names(kosmos, "new")],
+            outputs=["logits", *cache_names(kosmos, "new")],
             axes={
                 "input_ids": prompt,
                 "position_ids": prompt,
                 "attention_mask": {0: "batch", 1: "past+length"},
                 "image_embeds": {0: "batch", 1: "slots"},
                 "image_embeds_position_mask": prompt,
-                **{name: {0: "batch", 2: "past"} for name in memory_names(kosmos, "past")},
+                **{name: {0: "batch", 2: "past"} for name in cache_names(kosmos, "past")},
             },
             cases=lambda: (case for each in images for case in _caption(kosmos, decoder, each)),
         ),
     ]
 
 
-def fixed_parts(kosmos: Kosmos, images: Images) -> list[Part]:
+def static_parts(kosmos: Kosmos, images: Images) -> list[Part]:
     """Three graphs without a free axis, for one picture at a time.
 
     `decoder_read` reads the tokens up to the picture's end, with nothing before them;
@@ -75,8 +75,8 @@ def fixed_parts(kosmos: Kosmos, images: Images) -> list[Part]:
     """
     decoder = Decoder(kosmos.model)
     pixels = preprocess(kosmos, images)
-    room = min(ROOM, kosmos.model.config.text_config.max_position_embeddings)
-    outputs = ["logits", *memory_names(kosmos, "new")]
+    room = min(MAX_CACHE_LENGTH, kosmos.model.config.text_config.max_position_embeddings)
+    outputs = ["logits", *cache_names(kosmos, "new")]
 
     def steps(first: int, last: int | None) -> Iterator[Case]:
         for image in images:
@@ -85,7 +85,7 @@ def fixed_parts(kosmos: Kosmos, images: Images) -> list[Part]:
     return [
         Part(
             name="vision",
-            module=Look(kosmos.model),
+            module=ImageEncoder(kosmos.model),
             example={"pixel_values": pixels[:1]},
             outputs=["image_embeds"],
             axes={},
@@ -97,13 +97,13 @@ def fixed_parts(kosmos: Kosmos, images: Images) -> list[Part]:
 
 
 @contextmanager
-def for_tracing(kosmos: Kosmos) -> Iterator[None]:
+def eager_for_export(kosmos: Kosmos) -> Iterator[None]:
     """Let attention be computed openly, in plain products that every format has."""
     config = kosmos.model.vision_model.config
     before = config._attn_implementation
     config._attn_implementation = "eager"
     try:
-        with weights_in_the_open(kosmos.model), torch.no_grad():
+        with eager_attention(kosmos.model), torch.no_grad():
             yield
     finally:
         config._attn_implementation = before
@@ -113,7 +113,7 @@ def _memory(kosmos: Kosmos, batch: int, length: int) -> list[Tensor]:
     config = kosmos.model.config.text_config
     heads = config.attention_heads
     shape = (batch, heads, length, config.embed_dim // heads)
-    return [torch.zeros(shape) for _ in memory_names(kosmos, "past")]
+    return [torch.zeros(shape) for _ in cache_names(kosmos, "past")]
 
 
 def _example(kosmos: Kosmos) -> Case:
@@ -131,7 +131,7 @@ def _example(kosmos: Kosmos) -> Case:
 
 
 def _named(kosmos: Kosmos, past: list[Tensor]) -> Case:
-    return dict(zip(memory_names(kosmos, "past"), past, strict=True))
+    return dict(zip(cache_names(kosmos, "past"), past, strict=True))
 
 
 @torch.no_grad()

@@ -13,18 +13,18 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from torch import Tensor
 
 from .export_part import Case, Part
-from .quiet_exporters import quiet
+from .quiet_exporters import quiet_logs
 from .tolerance import Precision
 
 SUFFIX = ".tflite"
 __all__ = ["SUFFIX", "Graph", "write"]
 
-SMALLER = (
+QUANTIZED_OPERATIONS = (
     qtyping.TFLOperationName.FULLY_CONNECTED,
     qtyping.TFLOperationName.CONV_2D,
     qtyping.TFLOperationName.EMBEDDING_LOOKUP,
 )
-HALF = qtyping.OpQuantizationConfig(
+FP16_WEIGHTS = qtyping.OpQuantizationConfig(
     weight_tensor_config=qtyping.TensorQuantizationConfig(
         num_bits=16, dtype=qtyping.TensorDataType.FLOAT
     ),
@@ -39,16 +39,18 @@ def write(part: Part, file: Path, precision: Precision) -> None:
     as fp16 and computes in float32; int8 stores them as int8, with a scale for each output, and
     quantizes inputs as they come.
     """
-    with quiet():
+    with quiet_logs():
         litert_torch.convert(part.module.eval(), tuple(part.example.values())).export(str(file))
         if precision == "fp32":
             return
         recipe = recipe_manager.RecipeManager()
-        for operation in SMALLER:
+        for operation in QUANTIZED_OPERATIONS:
             if precision == "int8":
                 recipe.add_dynamic_config(".*", operation, num_bits=8)
             else:
-                recipe.add_quantization_config(".*", operation, HALF, AlgorithmName.FLOAT_CASTING)
+                recipe.add_quantization_config(
+                    ".*", operation, FP16_WEIGHTS, AlgorithmName.FLOAT_CASTING
+                )
         smaller = quantizer.Quantizer(str(file), recipe.get_quantization_recipe()).quantize()
         file.unlink()
         smaller.export_model(str(file))

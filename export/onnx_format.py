@@ -11,13 +11,13 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from .export_part import Part
 from .onnx_session import Graph
-from .quiet_exporters import quiet
+from .quiet_exporters import quiet_logs
 from .tolerance import Precision
 
 SUFFIX = ".onnx"
 __all__ = ["SUFFIX", "Graph", "write"]
 
-LARGEST_FILE = 1_500_000_000
+MAX_EMBEDDED_BYTES = 1_500_000_000
 """Bytes of weights that go into the file itself; protobuf ends at 2 GB, more go beside it."""
 
 
@@ -34,7 +34,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
     whole = file.with_name(f"{part.name}.fp32{SUFFIX}")
     _trace(part, whole)
     large = _is_large(part)
-    with quiet():
+    with quiet_logs():
         if precision == "fp16":
             half = convert_float_to_float16(
                 onnx.load(whole), keep_io_types=True, disable_shape_infer=large
@@ -54,7 +54,7 @@ def write(part: Part, file: Path, precision: Precision) -> None:
 
 
 def _trace(part: Part, file: Path) -> None:
-    with quiet():
+    with quiet_logs():
         program = torch.onnx.export(
             part.module,
             tuple(part.example.values()),
@@ -69,7 +69,7 @@ def _trace(part: Part, file: Path) -> None:
 
 
 def _is_large(part: Part) -> bool:
-    return 4 * part.parameters > LARGEST_FILE
+    return 4 * part.parameters > MAX_EMBEDDED_BYTES
 
 
 def _free(part: Part) -> tuple[object, ...]:

@@ -13,13 +13,13 @@ from transformers.cache_utils import Cache
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.errors import UserError
 from .export_folder import Manifest
-from .export_formats import onnx_runner
+from .export_formats import onnx_session_module
 
 if TYPE_CHECKING:
     from .onnx_session import Graph
 
 
-def load_captioner(folder: Path) -> Kosmos:
+def load_onnx_kosmos(folder: Path) -> Kosmos:
     """Load a Kosmos-2 that was exported as ONNX into `folder`; it computes on the CPU.
 
     Raises UserError when the folder holds no such export, or a damaged one, and when
@@ -31,7 +31,7 @@ def load_captioner(folder: Path) -> Kosmos:
             f'"{folder.name}" is a {manifest.format} export of {manifest.kind}, and only ONNX '
             "exports of Kosmos-2 run here: choose another one."
         )
-    runner = onnx_runner()
+    runner = onnx_session_module()
     try:
         graphs = [runner.Graph(folder / f"{name}.onnx") for name in ("vision", "decoder")]
         model = OnnxKosmos(folder, manifest.parameters, *graphs)

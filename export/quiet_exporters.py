@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NOISY = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export", "root")
+NOISY_LOGGERS = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export", "root")
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
     """Keep what they say below an error out of the user's log."""
-    loggers = [logging.getLogger(name) for name in NOISY]
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -14,18 +14,20 @@ from .export_part import Case, Part
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS = list(get_args(Precision))
 
-LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
-"""The largest difference to PyTorch with which an export counts as one, by `difference`."""
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
+"""The largest difference to PyTorch with which an export counts as one, by `relative_error`."""
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Return |ours - theirs| / |theirs|, in Euclid's norm over all numbers together."""
     ours, theirs = ours.double(), theirs.double()
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
 @torch.no_grad()
-def compare(part: Part, graph: Callable[[Case], list[Tensor]], precision: Precision) -> float:
+def check_difference(
+    part: Part, graph: Callable[[Case], list[Tensor]], precision: Precision
+) -> float:
     """Return the difference of a graph's first output to the module's, over all cases together.
 
     Raises UserError when it is above LIMITS.
@@ -35,10 +37,10 @@ def compare(part: Part, graph: Callable[[Case], list[Tensor]], precision: Precis
         told = part.module(*case.values())
         theirs.append((told[0] if isinstance(told, tuple) else told).flatten())
         ours.append(graph(case)[0].flatten())
-    off = difference(torch.cat(ours), torch.cat(theirs))
-    if not off <= LIMITS[precision]:
+    off = relative_error(torch.cat(ours), torch.cat(theirs))
+    if not off <= TOLERANCES[precision]:
         raise UserError(
             f"The exported {part.name} is {off:.2g} off what PyTorch computes, and {precision} may "
-            f"be {LIMITS[precision]:.2g} off: choose a finer precision."
+            f"be {TOLERANCES[precision]:.2g} off: choose a finer precision."
         )
     return off

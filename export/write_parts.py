@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .export_folder import Json
-from .export_formats import FORMATS, tools
+from .export_formats import EXPORT_FORMATS, format_module
 from .export_part import Part
-from .tolerance import Precision, compare
+from .tolerance import Precision, check_difference
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def write_parts(
 
     Raises UserError when the format's packages are missing, and when a graph is off.
     """
-    module = tools(format_)
+    module = format_module(format_)
     written: list[Json] = []
     total = STEPS_PER_PART * len(parts)
     for number, part in enumerate(parts):
@@ -43,7 +43,7 @@ def write_parts(
         seconds = time.perf_counter() - began
         on_step(STEPS_PER_PART * number + 1, total)
         graph = module.Graph(file)
-        off = compare(part, graph, precision) if graph.runs_here else None
+        off = check_difference(part, graph, precision) if graph.runs_here else None
         del graph
         logger.info("Exported %s, %s off", file.name, off)
         written.append(
@@ -75,4 +75,4 @@ def _axes(part: Part, name: str) -> list[Any]:
 
 def versions(format_: str) -> dict[str, str]:
     """The packages that write a format, as they are installed."""
-    return {name: metadata.version(name) for name in ("torch", *FORMATS[format_].packages)}
+    return {name: metadata.version(name) for name in ("torch", *EXPORT_FORMATS[format_].packages)}

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-KINDS = ("marian", "m2m_100", "nllb-moe")
+MODEL_TYPES = ("marian", "m2m_100", "nllb-moe")
 """Model types of transformers; NLLB's dense models are of the type m2m_100."""
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """Texts."""
 
-ALIKE = 0.6
+MIN_SIMILARITY = 0.6
 """Least likeness (0..1, Ratcliff and Obershelp 1988) of a phrase and the words it is found in."""
 
 
-class Codes(NamedTuple):
+class LanguageCodes(NamedTuple):
     """What a language is called by M2M100, by NLLB, and by MarianMT's multilingual models."""
 
     m2m: str
@@ -48,31 +48,31 @@ class Codes(NamedTuple):
 
 
 LANGUAGES = {
-    "Arabic": Codes("ar", "arb_Arab", "ara"),
-    "Chinese": Codes("zh", "zho_Hans", "cmn_Hans"),
-    "Czech": Codes("cs", "ces_Latn", "ces"),
-    "Danish": Codes("da", "dan_Latn", "dan"),
-    "Dutch": Codes("nl", "nld_Latn", "nld"),
-    "English": Codes("en", "eng_Latn", "eng"),
-    "French": Codes("fr", "fra_Latn", "fra"),
-    "German": Codes("de", "deu_Latn", "deu"),
-    "Greek": Codes("el", "ell_Grek", "ell"),
-    "Hebrew": Codes("he", "heb_Hebr", "heb"),
-    "Hindi": Codes("hi", "hin_Deva", "hin"),
-    "Indonesian": Codes("id", "ind_Latn", "ind"),
-    "Italian": Codes("it", "ita_Latn", "ita"),
-    "Japanese": Codes("ja", "jpn_Jpan", "jpn"),
-    "Korean": Codes("ko", "kor_Hang", "kor"),
-    "Polish": Codes("pl", "pol_Latn", "pol"),
-    "Portuguese": Codes("pt", "por_Latn", "por"),
-    "Romanian": Codes("ro", "ron_Latn", "ron"),
-    "Russian": Codes("ru", "rus_Cyrl", "rus"),
-    "Spanish": Codes("es", "spa_Latn", "spa"),
-    "Swedish": Codes("sv", "swe_Latn", "swe"),
-    "Thai": Codes("th", "tha_Thai", "tha"),
-    "Turkish": Codes("tr", "tur_Latn", "tur"),
-    "Ukrainian": Codes("uk", "ukr_Cyrl", "ukr"),
-    "Vietnamese": Codes("vi", "vie_Latn", "vie"),
+    "Arabic": LanguageCodes("ar", "arb_Arab", "ara"),
+    "Chinese": LanguageCodes("zh", "zho_Hans", "cmn_Hans"),
+    "Czech": LanguageCodes("cs", "ces_Latn", "ces"),
+    "Danish": LanguageCodes("da", "dan_Latn", "dan"),
+    "Dutch": LanguageCodes("nl", "nld_Latn", "nld"),
+    "English": LanguageCodes("en", "eng_Latn", "eng"),
+    "French": LanguageCodes("fr", "fra_Latn", "fra"),
+    "German": LanguageCodes("de", "deu_Latn", "deu"),
+    "Greek": LanguageCodes("el", "ell_Grek", "ell"),
+    "Hebrew": LanguageCodes("he", "heb_Hebr", "heb"),
+    "Hindi": LanguageCodes("hi", "hin_Deva", "hin"),
+    "Indonesian": LanguageCodes("id", "ind_Latn", "ind"),
+    "Italian": LanguageCodes("it", "ita_Latn", "ita"),
+    "Japanese": LanguageCodes("ja", "jpn_Jpan", "jpn"),
+    "Korean": LanguageCodes("ko", "kor_Hang", "kor"),
+    "Polish": LanguageCodes("pl", "pol_Latn", "pol"),
+    "Portuguese": LanguageCodes("pt", "por_Latn", "por"),
+    "Romanian": LanguageCodes("ro", "ron_Latn", "ron"),
+    "Russian": LanguageCodes("ru", "rus_Cyrl", "rus"),
+    "Spanish": LanguageCodes("es", "spa_Latn", "spa"),
+    "Swedish": LanguageCodes("sv", "swe_Latn", "swe"),
+    "Thai": LanguageCodes("th", "tha_Thai", "tha"),
+    "Turkish": LanguageCodes("tr", "tur_Latn", "tur"),
+    "Ukrainian": LanguageCodes("uk", "ukr_Cyrl", "ukr"),
+    "Vietnamese": LanguageCodes("vi", "vie_Latn", "vie"),
 }
 
 
@@ -91,7 +91,7 @@ def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
     Raises UserError when a file is missing or broken, or when it is another kind of model.
     """
     kind = model_kind(folder)
-    if kind not in KINDS:
+    if kind not in MODEL_TYPES:
         raise UserError(
             f'"{folder.name}" is a model of the kind "{kind}": choose a MarianMT, M2M100 or NLLB.'
         )
@@ -133,9 +133,9 @@ def translate(
     def work(batch: slice) -> list[str]:
         return _write(translator, texts[batch], first)
 
-    translated = dict(zip(texts, in_batches(len(texts), AT_ONCE, work, on_batch), strict=True))
+    translated = dict(zip(texts, in_batches(len(texts), BATCH_SIZE, work, on_batch), strict=True))
     return [
-        carry_over(
+        transfer_boxes(
             translated.get(text.caption, ""),
             [(translated.get(phrase.text, ""), phrase) for phrase in text.phrases],
         )
@@ -186,7 +186,7 @@ def _write(translator: Translator, texts: Sequence[str], target: _Target) -> lis
     return [text.strip() for text in told]
 
 
-def carry_over(caption: str, phrases: Sequence[tuple[str, Phrase]]) -> GroundedText:
+def transfer_boxes(caption: str, phrases: Sequence[tuple[str, Phrase]]) -> GroundedText:
     """Find phrases in a caption, each given as it may read there, and put their boxes on it.
 
     No two phrases share a word; the one that is found best chooses first.
@@ -200,7 +200,7 @@ def carry_over(caption: str, phrases: Sequence[tuple[str, Phrase]]) -> GroundedT
                 window = range(start, start + length)
                 text = caption[units[start][0] : units[window[-1]][1]]
                 likeness = SequenceMatcher(None, wanted.lower(), text.lower()).ratio()
-                if likeness >= ALIKE:
+                if likeness >= MIN_SIMILARITY:
                     found.append((likeness, k, window))
     places: dict[int, range] = {}
     taken: set[int] = set()

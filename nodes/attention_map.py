@@ -109,15 +109,15 @@ class AttentionMap(io.ComfyNode):
     ) -> io.NodeOutput:
         """Map the words."""
         from ..drawing.patch_overlay import grid_mask, marked, overlay
-        from ..kosmos.insight.attention import choices, word_maps
+        from ..kosmos.insight.attention import parse_indices, word_maps
         from ..kosmos.preprocess import check, preprocess
         from ..kosmos.tokenized_caption import tokenize_caption
         from ..shared.batching import BatchOptions
 
         check(image)
         decoder = kosmos.model.config.text_config
-        chosen_layers = choices(layers, decoder.layers, "layers")
-        chosen_heads = choices(heads, decoder.attention_heads, "heads")
+        chosen_layers = parse_indices(layers, decoder.layers, "layers")
+        chosen_heads = parse_indices(heads, decoder.attention_heads, "heads")
         wanted = [word.strip() for word in words.split(",") if word.strip()]
         host.load_to_device(kosmos.patcher)
         batching = BatchOptions(

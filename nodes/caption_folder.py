@@ -123,7 +123,7 @@ class CaptionFolder(io.ComfyNode):
     ) -> io.NodeOutput:
         """Caption the folder."""
         from ..kosmos.files.caption_files import read_caption
-        from ..kosmos.files.folder_captions import Job, caption_folder, pictures_in
+        from ..kosmos.files.folder_captions import CaptionFolderOptions, caption_folder, list_images
         from ..kosmos.generate.caption import BRIEF, DETAILED
         from ..shared.batching import BatchOptions
 
@@ -133,7 +133,7 @@ class CaptionFolder(io.ComfyNode):
             prompt = BRIEF if style == "brief" else DETAILED
             prompt = prompt_in(language, prompt, detailed=style == "detailed")
         place = _input_folder(folder)
-        pictures = pictures_in(place)
+        pictures = list_images(place)
         if not pictures:
             raise UserError(
                 f'There is no picture in "{folder}" of ComfyUI\'s input folder: put some there.'
@@ -143,7 +143,7 @@ class CaptionFolder(io.ComfyNode):
         report = caption_folder(
             kosmos,
             place,
-            Job(prompt, language, format, max_new_tokens, overwrite),
+            CaptionFolderOptions(prompt, language, format, max_new_tokens, overwrite),
             batching=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
             on_picture=lambda behind, _: progress.step(behind),
         )

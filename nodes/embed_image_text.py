@@ -150,12 +150,12 @@ def _by_decoder(
 ) -> Vectors:
     from ..kosmos.insight.decoder_space import (
         PROMPT,
-        align,
-        describe_states,
-        picture_states,
+        caption_states,
+        fit_alignment,
+        image_states,
         text_states,
     )
-    from ..kosmos.insight.embedding import unit
+    from ..kosmos.insight.embedding import l2_normalize
 
     prompt = prompt or PROMPT
     watched = _Watched(sum(map(len, [*images, *reference, *reference])) + len(texts), batch_size)
@@ -165,14 +165,14 @@ def _by_decoder(
         told = text_states(kosmos, texts, prompt, watched.batching())
     if not reference:
         if images:
-            states = [describe_states(kosmos, i, prompt, watched.batching()) for i in images]
-            pictures = unit(torch.cat(states))
-        return pictures, None if told is None else unit(told), space
-    seen = [picture_states(kosmos, part, prompt, watched.batching()) for part in reference]
-    said = [describe_states(kosmos, part, prompt, watched.batching()) for part in reference]
-    alignment = align(torch.cat(seen), torch.cat(said))
+            states = [caption_states(kosmos, i, prompt, watched.batching()) for i in images]
+            pictures = l2_normalize(torch.cat(states))
+        return pictures, None if told is None else l2_normalize(told), space
+    seen = [image_states(kosmos, part, prompt, watched.batching()) for part in reference]
+    said = [caption_states(kosmos, part, prompt, watched.batching()) for part in reference]
+    alignment = fit_alignment(torch.cat(seen), torch.cat(said))
     if images:
-        states = [picture_states(kosmos, part, prompt, watched.batching()) for part in images]
+        states = [image_states(kosmos, part, prompt, watched.batching()) for part in images]
         pictures = alignment.pictures(torch.cat(states))
     if told is not None:
         told = alignment.texts(told)
@@ -186,7 +186,7 @@ def _by_likelihood(
     prompt: str,
     batch_size: int,
 ) -> Vectors:
-    from ..kosmos.insight.likelihood import BRIEF, likelihood, space
+    from ..kosmos.insight.likelihood import BRIEF, likelihood_scores, likelihood_space_name
 
     if not images or not texts:
         raise UserError(
@@ -195,14 +195,14 @@ def _by_likelihood(
         )
     watched = _Watched(sum(map(len, images)) * len(texts), batch_size)
     prompt = prompt or BRIEF
-    scores = [likelihood(kosmos, part, texts, prompt, watched.batching()) for part in images]
-    return torch.cat(scores), torch.eye(len(texts)), space(kosmos, texts, prompt)
+    scores = [likelihood_scores(kosmos, part, texts, prompt, watched.batching()) for part in images]
+    return torch.cat(scores), torch.eye(len(texts)), likelihood_space_name(kosmos, texts, prompt)
 
 
 def _by_dual_encoder(
     model: str, images: Sequence[torch.Tensor], texts: Sequence[str], batch_size: int
 ) -> Vectors:
-    from ..kosmos.insight.dual_encoder import embed_pictures, embed_texts, load_dual_encoder
+    from ..kosmos.insight.dual_encoder import embed_images, embed_texts, load_dual_encoder
 
     if model == NONE:
         raise UserError("No dual encoder is chosen: choose one in dual_encoder.")
@@ -210,7 +210,7 @@ def _by_dual_encoder(
     host.load_to_device(host.register_model(dual.model))
     watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
     return (
-        torch.cat([embed_pictures(dual, part, watched.batching()) for part in images])
+        torch.cat([embed_images(dual, part, watched.batching()) for part in images])
         if images
         else None,
         embed_texts(dual, texts, watched.batching()) if texts else None,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..export.export_formats import FORMATS
+from ..export.export_formats import EXPORT_FORMATS
 from ..export.tolerance import PRECISIONS, Precision
 from ..kosmos.kosmos_model import Kosmos
 from . import host
@@ -45,7 +45,7 @@ class ExportModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=list(FORMATS),
+                    options=list(EXPORT_FORMATS),
                     default="onnx",
                     tooltip="onnx: for onnxruntime on any machine, and for Load Kosmos-2. litert "
                     "(TFLite): for phones and browsers, a KOSMOS only. coreml: for Apple's "
@@ -92,7 +92,7 @@ class ExportModel(io.ComfyNode):
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Write it, compare it, and say what came of it."""
-        from ..export.export_readme import report
+        from ..export.export_readme import export_summary
 
         images = _drawn() if image is None else image
 
@@ -100,16 +100,16 @@ class ExportModel(io.ComfyNode):
             host.Progress(total).step(done)
 
         if isinstance(model, Kosmos):
-            from ..export.export_kosmos import export_captioner
+            from ..export.export_kosmos import export_kosmos
 
             folder = _place(name, loadable=format == "onnx")
-            manifest = export_captioner(model, folder, format, precision, images, on_step)
+            manifest = export_kosmos(model, folder, format, precision, images, on_step)
         else:
-            from ..export.export_diffusion import export_painter
+            from ..export.export_diffusion import export_diffusion
 
             folder = _place(name, loadable=False)
-            manifest = export_painter(model, folder, format, precision, images, on_step)
-        return io.NodeOutput(str(folder), report(manifest))
+            manifest = export_diffusion(model, folder, format, precision, images, on_step)
+        return io.NodeOutput(str(folder), export_summary(manifest))
 
 
 def _place(name: str, *, loadable: bool) -> Path:

@@ -211,7 +211,7 @@ class FineTuneCaptions(io.ComfyNode):
     ) -> io.NodeOutput:
         """Learn, or fetch what was learned before."""
         from ..kosmos.generate.caption import BRIEF, DETAILED
-        from ..quantize.quantize_weights import require_plain
+        from ..quantize.quantize_weights import require_unquantized
         from ..training.captions.caption_dataset import (
             check_captions,
             examples_in,
@@ -226,7 +226,7 @@ class FineTuneCaptions(io.ComfyNode):
             raise UserError(
                 f"{model.name} is an export and cannot be trained: connect Load Kosmos-2."
             )
-        require_plain(model.model, model.name, run_setup.BEFORE)
+        require_unquantized(model.model, model.name, run_setup.BEFORE)
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
             examples += examples_in(_folder(folder[0]))

@@ -161,7 +161,7 @@ class GroundedCaption(io.ComfyNode):
         """Describe the pictures."""
         from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
         from ..kosmos.box_conversion import boxes_to_pixels
-        from ..kosmos.files.grounding_json import as_json, record
+        from ..kosmos.files.grounding_json import grounded_text_to_dict, grounded_text_to_json
         from ..kosmos.generate.caption import BRIEF, DETAILED, caption
         from ..kosmos.generate.decoding import GREEDY, Decoding
         from ..kosmos.grounding import Grounding
@@ -195,10 +195,10 @@ class GroundedCaption(io.ComfyNode):
             draw_boxes_batch(image, seen),
             torch.stack([boxes_to_mask(grounded, height, width) for grounded in seen]),
             [boxes_to_pixels(grounded.boxes, width, height) for grounded in seen],
-            [as_json(grounded, width, height) for grounded in seen],
+            [grounded_text_to_json(grounded, width, height) for grounded in seen],
             ui={
                 "grounded": [
-                    picture | record(grounded, width, height)
+                    picture | grounded_text_to_dict(grounded, width, height)
                     for picture, grounded in zip(panel_data.pictures(image), seen, strict=True)
                 ]
             },

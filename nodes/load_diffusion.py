@@ -83,19 +83,21 @@ class LoadDiffusion(io.ComfyNode):
         """Load the model into ComfyUI's memory management."""
         from ..diffusion.load.model_source import load_diffusion
         from ..diffusion.merge_lora import merge_lora
-        from ..quantize.quantize_weights import require_plain
-        from ..quantize.quantized_linear import quicken
-        from ..quantize.save_quantized import precision_of_rest
+        from ..quantize.quantize_weights import require_unquantized
+        from ..quantize.quantized_linear import use_fast_cpu_kernels
+        from ..quantize.save_quantized import unquantized_dtype
 
         files = [host.resolve("loras", name) for name in text_lines(loras)]
         place = _find(model)
-        rest = precision_of_rest(place) if isinstance(place, Path) else None
+        rest = unquantized_dtype(place) if isinstance(place, Path) else None
         diffusion = load_diffusion(place, rest or host.torch_dtype(dtype), host.clip_vocabulary())
         diffusion = replace(diffusion, name=model)
         if rest is not None:
-            quicken(diffusion.modules, model, host.device_type())
+            use_fast_cpu_kernels(diffusion.modules, model, host.device_type())
         if files:
-            require_plain(diffusion.modules, model, "merge LoRAs into the model as it was before")
+            require_unquantized(
+                diffusion.modules, model, "merge LoRAs into the model as it was before"
+            )
         for file in files:
             diffusion = merge_lora(diffusion, file)
         return io.NodeOutput(replace(diffusion, patcher=host.register_model(diffusion.modules)))

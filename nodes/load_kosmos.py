@@ -75,20 +75,20 @@ class LoadKosmos(io.ComfyNode):
         """Load the chosen model."""
         from ..kosmos.kosmos_lora import merge_lora
         from ..kosmos.load import dtype_on_cpu, load_kosmos
-        from ..quantize.quantize_weights import require_plain
-        from ..quantize.quantized_linear import quicken
-        from ..quantize.save_quantized import precision_of_rest
+        from ..quantize.quantize_weights import require_unquantized
+        from ..quantize.quantized_linear import use_fast_cpu_kernels
+        from ..quantize.save_quantized import unquantized_dtype
 
         folder = sandbox.KOSMOS if model == SANDBOX else hub_models.folder("kosmos", model)
         if is_export(folder):
             return io.NodeOutput(_load_export(folder, model, loras))
-        rest = precision_of_rest(folder)
+        rest = unquantized_dtype(folder)
         chosen = rest or host.torch_dtype(dtype, dtype_on_cpu(folder))
         kosmos = load_kosmos(folder, chosen, attention)
         if rest is not None:
-            quicken(kosmos.model, model, host.device_type())
+            use_fast_cpu_kernels(kosmos.model, model, host.device_type())
         if loras.strip():
-            require_plain(kosmos.model, model, "merge LoRAs into the model as it was before")
+            require_unquantized(kosmos.model, model, "merge LoRAs into the model as it was before")
         kosmos = dataclasses.replace(kosmos, name=model)
         for line in filter(None, map(str.strip, loras.splitlines())):
             kosmos = merge_lora(kosmos, host.resolve("loras", line))
@@ -98,12 +98,12 @@ class LoadKosmos(io.ComfyNode):
 
 def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
     """Load what ExportModel wrote; it computes on the CPU, outside ComfyUI's memory management."""
-    from ..export.onnx_kosmos import load_captioner
+    from ..export.onnx_kosmos import load_onnx_kosmos
 
     if loras.strip():
         raise UserError(
             f'"{name}" is an export, into which no LoRA can be merged: leave loras empty, and '
             "merge before you export."
         )
-    kosmos = load_captioner(folder)
+    kosmos = load_onnx_kosmos(folder)
     return dataclasses.replace(kosmos, name=name, patcher=host.register_model(kosmos.model))

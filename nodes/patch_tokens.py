@@ -102,15 +102,20 @@ class PatchTokens(io.ComfyNode):
         """Look at the patches."""
         from ..drawing.patch_overlay import blocks, grid_mask, marked, overlay
         from ..kosmos.insight.patch_similarity import (
-            alike,
+            patch_cosines,
             patch_similarity,
+            pca_colours,
             phrase_similarity,
-            principal_colours,
         )
-        from ..kosmos.insight.patches import grid_side, look, patch_embedding, slot_embedding
+        from ..kosmos.insight.patches import (
+            encode_patches,
+            grid_side,
+            patch_embedding,
+            slot_embedding,
+        )
 
         host.load_to_device(kosmos.patcher)
-        features = look(kosmos, image)
+        features = encode_patches(kosmos, image)
         if compare_with == "phrase":
             text = phrase.strip()
             batching = watched(len(image) * grid_side(kosmos) ** 2, 0)
@@ -124,7 +129,7 @@ class PatchTokens(io.ComfyNode):
         return io.NodeOutput(
             patch_embedding(kosmos, features),
             slot_embedding(kosmos, features),
-            blocks(principal_colours(features), height, width),
+            blocks(pca_colours(features), height, width),
             overlay(list(image), list(maps), [marked(text, 0, len(text))] * len(image), bounds),
             torch.stack([grid_mask(grid, height, width, bounds) for grid in maps]),
             ui={
@@ -133,7 +138,7 @@ class PatchTokens(io.ComfyNode):
                         **picture,
                         "to": text,
                         "grid": grid.tolist(),
-                        "alike": panel_data.as_bytes(alike(own)) if small else None,
+                        "alike": panel_data.as_bytes(patch_cosines(own)) if small else None,
                     }
                     for picture, grid, own in zip(
                         panel_data.pictures(image), maps, features, strict=True

@@ -22,7 +22,7 @@ from .sockets import DIFFUSION, KOSMOS
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..quantize.compare_models import Comparison
-    from ..quantize.quantize_models import Quantized
+    from ..quantize.quantize_models import QuantizedModel
 
 FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16", "int4 awq"]
 RESTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "as it is": None}
@@ -130,12 +130,12 @@ class Quantize(io.ComfyNode):
         `divergence` is in nats).
         """
         from ..drawing.quantize_sheet import draw_quantize_sheet
-        from ..quantize.quantize_report import report
+        from ..quantize.quantize_report import make_quantize_report
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
         words = [word.strip() for word in keep.split(",") if word.strip()]
         host.load_to_device(model.patcher)
-        made: Quantized[Kosmos] | Quantized[Diffusion]
+        made: QuantizedModel[Kosmos] | QuantizedModel[Diffusion]
         weights: tuple[torch.nn.Module, torch.nn.Module]
         if isinstance(model, Kosmos):
             captioner, compared = _captioner(model, format, words, RESTS[rest], image)
@@ -145,7 +145,7 @@ class Quantize(io.ComfyNode):
             made, unit, weights = painter, "step", (model.modules, painter.model.modules)
         memory = bytes_in_memory(weights[0]), bytes_in_memory(weights[1])
         saved = _save(made, save_as.strip()) if save_as.strip() else None
-        told = report(
+        told = make_quantize_report(
             model.name,
             format,
             unit,
@@ -177,10 +177,10 @@ def _captioner(
     keep: list[str],
     rest: torch.dtype | None,
     image: torch.Tensor | None,
-) -> tuple[Quantized[Kosmos], Comparison]:
+) -> tuple[QuantizedModel[Kosmos], Comparison]:
     from ..kosmos.preprocess import check
-    from ..quantize.calibration_data import captioning
-    from ..quantize.compare_models import TOKENS, compare_captioners
+    from ..quantize.calibration_data import captioning_run
+    from ..quantize.compare_models import MAX_NEW_TOKENS, compare_captioners
     from ..quantize.quantize_models import quantize_kosmos
 
     if image is None:
@@ -188,26 +188,28 @@ def _captioner(
         image = torch.from_numpy(np.stack(drawn)).float() / 255
     check(image)
     watched = image[LOOKED_AT:] if len(image) > LOOKED_AT else image
-    work = captioning(kosmos, watched, _counted(TOKENS))
+    work = captioning_run(kosmos, watched, _counted(MAX_NEW_TOKENS))
     made = quantize_kosmos(kosmos, name, keep, rest, work, _counted(_layers(kosmos.model)))
-    compared = compare_captioners(kosmos, made.model, image[:LOOKED_AT], _counted(2 * TOKENS))
+    compared = compare_captioners(
+        kosmos, made.model, image[:LOOKED_AT], _counted(2 * MAX_NEW_TOKENS)
+    )
     return made, compared
 
 
 def _painter(
     diffusion: Diffusion, name: str, keep: list[str], rest: torch.dtype | None, prompt: str
-) -> tuple[Quantized[Diffusion], Comparison]:
-    from ..quantize.calibration_data import painting
-    from ..quantize.compare_models import STEPS, compare_painters
+) -> tuple[QuantizedModel[Diffusion], Comparison]:
+    from ..quantize.calibration_data import sampling_run
+    from ..quantize.compare_models import STEPS, compare_diffusion
     from ..quantize.quantize_models import quantize_diffusion
 
     prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
     if not prompts:
         raise UserError("There is no prompt to compare with: write at least one line of text.")
-    work = painting(diffusion, prompts[LOOKED_AT:] or prompts, _counted(STEPS))
+    work = sampling_run(diffusion, prompts[LOOKED_AT:] or prompts, _counted(STEPS))
     done = _counted(_layers(diffusion.modules))
     made = quantize_diffusion(diffusion, name, keep, rest, work, done)
-    compared = compare_painters(diffusion, made.model, prompts[:LOOKED_AT], _counted(2 * STEPS))
+    compared = compare_diffusion(diffusion, made.model, prompts[:LOOKED_AT], _counted(2 * STEPS))
     return made, compared
 
 
@@ -221,7 +223,7 @@ def _counted(total: int) -> Callable[[], None]:
     return lambda: progress.step(min(next(calls), total))
 
 
-def _save(made: Quantized[Kosmos] | Quantized[Diffusion], name: str) -> Path:
+def _save(made: QuantizedModel[Kosmos] | QuantizedModel[Diffusion], name: str) -> Path:
     from ..quantize.save_quantized import save_diffusion, save_kosmos
 
     if isinstance(made.model, Kosmos):

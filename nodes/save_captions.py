@@ -106,14 +106,14 @@ class SaveCaptions(io.ComfyNode):
     ) -> io.NodeOutput:
         """Write the files."""
         from ..kosmos.files.caption_files import (
-            check_free,
-            coco_contents,
-            contents,
-            sidecars,
+            caption_file_contents,
+            caption_file_paths,
+            coco_file_contents,
+            require_absent,
             write_files,
-            write_picture,
+            write_image,
         )
-        from ..kosmos.files.coco import Entry
+        from ..kosmos.files.coco import CaptionedImage
 
         images = [picture for batch in image for picture in batch]
         seen = [picture for part in grounding for picture in part.pictures]
@@ -126,22 +126,22 @@ class SaveCaptions(io.ComfyNode):
         beside = bool(beside_inputs and beside_inputs[0])
         pictures = _paths(named, len(images), folder[0].strip(), beside, overwrite[0])
         entries = [
-            Entry(path.name, picture.shape[1], picture.shape[0], text)
+            CaptionedImage(path.name, picture.shape[1], picture.shape[0], text)
             for path, picture, text in zip(pictures, images, seen, strict=True)
         ]
         written: dict[Path, str] = {}
         for path, entry in zip(pictures, entries, strict=True):
-            written |= contents(path, entry, format[0])
+            written |= caption_file_contents(path, entry, format[0])
         if coco[0]:
-            written |= coco_contents(pictures[0].parent, entries)
+            written |= coco_file_contents(pictures[0].parent, entries)
         with_pictures = save_images[0] and not beside
         if with_pictures and not overwrite[0]:
-            check_free([*written, *pictures])
+            require_absent([*written, *pictures])
         write_files(written, overwrite=overwrite[0])
         if with_pictures:
             for path, picture in zip(pictures, images, strict=True):
-                write_picture(path, picture)
-        paths = [str(sidecars(path, format[0])[0]) for path in pictures]
+                write_image(path, picture)
+        paths = [str(caption_file_paths(path, format[0])[0]) for path in pictures]
         host.show_text(f"{len(paths)} captions in {pictures[0].parent}")
         return io.NodeOutput(paths)
 

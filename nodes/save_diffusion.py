@@ -53,13 +53,13 @@ class SaveDiffusion(io.ComfyNode):
     def execute(cls, diffusion: Diffusion, format: str, name: str) -> io.NodeOutput:
         """Write it beside what is there."""
         from ..diffusion.save_model import save_checkpoint
-        from ..quantize.quantize_weights import require_plain
+        from ..quantize.quantize_weights import require_unquantized
         from ..quantize.save_quantized import save_diffusion
 
         name = name.strip().removesuffix(".safetensors")
         if format == "checkpoint":
             path = free(host.model_file("checkpoints", f"{name}.safetensors"))
-            require_plain(diffusion.modules, diffusion.name, "choose the format diffusers")
+            require_unquantized(diffusion.modules, diffusion.name, "choose the format diffusers")
             save_checkpoint(diffusion, path)
         else:
             path = free(host.model_file("diffusers", name))

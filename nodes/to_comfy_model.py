@@ -54,9 +54,9 @@ class ToComfyModel(io.ComfyNode):
             unet_weights,
             vae_weights,
         )
-        from ..quantize.dequantize import dequantized_diffusion
+        from ..quantize.dequantize import dequantize_diffusion
 
-        plain = dequantized_diffusion(diffusion)
+        plain = dequantize_diffusion(diffusion)
         prediction, settings = _noise_schedule(diffusion)
         vae = diffusion.vae
         model = host.core_model(unet_weights(plain.unet), plain.dtype)

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
-ROWS = 256
+MAX_ROWS = 256
 """So many of all rows that a layer was given are kept; which, is drawn by lot."""
 
-Work = Callable[[], object]
+CalibrationRun = Callable[[], object]
 """Lets the model that is going to be quantized do what it is there for."""
 
-Inputs = Mapping[str, Tensor]
+LayerInputs = Mapping[str, Tensor]
 """Rows [n,in] on the CPU that layers were given, by the layers' names."""
 
 
 @contextmanager
-def watched(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def record_layer_inputs(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Gather what linear layers of a module are given within the block: up to ROWS rows each."""
     draw = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
@@ -33,13 +33,13 @@ def watched(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
         def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             rows = given[0].detach().reshape(-1, given[0].shape[-1])
             drawn = torch.rand(len(rows), generator=draw)
-            best = drawn.topk(min(ROWS, len(rows)), largest=False)
+            best = drawn.topk(min(MAX_ROWS, len(rows)), largest=False)
             rows = rows[best.indices.to(rows.device)].cpu()
             drawn, rows = (
                 torch.cat([before[path], new]) if path in before else new
                 for before, new in ((lots, best.values), (found, rows))
             )
-            kept = drawn.topk(min(ROWS, len(rows)), largest=False)
+            kept = drawn.topk(min(MAX_ROWS, len(rows)), largest=False)
             lots[path], found[path] = kept.values, rows[kept.indices]
 
         return look
@@ -52,7 +52,7 @@ def watched(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
             hook.remove()
 
 
-def activation_aware(weight: Tensor, rows: Tensor, recipe: AOBaseConfig) -> Any:
+def quantize_awq(weight: Tensor, rows: Tensor, recipe: AOBaseConfig) -> Any:
     """Quantize a weight [out,in] so that its products with rows like these move the least.
 
     Columns that meet large inputs are scaled up before they are rounded, and inputs down by as

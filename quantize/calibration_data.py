@@ -12,30 +12,34 @@ from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
 from ..kosmos.generate.caption import BRIEF, caption
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.batching import BatchOptions
-from .calibration import Work
-from .compare_models import GUIDANCE, STEPS, TOKENS
+from .calibration import CalibrationRun
+from .compare_models import GUIDANCE, MAX_NEW_TOKENS, STEPS
 
-MOST = 16
+MAX_SAMPLES = 16
 """Pictures or prompts that are looked at; AWQ's scales hardly change with more."""
 
 
-def captioning(kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None) -> Work:
+def captioning_run(
+    kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None
+) -> CalibrationRun:
     """Describe pictures [B,H,W,3]."""
     batching = BatchOptions(on_token=on_token)
-    return lambda: caption(kosmos, images[:MOST], BRIEF, max_new_tokens=TOKENS, batching=batching)
+    return lambda: caption(
+        kosmos, images[:MAX_SAMPLES], BRIEF, max_new_tokens=MAX_NEW_TOKENS, batching=batching
+    )
 
 
-def painting(
+def sampling_run(
     diffusion: Diffusion, prompts: Sequence[str], on_step: Callable[[], None] | None = None
-) -> Work:
+) -> CalibrationRun:
     """Read prompts and paint them."""
 
     def work() -> None:
         # `sample` asks the text encoder for what it does not remember only.
-        encode_tokens(diffusion, tokenize(diffusion, prompts[:MOST]).to(diffusion.device))
+        encode_tokens(diffusion, tokenize(diffusion, prompts[:MAX_SAMPLES]).to(diffusion.device))
         sample(
             diffusion,
-            prompts[:MOST],
+            prompts[:MAX_SAMPLES],
             steps=STEPS,
             guidance=GUIDANCE,
             on_step=on_step and (lambda done, total, preview: on_step()),

@@ -22,12 +22,12 @@ from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.prompt import Prompt, read_text, tokenize
 from ..shared.batching import BatchOptions
 
-TOKENS = 48
+MAX_NEW_TOKENS = 48
 """Where a caption that is compared is cut off at the latest."""
 
 STEPS = 10
 GUIDANCE = 4.0
-LOUDER = 4
+DIFFERENCE_GAIN = 4
 """How many times stronger than it is the difference of two pictures is drawn."""
 
 
@@ -56,11 +56,11 @@ def compare_captioners(
     read the same up to there, would have gone on with another token; and "divergence", the mean
     Kullback-Leibler divergence of the first model's next token from the second's, in nats.
     """
-    prompt = tokenize(before, BRIEF, TOKENS)
+    prompt = tokenize(before, BRIEF, MAX_NEW_TOKENS)
     told: list[list[Completion]] = []
     seconds: list[float] = []
     for kosmos in (before, after):
-        for tokens in (2, TOKENS):
+        for tokens in (2, MAX_NEW_TOKENS):
             began = time.perf_counter()
             replies = generate(
                 kosmos,
@@ -119,7 +119,7 @@ def _chances(kosmos: Kosmos, image: Tensor, prompt: Prompt, ids: Sequence[int]) 
     return logits[0].float().log_softmax(-1).cpu()
 
 
-def compare_painters(
+def compare_diffusion(
     before: Diffusion,
     after: Diffusion,
     prompts: Sequence[str],
@@ -150,7 +150,7 @@ def compare_painters(
     rows = {
         "before": pictures[0],
         "after": pictures[1],
-        f"change, {LOUDER} times": (change * LOUDER).clamp(0, 1),
+        f"change, {DIFFERENCE_GAIN} times": (change * DIFFERENCE_GAIN).clamp(0, 1),
     }
     moved = {"pictures": float(each.mean()), "worst picture": float(each.max())}
     return Comparison(seconds[0], seconds[1], moved, rows)

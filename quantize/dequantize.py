@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def dequantized(module: Model) -> Model:
+def dequantize(module: Model) -> Model:
     """Return a module with ordinary weights, which hold the rounded numbers: itself, or a copy."""
     if not is_quantized(module):
         return module
@@ -37,12 +37,12 @@ def dequantized(module: Model) -> Model:
     return made
 
 
-def dequantized_diffusion(diffusion: Diffusion) -> Diffusion:
+def dequantize_diffusion(diffusion: Diffusion) -> Diffusion:
     """Return a Stable Diffusion with ordinary weights and no `patcher`; itself if it has them."""
     if not is_quantized(diffusion.modules):
         return diffusion
     parts: dict[str, Any] = {
-        place: dequantized(module) for place, module in diffusion.modules.items()
+        place: dequantize(module) for place, module in diffusion.modules.items()
     }
     return replace(diffusion, patcher=None, **parts)
 

@@ -8,7 +8,7 @@ from diffusers import ModelMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from .quantize_formats import FORMATS
+from .quantize_formats import QUANTIZE_FORMATS
 
 
 def set_quantization_config(model: nn.Module, name: str, left: Sequence[str]) -> None:
@@ -19,7 +19,7 @@ def set_quantization_config(model: nn.Module, name: str, left: Sequence[str]) ->
     and one of its scales, and the file's metadata say how they belong together; config.json holds
     the recipe as `quantization_config`.
     """
-    make = FORMATS[name].recipe
+    make = QUANTIZE_FORMATS[name].recipe
     if make is None:
         return
     recipe = make("cuda")  # a CPU's own packing of 4 bits never gets into a file

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .quantize_formats import GROUP
+from .quantize_formats import GROUP_SIZE
 
 if TYPE_CHECKING:
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
     from torchao.quantization import Int4Tensor
 
 
-def plain(weight: Int4OpaqueTensor) -> Int4Tensor:
+def to_portable_int4(weight: Int4OpaqueTensor) -> Int4Tensor:
     """Return a packed weight [N,K] in the plain packing, the same in every number."""
     from torchao.quantization import Int4Tensor
 
     rows, columns = weight.shape
     # With a scale of 1 and an offset of 0 the product with the unit matrix is the numbers.
-    ones = torch.ones(columns // GROUP, rows, dtype=weight.dtype)
+    ones = torch.ones(columns // GROUP_SIZE, rows, dtype=weight.dtype)
     numbers = torch.ops.aten._weight_int4pack_mm_for_cpu(
         torch.eye(columns, dtype=weight.dtype),
         weight.qdata,
-        GROUP,
+        GROUP_SIZE,
         torch.stack([ones, torch.zeros_like(ones)], -1),
     )
     numbers = numbers.t().round().to(torch.int8)
@@ -40,13 +40,13 @@ def plain(weight: Int4OpaqueTensor) -> Int4Tensor:
         pairs.contiguous(),
         scale.contiguous(),
         zero.contiguous(),
-        [1, GROUP],
+        [1, GROUP_SIZE],
         weight.shape,
         weight.act_pre_scale,
     )
 
 
-def packed(weight: Int4Tensor) -> Int4OpaqueTensor:
+def to_cpu_int4(weight: Int4Tensor) -> Int4OpaqueTensor:
     """Return a plain weight [N,K] in the packing of this CPU, the same in every number."""
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
@@ -55,14 +55,14 @@ def packed(weight: Int4Tensor) -> Int4OpaqueTensor:
     return Int4OpaqueTensor(
         torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1),
         torch.stack([weight.scale, weight.zero_point], -1),
-        [1, GROUP],
+        [1, GROUP_SIZE],
         weight.shape,
         weight.act_pre_scale,
     )
 
 
 @contextmanager
-def portable(module: nn.Module) -> Iterator[None]:
+def portable_weights(module: nn.Module) -> Iterator[None]:
     """Hold a module's packed weights plainly, to be written to a file; afterwards as before."""
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
@@ -73,7 +73,7 @@ def portable(module: nn.Module) -> Iterator[None]:
     }
     try:
         for part, weight in own.items():
-            part.weight = nn.Parameter(plain(weight), requires_grad=False)
+            part.weight = nn.Parameter(to_portable_int4(weight), requires_grad=False)
         yield
     finally:
         for part, weight in own.items():

@@ -19,21 +19,21 @@ from torchao.quantization.qat import FakeQuantizedLinear, IntxFakeQuantizeConfig
 from torchao.quantization.qat.linear import enable_linear_fake_quant
 from torchao.quantization.quant_primitives import ZeroPointDomain
 
-from .quantize_formats import GROUP
-from .quantize_models import KEEP
-from .quantize_weights import choose_layers
+from .quantize_formats import GROUP_SIZE
+from .quantize_models import KEEP_LAYERS
+from .quantize_weights import select_layers
 
-ROUNDINGS = {
+FAKE_QUANTIZE_CONFIGS = {
     "int8": IntxFakeQuantizeConfig(torch.int8, "per_channel"),
     "int4": IntxFakeQuantizeConfig(
         torch.uint4,  # type: ignore[attr-defined]
-        group_size=GROUP,
+        group_size=GROUP_SIZE,
         is_symmetric=False,
         zero_point_precision=torch.float32,
         zero_point_domain=ZeroPointDomain.FLOAT,
     ),
 }
-"""By the names in `formats.FORMATS`, whose rounding this is."""
+"""By the names in `QUANTIZE_FORMATS`, whose rounding this is."""
 
 
 class QATLinear(FakeQuantizedLinear):
@@ -53,18 +53,18 @@ class QATLinear(FakeQuantizedLinear):
         return functional.linear(x, rounded - change, self.bias)
 
 
-def prepare_qat(model: nn.Module, name: str, keep: Sequence[str] = KEEP) -> None:
+def prepare_qat(model: nn.Module, name: str, keep: Sequence[str] = KEEP_LAYERS) -> None:
     """Let a model feel the rounding of one of ROUNDINGS, in the layers that `quantize` would take.
 
-    Its parameters keep their names. Adapters are put in afterwards, and then `follow_adapters`.
+    Its parameters keep their names. Adapters are put in afterwards, and then `include_adapters`.
     """
-    for path in choose_layers(model, name, keep).quantized:
+    for path in select_layers(model, name, keep).quantized:
         layer = model.get_submodule(path)
         aware = QATLinear(
             layer.in_features,
             layer.out_features,
             layer.bias is not None,
-            weight_config=ROUNDINGS[name],
+            weight_config=FAKE_QUANTIZE_CONFIGS[name],
             device="meta",
         )
         aware.weight, aware.bias = layer.weight, layer.bias
@@ -73,7 +73,7 @@ def prepare_qat(model: nn.Module, name: str, keep: Sequence[str] = KEEP) -> None
         setattr(model.get_submodule(parent), place, aware)
 
 
-def follow_adapters(model: nn.Module) -> None:
+def include_adapters(model: nn.Module) -> None:
     """Let layers that have a LoRA beside them round what both are together."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), QATLinear):

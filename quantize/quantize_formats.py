@@ -14,10 +14,10 @@ from ..shared.errors import UserError
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
-TORCHAO = "torchao==0.17.0"
+TORCHAO_REQUIREMENT = "torchao==0.17.0"
 """The release that suits torch 2.11."""
 
-GROUP = 32
+GROUP_SIZE = 32
 """Weights of one row that share a scale in int4."""
 
 FP8_CAPABILITY = (8, 9)
@@ -25,7 +25,7 @@ FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
-class Format:
+class QuantizeFormat:
     """How to hold weights.
 
     recipe: torchao's, for linear layers on a kind of device ("cpu", "cuda"); None casts only.
@@ -56,10 +56,10 @@ def _int4(device: str) -> AOBaseConfig:
     if device == "cpu":
         from torchao.prototype.quantization.int4 import Int4WeightOnlyOpaqueTensorConfig
 
-        return Int4WeightOnlyOpaqueTensorConfig(group_size=GROUP)
+        return Int4WeightOnlyOpaqueTensorConfig(group_size=GROUP_SIZE)
     from torchao.quantization import Int4WeightOnlyConfig
 
-    return Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+    return Int4WeightOnlyConfig(group_size=GROUP_SIZE, int4_packing_format="tile_packed_to_4d")
 
 
 def _fp8(device: str) -> AOBaseConfig:
@@ -68,14 +68,14 @@ def _fp8(device: str) -> AOBaseConfig:
     return Float8DynamicActivationFloat8WeightConfig()
 
 
-FORMATS = {
-    "int8": Format(_int8, multiple=16),
-    "int8 dynamic": Format(_int8_dynamic, multiple=16),
-    "int4": Format(_int4, torch.bfloat16, GROUP),
-    "int4 awq": Format(_int4, torch.bfloat16, GROUP, calibrated=True),
-    "fp8": Format(_fp8, torch.bfloat16, 16),
-    "bf16": Format(dtype=torch.bfloat16),
-    "fp16": Format(dtype=torch.float16),
+QUANTIZE_FORMATS = {
+    "int8": QuantizeFormat(_int8, multiple=16),
+    "int8 dynamic": QuantizeFormat(_int8_dynamic, multiple=16),
+    "int4": QuantizeFormat(_int4, torch.bfloat16, GROUP_SIZE),
+    "int4 awq": QuantizeFormat(_int4, torch.bfloat16, GROUP_SIZE, calibrated=True),
+    "fp8": QuantizeFormat(_fp8, torch.bfloat16, 16),
+    "bf16": QuantizeFormat(dtype=torch.bfloat16),
+    "fp16": QuantizeFormat(dtype=torch.float16),
 }
 """By the name that a user chooses.
 
@@ -92,13 +92,14 @@ def require_torchao(what: str) -> None:
     if find_spec("torchao") is None:
         raise UserError(
             f'{what} needs the package torchao, which is not installed: run "python -m pip '
-            f"install --no-deps {TORCHAO}\" with ComfyUI's own Python and start ComfyUI again."
+            f"install --no-deps {TORCHAO_REQUIREMENT}\" with ComfyUI's own Python and restart "
+            "ComfyUI."
         )
 
 
 def require_format(name: str, device: torch.device) -> None:
     """Raise UserError unless this computer can compute with one of FORMATS on a device."""
-    if FORMATS[name].recipe is not None:
+    if QUANTIZE_FORMATS[name].recipe is not None:
         require_torchao(f"The format {name}")
     if name == "fp8" and not (
         device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
@@ -107,7 +108,7 @@ def require_format(name: str, device: torch.device) -> None:
             "The format fp8 needs an NVIDIA GPU of the Ada generation or later, and this is "
             f'"{device.type}": choose int8 or "int8 dynamic".'
         )
-    if FORMATS[name].recipe is _int4 and device.type not in ("cpu", "cuda"):
+    if QUANTIZE_FORMATS[name].recipe is _int4 and device.type not in ("cpu", "cuda"):
         raise UserError(
             f'The format {name} needs a CPU or an NVIDIA GPU, and this is "{device.type}": choose '
             "int8."

@@ -11,7 +11,7 @@ from .compare_models import Comparison
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelCost:
     """A model before or after.
 
     memory: bytes of its weights; disk: bytes of the files that hold them; seconds: for one `unit`
@@ -24,7 +24,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Report:
+class QuantizeReport:
     """A model in a format next to what it was.
 
     name: what the user calls it. unit: what the seconds are for, "caption" or "step". layers and
@@ -37,8 +37,8 @@ class Report:
     unit: str
     layers: int
     left: int
-    before: Side
-    after: Side
+    before: ModelCost
+    after: ModelCost
     moved: dict[str, float]
     saved: Path | None = None
 
@@ -75,7 +75,7 @@ def _moved(what: str, value: float) -> str:
     return f"{what} {value:.3g} nats" if what == "divergence" else f"{what} {100 * value:.3g} %"
 
 
-def report(
+def make_quantize_report(
     name: str,
     made_as: str,
     unit: str,
@@ -84,18 +84,18 @@ def report(
     comparison: Comparison,
     saved: Path | None,
     disk: int,
-) -> Report:
+) -> QuantizeReport:
     """Join what was measured; `memory` is that before and after, `disk` what was saved or will be.
 
     The model before is as large on disk as in memory: safetensors hold weights as they are.
     """
-    return Report(
+    return QuantizeReport(
         name,
         made_as,
         unit,
         *layers,
-        Side(memory[0], memory[0], comparison.seconds_before),
-        Side(memory[1], disk, comparison.seconds_after),
+        ModelCost(memory[0], memory[0], comparison.seconds_before),
+        ModelCost(memory[1], disk, comparison.seconds_after),
         comparison.moved,
         saved,
     )

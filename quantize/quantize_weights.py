@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from ..shared.errors import UserError
-from .calibration import Inputs, activation_aware
-from .quantize_formats import FORMATS, require_format
-from .quantized_linear import quicken
+from .calibration import LayerInputs, quantize_awq
+from .quantize_formats import QUANTIZE_FORMATS, require_format
+from .quantized_linear import use_fast_cpu_kernels
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Taken:
+class LayerSelection:
     """Which linear layers of a module are quantized, and which are left alone, by their names."""
 
     quantized: tuple[str, ...]
@@ -31,13 +31,13 @@ def is_quantized(module: nn.Module) -> bool:
     return any(hasattr(weight, "__tensor_flatten__") for weight in module.parameters())
 
 
-def require_plain(module: nn.Module, name: str, remedy: str) -> None:
+def require_unquantized(module: nn.Module, name: str, remedy: str) -> None:
     """Raise UserError for a module that is quantized; name: what the user calls it."""
     if is_quantized(module):
         raise UserError(f"{name} is quantized: {remedy}.")
 
 
-def choose_layers(module: nn.Module, name: str, keep: Sequence[str]) -> Taken:
+def select_layers(module: nn.Module, name: str, keep: Sequence[str]) -> LayerSelection:
     """Return which linear layers a format takes.
 
     Left alone are those whose name holds a word of `keep`, those whose weight is an embedding's as
@@ -45,15 +45,15 @@ def choose_layers(module: nn.Module, name: str, keep: Sequence[str]) -> Taken:
     Embeddings, norms and convolutions are no linear layers and never taken.
     """
     tied = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    multiple = FORMATS[name].multiple
-    casts = FORMATS[name].recipe is None
+    multiple = QUANTIZE_FORMATS[name].multiple
+    casts = QUANTIZE_FORMATS[name].recipe is None
     taken: dict[bool, list[str]] = {True: [], False: []}
     for path, part in module.named_modules():
         if isinstance(part, nn.Linear):
             suits = not casts and not any(side % multiple for side in part.weight.shape)
             kept = id(part.weight) in tied or any(word in path for word in keep)
             taken[suits and not kept].append(path)
-    return Taken(tuple(taken[True]), tuple(taken[False]))
+    return LayerSelection(tuple(taken[True]), tuple(taken[False]))
 
 
 @torch.inference_mode(False)
@@ -63,7 +63,7 @@ def quantized_copy(
     name: str,
     layers: Sequence[str],
     rest: torch.dtype | None = None,
-    inputs: Inputs | None = None,
+    inputs: LayerInputs | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> Model:
     """Return a copy of a module in one of FORMATS, on the module's own device; it stays as it is.
@@ -76,7 +76,7 @@ def quantized_copy(
 
     Raises UserError when the device cannot compute with the format.
     """
-    format_ = FORMATS[name]
+    format_ = QUANTIZE_FORMATS[name]
     device = next(module.parameters()).device
     require_format(name, device)
     dtype = format_.dtype or rest
@@ -87,7 +87,7 @@ def quantized_copy(
             _cast(part, dtype, {id(weight) for weight in chosen})
     if format_.recipe is not None:
         _quantize(made, name, layers, dtype, inputs or {}, on_layer)
-        quicken(made, name, device.type)
+        use_fast_cpu_kernels(made, name, device.type)
     return made.eval().requires_grad_(False)
 
 
@@ -104,12 +104,12 @@ def _quantize(
     name: str,
     layers: Sequence[str],
     dtype: torch.dtype | None,
-    inputs: Inputs,
+    inputs: LayerInputs,
     on_layer: Callable[[], None],
 ) -> None:
     from torchao.quantization import quantize_
 
-    recipe = FORMATS[name].recipe
+    recipe = QUANTIZE_FORMATS[name].recipe
     for path in layers:
         layer = module.get_submodule(path)
         weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
@@ -119,7 +119,7 @@ def _quantize(
         # Some kernels ask for the precision to unpack to; the others round more exactly in float32.
         weight = weight.to(held) if asks else weight.float()
         if path in inputs:
-            weight = activation_aware(weight, inputs[path], recipe(device))  # type: ignore[misc]
+            weight = quantize_awq(weight, inputs[path], recipe(device))  # type: ignore[misc]
             layer.weight = nn.Parameter(weight, requires_grad=False)
         else:
             layer.weight = nn.Parameter(weight, requires_grad=False)

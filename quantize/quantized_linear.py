@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
     from torchao.quantization import Int8Tensor
 
-ROWS = 12
+MAX_PACKED_ROWS = 12
 """Up to so many, bfloat16 rows are multiplied by 8-bit weights as they are; above, unpacking the
 weights once is faster."""
 
-COLUMNS = 16
+COLUMN_MULTIPLE = 16
 """PyTorch's kernels for 8-bit weights are right only for rows of a multiple of so many numbers."""
 
-ALIGNED = 64
+ALIGNMENT = 64
 """Bytes. Those kernels read memory in pieces that have to begin at a multiple of up to 32, or the
 process ends; memory of PyTorch's own begins at a multiple of this, that of a file at one of 8."""
 
-LEVELS = 127.5
+INT8_HALF_RANGE = 127.5
 """Half of what 8 bits tell apart."""
 
 
 def _is_aligned(x: Tensor) -> bool:
-    return x.data_ptr() % ALIGNED == 0
+    return x.data_ptr() % ALIGNMENT == 0
 
 
 def _explained(x: Tensor) -> bool:
@@ -64,14 +64,14 @@ class Int8Linear(nn.Linear):
         """Round each row to 8 bits, multiply in whole numbers, and scale back; float32."""
         numbers = rows.float()
         scale = numbers.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).eps)
-        scale = scale / LEVELS
+        scale = scale / INT8_HALF_RANGE
         rounded = (numbers / scale).round().clamp(-128, 127).to(torch.int8)
         product = torch._int_mm(rounded, self.weight.qdata.t())
         return product.float() * scale * self.weight.scale.flatten().float()
 
     def _weights_only(self, rows: Tensor) -> Tensor:
         weight, scale = self.weight.qdata, self.weight.scale.flatten().to(rows.dtype)
-        few = rows.dtype == torch.bfloat16 and len(rows) <= ROWS
+        few = rows.dtype == torch.bfloat16 and len(rows) <= MAX_PACKED_ROWS
         if few and _is_aligned(weight):
             rows = rows.contiguous()
             rows = rows if _is_aligned(rows) else rows.clone()
@@ -95,7 +95,7 @@ class Int4Linear(nn.Linear):
 
 
 @torch.inference_mode(False)
-def quicken(module: nn.Module, name: str, device: str) -> None:
+def use_fast_cpu_kernels(module: nn.Module, name: str, device: str) -> None:
     """Give a module that holds torchao's weights, in their places, the layers of this file.
 
     name: what the user calls the model; device: the kind that it is going to compute on, "cpu",
@@ -105,7 +105,7 @@ def quicken(module: nn.Module, name: str, device: str) -> None:
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
     from torchao.quantization import Int4Tensor, Int4TilePackedTo4dTensor, Int8Tensor
 
-    from .int4_packing import packed
+    from .int4_packing import to_cpu_int4
 
     for path, part in list(module.named_modules()):
         if type(part) is not nn.Linear:
@@ -117,7 +117,7 @@ def quicken(module: nn.Module, name: str, device: str) -> None:
                 f'"{device}": quantize the original model on this computer.'
             )
         if isinstance(weight, Int4Tensor):
-            part.weight = nn.Parameter(packed(weight), requires_grad=False)
+            part.weight = nn.Parameter(to_cpu_int4(weight), requires_grad=False)
             _take_place(module, path, part, Int4Linear)
         elif isinstance(weight, Int4OpaqueTensor):
             _take_place(module, path, part, Int4Linear)
@@ -130,7 +130,7 @@ def quicken(module: nn.Module, name: str, device: str) -> None:
 def _suits(weight: Int8Tensor) -> bool:
     """Whether a weight, which may be of another program's making, has one scale for each row."""
     columns = weight.shape[1]
-    return list(weight.block_size) == [1, columns] and columns % COLUMNS == 0
+    return list(weight.block_size) == [1, columns] and columns % COLUMN_MULTIPLE == 0
 
 
 def _take_place(module: nn.Module, path: str, part: nn.Linear, kind: type[nn.Linear]) -> None:

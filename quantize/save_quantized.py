@@ -15,11 +15,11 @@ from ..diffusion.save_model import save_folder
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.atomic_files import atomic_folder
 from ..shared.errors import UserError
-from .int4_packing import portable
+from .int4_packing import portable_weights
 from .quantize_formats import require_torchao
 from .quantize_weights import is_quantized
 
-PRECISIONS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By safetensors' names."""
 
 
@@ -51,10 +51,10 @@ def save_diffusion(diffusion: Diffusion, folder: Path) -> None:
 
 def as_written(module: nn.Module) -> AbstractContextManager[None]:
     """Hold a module's weights, for a while, as any computer can read them from a file."""
-    return portable(module) if is_quantized(module) else nullcontext()
+    return portable_weights(module) if is_quantized(module) else nullcontext()
 
 
-def precision_of_rest(folder: Path) -> torch.dtype | None:
+def unquantized_dtype(folder: Path) -> torch.dtype | None:
     """Return the precision of what is not quantized in a model's folder; None if nothing is.
 
     What is wrong with a file is left for the loader to say. Raises UserError when the package
@@ -81,5 +81,5 @@ def _precision(folder: Path) -> torch.dtype:
         with suppress(SafetensorError, OSError), safe_open(file, framework="pt") as held:
             for key in held.keys():  # noqa: SIM118
                 if "._weight_" not in key:
-                    return PRECISIONS[held.get_slice(key).get_dtype()]
+                    return SAFETENSORS_DTYPES[held.get_slice(key).get_dtype()]
     return torch.bfloat16

@@ -24,13 +24,13 @@ def prepare_qat(name: str, models: Iterable[nn.Module], adapt: Callable[[], Resu
     if name == NOT_AWARE:
         return adapt()
     require_torchao('The setting "quantization_aware"')
-    from ..quantize.qat import follow_adapters, prepare_qat
+    from ..quantize.qat import include_adapters, prepare_qat
 
     for model in models:
         prepare_qat(model, name)
     made = adapt()
     for model in models:
-        follow_adapters(model)
+        include_adapters(model)
     return made
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from ...diffusion.load.model_source import load_diffusion
-from ...export.export_diffusion import export_painter
+from ...export.export_diffusion import export_diffusion
 from ...export.export_folder import Manifest
-from ...export.export_formats import FORMATS, tools
-from ...export.export_kosmos import export_captioner
-from ...export.onnx_kosmos import load_captioner
+from ...export.export_formats import EXPORT_FORMATS, format_module
+from ...export.export_kosmos import export_kosmos
+from ...export.onnx_kosmos import load_onnx_kosmos
 from ...export.tolerance import PRECISIONS, Precision
 from ...kosmos.generate.caption import BRIEF
 from ...kosmos.generate.completion import Completion, generate
@@ -76,7 +76,7 @@ def timed(clock: Clock, export: Callable[[], Manifest]) -> None:
     )
     log.info(
         "%s %s, %.0f s, %.2f GB of memory: %s",
-        FORMATS[manifest.format].title,
+        EXPORT_FORMATS[manifest.format].title,
         manifest.precision,
         seconds,
         (risen() if risen else 0) / 1e9,
@@ -97,9 +97,9 @@ def captioners(
         for precision in precisions:
             place = folder / f"{format_}_{precision}"
             given = (kosmos, place, format_, precision, scenes(COMPARED))
-            timed(clock, partial(export_captioner, *given))
+            timed(clock, partial(export_kosmos, *given))
             if format_ == "onnx":
-                found[precision] = load_captioner(place)
+                found[precision] = load_onnx_kosmos(place)
     return found
 
 
@@ -109,7 +109,7 @@ def painters(folder: Path, precisions: Sequence[Precision], clock: Clock) -> Non
     for precision in precisions:
         place = folder / f"painter_{precision}"
         given = (painter, place, "onnx", precision, scenes(COMPARED))
-        timed(clock, partial(export_painter, *given))
+        timed(clock, partial(export_diffusion, *given))
 
 
 def compare(
@@ -151,9 +151,9 @@ def installed(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         try:
-            tools(name)
+            format_module(name)
         except UserError as error:
-            log.info("%s is left out: %s", FORMATS[name].title, error)
+            log.info("%s is left out: %s", EXPORT_FORMATS[name].title, error)
         else:
             found.append(name)
     return found
@@ -166,7 +166,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument(
+        "--formats", nargs="+", choices=list(EXPORT_FORMATS), default=list(EXPORT_FORMATS)
+    )
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     add_clock(parser)
@@ -174,7 +176,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     formats = installed(options.formats)
-    packages = [package for name in formats for package in FORMATS[name].packages]
+    packages = [package for name in formats for package in EXPORT_FORMATS[name].packages]
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
     log.info("%s, %s", environment(torch.device("cpu")), versions)
 

@@ -19,8 +19,8 @@ from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.generate.kv_cache import KVCache, PreallocatedCache
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.prompt import tokenize
-from ...quantize.calibration_data import captioning
-from ...quantize.quantize_formats import FORMATS
+from ...quantize.calibration_data import captioning_run
+from ...quantize.quantize_formats import QUANTIZE_FORMATS
 from ...quantize.quantize_models import quantize_kosmos
 from ...shared.model_size import as_text, bytes_in_memory
 from .caption_speed import load
@@ -40,7 +40,7 @@ def versions(kosmos: Kosmos, names: list[str]) -> Iterator[tuple[str, Kosmos]]:
     side = kosmos.model.config.vision_config.image_size
     yield "bf16", kosmos
     for name in names:
-        work = captioning(kosmos, torch.full((1, side, side, 3), 0.5))
+        work = captioning_run(kosmos, torch.full((1, side, side, 3), 0.5))
         yield name, quantize_kosmos(kosmos, name, work=work).model
         gc.collect()
 
@@ -92,7 +92,7 @@ def main() -> None:
     clock: Clock = options.clock
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    names = [name for name in options.formats.split(",") if name in FORMATS]
+    names = [name for name in options.formats.split(",") if name in QUANTIZE_FORMATS]
     kosmos = load(options.size, options.device)
     whole = bytes_in_memory(kosmos.model)
     log.info("%s, %s", kosmos.name, environment(kosmos.model.device))

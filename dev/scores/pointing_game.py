@@ -9,7 +9,7 @@ import torch
 from ...kosmos.grounding import GroundedText
 from ...kosmos.insight.attention import METHODS, word_maps
 from ...kosmos.insight.patch_similarity import phrase_similarity
-from ...kosmos.insight.patches import look
+from ...kosmos.insight.patches import encode_patches
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.preprocess import preprocess
 from ...kosmos.tokenized_caption import tokenize_caption
@@ -76,7 +76,7 @@ def phrases_on_patches(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     right = total = 0
     for k in range(count):
         sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
-        features = look(kosmos, as_images([sample]))
+        features = encode_patches(kosmos, as_images([sample]))
         for part in brief(sample.scene, sample.boxes):
             if not isinstance(part, str):
                 [grid] = phrase_similarity(kosmos, features, part[0])

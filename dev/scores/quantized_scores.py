@@ -16,8 +16,8 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
-from ...quantize.calibration_data import MOST, captioning, painting
-from ...quantize.quantize_formats import FORMATS
+from ...quantize.calibration_data import MAX_SAMPLES, captioning_run, sampling_run
+from ...quantize.quantize_formats import QUANTIZE_FORMATS
 from ...quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
@@ -42,7 +42,7 @@ PAINTED = {
     "colours painted, by the judge": "colours",
     "background painted, by the judge": "background",
 }
-BITS = [name for name in FORMATS if name not in ("fp8", "fp16")]
+BITS = [name for name in QUANTIZE_FORMATS if name not in ("fp8", "fp16")]
 """The formats that every CPU computes with well."""
 
 
@@ -51,7 +51,7 @@ def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Ko
     yield "fp32", kosmos
     for name in formats:
         pictures = np.stack([scene.pixels for scene in _watched()])
-        work = captioning(kosmos, torch.from_numpy(pictures).float() / 255)
+        work = captioning_run(kosmos, torch.from_numpy(pictures).float() / 255)
         yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
 
 
@@ -60,12 +60,12 @@ def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str
     yield "fp32", diffusion
     for name in formats:
         told = [plain_text(brief(each.scene, each.boxes, pattern=False)) for each in _watched()]
-        yield name, quantize_diffusion(diffusion, name, work=painting(diffusion, told)).model
+        yield name, quantize_diffusion(diffusion, name, work=sampling_run(diffusion, told)).model
 
 
 def _watched() -> list[Sample]:
     """What calibrated formats go by; no score is taken on it."""
-    return [draw_sample(qat_scores.FIRST_SEED + k, KOSMOS_PIXELS) for k in range(MOST)]
+    return [draw_sample(qat_scores.FIRST_SEED + k, KOSMOS_PIXELS) for k in range(MAX_SAMPLES)]
 
 
 def table(
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into the card")
     options = parser.parse_args()
     began = time.monotonic()
-    formats = [name for name in options.formats.split(",") if name in FORMATS]
+    formats = [name for name in options.formats.split(",") if name in QUANTIZE_FORMATS]
     judge, kosmos = load_judge(), load_kosmos(KOSMOS, torch.float32)
     diffusion = load_diffusion(DIFFUSION)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ...kosmos.insight.decoder_space import align, describe_states, picture_states, text_states
-from ...kosmos.insight.dual_encoder import DualEncoder, embed_pictures, embed_texts
-from ...kosmos.insight.embedding import unit
-from ...kosmos.insight.likelihood import likelihood
+from ...kosmos.insight.decoder_space import caption_states, fit_alignment, image_states, text_states
+from ...kosmos.insight.dual_encoder import DualEncoder, embed_images, embed_texts
+from ...kosmos.insight.embedding import l2_normalize
+from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.world.captions import brief, plain_text
 from ...sandbox.world.scene import HELD_OUT
@@ -62,20 +62,20 @@ def retrieval(kosmos: Kosmos, count: int, references: int) -> Iterator[Figure]:
     images, texts = as_images(samples), [true_caption(sample) for sample in samples]
     yield Figure("retrieval by chance: R@1", 1, count)
     said = text_states(kosmos, texts)
-    seen = picture_states(kosmos, images)
-    yield from _both_ways("decoder states as they are", unit(seen) @ unit(said).T)
-    described = unit(describe_states(kosmos, images))
-    yield from _both_ways("decoder, described first", described @ unit(said).T, ASKED)
+    seen = image_states(kosmos, images)
+    yield from _both_ways("decoder states as they are", l2_normalize(seen) @ l2_normalize(said).T)
+    described = l2_normalize(caption_states(kosmos, images))
+    yield from _both_ways("decoder, described first", described @ l2_normalize(said).T, ASKED)
     others = as_images([draw_sample(REFERENCE + k, KOSMOS_PIXELS) for k in range(references)])
-    alignment = align(picture_states(kosmos, others), describe_states(kosmos, others))
+    alignment = fit_alignment(image_states(kosmos, others), caption_states(kosmos, others))
     aligned = alignment.pictures(seen) @ alignment.texts(said).T
     yield from _both_ways(f"decoder, aligned by {references} pictures", aligned, ASKED)
-    yield from _both_ways("likelihood", likelihood(kosmos, images, texts), ASKED)
+    yield from _both_ways("likelihood", likelihood_scores(kosmos, images, texts), ASKED)
 
 
 def retrieval_by_dual_encoder(dual: DualEncoder, count: int) -> Iterator[Figure]:
     """The same with a dual encoder."""
     samples = distinct_scenes(count)
-    pictures = embed_pictures(dual, as_images(samples))
+    pictures = embed_images(dual, as_images(samples))
     texts = embed_texts(dual, [true_caption(sample) for sample in samples])
     yield from _both_ways("dual encoder, of the sandbox's two towers", pictures @ texts.T)

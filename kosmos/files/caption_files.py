@@ -12,31 +12,31 @@ from torch import Tensor
 from ...shared.atomic_files import atomic_write, write_text
 from ...shared.errors import UserError
 from ..grounding import GroundedText
-from .coco import Entry, captions, instances
-from .grounding_json import as_json, read_json
+from .coco import CaptionedImage, coco_captions, coco_instances
+from .grounding_json import grounded_text_from_json, grounded_text_to_json
 
-FORMATS = {"txt": (".txt",), "json": (".json",), "txt and json": (".txt", ".json")}
+CAPTION_FORMATS = {"txt": (".txt",), "json": (".json",), "txt and json": (".txt", ".json")}
 
 
-def sidecars(picture: Path, format_: str) -> list[Path]:
+def caption_file_paths(picture: Path, format_: str) -> list[Path]:
     """Return the files that one of FORMATS puts beside a picture: its name, another ending."""
-    return [picture.with_suffix(suffix) for suffix in FORMATS[format_]]
+    return [picture.with_suffix(suffix) for suffix in CAPTION_FORMATS[format_]]
 
 
-def contents(picture: Path, entry: Entry, format_: str) -> dict[Path, str]:
+def caption_file_contents(picture: Path, entry: CaptionedImage, format_: str) -> dict[Path, str]:
     """Return what these files hold."""
     texts = {
         ".txt": entry.seen.caption + "\n",
-        ".json": as_json(entry.seen, entry.width, entry.height) + "\n",
+        ".json": grounded_text_to_json(entry.seen, entry.width, entry.height) + "\n",
     }
-    return {path: texts[path.suffix] for path in sidecars(picture, format_)}
+    return {path: texts[path.suffix] for path in caption_file_paths(picture, format_)}
 
 
-def coco_contents(folder: Path, entries: Sequence[Entry]) -> dict[Path, str]:
+def coco_file_contents(folder: Path, entries: Sequence[CaptionedImage]) -> dict[Path, str]:
     """Return what COCO's two files about a set hold, by their paths in its folder."""
     return {
-        folder / "coco_instances.json": json.dumps(instances(entries), ensure_ascii=False),
-        folder / "coco_captions.json": json.dumps(captions(entries), ensure_ascii=False),
+        folder / "coco_instances.json": json.dumps(coco_instances(entries), ensure_ascii=False),
+        folder / "coco_captions.json": json.dumps(coco_captions(entries), ensure_ascii=False),
     }
 
 
@@ -47,7 +47,7 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
     written, and when the disk does not take them.
     """
     if not overwrite:
-        check_free(files)
+        require_absent(files)
     for path, text in files.items():
         try:
             write_text(path, text)
@@ -55,7 +55,7 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
             raise _refused(path, error) from error
 
 
-def check_free(files: Iterable[Path]) -> None:
+def require_absent(files: Iterable[Path]) -> None:
     """Raise UserError when one of these files is there already."""
     there = [path for path in files if path.exists()]
     if there:
@@ -66,7 +66,7 @@ def check_free(files: Iterable[Path]) -> None:
         )
 
 
-def write_picture(path: Path, picture: Tensor) -> None:
+def write_image(path: Path, picture: Tensor) -> None:
     """Write a picture [H,W,C], float 0..1 with 1, 3 or 4 channels, as a PNG; whole or not at all.
 
     Raises UserError when the disk does not take it.
@@ -93,7 +93,7 @@ def read_caption(picture: Path) -> str | None:
 
     Where there is a text, a JSON file is not opened: it may be another program's.
     """
-    text, _ = sidecars(picture, "txt and json")
+    text, _ = caption_file_paths(picture, "txt and json")
     if text.exists():
         return _read(text).strip()
     seen = read_grounded(picture)
@@ -106,8 +106,8 @@ def read_grounded(picture: Path) -> GroundedText | None:
     A plain text that was changed by hand counts, and boxes that were saved with another one do
     not. Raises UserError for a file that holds something else.
     """
-    text, record = sidecars(picture, "txt and json")
-    seen = read_json(_read(record), record.name) if record.exists() else None
+    text, record = caption_file_paths(picture, "txt and json")
+    seen = grounded_text_from_json(_read(record), record.name) if record.exists() else None
     if not text.exists():
         return seen
     caption = _read(text).strip()

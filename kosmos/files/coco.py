@@ -15,7 +15,7 @@ _ARTICLE = re.compile(r"^(?:an?|the|some|one|two|three|four|five|several|many)\s
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaptionedImage:
     """A picture of the set: its file's name in the set, its size in pixels, and what was seen."""
 
     file_name: str
@@ -24,7 +24,7 @@ class Entry:
     seen: GroundedText
 
 
-def instances(entries: Sequence[Entry]) -> dict[str, object]:
+def coco_instances(entries: Sequence[CaptionedImage]) -> dict[str, object]:
     """Return the boxes: one annotation for each, [x, y, width, height] in pixels.
 
     Categories are the phrases without article or number; each annotation has its phrase besides.
@@ -35,7 +35,7 @@ def instances(entries: Sequence[Entry]) -> dict[str, object]:
         for phrase in entry.seen.phrases
         for box in phrase.boxes
     ]
-    names = sorted({category(text) for _, text, _ in boxes})
+    names = sorted({category_name(text) for _, text, _ in boxes})
     annotations = []
     for number, (k, text, box) in enumerate(boxes, 1):
         width, height = entries[k - 1].width, entries[k - 1].height
@@ -45,7 +45,7 @@ def instances(entries: Sequence[Entry]) -> dict[str, object]:
             {
                 "id": number,
                 "image_id": k,
-                "category_id": names.index(category(text)) + 1,
+                "category_id": names.index(category_name(text)) + 1,
                 "bbox": [round(value, 2) for value in (*corner, wide, high)],
                 "area": round(wide * high, 2),
                 "iscrowd": 0,
@@ -56,7 +56,7 @@ def instances(entries: Sequence[Entry]) -> dict[str, object]:
     return {"images": _images(entries), "annotations": annotations, "categories": categories}
 
 
-def captions(entries: Sequence[Entry]) -> dict[str, object]:
+def coco_captions(entries: Sequence[CaptionedImage]) -> dict[str, object]:
     """Return the captions: one annotation for each picture."""
     annotations = [
         {"id": k, "image_id": k, "caption": entry.seen.caption}
@@ -65,12 +65,12 @@ def captions(entries: Sequence[Entry]) -> dict[str, object]:
     return {"images": _images(entries), "annotations": annotations}
 
 
-def category(phrase: str) -> str:
+def category_name(phrase: str) -> str:
     """Return a phrase in small letters, without its article or number."""
     return _ARTICLE.sub("", phrase).lower() or phrase.lower()
 
 
-def _images(entries: Sequence[Entry]) -> list[dict[str, object]]:
+def _images(entries: Sequence[CaptionedImage]) -> list[dict[str, object]]:
     return [
         {"id": k, "file_name": entry.file_name, "width": entry.width, "height": entry.height}
         for k, entry in enumerate(entries, 1)

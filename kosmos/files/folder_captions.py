@@ -17,20 +17,22 @@ from ...shared.errors import UserError
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
 from ..kosmos_model import Kosmos
-from .caption_files import contents, sidecars, write_files
-from .coco import Entry
+from .caption_files import caption_file_contents, caption_file_paths, write_files
+from .coco import CaptionedImage
 
-ENDINGS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"])
-LARGEST = 1024
+IMAGE_SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+)
+MAX_SIDE = 1024
 """Larger pictures are reduced to so many pixels when they are read; Kosmos-2 sees 224."""
 
-CHUNK = 32
+CHUNK_SIZE = 32
 """Pictures in memory at a time."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """How to caption a folder: see `caption.caption`, and `save.FORMATS` for `format`.
+class CaptionFolderOptions:
+    """How to caption a folder: see `caption` and `CAPTION_FORMATS`.
 
     With `overwrite` captions that are there are written anew. Of `processes` that share the folder
     this is number `process`, from 0: each picture belongs to one of them by its name alone.
@@ -46,7 +48,7 @@ class Job:
 
 
 @dataclass
-class Report:
+class CaptionFolderReport:
     """What became of a folder: numbers of pictures, and each that failed with the reason why."""
 
     captioned: int = 0
@@ -58,7 +60,7 @@ class Report:
         return "\n".join(lines + [f"  {path}: {why}" for path, why in self.failed.items()])
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Return the pictures in a folder and its subfolders, by name; hidden ones are left out.
 
     Raises UserError when there is no such folder.
@@ -68,7 +70,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
@@ -77,11 +79,11 @@ def pictures_in(folder: Path) -> list[Path]:
 def caption_folder(
     kosmos: Kosmos,
     folder: Path,
-    job: Job,
+    job: CaptionFolderOptions,
     *,
     batching: BatchOptions = DEFAULT_BATCHES,
     on_picture: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> CaptionFolderReport:
     """Write a caption beside each picture of a folder that has none.
 
     Captions are written as soon as a chunk of pictures is done, each file whole or not at all, so
@@ -92,12 +94,12 @@ def caption_folder(
     Raises UserError when the folder is missing or cannot be written to, and when the model does
     not write the language that was asked for.
     """
-    report = Report()
+    report = CaptionFolderReport()
     todo = _todo(folder, job, report)
     behind, total = report.skipped + len(report.failed), report.skipped + len(report.failed)
     total += len(todo)
-    for start in range(0, len(todo), CHUNK):
-        chunk = todo[start : start + CHUNK]
+    for start in range(0, len(todo), CHUNK_SIZE):
+        chunk = todo[start : start + CHUNK_SIZE]
         read = list(_read_all(chunk, report))
         if read:
             seen = caption(
@@ -112,7 +114,9 @@ def caption_folder(
             if report.captioned == 0:
                 check_language(job.language, [text.caption for text in seen])
             for (path, _, (width, height)), text in zip(read, seen, strict=True):
-                files = contents(path, Entry(path.name, width, height, text), job.format)
+                files = caption_file_contents(
+                    path, CaptionedImage(path.name, width, height, text), job.format
+                )
                 kept = () if job.overwrite else [file for file in files if file.exists()]
                 wanted = {file: files[file] for file in files if file not in kept}
                 write_files(wanted, overwrite=True)
@@ -123,33 +127,37 @@ def caption_folder(
     return report
 
 
-def _todo(folder: Path, job: Job, report: Report) -> list[Path]:
+def _todo(folder: Path, job: CaptionFolderOptions, report: CaptionFolderReport) -> list[Path]:
     """Return this process's pictures that want a caption; note the others in the report."""
     todo = []
     named: dict[Path, Path] = {}
-    for path in pictures_in(folder):
+    for path in list_images(folder):
         other = named.setdefault(path.with_suffix(""), path)
         name = other.relative_to(folder).as_posix().encode()
         if zlib.crc32(name) % job.processes != job.process:
             continue
         if other is not path:
             report.failed[path] = f"its caption would have the name of {other.name}'s: rename it"
-        elif not job.overwrite and all(file.exists() for file in sidecars(path, job.format)):
+        elif not job.overwrite and all(
+            file.exists() for file in caption_file_paths(path, job.format)
+        ):
             report.skipped += 1
         else:
             todo.append(path)
     return todo
 
 
-def _read_all(paths: list[Path], report: Report) -> Iterator[tuple[Path, Tensor, tuple[int, int]]]:
+def _read_all(
+    paths: list[Path], report: CaptionFolderReport
+) -> Iterator[tuple[Path, Tensor, tuple[int, int]]]:
     for path in paths:
         try:
-            yield path, *read_picture(path)
+            yield path, *read_image(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             report.failed[path] = f"cannot be read ({error or type(error).__name__})"
 
 
-def read_picture(path: Path) -> tuple[Tensor, tuple[int, int]]:
+def read_image(path: Path) -> tuple[Tensor, tuple[int, int]]:
     """Return a picture, float [H,W,C] in 0..1 with 3 or 4 channels, and its width and height.
 
     It is turned as its camera says, and reduced to at most LARGEST pixels a side; the width and
@@ -162,5 +170,5 @@ def read_picture(path: Path) -> tuple[Tensor, tuple[int, int]]:
             picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
         transparent = "A" in picture.getbands() or "transparency" in picture.info
         picture = picture.convert("RGBA" if transparent else "RGB")
-        picture.thumbnail((LARGEST, LARGEST))
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
         return torch.from_numpy(np.array(picture)).float().div_(255), size

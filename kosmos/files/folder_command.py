@@ -18,8 +18,8 @@ from ...shared.errors import UserError
 from ..generate.caption import BRIEF, DETAILED
 from ..generate.language import ENGLISH, LANGUAGES, prompt_in
 from ..load import load_kosmos
-from .caption_files import FORMATS
-from .folder_captions import Job, caption_folder
+from .caption_files import CAPTION_FORMATS
+from .folder_captions import CaptionFolderOptions, caption_folder
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def main() -> None:
         prompt = prompt_in(
             options.language, DETAILED if options.detailed else BRIEF, detailed=options.detailed
         )
-    job = Job(
+    job = CaptionFolderOptions(
         prompt=prompt,
         language=options.language,
         format=options.format,
@@ -81,7 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--detailed", action="store_true", help="a paragraph for each picture")
     parser.add_argument("--prompt", help='your own beginning or request, such as "A photo of"')
     parser.add_argument("--language", choices=LANGUAGES, default=ENGLISH)
-    parser.add_argument("--format", choices=list(FORMATS), default="txt")
+    parser.add_argument("--format", choices=list(CAPTION_FORMATS), default="txt")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=0, help="0: what fits into the memory")
     parser.add_argument("--overwrite", action="store_true", help="write captions anew")

@@ -8,7 +8,7 @@ from ...shared.errors import UserError
 from ..grounding import Box, GroundedText, Phrase
 
 
-def record(seen: GroundedText, width: int, height: int) -> dict[str, object]:
+def grounded_text_to_dict(seen: GroundedText, width: int, height: int) -> dict[str, object]:
     """Return a caption as plain data.
 
     `width` and `height` are the picture's, in pixels. A phrase is `caption[start:end]`; boxes are
@@ -30,13 +30,13 @@ def record(seen: GroundedText, width: int, height: int) -> dict[str, object]:
     }
 
 
-def as_json(seen: GroundedText, width: int, height: int) -> str:
-    """Return `record` as a text."""
-    return json.dumps(record(seen, width, height), ensure_ascii=False, indent=1)
+def grounded_text_to_json(seen: GroundedText, width: int, height: int) -> str:
+    """Return `grounded_text_to_dict` as a text."""
+    return json.dumps(grounded_text_to_dict(seen, width, height), ensure_ascii=False, indent=1)
 
 
-def read_json(text: str, name: str) -> GroundedText:
-    """Read what `as_json` wrote, from a file of a name.
+def grounded_text_from_json(text: str, name: str) -> GroundedText:
+    """Read what `grounded_text_to_json` wrote, from a file of a name.
 
     Raises UserError when it is something else.
     """

@@ -27,7 +27,7 @@ from ..generate.batch_size import choose_batch_size
 from ..kosmos_model import Kosmos
 from ..tokenized_caption import TokenizedCaption, Word
 from .patches import grid_side, patch_features
-from .relevance import attention_times_gradient, mean_over_heads, raising, rollout
+from .relevance import gradient_relevance, mean_over_heads, positive_contribution, rollout
 
 METHODS = ("gradient", "attention", "rollout")
 
@@ -101,7 +101,7 @@ def word_maps(
     return maps
 
 
-def choices(text: str, count: int, what: str) -> list[int] | None:
+def parse_indices(text: str, count: int, what: str) -> list[int] | None:
     """Read which of `count` layers or heads are meant: "all", "last", or numbers as "0, 2-4".
 
     Returns None for all. Raises UserError for anything else.
@@ -152,8 +152,8 @@ def _by_gradient(
             )
         with torch.no_grad():
             chosen = _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
-            follow = [attention_times_gradient(*chosen), *map(raising, *chosen)]
-            connector = raising(read.connector, by_connector)
+            follow = [gradient_relevance(*chosen), *map(positive_contribution, *chosen)]
+            connector = positive_contribution(read.connector, by_connector)
             return [
                 torch.stack([one[k, token - 1, slice(*spelled.slots)] for one in follow])
                 @ connector[k]
@@ -185,7 +185,7 @@ def _read(kosmos: Kosmos, patches: Tensor, spelled: TokenizedCaption) -> _Read:
     ids = torch.tensor(spelled.ids, device=model.device).repeat(len(patches), 1)
     slots = torch.zeros_like(ids)
     slots[:, slice(*spelled.slots)] = 1
-    with weights_in_the_open(model):
+    with eager_attention(model):
         features, connector = model.image_to_text_projection(patches)
         seen = model.text_model(
             input_ids=ids,
@@ -198,7 +198,7 @@ def _read(kosmos: Kosmos, patches: Tensor, spelled: TokenizedCaption) -> _Read:
 
 
 @contextmanager
-def weights_in_the_open(model: Kosmos2ForConditionalGeneration) -> Iterator[None]:
+def eager_attention(model: Kosmos2ForConditionalGeneration) -> Iterator[None]:
     """Let the decoder and the connector compute attention openly ("eager") for as long as needed.
 
     Fused attention never forms the weights. Both read the kind of attention from one configuration

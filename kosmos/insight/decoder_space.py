@@ -6,9 +6,9 @@ what the decoder has read is followed by a prompt that wants one word, and the l
 stands for all of it.
 
 States behind a picture and states behind a text lie apart: on the sandbox, cosines between the two
-are no better than chance, and subtracting each side's mean does not help. Two ways lead across.
-`describe_states` lets the model say what it sees, and reads that. `align` learns a linear map for
-each side from reference pictures, which the model describes itself; no captions are needed.
+are no better than chance, and subtracting each side's mean does not help. Two methods align them:
+`caption_states` embeds the model's own caption of each image in place of the image; `fit_alignment`
+fits a linear map for each side on reference images, which the model captions itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ..generate.image_encoder import encode_images
 from ..kosmos_model import Kosmos
 from ..preprocess import check, preprocess
 from ..prompt import tokenize
-from .embedding import unit
-from .likelihood import without_grounding
+from .embedding import l2_normalize
+from .likelihood import remove_grounding_tag
 
 PROMPT = "This is a"
 """What wants one word: it suits a model that continues text, and follows pictures and texts."""
 
-FEWEST = 32
+MIN_PAIRS = 32
 """Reference pictures; some hundreds are better."""
 
 RIDGE = 0.05
@@ -60,14 +60,14 @@ class Alignment:
 
     def pictures(self, states: Tensor) -> Tensor:
         """Map picture states [N,D] to unit vectors [N,K]."""
-        return unit((states - self.picture_mean) @ self.picture_map)
+        return l2_normalize((states - self.picture_mean) @ self.picture_map)
 
     def texts(self, states: Tensor) -> Tensor:
         """Map text states [N,D] to unit vectors [N,K]."""
-        return unit((states - self.text_mean) @ self.text_map)
+        return l2_normalize((states - self.text_mean) @ self.text_map)
 
 
-def picture_states(
+def image_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
@@ -79,7 +79,7 @@ def picture_states(
     prompt that the decoder has no room for.
     """
     check(images)
-    asked = without_grounding(kosmos, tokenize(kosmos, prompt, 0))
+    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, 0))
     ids = torch.tensor([asked.ids])
     slots = torch.zeros_like(ids)
     slots[:, asked.slots[0] : asked.slots[1]] = 1
@@ -110,7 +110,7 @@ def text_states(
         raise UserError("There is no text to embed: write at least one line.")
     config = kosmos.model.config.text_config
     tokenizer = kosmos.processor.tokenizer
-    written = [f"{sentence(text)} {prompt}".strip() for text in texts]
+    written = [f"{as_caption(text)} {prompt}".strip() for text in texts]
     rows = [
         [config.bos_token_id, *ids]
         for ids in tokenizer(written, add_special_tokens=False)["input_ids"]
@@ -138,7 +138,7 @@ def text_states(
     return states[torch.tensor(order).argsort()]
 
 
-def describe_states(
+def caption_states(
     kosmos: Kosmos,
     images: Tensor,
     prompt: str = PROMPT,
@@ -149,7 +149,7 @@ def describe_states(
     return text_states(kosmos, told, prompt, replace(batching, on_batch=None))
 
 
-def align(pictures: Tensor, texts: Tensor) -> Alignment:
+def fit_alignment(pictures: Tensor, texts: Tensor) -> Alignment:
     """Learn from N pairs of states, [N,D] each, how the two sides correspond.
 
     This is canonical correlation analysis (Hotelling 1936) with a ridge (Vinod 1976): both sides
@@ -157,10 +157,10 @@ def align(pictures: Tensor, texts: Tensor) -> Alignment:
     Raises UserError for fewer than 32 pairs.
     """
     count, width = pictures.shape
-    if count < FEWEST:
+    if count < MIN_PAIRS:
         raise UserError(
             f"The reference has {count} pictures, too few to learn from: connect at least "
-            f"{FEWEST}, better some hundreds, or none."
+            f"{MIN_PAIRS}, better some hundreds, or none."
         )
     picture_mean, text_mean = pictures.mean(0), texts.mean(0)
     left, right = pictures - picture_mean, texts - text_mean
@@ -176,7 +176,7 @@ def align(pictures: Tensor, texts: Tensor) -> Alignment:
     )
 
 
-def sentence(text: str) -> str:
+def as_caption(text: str) -> str:
     """Return a text as the captions that the model writes: "An image of a dog."."""
     text = text.strip()
     if not text.lower().startswith(BRIEF.lower()):

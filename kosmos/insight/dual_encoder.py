@@ -16,15 +16,15 @@ from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
 from ...shared.model_folders import model_kind
 from ..preprocess import check, to_rgb
-from .embedding import unit
+from .embedding import l2_normalize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-KINDS = ("clip", "siglip", "siglip2", "align", "altclip", "chinese_clip")
+MODEL_TYPES = ("clip", "siglip", "siglip2", "align", "altclip", "chinese_clip")
 """Model types of transformers that have `get_image_features` and `get_text_features`."""
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """Pictures or texts, unless told otherwise."""
 
 
@@ -43,7 +43,7 @@ def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
     Raises UserError when a file is missing or broken, or when it is another kind of model.
     """
     kind = model_kind(folder)
-    if kind not in KINDS:
+    if kind not in MODEL_TYPES:
         raise UserError(
             f'"{folder.name}" is a model of the kind "{kind}", which does not embed pictures and '
             "texts: choose a CLIP or SigLIP."
@@ -63,7 +63,7 @@ def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
 
 
 @torch.no_grad()
-def embed_pictures(
+def embed_images(
     dual: DualEncoder,
     images: Tensor,
     batching: BatchOptions = DEFAULT_BATCHES,
@@ -78,9 +78,9 @@ def embed_pictures(
             return_tensors="pt",
         )
         pixels = inputs["pixel_values"].to(dual.model.device, dual.model.dtype)
-        return unit(_vectors(dual.model.get_image_features(pixel_values=pixels)))
+        return l2_normalize(_vectors(dual.model.get_image_features(pixel_values=pixels)))
 
-    size = batching.batch_size or AT_ONCE
+    size = batching.batch_size or BATCH_SIZE
     return torch.stack(list(in_batches(len(images), size, embed, batching.on_batch)))
 
 
@@ -106,9 +106,9 @@ def embed_texts(
             max_length=dual.model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         ).to(dual.model.device)
-        return unit(_vectors(dual.model.get_text_features(**inputs)))
+        return l2_normalize(_vectors(dual.model.get_text_features(**inputs)))
 
-    size = batching.batch_size or AT_ONCE
+    size = batching.batch_size or BATCH_SIZE
     return torch.stack(list(in_batches(len(texts), size, embed, batching.on_batch)))
 
 

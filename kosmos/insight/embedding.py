@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ...shared.errors import UserError
 from ..preprocess import check, to_rgb
 
-THUMBNAIL = 96
+THUMBNAIL_SIZE = 96
 """Pixels along each side."""
 
 
@@ -36,7 +36,7 @@ class Embedding:
     thumbnails: Tensor | None = None
 
 
-def unit(vectors: Tensor) -> Tensor:
+def l2_normalize(vectors: Tensor) -> Tensor:
     """Return [N,D] as float32 on the CPU, scaled to unit length; zero stays zero."""
     return normalize(vectors.detach().float().cpu(), dim=-1)
 
@@ -65,7 +65,9 @@ def thumbnails(images: Tensor) -> Tensor:
     """Return uint8 [B,96,96,3] of pictures [B,H,W,C] as in `to_rgb`, each whole, on black."""
     check(images)
     small = [
-        ImageOps.pad(Image.fromarray(to_rgb(image[None])[0].cpu().numpy()), (THUMBNAIL, THUMBNAIL))
+        ImageOps.pad(
+            Image.fromarray(to_rgb(image[None])[0].cpu().numpy()), (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+        )
         for image in images
     ]
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in small]))

@@ -28,7 +28,7 @@ from ..preprocess import check
 from ..prompt import Prompt, tokenize
 
 
-def likelihood(
+def likelihood_scores(
     kosmos: Kosmos,
     images: Tensor,
     texts: Sequence[str],
@@ -51,7 +51,7 @@ def likelihood(
     order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     rows = [rows[k] for k in order]
     longest = len(rows[-1])
-    asked = without_grounding(kosmos, tokenize(kosmos, prompt, longest))
+    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, longest))
     before = asked.ids[asked.text_at :]
     pictures = EncodedImages(kosmos, images)
     size = choose_batch_size(kosmos.model, batching, len(asked.ids) + longest)
@@ -71,7 +71,7 @@ def likelihood(
     return each[:, torch.tensor(order).argsort()]
 
 
-def likelihood_of_views(
+def likelihood_scores_of_features(
     kosmos: Kosmos,
     view: Callable[[int, int], Tensor],
     count: int,
@@ -82,10 +82,10 @@ def likelihood_of_views(
     """Return the score of one text under each of `count` views, float32 [count], on the CPU.
 
     `view(start, stop)` gives some of them as what the decoder sees, [N,Q,D]. All else is as in
-    `likelihood`.
+    `likelihood_scores`.
     """
     row = _tokens(kosmos, text, prompt)
-    asked = without_grounding(kosmos, tokenize(kosmos, prompt, len(row)))
+    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, len(row)))
     length = len(asked.ids) + len(row)
 
     def score(batch: slice) -> list[float]:
@@ -102,14 +102,14 @@ def likelihood_of_views(
     return torch.tensor(list(in_batches(count, size, score, batching.on_batch))) - bare
 
 
-def without_grounding(kosmos: Kosmos, prompt: Prompt) -> Prompt:
+def remove_grounding_tag(kosmos: Kosmos, prompt: Prompt) -> Prompt:
     """Return a prompt without the tag that asks for boxes: here nothing is to have one."""
     tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
     ids = tuple(token for token in prompt.ids if token != tag)
     return Prompt(ids, prompt.slots, prompt.text_at, prompt.kept)
 
 
-def space(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
+def likelihood_space_name(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
     """Name the space that has a direction for each of these texts."""
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
     return f"likelihood by {kosmos.name} of texts {digest} behind '{prompt}'"

@@ -12,11 +12,11 @@ from torch.nn.functional import normalize
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
 from ..kosmos_model import Kosmos
-from .likelihood import likelihood_of_views
+from .likelihood import likelihood_scores_of_features
 from .patches import grid_side
 
 
-def principal_colours(features: Tensor) -> Tensor:
+def pca_colours(features: Tensor) -> Tensor:
     """Show patches by colours: alike where they are alike, float32 [B,G,G,3] in 0..1 on the CPU.
 
     Red, green and blue are the first three
@@ -48,10 +48,10 @@ def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
             f"from 0 to {side - 1}."
         )
     chosen = row * side + column
-    return torch.stack([alike(one)[chosen].view(side, side) for one in features])
+    return torch.stack([patch_cosines(one)[chosen].view(side, side) for one in features])
 
 
-def alike(features: Tensor) -> Tensor:
+def patch_cosines(features: Tensor) -> Tensor:
     """Return the cosines of all patches of a picture, given as [1+G*G,C]: [G*G,G*G] on the CPU."""
     patches = normalize(features[1:].float().cpu(), dim=-1)
     return patches @ patches.T
@@ -79,6 +79,6 @@ def phrase_similarity(
         slots: Tensor = kosmos.model.image_to_text_projection(seen)[0]
         return slots
 
-    return likelihood_of_views(kosmos, view, count * number, phrase, batching=batching).view(
-        count, side, side
-    )
+    return likelihood_scores_of_features(
+        kosmos, view, count * number, phrase, batching=batching
+    ).view(count, side, side)

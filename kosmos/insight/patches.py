@@ -10,7 +10,7 @@ from ...shared.batching import DEFAULT_BATCHES, in_batches
 from ..generate.batch_size import choose_batch_size
 from ..kosmos_model import Kosmos
 from ..preprocess import check, preprocess
-from .embedding import Embedding, unit
+from .embedding import Embedding, l2_normalize
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def grid_side(kosmos: Kosmos) -> int:
     return int(config.image_size // config.patch_size)
 
 
-def look(kosmos: Kosmos, images: Tensor) -> Tensor:
+def encode_patches(kosmos: Kosmos, images: Tensor) -> Tensor:
     """Return `patch_features` of pictures [B,H,W,C] as in `preprocess`, some at a time.
 
     Raises UserError for an empty batch.
@@ -55,7 +55,7 @@ def patch_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
         for k in range(len(features))
         for row, column in places
     ]
-    vectors = unit(features[:, 1:].flatten(0, 1))
+    vectors = l2_normalize(features[:, 1:].flatten(0, 1))
     return Embedding(vectors, tuple(labels), f"patches of {kosmos.name}")
 
 
@@ -66,4 +66,4 @@ def slot_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
     labels = [
         f"picture {k + 1}, slot {slot}" for k in range(len(slots)) for slot in range(slots.shape[1])
     ]
-    return Embedding(unit(slots.flatten(0, 1)), tuple(labels), f"slots of {kosmos.name}")
+    return Embedding(l2_normalize(slots.flatten(0, 1)), tuple(labels), f"slots of {kosmos.name}")

@@ -29,7 +29,7 @@ def rollout(weights: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def attention_times_gradient(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+def gradient_relevance(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Follow what raised a score (Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6).
 
     `gradients` are the score's, by the weights, of the same shapes. In each layer only attention
@@ -37,11 +37,11 @@ def attention_times_gradient(weights: Sequence[Tensor], gradients: Sequence[Tens
     """
     total = _identity(weights)
     for layer, gradient in zip(weights, gradients, strict=True):
-        total = total + raising(layer, gradient) @ total
+        total = total + positive_contribution(layer, gradient) @ total
     return total
 
 
-def raising(weights: Tensor, gradient: Tensor) -> Tensor:
+def positive_contribution(weights: Tensor, gradient: Tensor) -> Tensor:
     """Return the positive part of weights times gradient, [...,H,R,C], a mean over H heads."""
     return (weights.float() * gradient.float()).clamp_min(0).mean(-3)
 

@@ -36,9 +36,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return the settings of a run that its model, subject and class pictures decide."""
     from ...diffusion.fingerprint import fingerprint as model_fingerprint
-    from ...quantize.quantize_weights import require_plain
+    from ...quantize.quantize_weights import require_unquantized
 
-    require_plain(diffusion.modules, diffusion.name, BEFORE)
+    require_unquantized(diffusion.modules, diffusion.name, BEFORE)
     painted: dict[str, Any] = {}
     if priors and priors.later:
         painted = {

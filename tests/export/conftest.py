@@ -16,8 +16,8 @@ from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.export.export_kosmos import export_captioner
-from kosmos_dreambooth.export.onnx_kosmos import load_captioner
+from kosmos_dreambooth.export.export_kosmos import export_kosmos
+from kosmos_dreambooth.export.onnx_kosmos import load_onnx_kosmos
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
@@ -37,13 +37,13 @@ def scenes() -> torch.Tensor:
 def exported(tiny: Kosmos, scenes: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny captioner as ONNX, fp32."""
     folder = tmp_path_factory.mktemp("exports") / "captioner"
-    export_captioner(tiny, folder, "onnx", "fp32", scenes[:1])
+    export_kosmos(tiny, folder, "onnx", "fp32", scenes[:1])
     return folder
 
 
 @pytest.fixture(scope="session")
 def onnx_captioner(exported: Path) -> Kosmos:
-    return load_captioner(exported)
+    return load_onnx_kosmos(exported)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from kosmos_dreambooth.export import onnx_format
 from kosmos_dreambooth.export.export_folder import Manifest, is_export
-from kosmos_dreambooth.export.export_kosmos import captions, export_captioner
-from kosmos_dreambooth.export.onnx_kosmos import load_captioner
-from kosmos_dreambooth.export.tolerance import LIMITS, Precision
+from kosmos_dreambooth.export.export_kosmos import brief_captions, export_kosmos
+from kosmos_dreambooth.export.onnx_kosmos import load_onnx_kosmos
+from kosmos_dreambooth.export.tolerance import TOLERANCES, Precision
 from kosmos_dreambooth.kosmos.generate.caption import BRIEF, caption
 from kosmos_dreambooth.kosmos.generate.completion import Completion, generate
 from kosmos_dreambooth.kosmos.generate.decoding import Decoding
@@ -72,7 +72,7 @@ def readme_agrees(
         Image.fromarray((square * 255).round().byte().numpy()).save(picture)
         capsys.readouterr()
         run_readme(folder, str(picture))
-        [reply] = captions(tiny, square[None], 40)
+        [reply] = brief_captions(tiny, square[None], 40)
         written = tiny.processor.tokenizer.decode([*reply.ids])
         told = capsys.readouterr().out.strip().splitlines()[-1]
         assert told.removeprefix("<grounding> An image of").startswith(written)
@@ -115,7 +115,7 @@ def test_without_onnxruntime_an_export_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "kosmos_dreambooth.export.onnx_session", raising=False)
     with pytest.raises(UserError, match="pip install onnxruntime"):
-        load_captioner(exported)
+        load_onnx_kosmos(exported)
 
 
 @pytest.mark.parametrize(("precision", "loaded_in"), [("fp16", "float32"), ("int8", "float16")])
@@ -128,14 +128,14 @@ def test_smaller_precisions_are_smaller_and_say_how_far_off(
     loaded_in: str,
 ) -> None:
     # As if the weights were too many for one file.
-    monkeypatch.setattr(onnx_format, "LARGEST_FILE", 0)
+    monkeypatch.setattr(onnx_format, "MAX_EMBEDDED_BYTES", 0)
     loaded = copy.deepcopy(tiny.model).to(getattr(torch, loaded_in))
     kosmos = dataclasses.replace(tiny, model=loaded)
-    manifest = export_captioner(kosmos, tmp_path / "made", "onnx", precision, scenes[:1])
+    manifest = export_kosmos(kosmos, tmp_path / "made", "onnx", precision, scenes[:1])
     assert loaded.dtype == getattr(torch, loaded_in)
     assert manifest == Manifest.read(tmp_path / "made")
     for part in manifest.parts:
-        assert 1e-6 < part["difference"] <= LIMITS[precision]
+        assert 1e-6 < part["difference"] <= TOLERANCES[precision]
         assert (tmp_path / "made" / f"{part['file']}.data").is_file()
         stored = onnx.load(tmp_path / "made" / part["file"]).graph.initializer
         kinds = {onnx.TensorProto.DataType.Name(each.data_type) for each in stored}
@@ -144,16 +144,16 @@ def test_smaller_precisions_are_smaller_and_say_how_far_off(
 
 def test_without_a_picture_to_compare_on_nothing_is_exported(tiny: Kosmos, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is an empty batch"):
-        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", torch.zeros(0, 8, 8, 3))
+        export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", torch.zeros(0, 8, 8, 3))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_is_off_never_becomes_a_folder(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LIMITS, "fp32", 1e-12)
+    monkeypatch.setitem(TOLERANCES, "fp32", 1e-12)
     with pytest.raises(UserError, match=r"exported vision is \S+e-0\d off what PyTorch"):
-        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1])
+        export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1])
     assert not list(tmp_path.iterdir())
 
 
@@ -171,7 +171,7 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_captioner(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_after_a_graph)
+        export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_after_a_graph)
     assert seen == ["vision.onnx"]
     assert not list(tmp_path.iterdir())
     assert [config._attn_implementation for config in configs] == attention
@@ -180,7 +180,7 @@ def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}'])
 def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path, content: str) -> None:
-    with pytest.raises(UserError, match=r"holds no export\.json: choose"):
+    with pytest.raises(UserError, match=r"holds no export\.json\. Choose"):
         Manifest.read(tmp_path)
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(UserError, match="is damaged: export the model again"):
@@ -191,7 +191,7 @@ def test_core_ml_gets_a_program_of_three_graphs(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path
 ) -> None:
     ct = pytest.importorskip("coremltools")
-    manifest = export_captioner(tiny, tmp_path / "made", "coreml", "fp32", scenes[:1])
+    manifest = export_kosmos(tiny, tmp_path / "made", "coreml", "fp32", scenes[:1])
     assert is_export(tmp_path / "made")
     names = ["vision", "decoder_read", "decoder_write"]
     assert [part["file"] for part in manifest.parts] == [f"{name}.mlpackage" for name in names]
@@ -218,8 +218,8 @@ def test_lite_rt_computes_the_whole_captioner(
     pytest.importorskip(
         "litert_torch", reason="litert-torch wants older packages than this environment has"
     )
-    manifest = export_captioner(tiny, tmp_path / "made", "litert", precision, scenes[:2])
+    manifest = export_kosmos(tiny, tmp_path / "made", "litert", precision, scenes[:2])
     assert len(manifest.parts) == 3
-    assert max(part["difference"] for part in manifest.parts) <= LIMITS[precision]
+    assert max(part["difference"] for part in manifest.parts) <= TOLERANCES[precision]
     if precision == "fp32":
         readme_agrees(tmp_path / "made")

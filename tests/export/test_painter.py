@@ -14,8 +14,8 @@ from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.images import sample
 from kosmos_dreambooth.diffusion.sample.schedulers import FLOW, make_scheduler
-from kosmos_dreambooth.export.export_diffusion import export_painter, reads
-from kosmos_dreambooth.export.tolerance import LIMITS
+from kosmos_dreambooth.export.export_diffusion import export_diffusion, runtime_settings
+from kosmos_dreambooth.export.tolerance import TOLERANCES
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
@@ -41,9 +41,9 @@ def test_the_program_in_the_readme_paints_the_same_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = scenes[:2] if either.text_encoder_2 is None else scenes[:2, ..., :1]  # grey is fine
-    manifest = export_painter(either, tmp_path / "made", "onnx", "fp32", seen)
+    manifest = export_diffusion(either, tmp_path / "made", "onnx", "fp32", seen)
     assert len(manifest.parts) == (4 if either.text_encoder_2 is None else 5)
-    assert max(part["difference"] for part in manifest.parts) <= LIMITS["fp32"]
+    assert max(part["difference"] for part in manifest.parts) <= TOLERANCES["fp32"]
     noise = torch.Generator().manual_seed(0)
     ours = SimpleNamespace(standard_normal=lambda n, kind: torch.randn(n, generator=noise).numpy())
     monkeypatch.setattr("numpy.random.default_rng", lambda seed: ours)
@@ -63,7 +63,7 @@ def test_the_schedule_in_an_export_makes_the_steps_of_ddim(
     scheduler = make_scheduler("ddim", config)
     scheduler.set_timesteps(20)
     wanted = made = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    schedule = reads(dataclasses.replace(painter, scheduler_config=config))["schedule"]
+    schedule = runtime_settings(dataclasses.replace(painter, scheduler_config=config))["schedule"]
     for timestep, (told, keep, add) in zip(scheduler.timesteps, schedule, strict=True):
         assert told == timestep
         wanted = scheduler.step(wanted.sin(), timestep, wanted).prev_sample
@@ -75,5 +75,5 @@ def test_what_is_not_exported_is_one_sentence(
     painter: Diffusion, scenes: torch.Tensor, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="choose the format onnx"):
-        export_painter(painter, tmp_path / "made", "litert", "fp32", scenes)
+        export_diffusion(painter, tmp_path / "made", "litert", "fp32", scenes)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
-from kosmos_dreambooth.export.export_formats import FORMATS
+from kosmos_dreambooth.export.export_formats import EXPORT_FORMATS
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
 from PIL import Image
 
@@ -164,7 +164,7 @@ def test_an_impossible_wish_is_one_sentence(
 def test_a_missing_exporter_is_one_sentence_with_the_command(client: Client) -> None:
     failure = client.run(export("x", "litert")).failure
     assert failure is not None
-    assert f"pip install {' '.join(FORMATS['litert'].packages)}" in failure.sentence
+    assert f"pip install {' '.join(EXPORT_FORMATS['litert'].packages)}" in failure.sentence
 
 
 def test_an_export_of_an_export_is_refused(client: Client, exported: Path) -> None:

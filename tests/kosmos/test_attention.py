@@ -14,11 +14,11 @@ from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.insight.attention import (
     METHODS,
     WordMap,
-    choices,
-    weights_in_the_open,
+    eager_attention,
+    parse_indices,
     word_maps,
 )
-from kosmos_dreambooth.kosmos.insight.relevance import attention_times_gradient, rollout
+from kosmos_dreambooth.kosmos.insight.relevance import gradient_relevance, rollout
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess
@@ -114,9 +114,9 @@ def test_the_model_is_left_as_fast_as_it_was(tiny: Kosmos, four_pictures: torch.
     attention = tiny.model.text_model.model.layers[0].self_attn
     assert attention.config._attn_implementation == "sdpa"
     assert all(weights.grad is None for weights in tiny.model.parameters())
-    with weights_in_the_open(tiny.model):
+    with eager_attention(tiny.model):
         assert attention.config._attn_implementation == "eager"
-    with pytest.raises(ZeroDivisionError), weights_in_the_open(tiny.model):
+    with pytest.raises(ZeroDivisionError), eager_attention(tiny.model):
         raise ZeroDivisionError
     assert attention.config._attn_implementation == "sdpa"
 
@@ -133,7 +133,7 @@ def test_attention_that_lowered_the_score_does_not_count() -> None:
     weights = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).view(1, 1, 2, 2)
     gradient = torch.tensor([[2.0, -1.0], [3.0, 0.0]]).view(1, 1, 2, 2)
     expected = torch.tensor([[[2.0, 0.0], [0.6, 1.0]]])
-    torch.testing.assert_close(attention_times_gradient([weights], [gradient]), expected)
+    torch.testing.assert_close(gradient_relevance([weights], [gradient]), expected)
 
 
 words = st.lists(st.sampled_from([*KINDS, *COLOURS, "a", "and", "xyzzy"]), min_size=1, max_size=8)
@@ -160,13 +160,13 @@ KNOWN = load_kosmos(KOSMOS, torch.float32)
     [("all", None), ("", None), ("last", [5]), ("0, 2-4", [0, 2, 3, 4]), ("1,1", [1])],
 )
 def test_layers_are_written_as_numbers(text: str, expected: list[int] | None) -> None:
-    assert choices(text, 6, "layers") == expected
+    assert parse_indices(text, 6, "layers") == expected
 
 
 @pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2", "0-99999999999999"])
 def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
     with pytest.raises(UserError, match="in layers"):
-        choices(text, 6, "layers")
+        parse_indices(text, 6, "layers")
 
 
 def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> None:

@@ -6,8 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.kosmos.files.caption_files import contents, read_caption, write_files
-from kosmos_dreambooth.kosmos.files.coco import Entry, captions, category, instances
+from kosmos_dreambooth.kosmos.files.caption_files import (
+    caption_file_contents,
+    read_caption,
+    write_files,
+)
+from kosmos_dreambooth.kosmos.files.coco import (
+    CaptionedImage,
+    category_name,
+    coco_captions,
+    coco_instances,
+)
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.shared.errors import UserError
 
@@ -23,7 +32,10 @@ SEEN = GroundedText(
 def test_a_picture_gets_text_and_json(tmp_path: Path) -> None:
     picture = tmp_path / "dog.1.png"
     write_files(
-        contents(picture, Entry(picture.name, 200, 100, SEEN), "txt and json"), overwrite=False
+        caption_file_contents(
+            picture, CaptionedImage(picture.name, 200, 100, SEEN), "txt and json"
+        ),
+        overwrite=False,
     )
     assert (tmp_path / "dog.1.txt").read_text(encoding="utf-8") == "a Hündchen and two cats\n"
     told = json.loads((tmp_path / "dog.1.json").read_text(encoding="utf-8"))
@@ -50,8 +62,11 @@ def test_nothing_is_overwritten_unless_told_and_nothing_is_half_done(tmp_path: P
 
 
 def test_a_set_becomes_the_two_files_of_coco() -> None:
-    entries = [Entry("x.png", 200, 100, SEEN), Entry("y.png", 10, 10, GroundedText("the sea"))]
-    boxes, texts = instances(entries), captions(entries)
+    entries = [
+        CaptionedImage("x.png", 200, 100, SEEN),
+        CaptionedImage("y.png", 10, 10, GroundedText("the sea")),
+    ]
+    boxes, texts = coco_instances(entries), coco_captions(entries)
     assert [c["name"] for c in boxes["categories"]] == ["cats", "hündchen"]
     first = boxes["annotations"][0]
     assert first["bbox"] == [50, 50, 50, 50]
@@ -68,4 +83,4 @@ def test_a_set_becomes_the_two_files_of_coco() -> None:
     [("A red dog", "red dog"), ("two cats", "cats"), ("anemone", "anemone"), ("the", "the")],
 )
 def test_categories_have_no_article(phrase: str, name: str) -> None:
-    assert category(phrase) == name
+    assert category_name(phrase) == name

@@ -10,8 +10,14 @@ from kosmos_dreambooth.dev.sandbox.tokenizers import KOSMOS_PIXELS, TEXT_LENGTH,
 from kosmos_dreambooth.drawing.similarity_matrix import CELL, draw_matrix
 from kosmos_dreambooth.kosmos.grounding import parse
 from kosmos_dreambooth.kosmos.insight import decoder_space, dual_encoder
-from kosmos_dreambooth.kosmos.insight.embedding import Embedding, rank, similarity, thumbnails, unit
-from kosmos_dreambooth.kosmos.insight.likelihood import likelihood
+from kosmos_dreambooth.kosmos.insight.embedding import (
+    Embedding,
+    l2_normalize,
+    rank,
+    similarity,
+    thumbnails,
+)
+from kosmos_dreambooth.kosmos.insight.likelihood import likelihood_scores
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
@@ -33,7 +39,7 @@ def captions(lessons: list[str]) -> list[str]:
 def test_a_likelihood_is_what_the_model_says_with_the_picture_less_what_it_says_without(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
-    score = likelihood(tiny, four_pictures[:1], ["a red dog"])[0, 0]
+    score = likelihood_scores(tiny, four_pictures[:1], ["a red dog"])[0, 0]
     processor, model = tiny.processor, tiny.model
     seen = processor(
         images=(four_pictures[0] * 255).byte().movedim(-1, 0),
@@ -60,8 +66,8 @@ def test_a_likelihood_is_what_the_model_says_with_the_picture_less_what_it_says_
 def test_decoder_space_finds_each_picture_its_text(
     tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str]
 ) -> None:
-    pictures = unit(decoder_space.describe_states(tiny, four_pictures))
-    texts = unit(decoder_space.text_states(tiny, captions))
+    pictures = l2_normalize(decoder_space.caption_states(tiny, four_pictures))
+    texts = l2_normalize(decoder_space.text_states(tiny, captions))
     assert (pictures @ texts.T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
@@ -73,17 +79,17 @@ def test_an_alignment_brings_together_what_two_unlike_spaces_share() -> None:
         for _ in range(2)
     ]
     known, new = slice(0, 250), slice(250, 300)
-    alignment = decoder_space.align(*(side[known] for side in sides))
+    alignment = decoder_space.fit_alignment(*(side[known] for side in sides))
     alike = alignment.pictures(sides[0][new]) @ alignment.texts(sides[1][new]).T
     there = torch.arange(50)
     assert (alike.argmax(1) == there).float().mean() > 0.9
-    raw = unit(sides[0][new]) @ unit(sides[1][new]).T
+    raw = l2_normalize(sides[0][new]) @ l2_normalize(sides[1][new]).T
     assert (raw.argmax(1) == there).float().mean() < 0.2
 
 
 def test_a_handful_of_reference_pictures_is_refused() -> None:
     with pytest.raises(UserError, match=r"5 pictures.* at least 32.*\.$"):
-        decoder_space.align(torch.zeros(5, 8), torch.zeros(5, 8))
+        decoder_space.fit_alignment(torch.zeros(5, 8), torch.zeros(5, 8))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -91,9 +97,9 @@ def test_the_batch_size_changes_nothing(
     tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str], size: int
 ) -> None:
     for embed in (
-        lambda batching: likelihood(tiny, four_pictures, captions, batching=batching),
+        lambda batching: likelihood_scores(tiny, four_pictures, captions, batching=batching),
         lambda batching: decoder_space.text_states(tiny, captions, batching=batching),
-        lambda batching: decoder_space.picture_states(tiny, four_pictures, batching=batching),
+        lambda batching: decoder_space.image_states(tiny, four_pictures, batching=batching),
     ):
         torch.testing.assert_close(
             embed(BatchOptions(size)), embed(BatchOptions()), atol=1e-4, rtol=1e-4
@@ -107,9 +113,9 @@ def test_a_text_that_is_too_long_or_empty_is_an_error_to_mend(
     with pytest.raises(UserError, match="shorten it"):
         decoder_space.text_states(tiny, [long])
     with pytest.raises(UserError, match="shorten it"):
-        likelihood(tiny, four_pictures, [long])
+        likelihood_scores(tiny, four_pictures, [long])
     with pytest.raises(UserError, match="empty"):
-        likelihood(tiny, four_pictures, ["a dog", "An image of"])
+        likelihood_scores(tiny, four_pictures, ["a dog", "An image of"])
 
 
 @pytest.fixture(params=["clip", "siglip"])
@@ -145,12 +151,12 @@ def dual_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_a_dual_encoder_on_disk_embeds_pictures_and_texts(dual_folder: Path) -> None:
     dual = dual_encoder.load_dual_encoder(dual_folder, torch.float32)
     images = torch.rand(3, 40, 50, 4)
-    pictures = dual_encoder.embed_pictures(dual, images, BatchOptions(2))
+    pictures = dual_encoder.embed_images(dual, images, BatchOptions(2))
     texts = dual_encoder.embed_texts(dual, ["a dog", "two cats in the snow " * 20])
     assert pictures.shape[1] == texts.shape[1]
     for vectors in (pictures, texts):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
-    torch.testing.assert_close(pictures[1:2], dual_encoder.embed_pictures(dual, images[1:2]))
+    torch.testing.assert_close(pictures[1:2], dual_encoder.embed_images(dual, images[1:2]))
 
 
 def test_another_kind_of_model_or_a_broken_one_is_one_sentence(

@@ -15,10 +15,10 @@ import pytest
 from kosmos_dreambooth.kosmos.files import folder_captions as engine
 from kosmos_dreambooth.kosmos.files.caption_files import read_caption
 from kosmos_dreambooth.kosmos.files.folder_captions import (
-    Job,
+    CaptionFolderOptions,
     caption_folder,
-    pictures_in,
-    read_picture,
+    list_images,
+    read_image,
 )
 from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
@@ -27,7 +27,7 @@ from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
 ENTRY = Path(__file__).resolve().parents[2] / "kosmos" / "caption_folder.py"
-JOB = Job(max_new_tokens=30)
+JOB = CaptionFolderOptions(max_new_tokens=30)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_each_picture_gets_its_caption_beside_it(tiny: Kosmos, folder: Path) -> 
     assert (report.captioned, report.skipped, report.failed) == (3, 0, {})
     assert heard == [(3, 3)]
     assert (folder / "red.txt").read_text() == "An image of a red dog in the meadow.\n"
-    for path in pictures_in(folder):
-        picture, _ = read_picture(path)
+    for path in list_images(folder):
+        picture, _ = read_image(path)
         assert read_caption(path) == caption(tiny, picture[None], max_new_tokens=30)[0].caption
 
 
@@ -56,7 +56,7 @@ def test_the_next_run_sees_new_pictures_and_leaves_the_others(tiny: Kosmos, fold
     report = caption_folder(tiny, folder, JOB)
     assert (report.captioned, report.skipped) == (1, 3)
     assert (folder / "red.txt").read_text() == "my own words"
-    again = caption_folder(tiny, folder, Job(max_new_tokens=30, overwrite=True))
+    again = caption_folder(tiny, folder, CaptionFolderOptions(max_new_tokens=30, overwrite=True))
     assert again.captioned == 4
     assert (folder / "red.txt").read_text() != "my own words"
 
@@ -78,7 +78,7 @@ def test_another_programs_json_is_left_alone(tiny: Kosmos, folder: Path) -> None
 def test_a_stopped_run_goes_on_where_it_was(
     tiny: Kosmos, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CHUNK", 1)
+    monkeypatch.setattr(engine, "CHUNK_SIZE", 1)
     tokens: list[None] = []
 
     def stop() -> None:
@@ -110,7 +110,7 @@ def test_processes_share_a_folder_without_talking(tiny: Kosmos, folder: Path) ->
     for k in range(9):
         Image.new("RGB", (9, 9), "red").save(folder / f"{k}.png")
     reports = [
-        caption_folder(tiny, folder, Job(max_new_tokens=3, process=k, processes=3))
+        caption_folder(tiny, folder, CaptionFolderOptions(max_new_tokens=3, process=k, processes=3))
         for k in range(3)
     ]
     assert sum(report.captioned for report in reports) == 12
@@ -128,14 +128,14 @@ def test_pictures_of_any_kind_are_read_as_core_reads_them(tmp_path: Path) -> Non
     turned.getexif()[274] = 6
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
     Image.new("RGB", (3000, 2000)).save(tmp_path / "large.png")
-    for path in pictures_in(tmp_path):
-        picture, (width, height) = read_picture(path)
+    for path in list_images(tmp_path):
+        picture, (width, height) = read_image(path)
         assert 0 <= picture.min() <= picture.max() <= 1
         assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.01)
         assert width / height == 1.5
         assert picture.shape[2] == (4 if path.name == "clear.png" else 3)
-    assert read_picture(tmp_path / "sixteen.png")[0].max() == 1
-    assert read_picture(tmp_path / "large.png")[1] == (3000, 2000)
+    assert read_image(tmp_path / "sixteen.png")[0].max() == 1
+    assert read_image(tmp_path / "large.png")[1] == (3000, 2000)
 
 
 def test_a_folder_that_is_missing_is_an_error_to_mend(tiny: Kosmos, tmp_path: Path) -> None:

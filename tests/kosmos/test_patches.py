@@ -9,10 +9,10 @@ from kosmos_dreambooth.drawing.patch_overlay import blocks
 from kosmos_dreambooth.kosmos.insight.embedding import similarity
 from kosmos_dreambooth.kosmos.insight.patch_similarity import (
     patch_similarity,
+    pca_colours,
     phrase_similarity,
-    principal_colours,
 )
-from kosmos_dreambooth.kosmos.insight.patches import look, patch_embedding, slot_embedding
+from kosmos_dreambooth.kosmos.insight.patches import encode_patches, patch_embedding, slot_embedding
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.sandbox import KOSMOS
@@ -25,19 +25,21 @@ from kosmos_dreambooth.shared.errors import UserError
 def test_colours_are_alike_where_patches_are() -> None:
     features = torch.randn(2, 1 + 16, 8, generator=torch.Generator().manual_seed(0))
     features[1, 1:9] = features[0, 3]
-    colours = principal_colours(features)
+    colours = pca_colours(features)
     assert colours.shape == (2, 4, 4, 3)
     assert colours.amin((0, 1, 2)).tolist() == [0, 0, 0]
     assert colours.amax((0, 1, 2)).tolist() == [1, 1, 1]
     torch.testing.assert_close(colours[1, :2], colours[0, 0, 2].expand(2, 4, 3))
-    torch.testing.assert_close(principal_colours(features), colours)
+    torch.testing.assert_close(pca_colours(features), colours)
     drawn = blocks(colours, 100, 60)
     assert drawn.shape == (2, 100, 60, 3)
     torch.testing.assert_close(drawn[0, 10, 40], colours[0, 0, 2])
 
 
 def test_a_patch_is_most_like_itself(tiny: Kosmos) -> None:
-    features = look(tiny, torch.rand(2, 56, 56, 3, generator=torch.Generator().manual_seed(0)))
+    features = encode_patches(
+        tiny, torch.rand(2, 56, 56, 3, generator=torch.Generator().manual_seed(0))
+    )
     grids = patch_similarity(features, 3, 1)
     assert grids.shape == (2, 4, 4)
     assert [int(grid.argmax()) for grid in grids] == [13, 13]
@@ -47,7 +49,7 @@ def test_a_patch_is_most_like_itself(tiny: Kosmos) -> None:
 
 
 def test_patches_and_slots_are_embeddings_of_their_own(tiny: Kosmos) -> None:
-    features = look(tiny, torch.rand(2, 30, 60, 3))
+    features = encode_patches(tiny, torch.rand(2, 30, 60, 3))
     patches, slots = patch_embedding(tiny, features), slot_embedding(tiny, features)
     assert patches.vectors.shape[0] == len(patches.labels) == 2 * 16
     assert slots.vectors.shape[0] == len(slots.labels) == 2 * 6
@@ -64,7 +66,7 @@ def test_a_phrase_is_found_on_what_it_names() -> None:
         scene = draw_scene(HELD_OUT + 930_000_000 + k, 2)
         picture, boxes = render(scene, 112)
         image = torch.from_numpy(np.array(picture))[None] / 255
-        features = look(kosmos, image)
+        features = encode_patches(kosmos, image)
         for thing, (left, top, width, height) in zip(scene.things, boxes, strict=True):
             [grid] = phrase_similarity(kosmos, features, noun_phrase(thing))
             row, column = divmod(int(grid.argmax()), 8)
@@ -75,7 +77,7 @@ def test_a_phrase_is_found_on_what_it_names() -> None:
 
 
 def test_the_batch_size_changes_nothing(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    features = look(tiny, four_pictures[:2])
+    features = encode_patches(tiny, four_pictures[:2])
     expected = phrase_similarity(tiny, features, "a red dog")
     found = phrase_similarity(tiny, features, "a red dog", BatchOptions(batch_size=5))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 import torch
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase, parse
-from kosmos_dreambooth.kosmos.translate import carry_over, load_translator, translate
+from kosmos_dreambooth.kosmos.translate import load_translator, transfer_boxes, translate
 from kosmos_dreambooth.shared.errors import UserError
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
@@ -40,7 +40,7 @@ def test_phrases_are_found_again(
     caption: str, phrases: list[str], expected: list[str] | None
 ) -> None:
     given = [(text, phrase(A)) for text in phrases]
-    seen = carry_over(caption, given)
+    seen = transfer_boxes(caption, given)
     expected = expected or ["un perro rojo", "un perro azul"]
     assert [one.text for one in seen.phrases] == expected
     assert all(one.boxes == (A,) for one in seen.phrases)
@@ -52,7 +52,9 @@ def test_phrases_are_found_again(
 
 
 def test_two_phrases_that_read_alike_get_words_of_their_own() -> None:
-    seen = carry_over("ein Hund und ein Hund", [("ein Hund", phrase(A)), ("ein Hund", phrase(B))])
+    seen = transfer_boxes(
+        "ein Hund und ein Hund", [("ein Hund", phrase(A)), ("ein Hund", phrase(B))]
+    )
     assert [(one.start, one.boxes) for one in seen.phrases] == [(0, (A,)), (13, (B,))]
 
 

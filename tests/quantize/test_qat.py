@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kosmos_dreambooth.quantize.qat import fake_quantization_disabled, follow_adapters, prepare_qat
+from kosmos_dreambooth.quantize.qat import fake_quantization_disabled, include_adapters, prepare_qat
 from kosmos_dreambooth.quantize.quantize_weights import quantized_copy
 from kosmos_dreambooth.quantize.quantized_linear import Int4Linear
 from peft import LoraConfig, inject_adapter_in_model
@@ -35,7 +35,7 @@ def test_with_an_adapter_both_are_rounded_together(name: str) -> None:
     aware, x = small(), torch.randn(7, 64)
     prepare_qat(aware, name, [])
     inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=["0"]), aware)
-    follow_adapters(aware)
+    include_adapters(aware)
     layer = aware[0]
     with torch.no_grad():
         layer.lora_B["default"].weight.normal_(std=0.1)

@@ -11,11 +11,11 @@ from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.quantize.calibration_data import captioning, painting
+from kosmos_dreambooth.quantize.calibration_data import captioning_run, sampling_run
 from kosmos_dreambooth.quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from kosmos_dreambooth.quantize.quantize_weights import is_quantized
-from kosmos_dreambooth.quantize.quantized_linear import quicken
-from kosmos_dreambooth.quantize.save_quantized import precision_of_rest, save_diffusion, save_kosmos
+from kosmos_dreambooth.quantize.quantized_linear import use_fast_cpu_kernels
+from kosmos_dreambooth.quantize.save_quantized import save_diffusion, save_kosmos, unquantized_dtype
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.shared.model_size import bytes_in_memory, bytes_on_disk
@@ -72,15 +72,15 @@ def test_a_captioner_becomes_smaller_and_the_one_it_was_made_of_stays(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_captioner_is_the_same_after_a_disk(kosmos: Kosmos, name: str, tmp_path: Path) -> None:
-    work = captioning(kosmos, torch.rand(2, 32, 32, 3))
+    work = captioning_run(kosmos, torch.rand(2, 32, 32, 3))
     made = quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
     here = features(made)
     save_kosmos(made, tmp_path / "made")
     assert torch.equal(features(made), here)  # saving leaves it as it is
-    rest = precision_of_rest(tmp_path / "made")
+    rest = unquantized_dtype(tmp_path / "made")
     assert rest == torch.bfloat16
     again = load_kosmos(tmp_path / "made", rest)
-    quicken(again.model, "made", "cpu")
+    use_fast_cpu_kernels(again.model, "made", "cpu")
     assert torch.equal(features(again), here)
     assert bytes_on_disk(tmp_path / "made") < 1.02 * bytes_in_memory(made.model)
 
@@ -89,29 +89,29 @@ def test_a_captioner_is_the_same_after_a_disk(kosmos: Kosmos, name: str, tmp_pat
 def test_a_painter_is_the_same_after_a_disk(
     diffusion: Diffusion, name: str, tmp_path: Path
 ) -> None:
-    work = painting(diffusion, ["a dog"])
+    work = sampling_run(diffusion, ["a dog"])
     made = quantize_diffusion(diffusion, name, rest=torch.bfloat16, work=work).model
     save_diffusion(made, tmp_path / "made")
-    rest = precision_of_rest(tmp_path / "made")
+    rest = unquantized_dtype(tmp_path / "made")
     assert rest is not None
     again = load_diffusion(tmp_path / "made", rest)
-    quicken(again.modules, "made", "cpu")
+    use_fast_cpu_kernels(again.modules, "made", "cpu")
     assert torch.equal(prediction(again), prediction(made))
     assert distance(prediction(made), prediction(diffusion)) < 0.2
 
 
 def test_what_is_not_named_as_quantized_is_not_taken_for_it() -> None:
-    assert precision_of_rest(KOSMOS) is None
-    assert precision_of_rest(DIFFUSION) is None
+    assert unquantized_dtype(KOSMOS) is None
+    assert unquantized_dtype(DIFFUSION) is None
 
 
 def test_a_broken_folder_is_left_for_its_loader_to_name(kosmos: Kosmos, tmp_path: Path) -> None:
-    assert precision_of_rest(tmp_path / "nothing") is None
+    assert unquantized_dtype(tmp_path / "nothing") is None
     (tmp_path / "config.json").write_text("{")
-    assert precision_of_rest(tmp_path) is None
+    assert unquantized_dtype(tmp_path) is None
     save_kosmos(quantize_kosmos(kosmos, "int8").model, tmp_path / "made")
     (tmp_path / "made" / "model.safetensors").write_bytes(b"half")
-    rest = precision_of_rest(tmp_path / "made")
+    rest = unquantized_dtype(tmp_path / "made")
     assert rest is not None
     with pytest.raises(UserError, match="broken"):
         load_kosmos(tmp_path / "made", rest)
@@ -142,7 +142,7 @@ def test_weights_packed_for_another_device_are_one_sentence(kosmos: Kosmos, tmp_
     save_kosmos(quantize_kosmos(kosmos, "int4").model, tmp_path / "made")
     again = load_kosmos(tmp_path / "made", torch.bfloat16)
     with pytest.raises(UserError, match="quantize the original model on this computer"):
-        quicken(again.model, "made", "cuda")
+        use_fast_cpu_kernels(again.model, "made", "cuda")
 
 
 def test_a_save_that_fails_leaves_nothing(
@@ -169,14 +169,14 @@ def test_without_torchao_the_command_is_named(
     with pytest.raises(UserError, match="pip install --no-deps torchao=="):
         quantize_kosmos(kosmos, "int8")
     with pytest.raises(UserError, match='The quantized model "made" needs the package torchao'):
-        precision_of_rest(tmp_path / "made")
+        unquantized_dtype(tmp_path / "made")
     assert quantize_kosmos(kosmos, "bf16").model.model.dtype == torch.bfloat16
 
 
 def test_a_calibrated_format_watches_all_layers_and_leaves_no_trace(diffusion: Diffusion) -> None:
     done: list[int] = []
     for _ in range(2):  # the second time the text encoder's answers are remembered
-        work = painting(diffusion, ["a dog"])
+        work = sampling_run(diffusion, ["a dog"])
         made = quantize_diffusion(diffusion, "int4 awq", (), None, work, lambda: done.append(1))
         for path in made.layers.quantized:
             weight = made.model.modules.get_submodule(path).weight

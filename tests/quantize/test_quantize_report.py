@@ -12,10 +12,10 @@ from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.quantize.compare_models import (
     Comparison,
     compare_captioners,
-    compare_painters,
+    compare_diffusion,
 )
 from kosmos_dreambooth.quantize.quantize_models import quantize_diffusion, quantize_kosmos
-from kosmos_dreambooth.quantize.quantize_report import report
+from kosmos_dreambooth.quantize.quantize_report import make_quantize_report
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
 from kosmos_dreambooth.shared.model_size import as_text, bytes_in_memory
 
@@ -28,7 +28,7 @@ def compared() -> Comparison:
 
 
 def test_words_and_numbers_agree() -> None:
-    told = report(
+    told = make_quantize_report(
         "cat", "int8", "caption", (59, 1), (4_000_000, 1_000_000), compared(), None, 10**6
     )
     text = str(told)
@@ -42,7 +42,9 @@ def test_words_and_numbers_agree() -> None:
 
 
 def test_the_sheet_holds_bars_and_all_rows() -> None:
-    told = report("cat", "int8", "caption", (59, 1), (400, 100), compared(), None, 100)
+    told = make_quantize_report(
+        "cat", "int8", "caption", (59, 1), (400, 100), compared(), None, 100
+    )
     page = draw_quantize_sheet(told, compared().rows)
     assert page.shape[1:] == (1024, 3)
     assert page.min() >= 0
@@ -68,7 +70,7 @@ def test_a_painter_moves_further_in_fewer_bits() -> None:
     diffusion = load_diffusion(DIFFUSION)
     steps = []
     moved = [
-        compare_painters(
+        compare_diffusion(
             diffusion, quantize_diffusion(diffusion, name).model, ["a dog"], lambda: steps.append(1)
         ).moved["pictures"]
         for name in ("int8", "int4")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kosmos_dreambooth.quantize.calibration import ROWS, watched
-from kosmos_dreambooth.quantize.dequantize import dequantized
-from kosmos_dreambooth.quantize.int4_packing import packed, plain
-from kosmos_dreambooth.quantize.quantize_weights import choose_layers, is_quantized, quantized_copy
+from kosmos_dreambooth.quantize.calibration import MAX_ROWS, record_layer_inputs
+from kosmos_dreambooth.quantize.dequantize import dequantize
+from kosmos_dreambooth.quantize.int4_packing import to_cpu_int4, to_portable_int4
+from kosmos_dreambooth.quantize.quantize_weights import is_quantized, quantized_copy, select_layers
 from kosmos_dreambooth.quantize.quantized_linear import Int4Linear, Int8Linear
 from torch import nn
 
@@ -51,14 +51,14 @@ def test_sides_that_no_kernel_suits_go_torchaos_own_way() -> None:
     assert type(made[0]) is nn.Linear
     x = torch.randn(3, 24)
     assert (made(x) - original(x)).abs().max() < 0.05
-    assert not choose_layers(original, "int8", []).quantized
+    assert not select_layers(original, "int8", []).quantized
 
 
 def test_four_bits_are_the_same_numbers_in_both_packings() -> None:
     made = quantized_copy(layer(96, 64), "int4", ["0"])
     (part,) = made
     assert isinstance(part, Int4Linear)
-    again = packed(plain(part.weight))
+    again = to_cpu_int4(to_portable_int4(part.weight))
     assert torch.equal(again.qdata, part.weight.qdata)
     assert torch.equal(again.scale_and_zero, part.weight.scale_and_zero)
     x = torch.randn(5, 96)
@@ -82,13 +82,13 @@ def test_ordinary_weights_come_out_again(name: str) -> None:
     made = quantized_copy(
         layer(64, 32), name, ["0"], torch.float32, {"0": x} if "awq" in name else None
     )
-    plain = dequantized(made)
+    plain = dequantize(made)
     assert type(plain[0]) is nn.Linear
     assert type(plain[0].weight) is nn.Parameter
     assert is_quantized(made)
     again = plain(x.to(plain[0].weight.dtype)).float()
     assert (again - made(x)).norm() < 0.02 * made(x).norm()
-    assert dequantized(plain) is plain
+    assert dequantize(plain) is plain
 
 
 def test_layers_are_rounded_for_what_they_are_given() -> None:
@@ -96,7 +96,7 @@ def test_layers_are_rounded_for_what_they_are_given() -> None:
     large = torch.ones(64)
     large[::16] = 40  # a few columns that meet large inputs
     x = torch.randn(200, 64, generator=torch.Generator().manual_seed(1)) * large
-    with watched(original, ["0"]) as inputs:
+    with record_layer_inputs(original, ["0"]) as inputs:
         original(x[:100])
         original(x[100:])
     assert inputs["0"].shape == (200, 64)
@@ -109,18 +109,18 @@ def test_layers_are_rounded_for_what_they_are_given() -> None:
 
 def test_of_many_rows_some_of_all_are_kept() -> None:
     model = layer(16, 16)
-    with watched(model, ["0"]) as inputs:
+    with record_layer_inputs(model, ["0"]) as inputs:
         for number in range(10):
             model(torch.full((4, 300, 16), float(number)))
     rows = inputs["0"]
-    assert len(rows) == ROWS
-    assert 0.05 * ROWS < (rows[:, 0] == 9).sum() < 0.2 * ROWS
+    assert len(rows) == MAX_ROWS
+    assert 0.05 * MAX_ROWS < (rows[:, 0] == 9).sum() < 0.2 * MAX_ROWS
     assert not model[0]._forward_pre_hooks
 
 
 def test_sides_that_do_not_suit_four_bits_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 40))
-    taken = choose_layers(model, "int4", [])
+    taken = select_layers(model, "int4", [])
     assert taken.quantized == ("0",)
     assert taken.left == ("1",)
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ...diffusion.fingerprint import file_hash
-from ...kosmos.files.caption_files import contents, read_grounded, write_files
-from ...kosmos.files.coco import Entry
-from ...kosmos.files.folder_captions import pictures_in
+from ...kosmos.files.caption_files import caption_file_contents, read_grounded, write_files
+from ...kosmos.files.coco import CaptionedImage
+from ...kosmos.files.folder_captions import list_images
 from ...kosmos.generate.language import ENGLISH, is_in
 from ...kosmos.grounding import GroundedText
 from ...shared.errors import UserError
@@ -33,7 +33,7 @@ def examples_in(folder: Path) -> list[Example]:
 
     Raises UserError when there is no such picture.
     """
-    told = [(path, read_grounded(path)) for path in pictures_in(folder)]
+    told = [(path, read_grounded(path)) for path in list_images(folder)]
     found = [Example(path, text) for path, text in told if text is not None]
     if not found:
         raise UserError(
@@ -83,5 +83,5 @@ def write_examples(folder: Path, examples: Sequence[Example]) -> None:
             target = folder / f"{number:06}.png"
             Image.fromarray(example.picture).save(target)
             height, width = example.picture.shape[:2]
-        entry = Entry(target.name, width, height, example.text)
-        write_files(contents(target, entry, "txt and json"), overwrite=True)
+        entry = CaptionedImage(target.name, width, height, example.text)
+        write_files(caption_file_contents(target, entry, "txt and json"), overwrite=True)

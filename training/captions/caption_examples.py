@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...kosmos.files.folder_captions import read_picture
+from ...kosmos.files.folder_captions import read_image
 from ...kosmos.generate.caption import BRIEF, DETAILED
 from ...kosmos.generate.completion import generate
 from ...kosmos.generate.encoded_images import EncodedImages
@@ -157,5 +157,5 @@ def _some(examples: Sequence[Example]) -> Iterator[list[Tensor]]:
 def _picture_of(example: Example) -> Tensor:
     """Return an example's picture, [H,W,C] float 0..1."""
     if isinstance(example.picture, Path):
-        return read_picture(example.picture)[0]
+        return read_image(example.picture)[0]
     return torch.from_numpy(example.picture).float() / 255

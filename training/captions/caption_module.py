@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...drawing.boxes import draw_boxes_batch
-from ...kosmos.files.folder_captions import pictures_in, read_picture
+from ...kosmos.files.folder_captions import list_images, read_image
 from ...kosmos.generate.caption import caption
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.preprocess import to_rgb
@@ -58,8 +58,8 @@ def prepare(
 
 
 def _first(run: RunFolder) -> list[np.ndarray]:
-    found = pictures_in(run.pictures)[:SHOWN]
-    return [to_rgb(read_picture(path)[0][None])[0].numpy() for path in found]
+    found = list_images(run.pictures)[:SHOWN]
+    return [to_rgb(read_image(path)[0][None])[0].numpy() for path in found]
 
 
 class Captions(Learner):

@@ -12,16 +12,16 @@ from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel
 
-from ...kosmos.insight.decoder_space import describe_states, picture_states, text_states
+from ...kosmos.insight.decoder_space import caption_states, image_states, text_states
 from ...kosmos.insight.dual_encoder import (
-    KINDS,
+    MODEL_TYPES,
     DualEncoder,
-    embed_pictures,
+    embed_images,
     embed_texts,
     load_dual_encoder,
 )
-from ...kosmos.insight.embedding import unit
-from ...kosmos.insight.likelihood import likelihood
+from ...kosmos.insight.embedding import l2_normalize
+from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.errors import UserError
 
@@ -40,11 +40,11 @@ class DualEncoderScorer:
 
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
         """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
-        return embed_pictures(self.dual, images)
+        return embed_images(self.dual, images)
 
     def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return the cosine of picture k and prompt k, [N]."""
-        return (embed_pictures(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
+        return (embed_images(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class KosmosScorer:
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
         """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
         self.load_to_device()
-        return unit(picture_states(self.kosmos, images))
+        return l2_normalize(image_states(self.kosmos, images))
 
     def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return the cosine of what is written under picture k and prompt k, [N]."""
         self.load_to_device()
-        written = unit(describe_states(self.kosmos, images))
-        return (written * unit(text_states(self.kosmos, prompts))).sum(-1)
+        written = l2_normalize(caption_states(self.kosmos, images))
+        return (written * l2_normalize(text_states(self.kosmos, prompts))).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LikelihoodScorer:
     def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return the probability of prompt k, of all those asked for, under picture k, [N].
 
-        It is the softmax of the scores of `likelihood`; chance is one over the number of prompts.
+        It is the softmax of `likelihood_scores`; chance is one over the number of prompts.
         Raises UserError when they are all the same.
         """
         choices = list(dict.fromkeys(prompts))
@@ -100,7 +100,7 @@ class LikelihoodScorer:
                 "line into prompts, or choose another prompt_judge."
             )
         self.load_to_device()
-        sure = likelihood(self.kosmos, images, choices).softmax(1)
+        sure = likelihood_scores(self.kosmos, images, choices).softmax(1)
         return sure[torch.arange(len(prompts)), [choices.index(prompt) for prompt in prompts]]
 
 
@@ -137,7 +137,7 @@ def load_image_scorer(folder: Path, kind: str) -> ImageScorer:
 
     Raises UserError when it is of another kind, incomplete or damaged.
     """
-    if kind in KINDS:
+    if kind in MODEL_TYPES:
         return DualEncoderScorer(load_dual_encoder(folder, torch.float32))
     if kind not in DINO:
         raise UserError(
