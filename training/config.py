@@ -1,143 +1,179 @@
-"""The settings of training runs, validated; `config_yaml` writes and reads them."""
+"""The settings of training runs, each declared once; `config_yaml` writes and reads them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ..shared.errors import UserError
+from .option import Group, option, options_of
 
 METHODS = ("lora", "full", "dora", "embedding")
-LAYERS = ("attention", "all")
-DEVICES = ("auto", "cpu")
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
-STRATEGIES = ("ddp", "zero")
-CLASS_TARGETS = ("model", "pictures")
-NOT_AWARE = "none"
-AWARE = (NOT_AWARE, "int8", "int4")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+NO_QAT = "none"
+QAT_FORMATS = (NO_QAT, "int8", "int4")
 SMALL_MODEL = 100_000_000
-"""A UNet with fewer parameters is none of Stable Diffusion's; theirs have 860 million and more."""
-
-# Settings that may change between two starts of one run without making it another run.
-RESUMABLE_SETTINGS = frozenset(
-    {
-        "steps",
-        "vocabulary",
-        "class_cache",
-        "device",
-        "devices",
-        "nodes",
-        "strategy",
-        "preview_prompt",
-        "sample_prompts",
-        "preview_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "wandb",
-    }
-)
-
-LIMITS: dict[str, tuple[float, float]] = {
-    "steps": (1, 1_000_000),
-    "learning_rate": (0.0, 1.0),
-    "text_learning_rate": (0.0, 1.0),
-    "warmup": (0, 100_000),
-    "weight_decay": (0.0, 1.0),
-    "clip_norm": (0.0, 1000.0),
-    "rank": (1, 1024),
-    "token_vectors": (1, 32),
-    "prior_weight": (0.0, 100.0),
-    "class_count": (0, 10_000),
-    "class_steps": (1, 1000),
-    "class_guidance": (1.0, 50.0),
-    "class_seed": (0, 2**64 - 1),
-    "batch_size": (1, 256),
-    "accumulation": (1, 1024),
-    "ema": (0.0, 0.99999),
-    "min_snr_gamma": (0.0, 100.0),
-    "noise_offset": (0.0, 1.0),
-    "background_weight": (0.0, 1.0),
-    "keep_english": (0.0, 1.0),
-    "caption_dropout": (0.0, 1.0),
-    "class_caption_dropout": (0.0, 1.0),
-    "plain_captions": (0.0, 1.0),
-    "class_scenes": (0.0, 1.0),
-    "other_words": (0.0, 1.0),
-    "bucket_step": (0, 1024),
-    "resolution": (8, 4096),
-    "seed": (0, 2**64 - 1),
-    "devices": (1, 1024),
-    "nodes": (1, 1024),
-    "preview_every": (0, 1_000_000),
-    "checkpoint_every": (1, 1_000_000),
-    "keep_checkpoints": (1, 1000),
-}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
-    "layers": LAYERS,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "precision": PRECISIONS,
-    "strategy": STRATEGIES,
-    "class_target": CLASS_TARGETS,
-    "quantization_aware": AWARE,
-    "device": DEVICES,
-}
+"""Stable Diffusion's UNets have 860 million parameters and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
-    """How a run goes, whatever it trains.
-
-    The rate: `warmup` is the number of steps in which it rises, `schedule` what it does after.
-    The optimizer: `weight_decay`, and `clip_norm`, to which the gradients' norm is cut; 0 leaves
-    it. `ema` is the decay of a running average of the weights that becomes the result; 0 is none.
-    Memory: a step's batch has `accumulation` parts of `batch_size`, computed one after another;
-    `gradient_checkpointing` computes twice what it then need not keep.
-    Watching: `preview_every` 0 means no previews; the newest `keep_checkpoints` stay; `wandb` logs
-    to Weights & Biases.
-    Machines: each step's batch is shared by `devices` processes on each of `nodes` computers; by
-    the `strategy` "zero" they share the optimizer's state as well, which with "ddp" each has whole.
-    Quantization: `quantization_aware` names the format whose rounding the weights feel on the way
-    forward, so that Quantize costs the result less.
+    """The options of Training Options that every kind of run has.
 
     Raises UserError for a value out of range or not among its choices.
     """
 
-    warmup: int = 20
-    schedule: str = "cosine"
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema: float = 0.0
-    accumulation: int = 1
-    gradient_checkpointing: bool = False
-    precision: str = "auto"
-    preview_every: int = 100
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 1
-    wandb: bool = False
-    devices: int = 1
-    nodes: int = 1
-    quantization_aware: str = NOT_AWARE
-    strategy: str = "ddp"
+    warmup: int = option(
+        20,
+        group=Group.SCHEDULE,
+        bounds=(0, 100_000),
+        widget=3,
+        tooltip="Steps of linear learning rate warm-up. Raise it for full.",
+    )
+    schedule: str = option(
+        "cosine",
+        group=Group.SCHEDULE,
+        choices=SCHEDULES,
+        widget=4,
+        tooltip="Learning rate schedule after the warm-up. All but constant fall to 0 at the last "
+        "step, so extending a run stretches them.",
+    )
+    optimizer: str = option(
+        "adamw",
+        group=Group.OPTIMIZER,
+        choices=OPTIMIZERS,
+        widget=5,
+        tooltip="adamw8bit needs a quarter of adamw's memory on a GPU (package bitsandbytes), "
+        "adafactor less still; prodigy finds its own learning rate (prodigyopt); schedulefree "
+        "averages the weights (schedulefree).",
+    )
+    weight_decay: float = option(
+        0.01,
+        group=Group.OPTIMIZER,
+        bounds=(0.0, 1.0),
+        widget=6,
+        step=0.001,
+        tooltip="Weight decay of the optimizer. Raise it against overfitting.",
+    )
+    clip_norm: float = option(
+        1.0,
+        group=Group.OPTIMIZER,
+        bounds=(0.0, 1000.0),
+        widget=7,
+        step=0.1,
+        tooltip="Gradient clipping: maximum norm of the gradients; 0 = off. Lower it when the loss "
+        "jumps.",
+    )
+    ema: float = option(
+        0.0,
+        group=Group.OPTIMIZER,
+        bounds=(0.0, 0.99999),
+        widget=8,
+        step=0.001,
+        tooltip="Decay of an exponential moving average of the weights, which becomes the result; "
+        "0 = off. 0.99 suits a short run, 0.999 a long one; needs memory for a copy of the trained "
+        "weights.",
+    )
+    accumulation: int = option(
+        1,
+        group=Group.BATCH,
+        bounds=(1, 1024),
+        widget=9,
+        tooltip="Gradient accumulation: batches in each step. The result is that of a larger "
+        "batch, the memory that of a small one.",
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        group=Group.BATCH,
+        widget=10,
+        tooltip="Recomputes activations in the backward pass instead of storing them: much less "
+        "memory, about a third slower, the same result. Switch it on when memory runs out.",
+    )
+    precision: str = option(
+        "auto",
+        group=Group.BATCH,
+        choices=("auto", "fp32", "bf16", "fp16"),
+        widget=11,
+        tooltip="Mixed precision. auto is bf16 on a GPU that supports it and fp32 elsewhere; fp16 "
+        "is for older GPUs.",
+    )
+    devices: int = option(
+        1,
+        group=Group.BATCH,
+        bounds=(1, 1024),
+        resumable=True,
+        widget=25,
+        tooltip="GPUs of this computer that share each step's batch.",
+    )
+    nodes: int = option(
+        1,
+        group=Group.BATCH,
+        bounds=(1, 1024),
+        resumable=True,
+        widget=26,
+        tooltip="Computers that share each step's batch, each started with config.yaml by torchrun "
+        "or SLURM.",
+    )
+    strategy: str = option(
+        "ddp",
+        group=Group.BATCH,
+        choices=("ddp", "zero"),
+        resumable=True,
+        widget=29,
+        tooltip="How several GPUs share a run: ddp splits the batch, zero the optimizer's state "
+        "too (ZeRO stage 1), which saves much memory with full. Same result.",
+    )
+    quantization_aware: str = option(
+        NO_QAT,
+        group=Group.PARAMETERS,
+        choices=QAT_FORMATS,
+        widget=27,
+        tooltip="Quantization-aware training: fake quantization to this format in the forward "
+        "pass, so that Quantize costs less quality; about a third slower. For the methods lora and "
+        "full, and for FineTuneCaptions; needs torchao.",
+    )
+    preview_every: int = option(
+        100,
+        group=Group.LOGGING,
+        bounds=(0, 1_000_000),
+        resumable=True,
+        widget=21,
+        tooltip="Steps between preview images; 0 = none. Without this node a run has eight.",
+    )
+    checkpoint_every: int = option(
+        100,
+        group=Group.LOGGING,
+        bounds=(1, 1_000_000),
+        resumable=True,
+        widget=22,
+        tooltip="Steps between checkpoints. After a crash the run resumes at the newest one.",
+    )
+    keep_checkpoints: int = option(
+        1,
+        group=Group.LOGGING,
+        bounds=(1, 1000),
+        resumable=True,
+        widget=23,
+        tooltip="How many checkpoints are kept. With several of them EvaluateSubject finds the best "
+        "and LoadTrainingRun loads it; each takes disk space.",
+    )
+    wandb: bool = option(
+        False,
+        group=Group.LOGGING,
+        resumable=True,
+        widget=24,
+        tooltip="Log to Weights & Biases too (package wandb), offline unless WANDB_MODE is set. "
+        "TensorBoard logs are always written.",
+    )
 
     def __post_init__(self) -> None:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name, low)
-            if not low <= value <= high:
-                raise UserError(f'"{name}" is {value}: give a value from {low} to {high}.')
-        for name, choices in CHOICES.items():
-            value = getattr(self, name, choices[0])
-            if value not in choices:
-                raise UserError(f'"{name}" is "{value}": choose one of {", ".join(choices)}.')
+        for name, declared in options_of(type(self)).items():
+            declared.check(name, getattr(self, name))
 
     @property
     def processes(self) -> int:
-        """How many processes share each step's batch."""
+        """The number of processes that share each step's batch."""
         return self.devices * self.nodes
 
 
@@ -145,156 +181,262 @@ class CommonOptions:
 class Options(CommonOptions):
     """How to train a diffusion model, apart from what and for how long; TRAINING_OPTIONS.
 
-    What is trained: `layers` says which layers a LoRA adapts: those of attention, or convolutions
-    and feed-forward layers too. `token_vectors` is how many vectors the method "embedding" learns.
-    `text_learning_rate` is the text encoder's own; 0 is the same as the UNet's.
-    The loss: `min_snr_gamma` caps its weights (0: no cap), `noise_offset` is the share of noise
-    that a whole channel has in common, `background_weight` is the weight outside the subject's
-    masks, where it has some. `class_target` "model" holds noisy class pictures to what the model
-    predicted for them before training, "pictures" to the pictures themselves.
-    The data: `caption_dropout` is the chance of an empty prompt for a subject's picture,
-    `class_caption_dropout` for a class picture, and `plain_captions` the chance of
-    "a <token> <class>" instead of a caption. `class_scenes` is the chance that the model is held to
-    itself under a subject's caption without the token, instead of the class caption, and
-    `other_words` that it is, where it is not, under words drawn from its vocabulary. `flip` shows
-    half of the subject's pictures mirrored.
-    Pictures are trained at sizes of about `resolution` squared pixels whose sides are multiples of
-    `bucket_step`; with 0 as squares.
-    Every line of `sample_prompts` is painted at each preview.
+    `token_vectors` is the number of token embeddings that the method "embedding" trains.
     """
 
-    layers: str = "all"
-    token_vectors: int = 1
-    text_learning_rate: float = 0.0
-    min_snr_gamma: float = 0.0
-    noise_offset: float = 0.0
-    background_weight: float = 0.1
-    class_target: str = "model"
-    caption_dropout: float = 0.0
-    class_caption_dropout: float = 0.5
-    class_scenes: float = 0.3
-    other_words: float = 0.4
-    plain_captions: float = 0.4
-    flip: bool = False
-    bucket_step: int = 0
-    sample_prompts: str = ""
+    layers: str = option(
+        "all",
+        group=Group.PARAMETERS,
+        choices=("attention", "all"),
+        widget=1,
+        tooltip="Layers that lora and dora adapt. attention makes a smaller file; all adapts "
+        "convolutions and feed-forward layers too, for higher subject similarity. Not used by "
+        "full.",
+    )
+    token_vectors: int = option(1, group=Group.PARAMETERS, bounds=(1, 32))
+    text_learning_rate: float = option(
+        0.0,
+        group=Group.SCHEDULE,
+        bounds=(0.0, 1.0),
+        widget=2,
+        step=1e-7,
+        tooltip="Learning rate of the text encoder; 0 is the UNet's. Lower it when prompts are no "
+        "longer followed.",
+    )
+    class_target: str = option(
+        "model",
+        group=Group.LOSS,
+        choices=("model", "pictures"),
+        legacy="pictures",
+        widget=15,
+        tooltip="Target of the prior preservation loss for class images. model: the model's "
+        "prediction before training, which keeps the diversity of the class in short runs and "
+        "takes a fifth more time; pictures: the images, as in the DreamBooth paper, with a "
+        "prior_weight of 1.",
+    )
+    background_weight: float = option(
+        0.1,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        legacy=1.0,
+        widget=14,
+        step=0.05,
+        tooltip="Loss weight outside the subject's masks, where SubjectDataset has some. Set it to "
+        "1 when the surroundings belong to the subject.",
+    )
+    min_snr_gamma: float = option(
+        0.0,
+        group=Group.LOSS,
+        bounds=(0.0, 100.0),
+        widget=12,
+        step=0.5,
+        tooltip="Min-SNR loss weighting: limits the weight of timesteps with little noise; 5 is "
+        "usual, 0 = off.",
+    )
+    noise_offset: float = option(
+        0.0,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        widget=13,
+        step=0.01,
+        tooltip="Noise that is the same for all of a channel, so that very dark and very bright "
+        "images can be learned; 0.05 is usual, 0 = off. Not for zero-terminal-SNR models.",
+    )
+    caption_dropout: float = option(
+        0.0,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        widget=16,
+        step=0.01,
+        tooltip="Probability that a subject image is trained with an empty caption. Leave it 0 "
+        "when there are class images.",
+    )
+    class_caption_dropout: float = option(
+        0.5,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        legacy=0.0,
+        widget=17,
+        step=0.01,
+        tooltip="Probability that a class image is trained with an empty caption, which preserves "
+        "the unconditional prediction of classifier-free guidance; 0.1 is enough with class_target "
+        "pictures.",
+    )
+    class_scenes: float = option(
+        0.3,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        legacy=0.0,
+        widget=30,
+        step=0.01,
+        tooltip="Probability that a class image is trained with a subject caption without the "
+        "token, which preserves the class in those scenes too. Only with class_target model.",
+    )
+    other_words: float = option(
+        0.4,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        legacy=0.0,
+        widget=31,
+        step=0.01,
+        tooltip="Probability that a class image is trained with random words of the vocabulary "
+        "instead of the class caption, which preserves everything else. Only with class_target "
+        "model.",
+    )
+    plain_captions: float = option(
+        0.4,
+        group=Group.LOSS,
+        bounds=(0.0, 1.0),
+        legacy=0.0,
+        widget=18,
+        step=0.01,
+        tooltip='Probability that a subject image is trained with "a <token> <class>" instead of '
+        "its caption, so that the token works without a scene too.",
+    )
+    flip: bool = option(
+        False,
+        group=Group.LOSS,
+        widget=19,
+        tooltip="Random horizontal flip of the subject images. Off for faces, lettering and "
+        "whatever has a left and a right.",
+    )
+    bucket_step: int = option(
+        0,
+        group=Group.LOSS,
+        bounds=(0, 1024),
+        widget=28,
+        tooltip="Aspect ratio buckets: the sides of an image become multiples of this, 64 is "
+        "usual, with about as many pixels as the square; each batch has one size. 0 crops the "
+        "center square.",
+    )
+    sample_prompts: str = option(
+        "",
+        group=Group.LOGGING,
+        resumable=True,
+        widget=20,
+        tooltip="More prompts for the preview images, one per line, after DreamBoothTrain's "
+        "preview_prompt.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CommonOptions, ABC):
-    """What every run has in its `config.yaml`.
+    """What every kind of run has in its `config.yaml`.
 
-    `data` is the fingerprint of all that is learned from. `learning_rate` 0 asks for one that
-    suits the model's size.
+    `data` is the fingerprint of the training data, `rank` the rank of the LoRA matrices.
+    `learning_rate` 0 chooses one that suits the model's size.
     """
 
     task: ClassVar[str]
 
-    data: str
-    steps: int = 700
-    learning_rate: float = 0.0
-    batch_size: int = 4
-    seed: int = 0
-    device: str = "auto"
+    data: str = option(group=Group.SUBJECT)
+    rank: int = option(16, group=Group.PARAMETERS, bounds=(1, 1024))
+    steps: int = option(700, group=Group.SCHEDULE, bounds=(1, 1_000_000), resumable=True)
+    learning_rate: float = option(0.0, group=Group.SCHEDULE, bounds=(0.0, 1.0))
+    batch_size: int = option(4, group=Group.BATCH, bounds=(1, 256))
+    device: str = option("auto", group=Group.BATCH, choices=("auto", "cpu"), resumable=True)
+    seed: int = option(0, group=Group.LOSS, bounds=(0, 2**64 - 1))
 
     @property
     @abstractmethod
     def subject(self) -> str:
-        """Say in a few words what is learned."""
+        """A few words about what is trained, for messages."""
+
+    def changes_from(self, other: Config) -> list[str]:
+        """Return the options that differ from those of a run and may not when it is resumed."""
+        return [
+            name
+            for name, declared in options_of(type(self)).items()
+            if not declared.resumable and getattr(self, name) != getattr(other, name)
+        ]
 
     def continues(self, other: Config) -> bool:
-        """Tell whether a run made with `other` can go on under these settings."""
-        mine, theirs = asdict(self), asdict(other)
-        return self.task == other.task and all(
-            mine[name] == theirs[name] for name in mine.keys() - RESUMABLE_SETTINGS
-        )
+        """Whether a run that was made with `other` can be resumed with these settings."""
+        return self.task == other.task and not self.changes_from(other)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Options, Config):
-    """The settings of a run of DreamBooth; its `config.yaml` is this, field by field.
+class TrainingConfig(Config, Options):
+    """The settings of a DreamBooth run, as its `config.yaml` has them.
 
-    `base` is the diffusers folder, checkpoint file or hub id of the model to start from,
-    `base_hash` its fingerprint, and `base_loras` are LoRA files that are fused into it first.
-    `vocabulary` is the folder of CLIP's vocabulary for a checkpoint file, which carries none.
-    `class_count` pictures of the class are painted by the worker, with `class_steps` at
-    `class_guidance` and seeds from `class_seed` on, and kept in the folder `class_cache`; with 0
-    the run folder has what there is.
-    `resolution` is the side of square training pictures in pixels.
+    `base` is the diffusers folder, checkpoint file or hub id of the base model, `base_hash` its
+    fingerprint, and `base_loras` are LoRA files that are merged into it first. `vocabulary` is the
+    folder of CLIP's vocabulary for a checkpoint file, which has none. `resolution` is the side of
+    square training images in pixels. The worker generates `class_count` class images, in
+    `class_steps` steps with the guidance scale `class_guidance` and the seeds from `class_seed` on,
+    and caches them in the folder `class_cache`; 0 uses those in the run folder.
     """
 
     task: ClassVar[str] = "dreambooth"
 
-    base: str
-    token: str
-    class_name: str
-    resolution: int
-    base_hash: str = ""
-    vocabulary: str = ""
-    base_loras: tuple[str, ...] = ()
-    class_prompt: str = ""
-    class_count: int = 0
-    class_steps: int = 20
-    class_guidance: float = 3.0
-    class_seed: int = 0
-    class_cache: str = ""
-    method: str = "lora"
-    train_text_encoder: bool = True
-    rank: int = 16
-    prior_weight: float = 4.0
-    preview_prompt: str = ""
+    base: str = option(group=Group.MODEL)
+    base_hash: str = option("", group=Group.MODEL)
+    base_loras: tuple[str, ...] = option((), group=Group.MODEL)
+    vocabulary: str = option("", group=Group.MODEL, resumable=True)
+    resolution: int = option(group=Group.MODEL, bounds=(8, 4096))
+    token: str = option(group=Group.SUBJECT)
+    class_name: str = option(group=Group.SUBJECT)
+    class_prompt: str = option("", group=Group.SUBJECT)
+    class_count: int = option(0, group=Group.CLASS_IMAGES, bounds=(0, 10_000))
+    class_steps: int = option(20, group=Group.CLASS_IMAGES, bounds=(1, 1000))
+    class_guidance: float = option(3.0, group=Group.CLASS_IMAGES, bounds=(1.0, 50.0))
+    class_seed: int = option(0, group=Group.CLASS_IMAGES, bounds=(0, 2**64 - 1))
+    class_cache: str = option("", group=Group.CLASS_IMAGES, resumable=True)
+    method: str = option("lora", group=Group.PARAMETERS, choices=METHODS)
+    train_text_encoder: bool = option(True, group=Group.PARAMETERS)
+    prior_weight: float = option(4.0, group=Group.LOSS, bounds=(0.0, 100.0))
+    preview_prompt: str = option("", group=Group.LOGGING, resumable=True)
 
     @property
     def subject(self) -> str:
-        """Say in a few words what is learned."""
+        """A few words about what is trained, for messages."""
         return f"{self.token} {self.class_name}, {self.method}"
 
     @property
     def plain_caption(self) -> str:
-        """The subject and nothing else."""
+        """The caption of the subject without a scene."""
         return f"a {self.token} {self.class_name}"
 
     @property
     def class_caption(self) -> str:
-        """The caption of every class picture."""
+        """The caption of the class without a scene."""
         return self.class_prompt or f"a {self.class_name}"
 
     @property
-    def shown_prompts(self) -> list[str]:
-        """The prompts of the preview pictures, from left to right."""
+    def preview_prompts(self) -> list[str]:
+        """The prompts of the preview images, from left to right."""
         first = self.preview_prompt or self.plain_caption
-        more = (line.strip() for line in self.sample_prompts.splitlines())
-        return [first, *(line for line in more if line)]
+        others = (line.strip() for line in self.sample_prompts.splitlines())
+        return [first, *(line for line in others if line)]
 
     @property
-    def holds_model(self) -> bool:
-        """Whether class pictures are held to what the model predicted before training."""
+    def uses_prior_teacher(self) -> bool:
+        """Whether the target of class images is the prediction of the untrained model."""
         return self.class_target == "model" and self.method != "embedding"
 
     @property
-    def trains_text(self) -> bool:
-        """Whether the text encoder has to run in each step."""
+    def encodes_text_each_step(self) -> bool:
+        """Whether gradients flow through the text encoder, so that it runs in every step."""
         return self.train_text_encoder or self.method == "embedding"
 
 
 def suggested_batch_size(unet_parameters: int, processes: int) -> int:
-    """Return how many pictures of the subject a step shows when nobody says; one a process or more.
+    """Return the default number of subject images in a step, a multiple of `processes`.
 
-    One for Stable Diffusion's sizes, as diffusers' documented scripts are run, so that one GPU can
-    hold it; four for models so small that a step takes no time.
+    1 for Stable Diffusion, as in diffusers' documented scripts, so that one GPU can hold it; 4 for
+    models below SMALL_MODEL parameters.
     """
-    suited = 4 if unet_parameters < SMALL_MODEL else 1
-    return -(-suited // processes) * processes
+    size = 4 if unet_parameters < SMALL_MODEL else 1
+    return -(-size // processes) * processes
 
 
 def suggested_learning_rate(method: str, unet_parameters: int) -> float:
-    """Return a rate that suits a method and a model's size.
+    """Return the default learning rate of a method for a UNet of a size.
 
-    1e-4 (LoRA) and 5e-6 (full) are what DreamBooth on Stable Diffusion's UNet of 860 million
-    parameters is commonly run with. A network's best rate for Adam goes with 1 / width (Yang et
-    al. 2022, "Tensor Programs V"), that is, about with 1 / sqrt(parameters). A token's vectors are
-    no layers, and 5e-3 suits them in any model (Gal et al. 2022, "An Image is Worth One Word",
-    section 4).
+    1e-4 (LoRA) and 5e-6 (full) are the usual rates for DreamBooth on Stable Diffusion's UNet of 860
+    million parameters. Adam's best learning rate is proportional to 1 / width (Yang et al. 2022,
+    "Tensor Programs V"), about 1 / sqrt(parameters). Token embeddings are no layers: 5e-3 suits
+    models of any size (Gal et al. 2022, "An Image is Worth One Word", section 4).
     """
     if method == "embedding":
         return 5e-3

@@ -11,145 +11,73 @@ import yaml
 from ..shared.errors import UserError
 from .captions.caption_config import CaptionConfig
 from .config import Config, TrainingConfig
+from .option import Group, options_of
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 VERSION = 3
-"""Goes up when a run without a setting would go on otherwise than it began: see EARLIER."""
-
-LEGACY_DEFAULTS: dict[str, object] = {
-    "class_target": "pictures",
-    "class_caption_dropout": 0.0,
-    "class_scenes": 0.0,
-    "other_words": 0.0,
-    "plain_captions": 0.0,
-    "background_weight": 1.0,
-}
-"""How runs were trained before each of these could be chosen; files of earlier versions may lack
-them."""
+"""Goes up when an option gets a `legacy` value: earlier files without the option mean that one."""
 
 TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
-"""What a run may do; a file that names no task is older than the second one."""
-
-# Every setting stands under one of these headings, where its task has it.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "The model to start from": ("base", "base_hash", "base_loras", "vocabulary", "resolution"),
-    "What is learned": ("token", "class_name", "class_prompt", "language", "prompt", "data"),
-    "Class pictures that the worker paints": (
-        "class_count",
-        "class_steps",
-        "class_guidance",
-        "class_seed",
-        "class_cache",
-    ),
-    "What is trained": (
-        "method",
-        "train_text_encoder",
-        "train_connector",
-        "layers",
-        "rank",
-        "token_vectors",
-        "quantization_aware",
-    ),
-    "How long and how fast": (
-        "steps",
-        "learning_rate",
-        "text_learning_rate",
-        "warmup",
-        "schedule",
-    ),
-    "The optimizer": ("optimizer", "weight_decay", "clip_norm", "ema"),
-    "Batches, memory and machines": (
-        "batch_size",
-        "accumulation",
-        "gradient_checkpointing",
-        "precision",
-        "device",
-        "devices",
-        "nodes",
-        "strategy",
-    ),
-    "The loss and the data": (
-        "prior_weight",
-        "class_target",
-        "background_weight",
-        "min_snr_gamma",
-        "noise_offset",
-        "caption_dropout",
-        "class_caption_dropout",
-        "class_scenes",
-        "other_words",
-        "plain_captions",
-        "flip",
-        "bucket_step",
-        "keep_english",
-        "seed",
-    ),
-    "Watching and keeping": (
-        "preview_prompt",
-        "sample_prompts",
-        "preview_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "wandb",
-    ),
-}
+"""The kinds of runs; files from before there were two name no task and are DreamBooth's."""
 
 
 def to_yaml(config: Config) -> str:
-    """Write all settings as YAML, under headings."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(config).items()
-    }
+    """Return all settings as YAML, in their groups."""
+    values, options = asdict(config), options_of(type(config))
     parts = [f"version: {VERSION}\ntask: {config.task}\n"]
-    for heading, names in GROUPS.items():
-        here = {name: values[name] for name in names if name in values}
-        if here:
-            text = yaml.safe_dump(here, sort_keys=False, allow_unicode=True)
-            parts.append(f"# {heading}\n{text}")
+    for group in Group:
+        members = {
+            name: list(values[name]) if isinstance(values[name], tuple) else values[name]
+            for name, option in options.items()
+            if option.group is group
+        }
+        if members:
+            text = yaml.safe_dump(members, sort_keys=False, allow_unicode=True)
+            parts.append(f"# {group.value}\n{text}")
     return "\n".join(parts)
 
 
 def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
-    """Read the `config.yaml` of a run that is of one kind; UserError when it is of another."""
+    """Read the `config.yaml` of a run of a kind. Raises UserError for a run of another kind."""
     config = read_config(path)
     if not isinstance(config, kind):
         raise UserError(
-            f"The run {path.parent.name} is one of {config.task}, and this is for {kind.task}: "
+            f"The run {path.parent.name} is a {config.task} run, and this needs a {kind.task} run: "
             "choose another run."
         )
     return config
 
 
 def read_config(path: Path) -> Config:
-    """Read `config.yaml`; a setting that an older version did not have is what it was then.
+    """Read `config.yaml`; options that its version did not have get their `legacy` values.
 
-    Raises UserError when it is not YAML, is of a version to come, or has an unknown, missing
-    or mistyped setting.
+    Raises UserError when it is not YAML, of a later version, or has an unknown, missing or mistyped
+    setting.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: mend it or begin a new run.") from error
+        raise UserError(f"{path} is not valid YAML: correct it or start a new run.") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings: mend it or begin a new run.")
+        raise UserError(f"{path} has no settings: correct it or start a new run.")
     version = values.pop("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise UserError(
-            f"{path} is of version {version} and this pack reads up to {VERSION}: update the pack."
+            f"{path} has version {version}, and this pack reads up to {VERSION}: update the pack."
         )
     kind = TASKS.get(str(values.pop("task", TrainingConfig.task)))
     if kind is None:
-        raise UserError(f"{path} has an unknown task: give one of {', '.join(TASKS)}.")
-    known = {field.name: field for field in fields(kind)}
+        raise UserError(f"{path} has an unknown task: set it to one of {', '.join(TASKS)}.")
     if version < VERSION:
-        values = {name: value for name, value in LEGACY_DEFAULTS.items() if name in known} | values
+        legacy = {name: option.legacy for name, option in options_of(kind).items()}
+        values = {name: value for name, value in legacy.items() if value is not None} | values
+    types = {field.name: str(field.type) for field in fields(kind)}
     for name, value in values.items():
-        if name not in known:
+        if name not in types:
             raise UserError(f'{path} has an unknown setting "{name}": remove it.')
-        if not _is_of_type(value, str(known[name].type)):
-            raise UserError(f'{path}: "{name}" is {value!r}, not of type {known[name].type}.')
+        if not _is_of_type(value, types[name]):
+            raise UserError(f'{path}: "{name}" is {value!r}, not of type {types[name]}: correct it.')
     try:
         return kind(**values | {"base_loras": tuple(values.get("base_loras", ()))})
     except TypeError as error:

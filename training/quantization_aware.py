@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from ..quantize.quantize_formats import require_torchao
-from .config import NOT_AWARE
+from .config import NO_QAT
 
 Result = TypeVar("Result")
 
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 def prepare_qat(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result]) -> Result:
     """Return what `adapt` does to models which from then on feel the rounding of a format.
 
-    name: one of `config.AWARE`; NOT_AWARE only adapts. Quantize does that rounding to the result.
+    name: one of `config.QAT_FORMATS`; NO_QAT only adapts. Quantize does that rounding to the result.
 
     Raises UserError when torchao is missing.
     """
-    if name == NOT_AWARE:
+    if name == NO_QAT:
         return adapt()
     require_torchao('The setting "quantization_aware"')
     from ..quantize.qat import include_adapters, prepare_qat
@@ -36,7 +36,7 @@ def prepare_qat(name: str, models: Iterable[nn.Module], adapt: Callable[[], Resu
 
 def fake_quantization_disabled(name: str, model: nn.Module) -> AbstractContextManager[None]:
     """Let a model compute with its weights as they are for a while."""
-    if name == NOT_AWARE:
+    if name == NO_QAT:
         return nullcontext()
     from ..quantize.qat import fake_quantization_disabled
 

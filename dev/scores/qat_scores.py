@@ -17,7 +17,7 @@ from ...sandbox.world.captions import brief
 from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, fingerprint, write_examples
 from ...training.captions.caption_results import load_result
-from ...training.config import NOT_AWARE
+from ...training.config import NO_QAT
 from ...training.run.run_folder import find_or_make
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
@@ -35,7 +35,7 @@ def captioners(
     base: Kosmos, folder: Path, formats: Sequence[str], steps: int
 ) -> Iterator[tuple[str, Kosmos]]:
     """The captioner fine-tuned, then in each format; and fine-tuned aware of it, by its name."""
-    taught = _taught(base, folder, NOT_AWARE, steps)
+    taught = _taught(base, folder, NO_QAT, steps)
     yield "fine-tuned", taught
     for name in formats:
         made = quantize_kosmos(taught, name, rest=torch.bfloat16).model
@@ -56,7 +56,7 @@ def painters(
         )
         return made
 
-    plain = taught(NOT_AWARE)
+    plain = taught(NO_QAT)
     yield "personalised", plain
     for name in formats:
         made = quantize_diffusion(plain, name).model

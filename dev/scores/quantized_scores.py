@@ -23,7 +23,7 @@ from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
 from ...sandbox.world.captions import brief, plain_text
 from ...shared.model_size import as_text, bytes_in_memory
-from ...training.config import AWARE
+from ...training.config import QAT_FORMATS
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
 from . import qat_scores
@@ -120,7 +120,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as place:
         if options.steps:
-            taught = Path(place), [name for name in formats if name in AWARE], options.steps
+            taught = Path(place), [name for name in formats if name in QAT_FORMATS], options.steps
             parts += [
                 captioner("captioner, taught more scenes", qat_scores.captioners(kosmos, *taught)),
                 painter("painter, taught a subject", qat_scores.painters(diffusion, *taught)),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...training.config import LIMITS
+from ...training.config import Config
+from ...training.option import options_of
 
 LAST_SEED = 2**64 - 1
 
 
 def steps_input(default: int, tooltip: str) -> io.Int.Input:
     """How long to train."""
-    low, high = (int(limit) for limit in LIMITS["steps"])
+    low, high = options_of(Config)["steps"].bounds or (1, 1)
     return io.Int.Input("steps", default=default, min=low, max=high, tooltip=tooltip)
 
 
@@ -24,7 +25,7 @@ def learning_rate_input(step: float, tooltip: str) -> io.Float.Input:
 
 def batch_input(tooltip: str) -> io.Int.Input:
     """How much in a step; 0 leaves it to the model's size."""
-    high = int(LIMITS["batch_size"][1])
+    _, high = options_of(Config)["batch_size"].bounds or (1, 1)
     return io.Int.Input("batch_size", default=0, min=0, max=high, tooltip=tooltip)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..config import Config
+from ..option import Group, option
 
 PER_WIDTH = 2e-4 * 2048
 """2e-4 is what LoRA on language models of Kosmos-2's width, 2048, is commonly run with; Adam's best
@@ -28,16 +29,15 @@ class CaptionConfig(Config):
 
     task: ClassVar[str] = "captions"
 
-    base: str
-    language: str
-    prompt: str
+    base: str = option(group=Group.MODEL)
+    base_hash: str = option("", group=Group.MODEL)
+    base_loras: tuple[str, ...] = option((), group=Group.MODEL)
+    language: str = option(group=Group.SUBJECT)
+    prompt: str = option(group=Group.SUBJECT)
+    train_connector: bool = option(False, group=Group.PARAMETERS)
     steps: int = 400
     batch_size: int = 8
-    base_hash: str = ""
-    base_loras: tuple[str, ...] = ()
-    train_connector: bool = False
-    rank: int = 16
-    keep_english: float = 0.3
+    keep_english: float = option(0.3, group=Group.LOSS, bounds=(0.0, 1.0))
 
     @property
     def subject(self) -> str:

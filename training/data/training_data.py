@@ -107,7 +107,7 @@ def class_captions(captions: Sequence[str], config: TrainingConfig) -> str:
     the scenes in which the subject is learned. Pictures as targets can only be called what they
     were painted as.
     """
-    if not config.holds_model:
+    if not config.uses_prior_teacher:
         return config.class_caption
     token = re.compile(rf"(?<!\w){re.escape(config.token)}(?!\w)\s*")
     lines = (line for caption in captions for line in caption.splitlines())

@@ -20,7 +20,7 @@ from ...diffusion.sample.prompt_encoding import (
 )
 from ...diffusion.sample.unet_forward import unet_forward
 from ...shared.errors import UserError
-from ..config import NOT_AWARE, TrainingConfig, suggested_learning_rate
+from ..config import NO_QAT, TrainingConfig, suggested_learning_rate
 from ..data.latents import Latents
 from ..data.step_sampler import StepSample, StepSampler, choose_bucket
 from ..learner import Learner, group
@@ -122,13 +122,13 @@ class DreamBooth(Learner):
         config, unet = self.config, diffusion.unet
         models = [part for name, part in diffusion.modules.items() if name != "vae"]
         diffusion = prepare_qat(config.quantization_aware, models, lambda: self._adapt(diffusion))
-        if config.method != "full" and config.quantization_aware == NOT_AWARE:
+        if config.method != "full" and config.quantization_aware == NO_QAT:
             for weight in (p for model in models for p in model.parameters()):
                 if not weight.requires_grad:
                     weight.data = weight.data.to(self._frozen)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-            for encoder in diffusion.text_encoders if config.trains_text else ():
+            for encoder in diffusion.text_encoders if config.encodes_text_each_step else ():
                 encoder.gradient_checkpointing_enable()
                 encoder.train()  # it asks for that; CLIP has no dropout
         return diffusion
@@ -136,7 +136,7 @@ class DreamBooth(Learner):
     def _adapt(self, diffusion: Diffusion) -> Diffusion:
         """Let some weights learn, or put in some that do."""
         config = self.config
-        if config.quantization_aware != NOT_AWARE and config.method not in ("lora", "full"):
+        if config.quantization_aware != NO_QAT and config.method not in ("lora", "full"):
             raise UserError(
                 f"Training that is aware of {config.quantization_aware} cannot be done with the "
                 f"method {config.method}: set method to lora or full."
@@ -161,7 +161,7 @@ class DreamBooth(Learner):
     def _read_prompts(self) -> None:
         """Read each caption, and keep its token ids where the encoders have to run in each step."""
         config = self.config
-        holds = config.holds_model and "class" in self.kinds
+        holds = config.uses_prior_teacher and "class" in self.kinds
         self._others = [config.class_caption]
         if holds and config.other_words:
             drawn = other_prompts(self.diffusion.tokenizer, config.token, config.seed)
@@ -172,14 +172,14 @@ class DreamBooth(Learner):
         self.prompts = encode_prompts(self.diffusion, captions)
         if holds:
             aware = config.quantization_aware
-            precision = self._frozen if aware == NOT_AWARE else torch.float32
+            precision = self._frozen if aware == NO_QAT else torch.float32
             self.prior = PriorTeacher(
                 self.diffusion.unet,
                 self.prompts,
                 partial(fake_quantization_disabled, aware),
                 precision,
             )
-        if config.trains_text:
+        if config.encodes_text_each_step:
             ids = tokenize(self.diffusion, list(self.prompts))
             self.tokens = dict(zip(self.prompts, ids, strict=True))
 
@@ -187,7 +187,7 @@ class DreamBooth(Learner):
         """Return what is trained: UNet and text encoder, each with its peak rate."""
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         text_rate = self.config.text_learning_rate
-        if not text_rate or not self.config.trains_text:
+        if not text_rate or not self.config.encodes_text_each_step:
             return [group([p for _, p in named], self.peak_rate)]
         unet = [p for name, p in named if name.startswith("unet.")]
         text = [p for name, p in named if not name.startswith("unet.")]
@@ -301,7 +301,7 @@ class DreamBooth(Learner):
                 width=config.resolution,
                 height=config.resolution,
             )[0]
-            for prompt in config.shown_prompts
+            for prompt in config.preview_prompts
         ]
         diffusion.vae.to("cpu")
         return torch.cat(pictures, dim=1)
