@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..shared.atomic_files import write_text
 from ..shared.errors import UserError
-from ..training.config import RESUMABLE_SETTINGS, Options
+from ..training.config import Options
 from ..training.config_yaml import read_config, to_yaml
 from ..training.run import checkpoints as checkpoint
 from ..training.run.events import loss_curve
@@ -135,12 +135,7 @@ def _opened(
         )
     if name:
         return branch(run, host.output_folder(run_monitor.RUNS, name), config)
-    if not config.continues(before):
-        changed = [
-            key
-            for key, value in asdict(config).items()
-            if value != getattr(before, key) and key not in RESUMABLE_SETTINGS
-        ]
+    if changed := config.changes_from(before):
         raise UserError(f"Another {', '.join(changed)} makes another run: give it a branch_name.")
     newest = max(checkpoint.kept(run.folder.checkpoints))
     if run.step != newest:

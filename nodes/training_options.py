@@ -11,7 +11,7 @@ from ..training.option import Option, options_of
 from .sockets import TRAINING_OPTIONS
 
 REQUIRED = 26
-"""Widgets of the first version; prompts saved before a later one was added do not have its value."""
+"""Widgets of the first version; workflows saved before a later one was added lack its value."""
 
 
 class TrainingOptions(io.ComfyNode):
@@ -56,7 +56,6 @@ def _input(name: str, option: Option, default: Any) -> io.WidgetInput:
         return io.Boolean.Input(name, **common)
     if isinstance(default, str):
         return io.String.Input(name, multiline=True, **common)
-    assert option.bounds
     low, high = option.bounds
     if isinstance(default, int):
         return io.Int.Input(name, min=int(low), max=int(high), **common)

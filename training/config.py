@@ -155,8 +155,8 @@ class CommonOptions:
         bounds=(1, 1000),
         resumable=True,
         widget=23,
-        tooltip="How many checkpoints are kept. With several of them EvaluateSubject finds the best "
-        "and LoadTrainingRun loads it; each takes disk space.",
+        tooltip="How many checkpoints are kept. With several of them EvaluateSubject finds the "
+        "best and LoadTrainingRun loads it; each takes disk space.",
     )
     wandb: bool = option(
         False,

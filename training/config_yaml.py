@@ -77,7 +77,7 @@ def read_config(path: Path) -> Config:
         if name not in types:
             raise UserError(f'{path} has an unknown setting "{name}": remove it.')
         if not _is_of_type(value, types[name]):
-            raise UserError(f'{path}: "{name}" is {value!r}, not of type {types[name]}: correct it.')
+            raise UserError(f'{path}: "{name}" is {value!r}: give a value of type {types[name]}.')
     try:
         return kind(**values | {"base_loras": tuple(values.get("base_loras", ()))})
     except TypeError as error:

@@ -1,17 +1,20 @@
 """How a training option is declared: everything about it stands at its dataclass field.
 
-`config_yaml`, the validation, `Config.continues`, the node Training Options and the test of its help
-page read the declarations; none of them names an option.
+`config_yaml`, the validation, `Config.continues`, the node Training Options and the test of its
+help page read the declarations; none of them names an option.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, dataclass, field
 from enum import Enum
 from inspect import get_annotations
 from typing import Any
 
 from ..shared.errors import UserError
+
+UNBOUNDED = (-math.inf, math.inf)
 
 
 class Group(Enum):
@@ -40,7 +43,7 @@ class Option:
     """
 
     group: Group
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] = UNBOUNDED
     choices: tuple[str, ...] = ()
     legacy: object = None
     resumable: bool = False
@@ -50,8 +53,8 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         """Raise UserError for a value out of range or not among the choices."""
-        if self.bounds and not self.bounds[0] <= value <= self.bounds[1]:
-            low, high = self.bounds
+        low, high = self.bounds
+        if self.bounds != UNBOUNDED and not low <= value <= high:
             raise UserError(f'"{name}" is {value}: give a value from {low} to {high}.')
         if self.choices and value not in self.choices:
             raise UserError(f'"{name}" is "{value}": choose one of {", ".join(self.choices)}.')

@@ -1,4 +1,4 @@
-"""Quantization-aware training: what is learned bears the rounding that comes afterwards."""
+"""Quantization-aware training (QAT) of models that adapters may be added to."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from .config import NO_QAT
 Result = TypeVar("Result")
 
 
-def prepare_qat(name: str, models: Iterable[nn.Module], adapt: Callable[[], Result]) -> Result:
-    """Return what `adapt` does to models which from then on feel the rounding of a format.
+def prepare_qat(
+    quant_format: str, models: Iterable[nn.Module], adapt: Callable[[], Result]
+) -> Result:
+    """Prepare models for QAT, call `adapt`, which may add adapters, and return its result.
 
-    name: one of `config.QAT_FORMATS`; NO_QAT only adapts. Quantize does that rounding to the result.
-
-    Raises UserError when torchao is missing.
+    With adapters the sum of weight and adapter is fake-quantized. `quant_format` is one of
+    `config.QAT_FORMATS`; NO_QAT only calls `adapt`. Raises UserError when torchao is missing.
     """
-    if name == NO_QAT:
+    if quant_format == NO_QAT:
         return adapt()
     require_torchao('The setting "quantization_aware"')
     from ..quantize.qat import include_adapters, prepare_qat
 
     for model in models:
-        prepare_qat(model, name)
-    made = adapt()
+        prepare_qat(model, quant_format)
+    result = adapt()
     for model in models:
         include_adapters(model)
-    return made
+    return result
 
 
-def fake_quantization_disabled(name: str, model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model compute with its weights as they are for a while."""
-    if name == NO_QAT:
+def fake_quantization_disabled(quant_format: str, model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which a model computes without fake quantization."""
+    if quant_format == NO_QAT:
         return nullcontext()
     from ..quantize.qat import fake_quantization_disabled
 

@@ -12,8 +12,8 @@ LAST_SEED = 2**64 - 1
 
 def steps_input(default: int, tooltip: str) -> io.Int.Input:
     """How long to train."""
-    low, high = options_of(Config)["steps"].bounds or (1, 1)
-    return io.Int.Input("steps", default=default, min=low, max=high, tooltip=tooltip)
+    low, high = options_of(Config)["steps"].bounds
+    return io.Int.Input("steps", default=default, min=int(low), max=int(high), tooltip=tooltip)
 
 
 def learning_rate_input(step: float, tooltip: str) -> io.Float.Input:
@@ -25,8 +25,8 @@ def learning_rate_input(step: float, tooltip: str) -> io.Float.Input:
 
 def batch_input(tooltip: str) -> io.Int.Input:
     """How much in a step; 0 leaves it to the model's size."""
-    _, high = options_of(Config)["batch_size"].bounds or (1, 1)
-    return io.Int.Input("batch_size", default=0, min=0, max=high, tooltip=tooltip)
+    _, high = options_of(Config)["batch_size"].bounds
+    return io.Int.Input("batch_size", default=0, min=0, max=int(high), tooltip=tooltip)
 
 
 def seed_input(tooltip: str) -> io.Int.Input:

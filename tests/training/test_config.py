@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -11,66 +12,79 @@ from hypothesis import strategies as st
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.captions.caption_config import CaptionConfig
 from kosmos_dreambooth.training.config import (
-    CHOICES,
-    LIMITS,
+    Options,
     TrainingConfig,
     suggested_batch_size,
     suggested_learning_rate,
 )
 from kosmos_dreambooth.training.config_yaml import (
-    GROUPS,
-    TASKS,
     VERSION,
     read_as,
     read_config,
     to_yaml,
 )
+from kosmos_dreambooth.training.option import Option, options_of
 
 PLAIN = TrainingConfig(base="model", token="sks", class_name="dog", data="0", resolution=64)  # noqa: S106
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
-numbers = {
-    name: st.floats(low, high)
-    if isinstance(getattr(PLAIN, name), float)
-    else st.integers(low, high)
-    for name, (low, high) in LIMITS.items()
-    if hasattr(PLAIN, name)
-}
+
+
+def values(name: str, option: Option) -> st.SearchStrategy:
+    """Return values that an option of TrainingConfig allows."""
+    default, (low, high) = getattr(PLAIN, name), option.bounds
+    if option.choices:
+        return st.sampled_from(option.choices)
+    if isinstance(default, bool):
+        return st.booleans()
+    if isinstance(default, float):
+        return st.floats(low, high)
+    if isinstance(default, int):
+        return st.integers(int(low), int(high))
+    return texts if isinstance(default, str) else st.lists(texts, max_size=3).map(tuple)
+
+
 configs = st.builds(
     TrainingConfig,
-    base=texts,
-    token=texts,
-    class_name=texts,
-    data=texts,
-    base_loras=st.lists(texts, max_size=3).map(tuple),
-    preview_prompt=texts,
-    sample_prompts=texts,
-    flip=st.booleans(),
-    wandb=st.booleans(),
-    gradient_checkpointing=st.booleans(),
-    train_text_encoder=st.booleans(),
-    **numbers,
-    **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
+    **{name: values(name, option) for name, option in options_of(TrainingConfig).items()},
 )
 
 
 @settings(max_examples=40, deadline=None)
 @given(configs)
-def test_yaml_gives_back_the_settings(tmp_path_factory: pytest.TempPathFactory, config) -> None:
+def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, config) -> None:
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert read_config(path) == config
 
 
-def test_every_setting_stands_under_one_heading() -> None:
-    named = [name for names in GROUPS.values() for name in names]
-    known = {field.name for kind in TASKS.values() for field in fields(kind)}
-    assert sorted(named) == sorted(known)
+def test_every_setting_is_declared_and_written_once() -> None:
+    captions = CaptionConfig(base="model", language="German", prompt="An image of", data="0")
+    for config in (PLAIN, captions):
+        options = options_of(type(config))
+        assert options.keys() == {field.name for field in fields(config)}
+        written = re.findall(r"^(\w+):", to_yaml(config), re.MULTILINE)
+        assert sorted(written) == sorted([*options, "version", "task"])
+
+
+def test_a_subclass_may_change_a_default_and_keeps_the_declaration() -> None:
+    with pytest.raises(UserError, match='"steps" is 0: give a value from 1 to 1000000'):
+        CaptionConfig(base="model", language="German", prompt="An image of", data="0", steps=0)
+
+
+def test_the_help_page_describes_each_widget_of_training_options() -> None:
+    page = (Path(__file__).parents[2] / "web/docs/TrainingOptions.md").read_text(encoding="utf-8")
+    widgets = {name: option for name, option in options_of(Options).items() if option.widget}
+    assert sorted(o.widget for o in widgets.values()) == list(range(1, len(widgets) + 1))
+    assert all(option.tooltip for option in widgets.values())
+    assert widgets.keys() <= set(re.findall(r"\*(\w+)\*", page))
+    entries = re.findall(r"^- (\*\*.*?):", page, re.MULTILINE)
+    assert {name for entry in entries for name in re.findall(r"\w+", entry)} <= widgets.keys()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.builds(CaptionConfig, base=texts, language=texts, prompt=texts, data=texts))
-def test_a_run_of_captions_is_told_from_one_of_dreambooth(
+def test_caption_runs_and_dreambooth_runs_do_not_continue_each_other(
     tmp_path_factory: pytest.TempPathFactory, config
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "config.yaml"
@@ -78,11 +92,11 @@ def test_a_run_of_captions_is_told_from_one_of_dreambooth(
     assert read_config(path) == config
     assert not config.continues(PLAIN)
     assert not PLAIN.continues(config)
-    with pytest.raises(UserError, match="one of captions"):
+    with pytest.raises(UserError, match="is a captions run"):
         read_as(TrainingConfig, path)
 
 
-OLDER = """
+VERSION_1 = """
 base: model
 token: sks
 class_name: dog
@@ -107,7 +121,7 @@ checkpoint_every: 100
 
 def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(OLDER, encoding="utf-8")
+    path.write_text(VERSION_1, encoding="utf-8")
     config = read_config(path)
     assert (config.optimizer, config.schedule, config.ema) == ("adamw", "cosine", 0.0)
     assert isinstance(config, TrainingConfig)
@@ -116,11 +130,11 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
-        ("steps: [", "not YAML"),
+        ("steps: [", "not valid YAML"),
         (to_yaml(PLAIN).replace(f"version: {VERSION}", "version: 99"), "update the pack"),
-        ("- 1", "no settings"),
+        ("- 1", "has no settings"),
         (to_yaml(PLAIN) + "stepz: 3\n", "stepz"),
         (to_yaml(PLAIN).replace("steps: 700", "steps: many"), "steps"),
         (to_yaml(PLAIN).replace("steps: 700", "steps: 0"), "steps"),
@@ -128,12 +142,12 @@ def test_a_config_of_the_first_version_still_opens(tmp_path: Path) -> None:
         ("base: model\n", "token"),
     ],
 )
-def test_a_spoilt_yaml_is_told_in_a_sentence(tmp_path: Path, text: str, named: str) -> None:
+def test_an_invalid_yaml_file_raises_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=named) as told:
+    with pytest.raises(UserError, match=message) as raised:
         read_config(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_more_steps_continue_a_run_and_another_seed_does_not() -> None:
@@ -146,7 +160,7 @@ def test_more_steps_continue_a_run_and_another_seed_does_not() -> None:
     assert not any(config.continues(PLAIN) for config in changed)
 
 
-def test_small_models_are_given_larger_steps() -> None:
+def test_small_models_get_a_higher_learning_rate() -> None:
     assert suggested_learning_rate("lora", 860_000_000) == pytest.approx(1e-4)
     assert suggested_learning_rate("full", 860_000_000) == pytest.approx(5e-6)
     assert suggested_learning_rate("lora", 5_900_000) == pytest.approx(1.2e-3, rel=0.02)
@@ -156,7 +170,5 @@ def test_small_models_are_given_larger_steps() -> None:
     ("parameters", "processes", "size"),
     [(5_900_000, 1, 4), (5_900_000, 3, 6), (859_520_964, 1, 1), (2_567_463_684, 2, 2)],
 )
-def test_a_large_model_is_shown_one_picture_a_step(
-    parameters: int, processes: int, size: int
-) -> None:
+def test_a_large_model_gets_one_image_a_step(parameters: int, processes: int, size: int) -> None:
     assert suggested_batch_size(parameters, processes) == size
