@@ -42,7 +42,7 @@ class TrainingOptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **settings: object) -> io.NodeOutput:
+    def execute(cls, **settings: Any) -> io.NodeOutput:
         """Check the settings and return them as one object."""
         return io.NodeOutput(Options(**settings))
 
