@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..shared.errors import UserError
+from ..shared.images import read_rgb, to_batch, to_pil
 from .diffusion_model import Diffusion
 from .fingerprint import fingerprint
 from .sample.images import OnStep, consecutive_seeds, sample_batches
@@ -43,11 +43,7 @@ class Priors:
 
     def pictures(self) -> torch.Tensor:
         """All pictures as [len(files),H,W,3], float32 0..1."""
-        arrays = []
-        for file in self.files:
-            with Image.open(file) as picture:
-                arrays.append(np.asarray(picture.convert("RGB")))
-        return torch.from_numpy(np.stack(arrays)).float() / 255
+        return to_batch(read_rgb(file) for file in self.files)
 
 
 def make_priors(
@@ -143,8 +139,7 @@ def _paint_missing(
         on_step=on_step,
     ):
         for offset, picture in enumerate(painted.pictures):
-            pixels = (picture * 255).round().byte().numpy()
-            _save(files[seeds[painted.first + offset]], Image.fromarray(pixels))
+            _save(files[seeds[painted.first + offset]], to_pil(picture))
 
 
 def _is_whole(file: Path, size: tuple[int, int]) -> bool:

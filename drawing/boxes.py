@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import cast
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..kosmos.box_conversion import window
 from ..kosmos.grounding import Box, GroundedText, Phrase
-from ..kosmos.preprocess import check, to_rgb
+from ..shared.images import check_images, to_pil, to_tensor
 from .caption_strip import PAPER, CaptionStrip, TextRun, ink_on
 from .labels import Rectangle, place_labels, shorten
 
@@ -45,7 +44,7 @@ def draw_boxes_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor
     longest caption needs. Lines and letters grow with the picture. Raises UserError for an
     empty batch.
     """
-    check(images)
+    check_images(images)
     height, width = images.shape[1:3]
     longest = max(height, width)
     factor = math.ceil(SMALLEST / longest) if longest < SMALLEST else 1
@@ -59,15 +58,15 @@ def draw_boxes_batch(images: Tensor, pictures: Sequence[GroundedText]) -> Tensor
     size = (sheet_width, height + max(strip.height for strip in strips))
     drawn = torch.empty(len(images), size[1], size[0], 3)
     for k, (image, grounded, strip) in enumerate(zip(images, pictures, strips, strict=True)):
-        picture = Image.fromarray(to_rgb(image[None])[0].cpu().numpy())
+        picture = to_pil(image)
         if factor > 1:
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         sheet = Image.new("RGB", size, PAPER)
         sheet.paste(picture)
         _draw_boxes(sheet, (width, height), grounded, font)
         strip.draw(ImageDraw.Draw(sheet), height)
-        drawn[k] = torch.from_numpy(np.array(sheet))
-    return drawn.div_(255)
+        drawn[k] = to_tensor(sheet)
+    return drawn
 
 
 def boxes_to_mask(grounded: GroundedText, height: int, width: int) -> Tensor:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..kosmos.preprocess import check, to_rgb
+from ..shared.images import check_images, to_pil, to_tensor
 from .boxes import SMALLEST, SMALLEST_LETTERS
 from .caption_strip import PAPER, CaptionStrip, TextRun
 from .heatmap import apply_colormap, spread
@@ -63,7 +62,7 @@ def overlay(
     whole number until the longer side has 512 pixels, and all strips are as high as the longest
     text needs.
     """
-    check(torch.stack(list(images)))
+    check_images(torch.stack(list(images)))
     height, width = images[0].shape[:2]
     factor = math.ceil(SMALLEST / max(height, width))
     height, width = height * factor, width * factor
@@ -74,7 +73,7 @@ def overlay(
     size = (sheet_width, height + max(strip.height for strip in strips))
     drawn = torch.empty(len(strips), size[1], size[0], 3)
     for k, (image, grid, strip) in enumerate(zip(images, grids, strips, strict=True)):
-        picture = Image.fromarray(to_rgb(image[None])[0].cpu().numpy())
+        picture = to_pil(image)
         if factor > 1:
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         heat = grid_mask(grid, height, width, bounds)
@@ -84,5 +83,5 @@ def overlay(
         sheet = Image.new("RGB", size, PAPER)
         sheet.paste(Image.composite(colours, picture, cover))
         strip.draw(ImageDraw.Draw(sheet), height)
-        drawn[k] = torch.from_numpy(np.array(sheet))
-    return drawn.div_(255)
+        drawn[k] = to_tensor(sheet)
+    return drawn

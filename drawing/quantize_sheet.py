@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..quantize.quantize_report import QuantizeReport
+from ..shared.images import to_pil, to_tensor
 from ..shared.model_size import as_text
 from .caption_strip import PAPER, TEXT
 
@@ -44,8 +44,7 @@ def draw_quantize_sheet(report: QuantizeReport, rows: Mapping[str, Tensor]) -> T
         for k, picture in enumerate(strip):
             page.paste(picture, (LABEL + k * side, top))
         top += tall
-    pixels = torch.frombuffer(bytearray(page.tobytes()), dtype=torch.uint8)
-    return pixels.view(page.height, page.width, 3).float() / 255
+    return to_tensor(page)
 
 
 def _bars(
@@ -71,7 +70,6 @@ def _bars(
 
 
 def _fit(picture: Tensor, side: int) -> Image.Image:
-    pixels = picture.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
-    image = Image.fromarray(pixels)
+    image = to_pil(picture)
     wide = side - GAP
     return image.resize((wide, round(image.height * wide / image.width)))

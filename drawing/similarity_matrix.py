@@ -6,12 +6,11 @@ import math
 from textwrap import wrap
 from typing import cast
 
-import numpy as np
-import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..kosmos.insight.embedding import THUMBNAIL_SIZE, Embedding
+from ..shared.images import to_tensor
 from .caption_strip import PAPER, TEXT, ink_on
 from .heatmap import apply_colormap, spread
 
@@ -55,7 +54,7 @@ def draw_matrix(values: Tensor, rows: Embedding, columns: Embedding) -> Tensor:
     sheet.paste(cells.resize((width * cell, height * cell), Image.Resampling.NEAREST), (left, top))
     if named:
         _write_numbers(ImageDraw.Draw(sheet), values, fills, (left, top), font)
-    return torch.from_numpy(np.array(sheet)).float()[None] / 255
+    return to_tensor(sheet)[None]
 
 
 def _name(

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
 from ..diffusion.sample.unet_forward import add_time_ids
-from ..kosmos.preprocess import to_rgb
+from ..shared.images import to_rgb
 from .export_part import Part
 
 PROMPTS = ("a dog", "a red cat in the snow", "")

@@ -12,9 +12,9 @@ import torch
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.sample.schedulers import make_scheduler
 from ..diffusion.sample.unet_forward import add_time_ids
-from ..kosmos.preprocess import check
 from ..quantize.quantize_weights import require_unquantized
 from ..shared.errors import UserError
+from ..shared.images import check_images
 from .diffusion_parts import diffusion_parts
 from .export_folder import Json, Manifest, new_export_folder
 from .export_readme import write_readme
@@ -47,7 +47,7 @@ def export_diffusion(
     if format_ != "onnx":
         raise UserError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
     require_unquantized(diffusion.modules, diffusion.name, BEFORE)
-    check(images)
+    check_images(images)
     diffusion = _in_float(diffusion)
     with new_export_folder(folder) as draft:
         with torch.no_grad():

@@ -12,10 +12,10 @@ from ..kosmos.generate.caption import BRIEF
 from ..kosmos.generate.completion import Completion, generate
 from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.kosmos_model import Kosmos, SupportsImageEncoding
-from ..kosmos.preprocess import Images, check
 from ..kosmos.prompt import tokenize
 from ..quantize.quantize_weights import require_unquantized
 from ..shared.errors import UserError
+from ..shared.images import Images, check_images
 from .export_folder import Json, Manifest, new_export_folder
 from .export_formats import EXPORT_FORMATS
 from .export_readme import write_readme
@@ -47,7 +47,7 @@ def export_kosmos(
     if isinstance(kosmos.model, SupportsImageEncoding):
         raise UserError(f"{kosmos.name} is an export itself: load the model that it was made from.")
     require_unquantized(kosmos.model, kosmos.name, BEFORE)
-    check(images)
+    check_images(images)
     kosmos = _in_float(kosmos)
     with new_export_folder(folder) as draft:
         parts = (static_parts if EXPORT_FORMATS[format_].fixed else dynamic_parts)(kosmos, images)

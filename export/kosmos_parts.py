@@ -16,8 +16,9 @@ from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.generate.image_encoder import encode_images
 from ..kosmos.insight.attention import eager_attention
 from ..kosmos.kosmos_model import Kosmos
-from ..kosmos.preprocess import Images, preprocess
+from ..kosmos.preprocess import preprocess
 from ..kosmos.prompt import tokenize
+from ..shared.images import Images
 from .export_part import Case, Part
 from .kosmos_modules import Decoder, ImageEncoder
 

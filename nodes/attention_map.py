@@ -110,11 +110,12 @@ class AttentionMap(io.ComfyNode):
         """Map the words."""
         from ..drawing.patch_overlay import grid_mask, marked, overlay
         from ..kosmos.insight.attention import parse_indices, word_maps
-        from ..kosmos.preprocess import check, preprocess
+        from ..kosmos.preprocess import preprocess
         from ..kosmos.tokenized_caption import tokenize_caption
         from ..shared.batching import BatchOptions
+        from ..shared.images import check_images
 
-        check(image)
+        check_images(image)
         decoder = kosmos.model.config.text_config
         chosen_layers = parse_indices(layers, decoder.layers, "layers")
         chosen_heads = parse_indices(heads, decoder.attention_heads, "heads")

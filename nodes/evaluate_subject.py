@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from ..shared.images import to_tensor
 from ..training.run.saved_runs import ChosenRun, describe
 from . import host, hub_models
 from .sockets import KOSMOS, TRAINING_RUN
@@ -144,7 +144,7 @@ class EvaluateSubject(io.ComfyNode):
             host.show_text(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
         publish.publish_scores(run.folder)
         scores = [one.scores for one in judged]
-        chart = torch.from_numpy(draw_score_plot(scores).copy()).float() / 255
+        chart = to_tensor(draw_score_plot(scores))
         pictures = [one.pictures for one in judged]
         told = run_monitor.charted(run.folder)
         host.send_event(run_monitor.PANEL, told)

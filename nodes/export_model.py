@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..export.export_formats import EXPORT_FORMATS
 from ..export.tolerance import PRECISIONS, Precision
 from ..kosmos.kosmos_model import Kosmos
+from ..shared.images import to_batch
 from . import host
 from .save_diffusion import free
 from .sockets import DIFFUSION, KOSMOS
@@ -124,4 +124,4 @@ def _drawn() -> torch.Tensor:
     """Drawn scenes [B,H,W,3], float 0..1."""
     from ..sandbox.scenes import scenes
 
-    return torch.from_numpy(np.stack([np.array(each) for each in scenes()[:COMPARED]])) / 255.0
+    return to_batch(scenes()[:COMPARED])

@@ -296,7 +296,7 @@ def _examples(
 ) -> list[Example]:
     """Return pictures with the captions that were connected for them."""
     from ..kosmos.grounding import GroundedText
-    from ..kosmos.preprocess import to_rgb
+    from ..shared.images import to_rgb
     from ..training.captions.caption_dataset import Example
 
     if captions and grounding:

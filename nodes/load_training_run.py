@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from ..shared.images import read_rgb, to_batch
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import RunFolder
 from ..training.run.saved_runs import ChosenRun, choose, describe, runs_below
@@ -118,9 +119,7 @@ class LoadTrainingRun(io.ComfyNode):
                 "DreamBoothTrain, press R and choose it."
             )
         chosen = choose(folder, checkpoint, step)
-        previews = [
-            run_monitor.read_image(file)[None] for file in sorted(folder.previews.glob("*.png"))
-        ]
+        previews = [to_batch([read_rgb(file)]) for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(
             chosen,
             run_outputs.painter(folder, chosen.step),

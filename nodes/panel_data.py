@@ -9,6 +9,7 @@ from uuid import uuid4
 import torch
 from PIL import Image
 
+from ..shared.images import to_pil
 from . import host
 
 if TYPE_CHECKING:
@@ -29,12 +30,11 @@ def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
 
     Return for each where it is, as `image`, and its true `width` and `height`.
     """
-    from ..kosmos.preprocess import to_rgb
 
     height, width = images.shape[1:3]
     found = []
     for image in images:
-        picture = Image.fromarray(to_rgb(image[None])[0].cpu().numpy())
+        picture = to_pil(image)
         picture.thumbnail((LONGEST, LONGEST))
         found.append({"image": _address(picture), "width": width, "height": height})
     return found

@@ -8,13 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..kosmos.kosmos_model import Kosmos
 from ..sandbox.scenes import scenes
 from ..shared.errors import UserError
+from ..shared.images import to_batch
 from . import host
 from .save_diffusion import free
 from .sockets import DIFFUSION, KOSMOS
@@ -178,15 +178,14 @@ def _captioner(
     rest: torch.dtype | None,
     image: torch.Tensor | None,
 ) -> tuple[QuantizedModel[Kosmos], Comparison]:
-    from ..kosmos.preprocess import check
     from ..quantize.calibration_data import captioning_run
     from ..quantize.compare_models import MAX_NEW_TOKENS, compare_captioners
     from ..quantize.quantize_models import quantize_kosmos
+    from ..shared.images import check_images
 
     if image is None:
-        drawn = [np.asarray(scene) for scene in scenes()]
-        image = torch.from_numpy(np.stack(drawn)).float() / 255
-    check(image)
+        image = to_batch(scenes())
+    check_images(image)
     watched = image[LOOKED_AT:] if len(image) > LOOKED_AT else image
     work = captioning_run(kosmos, watched, _counted(MAX_NEW_TOKENS))
     made = quantize_kosmos(kosmos, name, keep, rest, work, _counted(_layers(kosmos.model)))

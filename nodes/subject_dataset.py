@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from ..shared.images import to_tensor, to_uint8
 from ..training.data.subject import Subject, from_templates, personal_caption
 from . import host
 from .sockets import (
@@ -166,7 +167,7 @@ class SubjectDataset(io.ComfyNode):
         )
         report = "\n".join(found) or "The subject looks ready to be learned."
         host.show_text(report)
-        drawn = torch.from_numpy(draw_subject_sheet(subject).copy()).float() / 255
+        drawn = to_tensor(draw_subject_sheet(subject))
         return io.NodeOutput(subject, list(personal), drawn[None], report)
 
 
@@ -181,7 +182,7 @@ def _masks(
 
     if given:
         flat = [one for batch in given for one in batch.reshape(-1, *batch.shape[-2:])]
-        return tuple(np.asarray(one.clamp(0, 1).mul(255).round().byte().cpu()) for one in flat)
+        return tuple(np.asarray(to_uint8(one).cpu()) for one in flat)
     return tuple(
         box_mask(subject_boxes(one, noun), *picture.shape[:2])
         for one, picture in zip(seen, pictures, strict=False)
@@ -206,4 +207,4 @@ def _cropped(subject: Subject) -> Subject:
 def _pixels(picture: torch.Tensor) -> np.ndarray:
     """Turn [H,W,C] float 0..1 into uint8 [H,W,3]; grey becomes RGB, an alpha channel goes."""
     pixels = picture[..., :3].expand(*picture.shape[:2], 3)
-    return np.asarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu())
+    return np.asarray(to_uint8(pixels).cpu())

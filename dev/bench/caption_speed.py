@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import (
@@ -30,6 +29,7 @@ from ...kosmos.prompt import tokenize
 from ...sandbox import KOSMOS
 from ...sandbox.world.scene import HELD_OUT
 from ...shared.batching import BatchOptions
+from ...shared.images import to_batch
 from ..sandbox.scene_pool import draw_sample
 from ..sandbox.tokenizers import kosmos_processor
 from .model_phases import Phases
@@ -58,7 +58,7 @@ class Task:
     @property
     def images(self) -> torch.Tensor:
         """The pictures as ComfyUI's IMAGE, float [B,H,W,3] in 0..1."""
-        return torch.from_numpy(np.stack([np.array(p) for p in self.pictures])).float() / 255
+        return to_batch(self.pictures)
 
 
 def documented(kosmos: Kosmos, task: Task) -> int:

@@ -15,7 +15,6 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...diffusion.load.model_source import load_diffusion
@@ -34,6 +33,7 @@ from ...sandbox import DIFFUSION
 from ...sandbox.world.scene import HELD_OUT
 from ...shared.batching import BatchOptions
 from ...shared.errors import UserError
+from ...shared.images import to_batch
 from ...shared.peak_memory import watch_peak
 from ..sandbox.scene_pool import draw_sample
 from .caption_speed import load
@@ -50,7 +50,7 @@ COMPARED = 4
 def scenes(count: int) -> torch.Tensor:
     """Scenes [count,112,112,3], float 0..1, that the sandbox was not trained on."""
     drawn = [draw_sample(HELD_OUT + k, 112).pixels for k in range(count)]
-    return torch.from_numpy(np.stack(drawn)).float() / 255
+    return to_batch(drawn)
 
 
 def describe(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[Completion]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
@@ -25,6 +24,7 @@ from ...diffusion.sample.images import consecutive_seeds, sample_batches
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.save_model import make_pipeline
 from ...sandbox import DIFFUSION
+from ...shared.images import to_pil
 from .timing import Clock, Turns, add_clock, environment
 
 log = logging.getLogger(__name__)
@@ -143,8 +143,7 @@ def priors(diffusion: Diffusion, count: int, *, alone: bool) -> Way:
                 ).pictures()
             made = [one(settings) for one in each]
             for index, picture in enumerate(made):
-                pixels = (picture[0] * 255).round().byte().numpy()
-                Image.fromarray(pixels).save(Path(folder) / f"{index}.png")
+                to_pil(picture[0]).save(Path(folder) / f"{index}.png")
         return torch.cat(made)
 
     return way

@@ -14,6 +14,7 @@ from ...sandbox.judge import PIXELS, load_judge
 from ...sandbox.world.individual import draw_individual
 from ...sandbox.world.lexicon import BACKGROUNDS
 from ...sandbox.world.scene import place, render
+from ...shared.images import to_batch
 
 CLASS_MEMBERS = 64
 SEED = 20_000_000
@@ -40,7 +41,7 @@ def _read(paths: Sequence[Path]) -> torch.Tensor:
     for path in paths:
         with Image.open(path) as picture:
             pictures.append(picture.convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BOX))
-    return _tensor(pictures)
+    return to_batch(pictures)
 
 
 def _draw_class(kind: str) -> torch.Tensor:
@@ -50,9 +51,4 @@ def _draw_class(kind: str) -> torch.Tensor:
         place([draw_individual(rng, kind)], names[k % len(names)], SEED + k, rng)
         for k in range(CLASS_MEMBERS)
     ]
-    return _tensor([render(scene, PIXELS)[0] for scene in scenes])
-
-
-def _tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Return [B,H,W,3], float 0..1."""
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float() / 255
+    return to_batch([render(scene, PIXELS)[0] for scene in scenes])

@@ -19,7 +19,6 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -34,6 +33,7 @@ from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import Judge, load_judge
 from ...sandbox.world.individual import SUBJECT
 from ...shared.atomic_files import write_text
+from ...shared.images import to_batch, to_pil
 from ...training.config import TrainingConfig
 from ...training.evaluate.evaluate_run import spread
 from ..sandbox.caption_facts import read
@@ -78,7 +78,7 @@ class Scores:
 
 def score(made: Personal, kosmos: Kosmos, judge: Judge) -> Scores:
     """Measure what a run paints."""
-    four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
+    four = to_batch(portraits(64))
     own, before, after = (judge.embed(p) for p in (four, made.class_before, made.class_after))
     scenes = judge.embed(made.scenes)
     named = [SUBJECT.kind in read(told.caption).kinds for told in caption(kosmos, made.class_after)]
@@ -144,10 +144,9 @@ class Ablation:
             )
         scores = score(made, kosmos, judge)
         shown = [*made.scenes[:SHOWN], *made.class_scenes[:SHOWN]]
-        pixels = torch.cat(shown, 1).mul(255).round().byte().numpy()
         file = self._file(variant, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file.with_suffix(".png"))
+        to_pil(torch.cat(shown, 1)).save(file.with_suffix(".png"))
         write_text(file, json.dumps(asdict(scores)))
         return scores
 

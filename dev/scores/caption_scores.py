@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import torch
-
 from ...kosmos.generate.caption import BRIEF, caption
 from ...kosmos.grounding import GroundedText
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.judge import Judge
 from ...sandbox.world.scene import HELD_OUT, Box, Scene
 from ...shared.batching import BatchOptions
+from ...shared.images import to_batch
 from ..sandbox.caption_facts import Facts, read
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
@@ -46,7 +44,7 @@ def _best_overlaps(sample_: Sample, told: GroundedText) -> list[float]:
 def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     """Brief captions of ``count`` held-out scenes of one to three things."""
     samples = [draw_sample(HELD_OUT + k, KOSMOS_PIXELS) for k in range(count)]
-    pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
+    pictures = to_batch(s.pixels for s in samples)
     told = caption(kosmos, pictures, BRIEF, batching=BatchOptions(batch_size=50))
     facts = [read(text.caption) for text in told]
     truths = [true_facts(s.scene) for s in samples]
@@ -65,7 +63,7 @@ def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
 def judged(judge: Judge, count: int) -> Iterator[Figure]:
     """The judge itself, on drawn scenes of one or two things."""
     samples = [draw_sample(HELD_OUT + 20_000_000 + k, 64, 1 + k % 2) for k in range(count)]
-    pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
+    pictures = to_batch(s.pixels for s in samples)
     pairs = list(zip(judge.look(pictures), (true_facts(s.scene) for s in samples), strict=True))
     right = count_true(frozenset(s.things) == t.kinds for s, t in pairs)
     yield Figure("the judge itself: kinds, on drawn scenes", right, count)

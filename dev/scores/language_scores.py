@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...kosmos.generate.ask import ask
@@ -24,6 +23,7 @@ from ...sandbox.world.foreign import CODES, kinds_named
 from ...sandbox.world.foreign import caption as caption_in
 from ...sandbox.world.scene import HELD_OUT
 from ...shared.batching import BatchOptions
+from ...shared.images import to_batch
 from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, fingerprint, write_examples
 from ...training.captions.caption_results import fingerprint as model_fingerprint
@@ -86,7 +86,7 @@ class Exam:
 
     def __init__(self, count: int) -> None:
         self.samples = [draw_sample(FIRST + k, KOSMOS_PIXELS) for k in range(count)]
-        self.pictures = torch.from_numpy(np.stack([s.pixels for s in self.samples])).float() / 255
+        self.pictures = to_batch(s.pixels for s in self.samples)
         self.kinds = [frozenset(t.one.kind for t in s.scene.things) for s in self.samples]
 
     def told(self, kosmos: Kosmos, language: str) -> list[GroundedText]:

@@ -25,6 +25,7 @@ from ...sandbox.judge import Judge
 from ...sandbox.world.individual import SUBJECT
 from ...sandbox.world.lexicon import BACKGROUNDS, RARE_TOKENS
 from ...sandbox.world.scene import HELD_OUT
+from ...shared.images import to_batch
 from ...training.config import TrainingConfig
 from ...training.data.masks import box_mask
 from ...training.data.subject import Subject
@@ -142,7 +143,7 @@ def personalised(
     model's own, is asked the same before and after. What the model knows besides is told by the
     kinds in pictures of ``OTHERS`` prompts about other things, before and after.
     """
-    four = torch.stack([torch.from_numpy(np.array(p)) for p in portraits(64)]).float() / 255
+    four = to_batch(portraits(64))
     near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
     judged_before, judged_after, scenes_stay = [], [], []
     pictures, asked = painted(base, OTHERS)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
@@ -22,6 +21,7 @@ from ...quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
 from ...sandbox.world.captions import brief, plain_text
+from ...shared.images import to_batch
 from ...shared.model_size import as_text, bytes_in_memory
 from ...training.config import QAT_FORMATS
 from ..sandbox.scene_pool import Sample, draw_sample
@@ -50,8 +50,7 @@ def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Ko
     """The captioner in float32 and in each format, one at a time."""
     yield "fp32", kosmos
     for name in formats:
-        pictures = np.stack([scene.pixels for scene in _watched()])
-        work = captioning_run(kosmos, torch.from_numpy(pictures).float() / 255)
+        work = captioning_run(kosmos, to_batch(scene.pixels for scene in _watched()))
         yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
 
 

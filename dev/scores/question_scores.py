@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from ...kosmos.generate.ask import ask
@@ -17,6 +16,7 @@ from ...sandbox.world.captions import noun_phrase
 from ...sandbox.world.lexicon import KINDS
 from ...sandbox.world.scene import HELD_OUT
 from ...shared.batching import BatchOptions
+from ...shared.images import to_batch
 from ..sandbox.caption_facts import read
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
@@ -30,7 +30,7 @@ FAST = BatchOptions(batch_size=60)
 def answers(kosmos: Kosmos, count: int) -> Iterator[Figure]:
     """Ask, point and name on ``count`` held-out scenes of one to three things."""
     samples = [draw_sample(FIRST + k, KOSMOS_PIXELS) for k in range(count)]
-    pictures = torch.from_numpy(np.stack([s.pixels for s in samples])).float() / 255
+    pictures = to_batch(s.pixels for s in samples)
     yield from _questions(kosmos, samples, pictures)
     yield from _regions(kosmos, samples, pictures)
     yield from _phrases(kosmos, samples, pictures)

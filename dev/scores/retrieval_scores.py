@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from ...kosmos.insight.decoder_space import caption_states, fit_alignment, image_states, text_states
@@ -14,6 +13,7 @@ from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.world.captions import brief, plain_text
 from ...sandbox.world.scene import HELD_OUT
+from ...shared.images import to_batch
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
 from .score_table import Figure, count_true
@@ -30,7 +30,7 @@ def true_caption(sample: Sample) -> str:
 
 def as_images(samples: list[Sample]) -> torch.Tensor:
     """Pictures of scenes as ComfyUI has them, float [N,H,W,3] in 0..1."""
-    return torch.from_numpy(np.stack([sample.pixels for sample in samples])).float() / 255
+    return to_batch(sample.pixels for sample in samples)
 
 
 def distinct_scenes(count: int) -> list[Sample]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...shared.atomic_files import atomic_write, write_text
 from ...shared.errors import UserError
+from ...shared.images import to_uint8
 from ..grounding import GroundedText
 from .coco import CaptionedImage, coco_captions, coco_instances
 from .grounding_json import grounded_text_from_json, grounded_text_to_json
@@ -71,7 +72,7 @@ def write_image(path: Path, picture: Tensor) -> None:
 
     Raises UserError when the disk does not take it.
     """
-    pixels = picture.detach().mul(255).round().clamp(0, 255).byte().cpu().numpy()
+    pixels = to_uint8(picture).cpu().numpy()
     try:
         with atomic_write(path) as draft:
             Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
+from ...shared.images import to_tensor
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
 from ..kosmos_model import Kosmos
@@ -171,4 +171,4 @@ def read_image(path: Path) -> tuple[Tensor, tuple[int, int]]:
         transparent = "A" in picture.getbands() or "transparency" in picture.info
         picture = picture.convert("RGBA" if transparent else "RGB")
         picture.thumbnail((MAX_SIDE, MAX_SIDE))
-        return torch.from_numpy(np.array(picture)).float().div_(255), size
+        return to_tensor(picture), size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
+from ...shared.images import Images
 from ..grounding import parse
 from ..kosmos_model import Kosmos
-from ..preprocess import Images
 from ..prompt import read_text, tokenize
 from .completion import generate
 from .encoded_images import EncodedImages

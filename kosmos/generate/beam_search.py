@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from ...shared.images import Images
 from ..kosmos_model import Kosmos
-from ..preprocess import Images, preprocess
+from ..preprocess import preprocess
 from ..prompt import Prompt
 from .few_row_linear import few_rows
 from .image_encoder import encode_images

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
+from ...shared.images import Images, check_images
 from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
-from ..preprocess import Images, check
 from ..prompt import read_text, tokenize
 from .batch_size import choose_batch_size
 from .beam_search import beam_search
@@ -35,7 +35,7 @@ def caption(
     Raises UserError for an empty batch, for a prompt that the decoder has no room for, and when
     memory does not even suffice for a single picture.
     """
-    check(images)
+    check_images(images)
     tokens = tokenize(kosmos, prompt, max_new_tokens)
     if decoding.beams == 1:
         replies = generate(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from ...shared.images import Images, check_images
 from ..kosmos_model import Kosmos
-from ..preprocess import Images, check, preprocess
+from ..preprocess import preprocess
 from ..prompt import Prompt
 from .batch_size import max_sequences_per_pass
 from .image_encoder import encode_images
@@ -25,7 +26,7 @@ class EncodedImages:
     """
 
     def __init__(self, kosmos: Kosmos, images: Images) -> None:
-        check(images)
+        check_images(images)
         self._kosmos = kosmos
         self._images = images
         self._seen: dict[int, Tensor] = {}

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
+from ...shared.images import Images
 from ..grounding import Box, GroundedText, Phrase, parse
 from ..kosmos_model import Kosmos
-from ..preprocess import Images
 from ..prompt import read_text, tokenize
 from .completion import generate
 from .encoded_images import EncodedImages

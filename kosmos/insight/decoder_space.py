@@ -22,11 +22,12 @@ from torch import Tensor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ...shared.images import check_images
 from ..generate.batch_size import choose_batch_size
 from ..generate.caption import BRIEF, caption
 from ..generate.image_encoder import encode_images
 from ..kosmos_model import Kosmos
-from ..preprocess import check, preprocess
+from ..preprocess import preprocess
 from ..prompt import tokenize
 from .embedding import l2_normalize
 from .likelihood import remove_grounding_tag
@@ -78,7 +79,7 @@ def image_states(
     `images` is [B,H,W,C] as in `preprocess`. Raises UserError for an empty batch, and for a
     prompt that the decoder has no room for.
     """
-    check(images)
+    check_images(images)
     asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, 0))
     ids = torch.tensor([asked.ids])
     slots = torch.zeros_like(ids)

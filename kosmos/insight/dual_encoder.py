@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoProcessor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ...shared.images import check_images, to_rgb
 from ...shared.model_folders import model_kind
-from ..preprocess import check, to_rgb
 from .embedding import l2_normalize
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def embed_images(
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
     """Return unit vectors, float32 [B,D], of pictures [B,H,W,C] as in `to_rgb`."""
-    check(images)
+    check_images(images)
 
     def embed(batch: slice) -> Tensor:
         inputs = dual.processor.image_processor(

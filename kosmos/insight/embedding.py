@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...shared.errors import UserError
-from ..preprocess import check, to_rgb
+from ...shared.images import check_images, to_pil
 
 THUMBNAIL_SIZE = 96
 """Pixels along each side."""
@@ -63,11 +63,6 @@ def rank(similarities: Tensor, top: int) -> list[list[int]]:
 
 def thumbnails(images: Tensor) -> Tensor:
     """Return uint8 [B,96,96,3] of pictures [B,H,W,C] as in `to_rgb`, each whole, on black."""
-    check(images)
-    small = [
-        ImageOps.pad(
-            Image.fromarray(to_rgb(image[None])[0].cpu().numpy()), (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-        )
-        for image in images
-    ]
+    check_images(images)
+    small = [ImageOps.pad(to_pil(image), (THUMBNAIL_SIZE, THUMBNAIL_SIZE)) for image in images]
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in small]))

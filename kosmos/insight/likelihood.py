@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
+from ...shared.images import check_images
 from ..generate.batch_size import choose_batch_size
 from ..generate.caption import BRIEF
 from ..generate.encoded_images import EncodedImages
 from ..generate.kv_cache import PreallocatedCache
 from ..kosmos_model import Kosmos
-from ..preprocess import check
 from ..prompt import Prompt, tokenize
 
 
@@ -44,7 +44,7 @@ def likelihood_scores(
     Raises UserError for an empty batch, without texts, for an empty text, and for one that the
     decoder has no room for.
     """
-    check(images)
+    check_images(images)
     rows = [_tokens(kosmos, text, prompt) for text in texts]
     if not rows:
         raise UserError("There is no text to embed: write at least one line.")

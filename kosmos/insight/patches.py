@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...shared.batching import DEFAULT_BATCHES, in_batches
+from ...shared.images import check_images
 from ..generate.batch_size import choose_batch_size
 from ..kosmos_model import Kosmos
-from ..preprocess import check, preprocess
+from ..preprocess import preprocess
 from .embedding import Embedding, l2_normalize
 
 
@@ -36,7 +37,7 @@ def encode_patches(kosmos: Kosmos, images: Tensor) -> Tensor:
 
     Raises UserError for an empty batch.
     """
-    check(images)
+    check_images(images)
     length = kosmos.model.config.latent_query_num
     size = choose_batch_size(kosmos.model, DEFAULT_BATCHES, length)
 

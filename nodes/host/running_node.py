@@ -8,8 +8,9 @@ import comfy.model_management as management
 import comfy.utils
 import torch
 from comfy_execution.graph import ExecutionBlocker
-from PIL import Image
 from server import PromptServer
+
+from ...shared.images import to_pil
 
 PREVIEW_SIDE = 512
 
@@ -31,13 +32,8 @@ class Progress:
         Raises ComfyUI's interruption when the user has pressed Cancel.
         """
         check_interrupted()
-        picture = None if preview is None else ("JPEG", _preview_picture(preview), PREVIEW_SIDE)
+        picture = None if preview is None else ("JPEG", to_pil(preview), PREVIEW_SIDE)
         self._bar.update_absolute(done, preview=picture)
-
-
-def _preview_picture(image: torch.Tensor) -> Image.Image:
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
-    return Image.fromarray(pixels)
 
 
 def block_output(why: str) -> ExecutionBlocker:

@@ -7,11 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ...shared.errors import UserError
+from ...shared.images import read_rgb, to_tensor
 from ...training.config_yaml import read_config
 from ...training.run import checkpoints as checkpoint
 from ...training.run.events import Event, Follower
@@ -66,7 +65,7 @@ def _train(run: RunFolder, steps: int) -> None:
                     continue
                 last = event
                 if event.kind == "preview":
-                    preview = read_image(run.path / str(event.file))
+                    preview = to_tensor(read_rgb(run.path / str(event.file)))
     finally:
         chart.take(news.new())
         host.send_event(PANEL, shown(run, chart))
@@ -112,9 +111,3 @@ def shown(run: RunFolder, chart: Chart) -> dict[str, Any]:
         "checkpoints": checkpoints,
         "best": judged.get("best"),
     }
-
-
-def read_image(file: Path) -> torch.Tensor:
-    """Return a picture as [H,W,3], float 0..1."""
-    with Image.open(file) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255

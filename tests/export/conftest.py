@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -21,6 +20,7 @@ from kosmos_dreambooth.export.onnx_kosmos import load_onnx_kosmos
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.sandbox import DIFFUSION
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
+from kosmos_dreambooth.shared.images import to_batch
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 RunReadme = Callable[..., None]
@@ -30,7 +30,7 @@ RunReadme = Callable[..., None]
 def scenes() -> torch.Tensor:
     """Five drawn scenes [5,112,112,3] that the sandbox was not trained on."""
     drawn = [draw_sample(HELD_OUT + 77 + k, 112).pixels for k in range(5)]
-    return torch.from_numpy(np.stack(drawn)).float() / 255
+    return to_batch(drawn)
 
 
 @pytest.fixture(scope="session")

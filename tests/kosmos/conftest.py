@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
@@ -14,10 +13,9 @@ from kosmos_dreambooth.dev.sandbox.tokenizers import kosmos_processor
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.preprocess import to_rgb
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
-from PIL import Image
+from kosmos_dreambooth.shared.images import to_batch, to_pil
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
 
 SIDE = 56
@@ -121,7 +119,7 @@ def sandbox_model() -> Kosmos:
 def scenes() -> torch.Tensor:
     """Five drawn scenes [5,112,112,3] that the sandbox was not trained on."""
     drawn = [draw_sample(HELD_OUT + 77 + k, 112).pixels for k in range(5)]
-    return torch.from_numpy(np.stack(drawn)).float() / 255
+    return to_batch(drawn)
 
 
 Published = Callable[..., list[list[GroundedText]]]
@@ -139,7 +137,7 @@ def published() -> Published:
 
         def one(image: torch.Tensor, prompt: str) -> GroundedText:
             inputs = kosmos.processor(
-                images=Image.fromarray(to_rgb(image[None])[0].numpy()),
+                images=to_pil(image),
                 text=f"<grounding>{prompt}",
                 size={"height": side, "width": side},
                 do_center_crop=False,

@@ -23,6 +23,7 @@ from ...kosmos.preprocess import preprocess
 from ...kosmos.prompt import Prompt, tokenize
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
+from ...shared.images import to_tensor
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_folder import RunFolder
 from .caption_config import CaptionConfig
@@ -158,4 +159,4 @@ def _picture_of(example: Example) -> Tensor:
     """Return an example's picture, [H,W,C] float 0..1."""
     if isinstance(example.picture, Path):
         return read_image(example.picture)[0]
-    return torch.from_numpy(example.picture).float() / 255
+    return to_tensor(example.picture)

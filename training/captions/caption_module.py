@@ -16,8 +16,8 @@ from ...drawing.boxes import draw_boxes_batch
 from ...kosmos.files.folder_captions import list_images, read_image
 from ...kosmos.generate.caption import caption
 from ...kosmos.kosmos_model import Kosmos
-from ...kosmos.preprocess import to_rgb
 from ...shared.atomic_files import write_text
+from ...shared.images import to_rgb
 from ..data.latents import square
 from ..data.step_sampler import generator, shuffled_index
 from ..learner import Learner, group

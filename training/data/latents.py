@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ...diffusion.sample.unet_forward import add_time_ids
 from ...shared.errors import UserError
+from ...shared.images import to_batch
 from ..run.checkpoints import read_tensors, write_tensors
 from .buckets import Size
 
@@ -80,7 +81,7 @@ def mask_cells(masks: Sequence[np.ndarray], size: Size, cells: Sequence[int]) ->
     one that leaves nothing of its picture.
     """
     cut = [_middle(mask, size, Image.Resampling.BOX) for mask in masks]
-    shares = torch.from_numpy(np.stack(cut)).float().unsqueeze(1) / 255
+    shares = to_batch(cut).unsqueeze(1)
     shares = functional.adaptive_avg_pool2d(shares, (cells[0], cells[1]))
     for k, share in enumerate(shares, start=1):
         if not share.any():

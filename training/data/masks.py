@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ...kosmos.box_conversion import box_from_mask, window
 from ...kosmos.crop import shaped
 from ...kosmos.grounding import Box, GroundedText
 from ...kosmos.select_boxes import choose_boxes, pad
+from ...shared.images import to_tensor
 
 AIR = 0.15
 """What a crop leaves around the subject, as a share of its longer side."""
@@ -45,6 +45,6 @@ def crop(picture: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     Where the picture is too small for a square with some air around, it ends at the edge.
     """
     height, width = mask.shape
-    box = pad(box_from_mask(torch.from_numpy(mask) / 255), AIR)
+    box = pad(box_from_mask(to_tensor(mask)), AIR)
     left, top, right, bottom = shaped(window(box, width, height), width, height, 1.0)
     return picture[top:bottom, left:right], mask[top:bottom, left:right]

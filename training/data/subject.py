@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...shared.errors import UserError
+from ...shared.images import read_rgb
 
 SUBJECT = "{subject}"
 """What stands for the token and the class in a prompt that a user writes."""
@@ -164,8 +165,7 @@ def read_pictures(folder: Path) -> tuple[list[np.ndarray], list[str]]:
     pictures, captions = [], []
     for path in sorted(folder.glob("*.png")):
         try:
-            with Image.open(path) as picture:
-                pictures.append(np.asarray(picture.convert("RGB")))
+            pictures.append(read_rgb(path))
         except OSError as error:
             raise UserError(f"{path} is no readable picture: remove or replace it.") from error
         text = path.with_suffix(".txt")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
 
 from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
+from ...shared.images import to_pil
 from ..learner import Learner
 from ..optim.weight_averaging import swap_weights
 from ..optim.zero_optimizer import gather
@@ -140,7 +140,7 @@ class StepCallback(Callback):
             strip = module.preview()
         path = self._run.previews / f"{done:08}.png"
         with atomic_write(path) as draft:
-            Image.fromarray(strip.mul(255).round().byte().numpy()).save(draft, "PNG")
+            to_pil(strip).save(draft, "PNG")
         file = path.relative_to(self._run.path).as_posix()
         append(self._run.events, [Event("preview", done, file=file)])
         for curve in self._curves:
