@@ -1,4 +1,4 @@
-"""Answers questions about pictures."""
+"""The node that answers questions about images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import torch
 from comfy_api.latest import io
 
 from . import host
-from .batch_inputs import batch_size_input, watched
+from .batch_inputs import batch_options, batch_size_input
 from .sockets import KOSMOS
 from .text_inputs import required_lines
 
 if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
 
-CATEGORY = "Kosmos DreamBooth/look"
-
 
 class AskImage(io.ComfyNode):
-    """Answers questions about pictures."""
+    """Visual question answering for a batch of images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,17 +25,17 @@ class AskImage(io.ComfyNode):
         return io.Schema(
             node_id="AskImage",
             display_name="Ask Image",
-            category=CATEGORY,
-            description="Answers questions about every picture of a batch. Each picture is looked "
-            "at once, however many the questions.",
+            category="Kosmos DreamBooth/vision",
+            description="Answers questions about every image of a batch (visual question "
+            "answering). Each image is encoded once, however many questions there are.",
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
-                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch, of any size."),
                 io.String.Input(
                     "questions",
                     default="how many are there?",
                     multiline=True,
-                    tooltip="One question a line. The sandbox understands 'what colour is the "
+                    tooltip="One question per line. The sandbox understands 'what colour is the "
                     "dog?' and 'how many are there?'.",
                 ),
                 io.Int.Input(
@@ -45,7 +43,7 @@ class AskImage(io.ComfyNode):
                     default=64,
                     min=1,
                     max=1024,
-                    tooltip="Where an answer is cut off at the latest. A word is about one token.",
+                    tooltip="Longest answer in tokens; a word is about one token.",
                 ),
                 batch_size_input("Questions"),
             ],
@@ -53,7 +51,7 @@ class AskImage(io.ComfyNode):
                 io.String.Output(
                     display_name="answers",
                     is_output_list=True,
-                    tooltip="Picture after picture, an answer for each question.",
+                    tooltip="An answer for each question, image after image.",
                 )
             ],
         )
@@ -70,13 +68,13 @@ class AskImage(io.ComfyNode):
         """Answer the questions."""
         from ..kosmos.generate.ask import ask
 
-        asked = required_lines(questions, "question")
+        lines = required_lines(questions, "question")
         host.load_to_device(kosmos.patcher)
         answers = ask(
             kosmos,
             image,
-            asked,
+            lines,
             max_new_tokens=max_new_tokens,
-            batching=watched(len(image) * len(asked), batch_size),
+            batching=batch_options(len(image) * len(lines), batch_size),
         )
-        return io.NodeOutput([answer for each in answers for answer in each])
+        return io.NodeOutput([answer for of_image in answers for answer in of_image])

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
     from ..shared.batching import BatchOptions
 
-CATEGORY = "Kosmos DreamBooth/look"
-
 
 class AttentionMap(io.ComfyNode):
     """For every word of a caption, where in the picture it rests."""
@@ -29,10 +27,10 @@ class AttentionMap(io.ComfyNode):
         return io.Schema(
             node_id="AttentionMap",
             display_name="Attention Map",
-            category=CATEGORY,
-            description="For every word of a caption, the patches of the picture that it rests "
-            "on: through the decoder's attention to the image slots, and the slots' attention to "
-            "the patches.",
+            category="Kosmos DreamBooth/vision",
+            description="For every word of a caption, the patches of the picture that it rests on: "
+            "through the decoder's attention to the image slots, and the slots' attention to the "
+            "patches.",
             is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
@@ -61,8 +59,8 @@ class AttentionMap(io.ComfyNode):
                 io.String.Input(
                     "layers",
                     default="all",
-                    tooltip="Layers of the decoder that count: all, last, or numbers from 0, as "
-                    "0, 2-4.",
+                    tooltip="Layers of the decoder that count: all, last, or numbers from 0, as 0, "
+                    "2-4.",
                 ),
                 io.String.Input(
                     "heads",

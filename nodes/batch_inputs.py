@@ -1,4 +1,4 @@
-"""How the nodes that write text cut their work into batches and show how far it is."""
+"""How the nodes that generate text split their work into batches and report progress."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from ..shared.batching import BatchOptions
 
 
-def batch_size_input(what: str) -> io.Int.Input:
-    """The widget for how many of `what` go through the model at a time."""
+def batch_size_input(items: str, *, optional: bool = False) -> io.Int.Input:
+    """The widget for how many `items` go through the model at a time."""
     return io.Int.Input(
         "batch_size",
         default=0,
         min=0,
         max=256,
-        tooltip=f"{what} at a time. 0: as many as the free memory suggests. When memory runs out, "
-        "batches are halved and the work goes on.",
+        optional=optional,
+        tooltip=f"{items} per batch. 0: as many as fit in the free memory. A batch that runs out "
+        "of memory is halved and tried again.",
     )
 
 
-def watched(total: int, batch_size: int) -> BatchOptions:
-    """Return batch options that move the progress bar to `total` and raise after Cancel."""
+def batch_options(total: int, batch_size: int) -> BatchOptions:
+    """Return options that move the node's progress bar up to `total` and stop after Cancel."""
     from ..shared.batching import BatchOptions
 
     progress = host.Progress(total)

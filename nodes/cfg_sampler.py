@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..diffusion.sample.guidance import GuidanceOptions
     from ..diffusion.sample.img2img_input import Img2ImgInput
 
-CATEGORY = "Kosmos DreamBooth/generate"
 LARGEST_SIDE = 16384
 
 
@@ -32,7 +31,7 @@ class CFGSampler(io.ComfyNode):
         return io.Schema(
             node_id="CFGSampler",
             display_name="CFG Sampler",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/generate",
             description="Paints pictures from prompts with classifier-free guidance, whose two "
             "predictions are made in one pass of the model. With an image it paints over that, "
             "with a mask only there.",
@@ -75,8 +74,8 @@ class CFGSampler(io.ComfyNode):
                     min=0,
                     max=LAST_SEED,
                     control_after_generate=True,
-                    tooltip="Seed of the first picture; each next one has the next seed. A "
-                    "picture depends on its own seed only, not on how many are painted.",
+                    tooltip="Seed of the first picture; each next one has the next seed. A picture "
+                    "depends on its own seed only, not on how many are painted.",
                 ),
                 io.Int.Input(
                     "count", default=1, min=1, max=1024, tooltip="Pictures for each prompt."

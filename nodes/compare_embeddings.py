@@ -13,8 +13,6 @@ from .sockets import EMBEDDING
 if TYPE_CHECKING:
     from ..kosmos.insight.embedding import Embedding
 
-CATEGORY = "Kosmos DreamBooth/look"
-
 
 class CompareEmbeddings(io.ComfyNode):
     """Which things belong together."""
@@ -25,7 +23,7 @@ class CompareEmbeddings(io.ComfyNode):
         return io.Schema(
             node_id="CompareEmbeddings",
             display_name="Compare Embeddings",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/vision",
             description="Compares each row with each column and ranks the columns: texts as rows "
             "and pictures as columns search pictures by text, the other way round it finds each "
             "picture's text.",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..diffusion.priors import Priors
 
-CATEGORY = "Kosmos DreamBooth/personalise"
 PREVIEWS = 8
 
 
@@ -47,10 +46,10 @@ class DreamBoothTrain(io.ComfyNode):
         return io.Schema(
             node_id="DreamBoothTrain",
             display_name="DreamBooth Train",
-            category=CATEGORY,
-            description="Teaches a subject to a Stable Diffusion (DreamBooth), in a process of "
-            "its own. Cancel saves a checkpoint, and queueing again goes on from there; a run "
-            "that is finished is not trained again.",
+            category="Kosmos DreamBooth/training",
+            description="Teaches a subject to a Stable Diffusion (DreamBooth), in a process of its "
+            "own. Cancel saves a checkpoint, and queueing again goes on from there; a run that is "
+            "finished is not trained again.",
             is_output_node=True,
             inputs=[
                 DIFFUSION.Input("diffusion", tooltip="The model to start from."),
@@ -77,13 +76,13 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 steps_input(
                     700,
-                    "Training steps. More bring out the likeness; too many wear out the "
-                    "rest. A finished run goes on when you raise this.",
+                    "Training steps. More bring out the likeness; too many wear out the rest. A "
+                    "finished run goes on when you raise this.",
                 ),
                 learning_rate_input(
                     1e-7,
-                    "Size of a step; 0 chooses one for the method and the model's size: "
-                    "1e-4 (lora) or 5e-6 (full) for Stable Diffusion 1.5.",
+                    "Size of a step; 0 chooses one for the method and the model's size: 1e-4 "
+                    "(lora) or 5e-6 (full) for Stable Diffusion 1.5.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -119,8 +118,8 @@ class DreamBoothTrain(io.ComfyNode):
                     "pictures, or use its result. Off: always begin anew, beside it.",
                 ),
                 preview_prompt_input(
-                    "Painted now and then during training and shown in the node; empty is "
-                    '"a <token> <class>".'
+                    'Painted now and then during training and shown in the node; empty is "a '
+                    '<token> <class>".'
                 ),
                 TRAINING_OPTIONS.Input(
                     "options",
@@ -142,8 +141,8 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 LORA_MODEL.Output(
                     display_name="lora",
-                    tooltip="The LoRA's weights, for core's LoRA nodes; only the method lora "
-                    "makes one.",
+                    tooltip="The LoRA's weights, for core's LoRA nodes; only the method lora makes "
+                    "one.",
                 ),
                 LOSS_MAP.Output(
                     display_name="loss_map",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
     from ..shared.batching import BatchOptions
 
-CATEGORY = "Kosmos DreamBooth/look"
 NONE = "none"
 
 Vectors = tuple[torch.Tensor | None, torch.Tensor | None, str]
@@ -33,7 +32,7 @@ class EmbedImageText(io.ComfyNode):
         return io.Schema(
             node_id="EmbedImageText",
             display_name="Embed Image and Text",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/vision",
             description="Puts pictures and texts into one space, where Compare Embeddings finds "
             "which belong together. Three methods, of which two need nothing but Kosmos-2.",
             is_input_list=True,

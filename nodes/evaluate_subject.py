@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
     from ..training.evaluate.evaluate_run import ImageScorer
 
-CATEGORY = "Kosmos DreamBooth/personalise"
 SANDBOX, DECODER, LIKELIHOOD = "sandbox", "kosmos", "kosmos likelihood"
 PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {subject} at night"
 
@@ -36,7 +35,7 @@ class EvaluateSubject(io.ComfyNode):
         return io.Schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/training",
             description="Paints with every checkpoint that a run keeps, and measures whether it "
             "looks like the subject, obeys the prompt and leaves the class as it was. Names the "
             "best, which LoadTrainingRun can then load.",
@@ -50,9 +49,9 @@ class EvaluateSubject(io.ComfyNode):
                     options=[*seeing, DECODER],
                     default=SANDBOX,
                     tooltip="What compares pictures: a DINOv2 (as in the paper, DINO) or a CLIP "
-                    "(CLIP-I), in a folder of models/clip or from the Hugging Face hub (owner/"
-                    "name), downloaded on first use; or the Kosmos-2 below. sandbox knows the "
-                    "sandbox's world only.",
+                    "(CLIP-I), in a folder of models/clip or from the Hugging Face hub "
+                    "(owner/name), downloaded on first use; or the Kosmos-2 below. sandbox knows "
+                    "the sandbox's world only.",
                 ),
                 io.Combo.Input(
                     "prompt_judge",

@@ -38,7 +38,7 @@ class FineTuneCaptions(io.ComfyNode):
         return io.Schema(
             node_id="FineTuneCaptions",
             display_name="Fine-tune Captions",
-            category="Kosmos DreamBooth/personalise",
+            category="Kosmos DreamBooth/training",
             description="Teaches Kosmos-2 a language, or a manner of writing, from pictures with "
             "captions: a LoRA, trained in a process of its own. Cancel saves a checkpoint, and "
             "queueing again goes on from there; a run that is finished is not trained again.",
@@ -50,8 +50,8 @@ class FineTuneCaptions(io.ComfyNode):
                     "language",
                     options=LANGUAGES,
                     default="German",
-                    tooltip="The captions' language. Afterwards Grounded Caption's language of "
-                    "the same name asks for it.",
+                    tooltip="The captions' language. Afterwards Grounded Caption's language of the "
+                    "same name asks for it.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -105,8 +105,9 @@ class FineTuneCaptions(io.ComfyNode):
                 io.String.Input(
                     "run_name",
                     default="captions",
-                    tooltip="The run is kept in output/dreambooth, its LoRA in models/loras/kosmos,"
-                    " under this name; other settings or captions get a number behind it.",
+                    tooltip="The run is kept in output/dreambooth, its LoRA in "
+                    "models/loras/kosmos, under this name; other settings or captions get a number "
+                    "behind it.",
                 ),
                 io.Boolean.Input(
                     "resume",

@@ -1,4 +1,4 @@
-"""Finds what phrases name in pictures."""
+"""The node that finds phrases in images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import torch
 from comfy_api.latest import io
 
 from . import host
-from .batch_inputs import batch_size_input, watched
+from .batch_inputs import batch_options, batch_size_input
 from .sockets import BBOX, GROUNDING, KOSMOS
 from .text_inputs import required_lines
 
 if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
 
-CATEGORY = "Kosmos DreamBooth/look"
-
 
 class GroundPhrase(io.ComfyNode):
-    """Finds what phrases name in pictures."""
+    """Phrase grounding: a box for each thing that a phrase names."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,47 +25,48 @@ class GroundPhrase(io.ComfyNode):
         return io.Schema(
             node_id="GroundPhrase",
             display_name="Ground Phrase",
-            category=CATEGORY,
-            description="Finds in every picture of a batch what a phrase names, and boxes it. Each "
-            "picture is looked at once, however many the phrases.",
+            category="Kosmos DreamBooth/vision",
+            description="Detects what a phrase names in every image of a batch and returns its "
+            "boxes (phrase grounding). Each image is encoded once, however many phrases there are.",
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
-                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch, of any size."),
                 io.String.Input(
                     "phrases",
                     default="a dog",
                     multiline=True,
-                    tooltip="One phrase a line: 'a red dog', 'the left ear of the dog'.",
+                    tooltip="One phrase per line: 'a red dog', 'the left ear of the dog'.",
                 ),
                 io.Boolean.Input(
                     "verify",
                     default=True,
-                    tooltip="Ask what is in each box, and drop it when the answer lacks the "
-                    "phrase's noun. Off: believe the model, which points somewhere even when the "
-                    "thing is not there.",
+                    tooltip="Caption each box and drop it when the caption lacks the phrase's "
+                    "noun. Off: fewer passes, but the model returns a box even for a phrase that "
+                    "is not in the image.",
                 ),
                 batch_size_input("Phrases"),
             ],
             outputs=[
                 GROUNDING.Output(
                     display_name="grounding",
-                    tooltip="For each picture the phrases, with boxes where they are seen.",
+                    tooltip="The phrases of each image, with the boxes that were found.",
                 ),
                 BBOX.Output(
                     display_name="bbox",
                     is_output_list=True,
-                    tooltip="For each picture a list of boxes [x0, y0, x1, y1] in pixels, empty "
-                    "when nothing is found.",
+                    tooltip="A list of boxes [x0, y0, x1, y1] in pixels for each image; empty when "
+                    "nothing is found.",
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="1 inside any box, one mask per picture."
+                    display_name="mask", tooltip="1 inside any box, one mask per image."
                 ),
                 io.Image.Output(
-                    display_name="annotated", tooltip="The pictures with boxes and phrases drawn."
+                    display_name="annotated", tooltip="The images with boxes and phrases drawn."
                 ),
                 io.String.Output(
                     display_name="missing",
-                    tooltip="Which phrases were not found in which picture; empty when all were.",
+                    tooltip="The phrases that were not found, with the numbers of the images; "
+                    "empty when all were found.",
                 ),
             ],
         )
@@ -82,18 +81,18 @@ class GroundPhrase(io.ComfyNode):
         from ..kosmos.generate.ground import ground, missing
         from ..kosmos.grounding import Grounding
 
-        wanted = required_lines(phrases, "phrase")
+        lines = required_lines(phrases, "phrase")
         host.load_to_device(kosmos.patcher)
-        batching = watched(len(image) * len(wanted), batch_size)
-        found = ground(kosmos, image, wanted, verify=verify, batching=batching)
-        absent = missing(found)
-        if absent:
-            host.show_text(absent)
+        options = batch_options(len(image) * len(lines), batch_size)
+        texts = ground(kosmos, image, lines, verify=verify, batching=options)
+        not_found = missing(texts)
+        if not_found:
+            host.show_text(not_found)
         height, width = image.shape[1:3]
         return io.NodeOutput(
-            Grounding(tuple(found)),
-            [boxes_to_pixels(seen.boxes, width, height) for seen in found],
-            torch.stack([boxes_to_mask(seen, height, width) for seen in found]),
-            draw_boxes_batch(image, found),
-            absent,
+            Grounding(tuple(texts)),
+            [boxes_to_pixels(text.boxes, width, height) for text in texts],
+            torch.stack([boxes_to_mask(text, height, width) for text in texts]),
+            draw_boxes_batch(image, texts),
+            not_found,
         )

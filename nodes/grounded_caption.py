@@ -1,4 +1,4 @@
-"""Describes a batch of pictures, and boxes what the description names."""
+"""The node that captions images and boxes what the captions name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..kosmos.generate.language import ENGLISH, LANGUAGES, check_language, prompt_in
+from ..kosmos.generate.language import ENGLISH, check_language
 from ..kosmos.kosmos_model import Kosmos
-from ..shared.errors import UserError
 from . import host, panel_data
-from .batch_inputs import batch_size_input, watched
+from .batch_inputs import batch_options, batch_size_input
+from .caption_inputs import caption_language_input, caption_prompt, prompt_inputs
+from .seed_input import seed_input
 from .sockets import BBOX, GROUNDING, KOSMOS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GroundedCaption(io.ComfyNode):
-    """Describes a batch of pictures, and boxes what the description names."""
+    """Grounded captions of a batch of images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,44 +28,30 @@ class GroundedCaption(io.ComfyNode):
         return io.Schema(
             node_id="GroundedCaption",
             display_name="Grounded Caption",
-            category="Kosmos DreamBooth/look",
-            description="Describes every picture of a batch, and draws a box around each thing "
-            "that the description names.",
+            category="Kosmos DreamBooth/vision",
+            description="Captions every image of a batch, and returns a box for each thing that "
+            "the caption names (grounding).",
             is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
-                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
-                io.Combo.Input(
-                    "style",
-                    options=["brief", "detailed", "custom"],
-                    default="brief",
-                    tooltip="brief: one sentence. detailed: a paragraph. custom: what the prompt "
-                    "asks for.",
-                ),
-                io.String.Input(
-                    "prompt",
-                    default="",
-                    multiline=True,
-                    tooltip='For custom style only. A beginning, such as "A photo of", is '
-                    "continued and kept; a prompt that ends in a colon or a question mark is "
-                    "answered and left out of the caption.",
-                ),
+                io.Image.Input("image", tooltip="One image or a batch, of any size."),
+                *prompt_inputs(),
                 io.Int.Input(
                     "max_new_tokens",
                     default=128,
                     min=1,
                     max=1024,
-                    tooltip="Where a caption is cut off at the latest. A box takes 4 tokens.",
+                    tooltip="Longest caption in tokens; a word is about one token, a box takes 4.",
                 ),
-                batch_size_input("Pictures"),
+                batch_size_input("Images"),
                 io.Combo.Input(
                     "decoding",
                     options=["greedy", "beam", "sample"],
                     default="greedy",
                     optional=True,
-                    tooltip="greedy: the likeliest word each time. beam: the likeliest of several "
-                    "texts, slower. sample: words are drawn, so that each seed tells another "
-                    "story.",
+                    tooltip="greedy: the most probable token each time. beam: beam search, slower "
+                    "and often better. sample: tokens are drawn at random, so a different seed "
+                    "gives a different caption.",
                 ),
                 io.Int.Input(
                     "beams",
@@ -72,7 +59,7 @@ class GroundedCaption(io.ComfyNode):
                     min=2,
                     max=32,
                     optional=True,
-                    tooltip="For beam only: how many texts are followed at once.",
+                    tooltip="For beam only: number of beams. Memory and time grow with it.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -81,8 +68,7 @@ class GroundedCaption(io.ComfyNode):
                     max=5.0,
                     step=0.05,
                     optional=True,
-                    tooltip="For sample only: below 1 likely words become likelier, above 1 "
-                    "unlikely ones do.",
+                    tooltip="For sample only: below 1 the captions vary less, above 1 more.",
                 ),
                 io.Float.Input(
                     "top_p",
@@ -91,53 +77,41 @@ class GroundedCaption(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="For sample only: draw from the likeliest words that together have "
-                    "this probability.",
+                    tooltip="For sample only (nucleus sampling): draw from the most probable "
+                    "tokens that together have this probability. 1: from all.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
+                seed_input(
+                    "For sample only: a different seed gives a different caption. The batch size "
+                    "does not change the result.",
                     optional=True,
-                    tooltip="For sample only: the same seed draws the same words for the same "
-                    "picture of a batch, whatever the batch size.",
                 ),
-                io.Combo.Input(
-                    "language",
-                    options=LANGUAGES,
-                    default=ENGLISH,
-                    optional=True,
-                    tooltip="The brief and detailed prompts ask for this language. Kosmos-2 itself "
-                    "knows little but English: TranslateCaption translates and keeps the boxes.",
-                ),
+                caption_language_input(),
             ],
             outputs=[
                 io.String.Output(
                     display_name="captions",
                     is_output_list=True,
-                    tooltip="One plain text per picture.",
+                    tooltip="One plain text per image.",
                 ),
                 GROUNDING.Output(
                     display_name="grounding", tooltip="The captions, their phrases and boxes."
                 ),
                 io.Image.Output(
                     display_name="annotated",
-                    tooltip="The pictures with boxes, labels and captions drawn.",
+                    tooltip="The images with boxes, labels and captions drawn.",
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="1 inside any box, one mask per picture."
+                    display_name="mask", tooltip="1 inside any box, one mask per image."
                 ),
                 BBOX.Output(
                     display_name="bbox",
                     is_output_list=True,
-                    tooltip="For each picture its boxes, [x0, y0, x1, y1] in pixels.",
+                    tooltip="The boxes of each image, [x0, y0, x1, y1] in pixels.",
                 ),
                 io.String.Output(
                     display_name="json",
                     is_output_list=True,
-                    tooltip="For each picture its caption, phrases and boxes (in 0..1) as JSON.",
+                    tooltip="Caption, phrases and boxes (in 0..1) of each image as JSON.",
                 ),
             ],
         )
@@ -158,48 +132,42 @@ class GroundedCaption(io.ComfyNode):
         seed: int = 0,
         language: str = ENGLISH,
     ) -> io.NodeOutput:
-        """Describe the pictures."""
+        """Caption the images."""
         from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
         from ..kosmos.box_conversion import boxes_to_pixels
         from ..kosmos.files.grounding_json import grounded_text_to_dict, grounded_text_to_json
-        from ..kosmos.generate.caption import BRIEF, DETAILED, caption
+        from ..kosmos.generate.caption import caption
         from ..kosmos.generate.decoding import GREEDY, Decoding
         from ..kosmos.grounding import Grounding
 
-        if style == "custom" and not prompt.strip():
-            raise UserError(
-                'The prompt is empty: write one, or choose the style "brief" or "detailed".'
-            )
-        if style != "custom":
-            prompt = BRIEF if style == "brief" else DETAILED
-            prompt = prompt_in(language, prompt, detailed=style == "detailed")
-        ways = {
+        prompt = caption_prompt(style, prompt, language)
+        decodings = {
             "greedy": GREEDY,
             "beam": Decoding(beams=beams),
             "sample": Decoding(temperature=temperature, top_p=top_p, seed=seed),
         }
         host.load_to_device(kosmos.patcher)
-        seen = caption(
+        texts = caption(
             kosmos,
             image,
             prompt,
-            decoding=ways[decoding],
+            decoding=decodings[decoding],
             max_new_tokens=max_new_tokens,
-            batching=watched(len(image), batch_size),
+            batching=batch_options(len(image), batch_size),
         )
-        check_language(language, [grounded.caption for grounded in seen])
+        check_language(language, [text.caption for text in texts])
         height, width = image.shape[1:3]
         return io.NodeOutput(
-            [grounded.caption for grounded in seen],
-            Grounding(tuple(seen)),
-            draw_boxes_batch(image, seen),
-            torch.stack([boxes_to_mask(grounded, height, width) for grounded in seen]),
-            [boxes_to_pixels(grounded.boxes, width, height) for grounded in seen],
-            [grounded_text_to_json(grounded, width, height) for grounded in seen],
+            [text.caption for text in texts],
+            Grounding(tuple(texts)),
+            draw_boxes_batch(image, texts),
+            torch.stack([boxes_to_mask(text, height, width) for text in texts]),
+            [boxes_to_pixels(text.boxes, width, height) for text in texts],
+            [grounded_text_to_json(text, width, height) for text in texts],
             ui={
                 "grounded": [
-                    picture | grounded_text_to_dict(grounded, width, height)
-                    for picture, grounded in zip(panel_data.pictures(image), seen, strict=True)
+                    address | grounded_text_to_dict(text, width, height)
+                    for address, text in zip(panel_data.pictures(image), texts, strict=True)
                 ]
             },
         )

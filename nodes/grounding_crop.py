@@ -1,26 +1,20 @@
-"""Cuts boxes out of pictures."""
+"""The node that crops boxes out of images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from .region_inputs import box_choice_inputs, chosen_boxes, no_box_message
+from .image_inputs import split_images
+from .region_inputs import no_box_message, selected_boxes, selection_inputs
 from .sockets import BBOX
-
-if TYPE_CHECKING:
-    from ..kosmos.grounding import Grounding
-    from ..kosmos.select_boxes import Selection
-
-CATEGORY = "Kosmos DreamBooth/look"
-ASPECTS = ["box", "picture", "square"]
 
 
 class GroundingCrop(io.ComfyNode):
-    """Cuts boxes out of pictures."""
+    """Crops of boxes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,19 +22,20 @@ class GroundingCrop(io.ComfyNode):
         return io.Schema(
             node_id="GroundingCrop",
             display_name="Grounding Crop",
-            category=CATEGORY,
-            description="Cuts what was seen out of the pictures: every box, those of a phrase, or "
-            "one.",
+            category="Kosmos DreamBooth/vision",
+            description="Crops boxes out of images: every box of a grounding, those of a phrase, "
+            "or one.",
             is_input_list=True,
             inputs=[
-                *box_choice_inputs(),
+                *selection_inputs(),
                 io.Combo.Input(
                     "aspect",
-                    options=ASPECTS,
+                    options=["box", "picture", "square"],
                     default="box",
                     optional=True,
-                    tooltip="Shape of a crop. box: as the box is. picture, square: the box and as "
-                    "much around it as gives that shape, as far as the picture goes.",
+                    tooltip="Aspect ratio of a crop. box: that of the box. picture, square: the "
+                    "box is enlarged to the aspect ratio of the image or to a square, as far as "
+                    "the image reaches.",
                 ),
                 io.Int.Input(
                     "size",
@@ -48,20 +43,20 @@ class GroundingCrop(io.ComfyNode):
                     min=0,
                     max=8192,
                     optional=True,
-                    tooltip="Scale each crop until its longer side has so many pixels; its shape "
-                    "is kept. 0: leave the pixels as they are.",
+                    tooltip="Resize each crop to so many pixels on its longer side; the aspect "
+                    "ratio stays. 0: no resizing.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="crops",
                     is_output_list=True,
-                    tooltip="Picture after picture, a crop for each chosen box.",
+                    tooltip="A crop for each selected box, image after image.",
                 ),
                 BBOX.Output(
                     display_name="bbox",
                     is_output_list=True,
-                    tooltip="For each crop where it was cut out, in pixels of its picture.",
+                    tooltip="For each crop its place, in pixels of the image it was cut from.",
                 ),
             ],
         )
@@ -70,33 +65,26 @@ class GroundingCrop(io.ComfyNode):
     def execute(
         cls,
         image: list[torch.Tensor],
-        select: list[str],
-        phrase: list[str],
-        box_index: list[int],
-        padding: list[float],
-        grounding: list[Grounding] | None = None,
-        bbox: list[object] | None = None,
         aspect: list[str] | None = None,
         size: list[int] | None = None,
+        **selection: Any,
     ) -> io.NodeOutput:
-        """Cut the boxes out."""
+        """Crop the boxes; selection: the other inputs, as `selected_boxes` takes them."""
         from ..kosmos.box_conversion import window
         from ..kosmos.crop import cut, shaped
 
-        images = [picture for batch in image for picture in batch]
-        how = cast("Selection", select[0])
-        chosen = chosen_boxes(images, grounding, bbox, how, phrase[0], box_index[0], padding[0])
-        if not any(chosen):
-            raise UserError(
-                no_box_message(" to cut out: select another one", how, phrase[0], box_index[0])
-            )
+        images = split_images(image)
+        selected = selected_boxes(images, **selection)
+        if not any(selected):
+            raise UserError(f"{no_box_message(**selection)} to crop: select other boxes.")
         crops, windows = [], []
-        for picture, boxes in zip(images, chosen, strict=True):
-            height, width = picture.shape[:2]
-            shape = {"box": None, "picture": width / height, "square": 1.0}[(aspect or ["box"])[0]]
+        for one, boxes in zip(images, selected, strict=True):
+            height, width = one.shape[:2]
+            ratios = {"box": None, "picture": width / height, "square": 1.0}
+            ratio = ratios[(aspect or ["box"])[0]]
             for box in boxes:
                 pixels = window(box, width, height)
-                pixels = pixels if shape is None else shaped(pixels, width, height, shape)
+                pixels = pixels if ratio is None else shaped(pixels, width, height, ratio)
                 windows.append(pixels)
-                crops.append(cut(picture, pixels, (size or [0])[0]))
-        return io.NodeOutput(crops, [[list(one)] for one in windows])
+                crops.append(cut(one, pixels, (size or [0])[0]))
+        return io.NodeOutput(crops, [[list(pixels)] for pixels in windows])

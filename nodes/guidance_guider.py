@@ -11,8 +11,6 @@ from ..diffusion.sample.guidance import GuidanceOptions as Options
 from . import host
 from .sockets import GUIDANCE
 
-CATEGORY = "Kosmos DreamBooth/generate"
-
 
 class GuidanceGuider(io.ComfyNode):
     """GUIDER for core's SamplerCustomAdvanced."""
@@ -23,7 +21,7 @@ class GuidanceGuider(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceGuider",
             display_name="Guidance Guider",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/generate",
             description="Guidance Options for any model of ComfyUI's own, in Sampler Custom "
             "Advanced: rescale, an interval outside which each step takes half the work, a "
             "schedule and zero-init.",

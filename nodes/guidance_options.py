@@ -8,8 +8,6 @@ from ..diffusion.sample.guidance import SCHEDULES
 from ..diffusion.sample.guidance import GuidanceOptions as Options
 from .sockets import GUIDANCE
 
-CATEGORY = "Kosmos DreamBooth/generate"
-
 
 class GuidanceOptions(io.ComfyNode):
     """GUIDANCE for CFGSampler and GuidanceGuider."""
@@ -20,7 +18,7 @@ class GuidanceOptions(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceOptions",
             display_name="Guidance Options",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/generate",
             description="Says where on the way from noise to picture guidance works, how strongly, "
             "and how much of the contrast that it adds is taken back. The defaults change nothing.",
             inputs=[

@@ -16,7 +16,6 @@ from .text_inputs import text_lines
 if TYPE_CHECKING:
     pass
 
-CATEGORY = "Kosmos DreamBooth/generate"
 HUB_MODELS = [
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-xl-base-1.0",
@@ -32,9 +31,9 @@ class LoadDiffusion(io.ComfyNode):
         return io.Schema(
             node_id="LoadDiffusion",
             display_name="Load Diffusion",
-            category=CATEGORY,
-            description="Loads a Stable Diffusion model to paint with and to personalise. "
-            "The sandbox is a small one that comes with the pack and runs on any computer.",
+            category="Kosmos DreamBooth/generate",
+            description="Loads a Stable Diffusion model to paint with and to personalise. The "
+            "sandbox is a small one that comes with the pack and runs on any computer.",
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -53,8 +52,8 @@ class LoadDiffusion(io.ComfyNode):
                     "dtype",
                     options=["auto", *host.DTYPES],
                     default="auto",
-                    tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the "
-                    "half precision that it does well.",
+                    tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the half "
+                    "precision that it does well.",
                 ),
                 io.String.Input(
                     "loras",

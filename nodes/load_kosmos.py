@@ -1,4 +1,4 @@
-"""Loads a Kosmos-2 and hands it to ComfyUI's memory management."""
+"""The node that loads Kosmos-2."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..kosmos.kosmos_model import Kosmos
 from ..shared.errors import UserError
 from . import host, hub_models
 from .sockets import KOSMOS
+from .text_inputs import text_lines
 
 if TYPE_CHECKING:
     from ..kosmos.load import Attention
@@ -22,7 +23,7 @@ SANDBOX = "sandbox"
 
 
 class LoadKosmos(io.ComfyNode):
-    """Loads a Kosmos-2 and hands it to ComfyUI's memory management."""
+    """A Kosmos-2 under ComfyUI's memory management."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,39 +31,39 @@ class LoadKosmos(io.ComfyNode):
         return io.Schema(
             node_id="LoadKosmos",
             display_name="Load Kosmos-2",
-            category="Kosmos DreamBooth/look",
-            description="Loads Kosmos-2, a model that describes pictures and points at what it "
-            "names.",
+            category="Kosmos DreamBooth/vision",
+            description="Loads Kosmos-2, a vision-language model that captions images and returns "
+            "boxes for what it names.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=hub_models.choices("kosmos", hub_models.KOSMOS, SANDBOX),
                     default=SANDBOX,
-                    tooltip='"sandbox" is the small model that comes with the pack and knows its '
-                    "drawn world only. Then come the folders in models/kosmos, ONNX exports too. "
-                    "microsoft/kosmos-2-patch14-224 is downloaded on first use (6.7 GB).",
+                    tooltip="sandbox is the small model that comes with the pack and knows only "
+                    "its drawn scenes. Then come the folders in models/kosmos, ONNX exports "
+                    "included. microsoft/kosmos-2-patch14-224 is downloaded on first use (6.7 GB).",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", "fp32", "fp16", "bf16"],
                     default="auto",
-                    tooltip="Precision of the weights. auto: half on a GPU, and for a large model "
-                    "on a CPU that computes in bf16; fp32 otherwise.",
+                    tooltip="Precision of the weights. auto: fp16 or bf16 on a GPU, bf16 for a "
+                    "large model on a CPU that supports it, fp32 otherwise.",
                 ),
                 io.Combo.Input(
                     "attention",
                     options=["auto", "sdpa", "eager"],
                     default="auto",
-                    tooltip="How attention is computed. auto: sdpa, PyTorch's fused attention. "
-                    "eager is slower and takes more memory, but computes every step openly.",
+                    tooltip="Attention implementation. auto: sdpa, PyTorch's scaled dot product "
+                    "attention. eager: plain matrix products, slower and with more memory.",
                 ),
                 io.String.Input(
                     "loras",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="LoRA files in models/loras to merge into the weights, one a line; "
-                    "FineTuneCaptions puts them into kosmos/.",
+                    tooltip="LoRA files in models/loras to merge into the weights, one per line. "
+                    "Fine-tune Captions saves its LoRAs in models/loras/kosmos.",
                 ),
             ],
             outputs=[KOSMOS.Output(display_name="kosmos", tooltip="The loaded model.")],
@@ -82,28 +83,31 @@ class LoadKosmos(io.ComfyNode):
         folder = sandbox.KOSMOS if model == SANDBOX else hub_models.folder("kosmos", model)
         if is_export(folder):
             return io.NodeOutput(_load_export(folder, model, loras))
-        rest = unquantized_dtype(folder)
-        chosen = rest or host.torch_dtype(dtype, dtype_on_cpu(folder))
-        kosmos = load_kosmos(folder, chosen, attention)
-        if rest is not None:
+        quantized_dtype = unquantized_dtype(folder)
+        weight_dtype = quantized_dtype or host.torch_dtype(dtype, dtype_on_cpu(folder))
+        kosmos = load_kosmos(folder, weight_dtype, attention)
+        if quantized_dtype is not None:
             use_fast_cpu_kernels(kosmos.model, model, host.device_type())
-        if loras.strip():
-            require_unquantized(kosmos.model, model, "merge LoRAs into the model as it was before")
+        names = text_lines(loras)
+        if names:
+            require_unquantized(
+                kosmos.model, model, "merge LoRAs into the model before quantizing it"
+            )
         kosmos = dataclasses.replace(kosmos, name=model)
-        for line in filter(None, map(str.strip, loras.splitlines())):
-            kosmos = merge_lora(kosmos, host.resolve("loras", line))
+        for name in names:
+            kosmos = merge_lora(kosmos, host.resolve("loras", name))
         patcher = host.register_model(kosmos.model)
         return io.NodeOutput(dataclasses.replace(kosmos, patcher=patcher))
 
 
 def _load_export(folder: Path, name: str, loras: str) -> Kosmos:
-    """Load what ExportModel wrote; it computes on the CPU, outside ComfyUI's memory management."""
+    """Load an ONNX export, which runs on the CPU, outside ComfyUI's memory management."""
     from ..export.onnx_kosmos import load_onnx_kosmos
 
     if loras.strip():
         raise UserError(
             f'"{name}" is an export, into which no LoRA can be merged: leave loras empty, and '
-            "merge before you export."
+            "merge the LoRA before the export."
         )
     kosmos = load_onnx_kosmos(folder)
     return dataclasses.replace(kosmos, name=name, patcher=host.register_model(kosmos.model))

@@ -19,7 +19,6 @@ from .sockets import (
 )
 from .training import run_monitor, run_outputs
 
-CATEGORY = "Kosmos DreamBooth/personalise"
 NONE = "none"
 
 
@@ -32,7 +31,7 @@ class LoadTrainingRun(io.ComfyNode):
         return io.Schema(
             node_id="LoadTrainingRun",
             display_name="Load Training Run",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/training",
             description="Opens a run that DreamBoothTrain or FineTuneCaptions left in "
             "output/dreambooth, finished or not, and loads the model as it was at one of the "
             "checkpoints that are kept.",

@@ -14,7 +14,6 @@ from .training import publish
 if TYPE_CHECKING:
     from ..training.dreambooth.textual_inversion import TokenEmbedding
 
-CATEGORY = "Kosmos DreamBooth/personalise"
 NONE = "none"
 
 
@@ -28,7 +27,7 @@ class MergeEmbeddings(io.ComfyNode):
         return io.Schema(
             node_id="MergeEmbeddings",
             display_name="Merge Embeddings",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/training",
             description="Puts two learned words into one, and saves it where ComfyUI's "
             "embedding:name finds it. With one alone it saves that under another name.",
             is_output_node=True,

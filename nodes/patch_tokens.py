@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from . import host, panel_data
-from .batch_inputs import watched
+from .batch_inputs import batch_options
 from .sockets import EMBEDDING, KOSMOS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class PatchTokens(io.ComfyNode):
         return io.Schema(
             node_id="PatchTokens",
             display_name="Patch Tokens",
-            category="Kosmos DreamBooth/look",
+            category="Kosmos DreamBooth/vision",
             description="Shows pictures as the grid of patches that Kosmos-2 sees: in colours that "
             "are alike where patches are alike, and by how like each patch is to a phrase or to a "
             "patch of your choice.",
@@ -73,8 +73,8 @@ class PatchTokens(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="colours",
-                    tooltip="The first three principal components of the patches as red, green "
-                    "and blue, in the pictures' size.",
+                    tooltip="The first three principal components of the patches as red, green and "
+                    "blue, in the pictures' size.",
                 ),
                 io.Image.Output(
                     display_name="overlay",
@@ -118,7 +118,7 @@ class PatchTokens(io.ComfyNode):
         features = encode_patches(kosmos, image)
         if compare_with == "phrase":
             text = phrase.strip()
-            batching = watched(len(image) * grid_side(kosmos) ** 2, 0)
+            batching = batch_options(len(image) * grid_side(kosmos) ** 2, 0)
             maps = phrase_similarity(kosmos, features, text, batching)
         else:
             text = f"patch in row {row}, column {column}"

@@ -14,8 +14,6 @@ from .sockets import DIFFUSION, PRIORS
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
-CATEGORY = "Kosmos DreamBooth/generate"
-
 
 class PriorGenerator(io.ComfyNode):
     """Class pictures, kept on disk."""
@@ -26,9 +24,9 @@ class PriorGenerator(io.ComfyNode):
         return io.Schema(
             node_id="PriorGenerator",
             display_name="Prior Generator",
-            category=CATEGORY,
-            description="Paints pictures of the class with the model itself, so that training on "
-            "a subject does not change what the model knows of its class. They are kept in "
+            category="Kosmos DreamBooth/generate",
+            description="Paints pictures of the class with the model itself, so that training on a "
+            "subject does not change what the model knows of its class. They are kept in "
             "output/priors: only those that are missing are painted.",
             inputs=[
                 DIFFUSION.Input("diffusion", tooltip="The model before it is trained."),
@@ -49,8 +47,8 @@ class PriorGenerator(io.ComfyNode):
                     min=1.0,
                     max=50.0,
                     step=0.1,
-                    tooltip="How strictly to follow the prompt; 1 is without guidance. A low "
-                    "value keeps the class diverse.",
+                    tooltip="How strictly to follow the prompt; 1 is without guidance. A low value "
+                    "keeps the class diverse.",
                 ),
                 io.Int.Input(
                     "seed",

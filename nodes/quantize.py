@@ -55,9 +55,9 @@ class Quantize(io.ComfyNode):
                     options=FORMATS,
                     default="int8",
                     tooltip="int8: 8-bit weights, the safest. int8 dynamic: inputs too, faster on "
-                    "a CPU. int4: half of int8, and it shows. int4 awq: watches the model at "
-                    "work first, and stays nearer to it. fp8: for NVIDIA GPUs since Ada. bf16 and "
-                    "fp16 only cast, and need no further package; the others need torchao.",
+                    "a CPU. int4: half of int8, and it shows. int4 awq: watches the model at work "
+                    "first, and stays nearer to it. fp8: for NVIDIA GPUs since Ada. bf16 and fp16 "
+                    "only cast, and need no further package; the others need torchao.",
                 ),
                 io.String.Input(
                     "keep",

@@ -1,13 +1,14 @@
-"""The inputs by which nodes choose boxes, and the boxes they choose."""
+"""The inputs of GroundingToMask and GroundingCrop, and the boxes that they select."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from .image_inputs import grounded_texts, one_per_image
 from .sockets import BBOX, GROUNDING
 
 if TYPE_CHECKING:
@@ -15,28 +16,29 @@ if TYPE_CHECKING:
     from ..kosmos.select_boxes import Selection
 
 
-def box_choice_inputs() -> list[io.Input]:
-    """The inputs by which GroundingToMask and GroundingCrop choose boxes."""
+def selection_inputs() -> list[io.Input]:
+    """The images, their boxes, and the widgets that select among the boxes."""
     return [
-        io.Image.Input("image", tooltip="The pictures that were looked at: a batch, or a list."),
+        io.Image.Input("image", tooltip="The images that the boxes belong to: a batch, or a list."),
         io.Combo.Input(
             "select",
             options=["all", "phrase", "index"],
             default="all",
             tooltip="all: every box. phrase: the boxes of phrases that contain the words below. "
-            "index: one box of each picture.",
+            "index: one box of each image.",
         ),
         io.String.Input(
             "phrase",
             default="",
-            tooltip="For phrase only: whole words, such as 'dog' or 'red dog', in any case.",
+            tooltip="For phrase only: whole words, such as 'dog' or 'red dog'; upper and lower "
+            "case are the same.",
         ),
         io.Int.Input(
             "box_index",
             default=0,
             min=0,
             max=9999,
-            tooltip="For index only: which box of a picture, in reading order, counted from 0.",
+            tooltip="For index only: the number of the box in its image, in reading order from 0.",
         ),
         io.Float.Input(
             "padding",
@@ -44,7 +46,8 @@ def box_choice_inputs() -> list[io.Input]:
             min=0.0,
             max=4.0,
             step=0.01,
-            tooltip="Room around each box, as a share of its longer side.",
+            tooltip="Margin around each box, as a fraction of its longer side: 0.1 adds 10 % on "
+            "each side.",
         ),
         GROUNDING.Input(
             "grounding",
@@ -55,54 +58,48 @@ def box_choice_inputs() -> list[io.Input]:
             "bbox",
             optional=True,
             tooltip="Boxes from another node, in place of a grounding: [x0, y0, x1, y1] in pixels "
-            "(or with x, y, width and height), a list for each picture, or one for all.",
+            "(or with x, y, width and height), a list for each image, or one for all.",
         ),
     ]
 
 
-def chosen_boxes(
+def selected_boxes(
     images: list[torch.Tensor],
-    grounding: list[Grounding] | None,
-    bbox: list[object] | None,
-    select: Selection,
-    phrase: str,
-    box_index: int,
-    padding: float,
+    select: list[str],
+    phrase: list[str],
+    box_index: list[int],
+    padding: list[float],
+    grounding: list[Grounding] | None = None,
+    bbox: list[object] | None = None,
 ) -> list[list[Box]]:
-    """Return each picture's chosen boxes, padded, in 0..1."""
+    """Return each image's selected boxes, padded, in 0..1; the arguments are the node's inputs.
+
+    Raises UserError when there are boxes for another number of images, or bbox has no phrases.
+    """
     from ..kosmos.select_boxes import choose_boxes, pad
 
-    seen = _seen(images, grounding, bbox)
-    if bbox and select == "phrase":
+    texts = _boxes_as_texts(images, bbox) if bbox else grounded_texts(grounding or [], len(images))
+    if bbox and select[0] == "phrase":
         raise UserError("The boxes of a bbox have no phrases: select all or index.")
+    selection = cast("Selection", select[0])
     return [
-        [pad(box, padding) for box in choose_boxes(each, select, phrase, box_index)]
-        for each in seen
+        [pad(box, padding[0]) for box in choose_boxes(text, selection, phrase[0], box_index[0])]
+        for text in texts
     ]
 
 
-def _seen(
-    images: list[torch.Tensor], grounding: list[Grounding] | None, bbox: list[object] | None
-) -> list[GroundedText]:
+def _boxes_as_texts(images: list[torch.Tensor], bbox: list[object]) -> list[GroundedText]:
+    """Return for each image an empty text with one phrase that has the image's boxes."""
     from ..kosmos.box_conversion import boxes_from_pixels
     from ..kosmos.grounding import GroundedText, Phrase
 
-    seen = [picture for part in grounding or [] for picture in part.pictures]
-    given = bbox * len(images) if bbox and len(bbox) == 1 else bbox or seen
-    if len(given) != len(images):
-        raise UserError(
-            f"There are {len(images)} pictures but boxes for {len(given)}: connect a grounding or "
-            "a bbox that was made from the same pictures."
-        )
-    if not bbox:
-        return seen
     return [
-        GroundedText("", (Phrase("", 0, 0, tuple(boxes_from_pixels(one, *image.shape[1::-1]))),))
-        for image, one in zip(images, given, strict=True)
+        GroundedText("", (Phrase("", 0, 0, tuple(boxes_from_pixels(box, *image.shape[1::-1]))),))
+        for image, box in zip(images, one_per_image(bbox, len(images), "bbox"), strict=True)
     ]
 
 
-def no_box_message(seen: str, select: str, phrase: str, box_index: int) -> str:
-    """Return what a message says when no image has a chosen box."""
-    wanted = {"all": "a box", "phrase": f'"{phrase}"', "index": f"a box {box_index}"}[select]
-    return f"No picture has {wanted}{seen}."
+def no_box_message(select: list[str], phrase: list[str], box_index: list[int], **_: Any) -> str:
+    """Return a message that names the selection, of which no image has a box."""
+    selected = {"all": "a box", "phrase": f'"{phrase[0]}"', "index": f"a box {box_index[0]}"}
+    return f"No image has {selected[select[0]]}"

@@ -25,8 +25,6 @@ from .sockets import (
 )
 from .training import publish, run_monitor, run_outputs
 
-CATEGORY = "Kosmos DreamBooth/personalise"
-
 
 class ResumeTraining(io.ComfyNode):
     """More steps for a run, or another way on from one of its checkpoints."""
@@ -37,9 +35,9 @@ class ResumeTraining(io.ComfyNode):
         return io.Schema(
             node_id="ResumeTraining",
             display_name="Resume Training",
-            category=CATEGORY,
-            description="Goes on with a run from the checkpoint that LoadTrainingRun chose: to "
-            "the end that it had, to a later one, or, under a new name, with other settings.",
+            category="Kosmos DreamBooth/training",
+            description="Goes on with a run from the checkpoint that LoadTrainingRun chose: to the "
+            "end that it had, to a later one, or, under a new name, with other settings.",
             is_output_node=True,
             inputs=[
                 TRAINING_RUN.Input("run", tooltip="From LoadTrainingRun."),

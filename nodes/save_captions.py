@@ -1,4 +1,4 @@
-"""Writes captions to files."""
+"""The node that writes captions to files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host
+from .caption_inputs import file_format_input
+from .image_inputs import grounded_texts, split_images
 from .sockets import GROUNDING
+from .text_inputs import text_lines
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import Grounding
 
-CATEGORY = "Kosmos DreamBooth/look"
-FORMATS = ["txt", "json", "txt and json"]
-
 
 class SaveCaptions(io.ComfyNode):
-    """Writes captions to files."""
+    """Caption files, JSON and COCO annotations."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,41 +29,38 @@ class SaveCaptions(io.ComfyNode):
         return io.Schema(
             node_id="SaveCaptions",
             display_name="Save Captions",
-            category=CATEGORY,
-            description="Saves captions as text for trainers, as JSON with their boxes, or as a "
-            "COCO set: in the output folder, with the pictures if wanted, or beside the pictures "
-            "they were made from.",
+            category="Kosmos DreamBooth/vision",
+            description="Saves captions as text files for training, as JSON with their boxes, or "
+            "as a COCO dataset: in the output folder, with or without the images, or next to the "
+            "original images in the input folder.",
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Image.Input("image", tooltip="The pictures: a batch, or a list of any sizes."),
-                GROUNDING.Input("grounding", tooltip="Their captions and boxes."),
+                io.Image.Input(
+                    "image", tooltip="The images: a batch, or a list of images of any size."
+                ),
+                GROUNDING.Input("grounding", tooltip="The captions and boxes of the images."),
                 io.String.Input(
                     "folder",
                     default="captions",
-                    tooltip="A folder inside ComfyUI's output folder; it is made when needed.",
+                    tooltip="A folder inside ComfyUI's output folder; it is created when needed.",
                 ),
-                io.Combo.Input(
-                    "format",
-                    options=FORMATS,
-                    default="txt",
-                    tooltip="txt: the caption alone, as trainers read it. json: with phrases and "
-                    "boxes.",
-                ),
+                file_format_input(),
                 io.Boolean.Input(
                     "save_images",
                     default=True,
-                    tooltip="Also save the pictures, as PNG beside their captions.",
+                    tooltip="Also save the images, as PNG next to their caption files.",
                 ),
                 io.Boolean.Input(
                     "coco",
                     default=False,
-                    tooltip="Also write coco_instances.json and coco_captions.json about the set.",
+                    tooltip="Also write COCO annotations of all images: coco_instances.json and "
+                    "coco_captions.json.",
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Replace files that are there. Off: unnamed pictures get the next free "
+                    tooltip="Replace existing files. Off: images without a name get the next free "
                     "numbers, and a name that is taken is an error.",
                 ),
                 io.String.Input(
@@ -71,22 +68,22 @@ class SaveCaptions(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The pictures' file names, one a line, if their captions shall have "
-                    "the same names. Empty: picture_00001 and so on.",
+                    tooltip="File names of the images, one per line; the caption files get the "
+                    "same names. Empty: picture_00001 and so on.",
                 ),
                 io.Boolean.Input(
                     "beside_inputs",
                     default=False,
                     optional=True,
-                    tooltip="Write beside the named files in ComfyUI's input folder, in place of "
-                    "the output folder; the pictures themselves are left as they are.",
+                    tooltip="Write the captions next to the files named above, in ComfyUI's input "
+                    "folder instead of the output folder; the images are not changed.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="paths",
                     is_output_list=True,
-                    tooltip="Where each picture's caption went.",
+                    tooltip="The path of each caption file.",
                 )
             ],
         )
@@ -115,71 +112,66 @@ class SaveCaptions(io.ComfyNode):
         )
         from ..kosmos.files.coco import CaptionedImage
 
-        images = [picture for batch in image for picture in batch]
-        seen = [picture for part in grounding for picture in part.pictures]
-        if len(seen) != len(images):
-            raise UserError(
-                f"There are {len(images)} pictures but captions for {len(seen)}: connect the "
-                "grounding that was made from the same pictures."
-            )
-        named = [line.strip() for text in files or [] for line in text.splitlines() if line.strip()]
-        beside = bool(beside_inputs and beside_inputs[0])
-        pictures = _paths(named, len(images), folder[0].strip(), beside, overwrite[0])
+        images = split_images(image)
+        texts = grounded_texts(grounding, len(images))
+        next_to_inputs = bool(beside_inputs and beside_inputs[0])
+        names = text_lines(*(files or []))
+        paths = _paths(names, len(images), folder[0].strip(), next_to_inputs, overwrite[0])
         entries = [
-            CaptionedImage(path.name, picture.shape[1], picture.shape[0], text)
-            for path, picture, text in zip(pictures, images, seen, strict=True)
+            CaptionedImage(path.name, one.shape[1], one.shape[0], text)
+            for path, one, text in zip(paths, images, texts, strict=True)
         ]
-        written: dict[Path, str] = {}
-        for path, entry in zip(pictures, entries, strict=True):
-            written |= caption_file_contents(path, entry, format[0])
+        files_to_write: dict[Path, str] = {}
+        for path, entry in zip(paths, entries, strict=True):
+            files_to_write |= caption_file_contents(path, entry, format[0])
         if coco[0]:
-            written |= coco_file_contents(pictures[0].parent, entries)
-        with_pictures = save_images[0] and not beside
-        if with_pictures and not overwrite[0]:
-            require_absent([*written, *pictures])
-        write_files(written, overwrite=overwrite[0])
-        if with_pictures:
-            for path, picture in zip(pictures, images, strict=True):
-                write_image(path, picture)
-        paths = [str(caption_file_paths(path, format[0])[0]) for path in pictures]
-        host.show_text(f"{len(paths)} captions in {pictures[0].parent}")
-        return io.NodeOutput(paths)
+            files_to_write |= coco_file_contents(paths[0].parent, entries)
+        with_images = save_images[0] and not next_to_inputs
+        if with_images and not overwrite[0]:
+            require_absent([*files_to_write, *paths])
+        write_files(files_to_write, overwrite=overwrite[0])
+        if with_images:
+            for path, one in zip(paths, images, strict=True):
+                write_image(path, one)
+        caption_paths = [str(caption_file_paths(path, format[0])[0]) for path in paths]
+        host.show_text(f"{len(caption_paths)} captions in {paths[0].parent}")
+        return io.NodeOutput(caption_paths)
 
 
-def _paths(named: list[str], count: int, folder: str, beside: bool, overwrite: bool) -> list[Path]:
-    """Return where the pictures lie, or would lie, beside whose paths captions are written."""
-    if beside and not named:
+def _paths(
+    names: list[str], count: int, folder: str, next_to_inputs: bool, overwrite: bool
+) -> list[Path]:
+    """Return the path of each image; its caption file has the same path with another suffix."""
+    if next_to_inputs and not names:
+        raise UserError("beside_inputs needs the images' file names: name them in files.")
+    if names and len(names) != count:
         raise UserError(
-            "beside_inputs needs to know the pictures' files: name them in files, one a line."
+            f"There are {count} images but {len(names)} names in files: give one for each."
         )
-    if named and len(named) != count:
-        raise UserError(
-            f"There are {count} pictures but {len(named)} names in files: give one for each."
-        )
-    if beside:
-        paths = [host.input_folder(name) for name in named]
-        gone = [path.name for path in paths if not path.is_file()]
-        if gone:
+    if next_to_inputs:
+        paths = [host.input_folder(name) for name in names]
+        absent = [path.name for path in paths if not path.is_file()]
+        if absent:
             raise UserError(
-                f'There is no "{gone[0]}" in ComfyUI\'s input folder: name the files as Load Image '
-                "does."
+                f'There is no "{absent[0]}" in ComfyUI\'s input folder: name the files as Load '
+                "Image does."
             )
         return paths
-    place = host.output_folder(folder)
-    if named:
-        names = [Path(name.replace("\\", "/")).stem for name in named]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UserError(f'Two files are called "{twice}": give each its own name.')
-        return [host.output_folder(folder, f"{name}.png") for name in names]
-    first = 1 if overwrite else _next_number(place)
-    return [place / f"picture_{first + k:05}.png" for k in range(count)]
+    output = host.output_folder(folder)
+    if names:
+        stems = [Path(name.replace("\\", "/")).stem for name in names]
+        repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
+        if repeated is not None:
+            raise UserError(f'Two files are called "{repeated}": give each its own name.')
+        return [host.output_folder(folder, f"{stem}.png") for stem in stems]
+    first = 1 if overwrite else _next_number(output)
+    return [output / f"picture_{first + k:05}.png" for k in range(count)]
 
 
-def _next_number(place: Path) -> int:
+def _next_number(folder: Path) -> int:
     numbers = [
         int(match[1])
-        for path in (place.iterdir() if place.is_dir() else [])
+        for path in (folder.iterdir() if folder.is_dir() else [])
         if (match := re.fullmatch(r"picture_(\d+)\.\w+", path.name))
     ]
     return max(numbers, default=0) + 1

@@ -13,7 +13,6 @@ from .sockets import DIFFUSION
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
-CATEGORY = "Kosmos DreamBooth/generate"
 FORMATS = ["checkpoint", "diffusers"]
 
 
@@ -26,7 +25,7 @@ class SaveDiffusion(io.ComfyNode):
         return io.Schema(
             node_id="SaveDiffusion",
             display_name="Save Diffusion",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/generate",
             description="Keeps a model, with all that was merged into it or learned, where "
             "ComfyUI's loaders find it. What is there already is kept: the new one gets a number.",
             is_output_node=True,

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..kosmos.grounding import GroundedText, Grounding
 
-CATEGORY = "Kosmos DreamBooth/personalise"
-
 
 class SubjectDataset(io.ComfyNode):
     """SUBJECT_DATASET from pictures and captions."""
@@ -36,15 +34,15 @@ class SubjectDataset(io.ComfyNode):
         return io.Schema(
             node_id="SubjectDataset",
             display_name="Subject Dataset",
-            category=CATEGORY,
-            description="Gives a subject a name: 3 to 5 pictures of it, a rare word that will "
-            "mean it, and captions in which that word stands in place of the subject's looks.",
+            category="Kosmos DreamBooth/training",
+            description="Gives a subject a name: 3 to 5 pictures of it, a rare word that will mean "
+            "it, and captions in which that word stands in place of the subject's looks.",
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="Pictures of one subject: a batch, or a list of any sizes. Best are "
-                    "3 to 5 with different backgrounds and poses.",
+                    tooltip="Pictures of one subject: a batch, or a list of any sizes. Best are 3 "
+                    "to 5 with different backgrounds and poses.",
                 ),
                 io.String.Input(
                     "token",

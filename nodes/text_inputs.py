@@ -1,13 +1,13 @@
-"""The lines of a text input."""
+"""Text inputs of several lines."""
 
 from __future__ import annotations
 
 from ..shared.errors import UserError
 
 
-def text_lines(text: str) -> list[str]:
-    """Return the lines that are not blank, stripped."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def text_lines(*texts: str) -> list[str]:
+    """Return the lines of all texts that are not blank, stripped."""
+    return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
 
 
 def required_lines(text: str, what: str) -> list[str]:

@@ -23,7 +23,6 @@ from .training.run_inputs import (
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
-CATEGORY = "Kosmos DreamBooth/personalise"
 PREVIEWS = 8
 
 
@@ -36,7 +35,7 @@ class TextualInversionTrain(io.ComfyNode):
         return io.Schema(
             node_id="TextualInversionTrain",
             display_name="Textual Inversion Train",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/training",
             description="Learns vectors for the subject's token and leaves every weight of the "
             "model as it is (textual inversion). The result is a file of a few kilobytes that "
             "ComfyUI reads as embedding:name.",
@@ -54,8 +53,8 @@ class TextualInversionTrain(io.ComfyNode):
                 ),
                 steps_input(
                     400,
-                    "Training steps; textual inversion takes more than a LoRA. A finished "
-                    "run goes on when you raise this.",
+                    "Training steps; textual inversion takes more than a LoRA. A finished run goes "
+                    "on when you raise this.",
                 ),
                 learning_rate_input(
                     1e-6, "Size of a step; 0 is 5e-3, which suits every model's size."

@@ -14,7 +14,6 @@ from .sockets import DIFFUSION
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
-CATEGORY = "Kosmos DreamBooth/generate"
 PREDICTIONS = {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}
 # diffusers' names for how the noise grows, and core's.
 BETAS = {
@@ -33,7 +32,7 @@ class ToComfyModel(io.ComfyNode):
         return io.Schema(
             node_id="ToComfyModel",
             display_name="To Comfy Model",
-            category=CATEGORY,
+            category="Kosmos DreamBooth/generate",
             description="Turns a model into ComfyUI's own MODEL, CLIP and VAE, for KSampler, CLIP "
             "Text Encode, VAE Decode and every other node. The pictures are the same.",
             inputs=[DIFFUSION.Input("diffusion", tooltip="The model, personalised or not.")],

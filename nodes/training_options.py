@@ -25,7 +25,7 @@ class TrainingOptions(io.ComfyNode):
         return io.Schema(
             node_id="TrainingOptions",
             display_name="Training Options",
-            category="Kosmos DreamBooth/personalise",
+            category="Kosmos DreamBooth/training",
             description="The other settings of a training run, for DreamBoothTrain and "
             "TextualInversionTrain. The defaults are what they use without this node.",
             inputs=[

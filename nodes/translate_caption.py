@@ -1,4 +1,4 @@
-"""The node that brings captions into other languages."""
+"""The node that translates captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = "none"
 
 
 class TranslateCaption(io.ComfyNode):
-    """Translates captions, boxes included."""
+    """Translated captions with their boxes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,31 +26,31 @@ class TranslateCaption(io.ComfyNode):
         return io.Schema(
             node_id="TranslateCaption",
             display_name="Translate Caption",
-            category="Kosmos DreamBooth/look",
-            description="Translates captions with a MarianMT, M2M100 or NLLB from disk, and keeps "
-            "each box on the words that name its thing.",
+            category="Kosmos DreamBooth/vision",
+            description="Translates captions with a local MarianMT, M2M100 or NLLB model, and "
+            "keeps each box with the words that it belongs to.",
             inputs=[
                 GROUNDING.Input("grounding", tooltip="English captions and their boxes."),
                 io.Combo.Input(
                     "translator",
                     options=[NONE, *host.list_models("translation")],
                     default=NONE,
-                    tooltip="A folder in models/translation in transformers' layout, such as "
+                    tooltip="A folder in models/translation in the transformers layout, such as "
                     "Helsinki-NLP/opus-mt-en-de or facebook/nllb-200-distilled-600M.",
                 ),
                 io.Combo.Input(
                     "language",
                     options=LANGUAGES,
                     default="German",
-                    tooltip="What to translate to. A MarianMT for one pair of languages knows only "
-                    "its own, whatever is chosen here.",
+                    tooltip="Language to translate to. A MarianMT model for one pair of languages "
+                    "always translates to its own.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="captions",
                     is_output_list=True,
-                    tooltip="One translated text per picture.",
+                    tooltip="One translated text per image.",
                 ),
                 GROUNDING.Output(
                     display_name="translated",
@@ -73,10 +73,10 @@ class TranslateCaption(io.ComfyNode):
         loaded = load_translator(host.resolve("translation", translator), host.torch_dtype("auto"))
         host.load_to_device(host.register_model(loaded.model))
         progress = host.Progress(100)
-        told = translate(
+        texts = translate(
             loaded,
             grounding.pictures,
             language,
             on_batch=lambda done, total: progress.step(100 * done // total),
         )
-        return io.NodeOutput([seen.caption for seen in told], Grounding(tuple(told)))
+        return io.NodeOutput([text.caption for text in texts], Grounding(tuple(texts)))

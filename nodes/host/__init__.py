@@ -25,6 +25,7 @@ from .device_memory import (
 from .folders import (
     address,
     clip_vocabulary,
+    folder_fingerprint,
     input_folder,
     list_models,
     model_file,
@@ -50,6 +51,7 @@ __all__ = [
     "core_model_around",
     "core_vae",
     "device_type",
+    "folder_fingerprint",
     "free_memory",
     "input_folder",
     "list_models",

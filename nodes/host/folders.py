@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path, PurePath
 
@@ -92,6 +93,13 @@ def output_folder(*parts: str) -> Path:
 def input_folder(*parts: str) -> Path:
     """Return ComfyUI's input folder, or a path inside it."""
     return _confined(Path(folder_paths.get_input_directory()), *parts)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return a hash of the path, time and size of each file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def temp_folder() -> Path:

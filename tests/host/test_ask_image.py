@@ -250,4 +250,4 @@ def test_boxes_of_other_pictures_are_one_sentence(graph: Graph, node: str) -> No
     found = ground(graph, graph.scenes(), "a house", verify=False)
     choice = {"select": "all", "phrase": "", "box_index": 0, "padding": 0.0}
     graph.show(graph.add(node, image=one, bbox=found(1), **choice)(1))
-    assert "There are 1 pictures but boxes for 2" in graph.refusal(node)
+    assert "There are 1 images but 2 entries in the bbox input" in graph.refusal(node)

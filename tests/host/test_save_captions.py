@@ -119,7 +119,7 @@ def test_a_picture_that_is_there_is_not_replaced(client: Client, server: ComfyUI
     ("settings", "words"),
     [
         ({"folder": "../elsewhere"}, "no name inside"),
-        ({"files": "one.png"}, "2 pictures but 1 names"),
+        ({"files": "one.png"}, "2 images but 1 names"),
         ({"beside_inputs": True}, "name them in files"),
         ({"beside_inputs": True, "files": "save_0.png\ngone.png"}, '"gone.png"'),
         ({"beside_inputs": True, "files": "save_0.png\n../gone.png"}, "no name inside"),
@@ -182,7 +182,7 @@ def test_a_folder_is_captioned_and_new_pictures_are_seen(client: Client, server:
     [
         ({"folder": "nowhere"}, "There is no folder"),
         ({"folder": "../output"}, "no name inside"),
-        ({"folder": "unlike/empty"}, "There is no picture"),
+        ({"folder": "unlike/empty"}, "There is no image"),
         ({"folder": "unlike/broken"}, "could be read"),
         ({"folder": "unlike", "language": "Korean"}, "The model cannot write Korean"),
         ({"folder": "unlike", "style": "custom"}, "The prompt is empty"),
