@@ -1,4 +1,1 @@
-"""Engine: load Stable Diffusion models, guide and sample them, keep prior pictures.
-
-It knows torch and diffusers, and nothing of ComfyUI.
-"""
+"""Load, sample and save Stable Diffusion models, and generate class images; without ComfyUI."""

@@ -1,4 +1,4 @@
-"""A UNet of any size, called as ComfyUI's own models are."""
+"""diffusers' UNet with the call signature of ComfyUI's own diffusion models."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from diffusers import UNet2DConditionModel
 
 
 class CoreUNet(torch.nn.Module):
-    """A copy of a UNet; its layers have diffusers' names, which LoRA files are written for.
+    """A copy of a UNet whose layers keep diffusers' names, which LoRA files refer to.
 
-    A copy, for ComfyUI merges LoRAs into the weights of a MODEL in their place.
+    It is a copy because ComfyUI merges LoRAs into the weights of a MODEL in place.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         copied = deepcopy(unet)
         if unet.config.addition_embed_type == "text_time":
-            copied.add_time_proj = torch.nn.Identity()  # ComfyUI has done that
-        self._call = (copied,)  # in a tuple, or every layer would have a second name
+            copied.add_time_proj = torch.nn.Identity()  # ComfyUI has applied it
+        self._unet = (copied,)  # in a tuple, so that it is not registered as a submodule
         for name, child in copied.named_children():
             self.add_module(name, child)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
+        """The weights' dtype."""
         return next(self.parameters()).dtype
 
     def forward(
@@ -36,15 +36,16 @@ class CoreUNet(torch.nn.Module):
         y: torch.Tensor | None = None,
         **_: object,
     ) -> torch.Tensor:
-        """The prediction for latents [N,C,h,w] at timesteps [N], told context [N,tokens,width].
+        """Predict for latents x [N,C,h,w] at timesteps [N] with context [N,tokens,width].
 
-        y: what XL is told besides, [N,width]: the prompt as a whole, then its place in the original
-            (`predict.frame`) as ComfyUI embeds it, each number in 256 features.
-        What else ComfyUI passes is for the insides of its own models (ControlNets, patches of
-        attention), which this one does not have.
+        y: XL's vector conditioning [N,width]: the pooled prompt embedding, then the six numbers of
+            `unet_forward.add_time_ids`, each as ComfyUI's embedding of 256 features.
+
+        ComfyUI's other arguments are for ControlNets and attention patches, which only work inside
+        its own models, and are ignored.
         """
-        unet, more = self._call[0], {}
+        unet, added = self._unet[0], None
         if y is not None:
-            place = 6 * unet.config.addition_time_embed_dim
-            more["added_cond_kwargs"] = {"text_embeds": y[:, :-place], "time_ids": y[:, -place:]}
-        return unet(x, timesteps, context, return_dict=False, **more)[0]
+            width = 6 * unet.config.addition_time_embed_dim
+            added = {"text_embeds": y[:, :-width], "time_ids": y[:, -width:]}
+        return unet(x, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]

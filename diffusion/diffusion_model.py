@@ -1,4 +1,4 @@
-"""The DIFFUSION socket: one Stable Diffusion model, ready to paint or to be trained."""
+"""The DIFFUSION socket: one Stable Diffusion model, ready for sampling or training."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """A latent diffusion model that reads CLIP: Stable Diffusion 1.x, 2.x or XL.
+    """Stable Diffusion 1.x, 2.x or XL: a latent diffusion model with CLIP text encoders.
 
-    The modules are in evaluation mode and ask for no gradients. Pictures are [B,H,W,3] floats in
-    0..1; latents are [B,C,H/f,W/f], scaled by `vae.config.scaling_factor`, with f = `vae_factor`.
+    The modules are in evaluation mode and need no gradients. Images are [B,H,W,3] floats in 0..1;
+    latents are [B,C,H/f,W/f], multiplied by `vae.config.scaling_factor`, with f = `vae_factor`.
 
     scheduler_config: diffusers' noise schedule and prediction type, as in scheduler_config.json.
     source: path of the folder or file the weights came from; `load_diffusion` reads it again.
-    name: what a person calls the model.
-    resolution: side in pixels of the square pictures that the model was trained on.
-    text_encoder_2, tokenizer_2: XL's second reader of prompts; None in 1.x and 2.x.
+    name: display name.
+    resolution: side in pixels of the square images that the model was trained on.
+    text_encoder_2, tokenizer_2: XL's second text encoder; None in 1.x and 2.x.
     loras: files whose weights are merged into the modules, in the order they were merged.
-    patcher: handle of whoever moves the modules between devices; the engine does not look at it.
+    patcher: ComfyUI's ModelPatcher, which moves the modules between devices; not used here.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -48,7 +48,7 @@ class Diffusion:
 
     @cached_property
     def modules(self) -> torch.nn.ModuleDict:
-        """All weights in one container, so that they travel between devices together."""
+        """All modules with weights in one container, to move them between devices together."""
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
         if self.text_encoder_2 is not None:
             parts["text_encoder_2"] = self.text_encoder_2
@@ -56,21 +56,21 @@ class Diffusion:
 
     @property
     def text_encoders(self) -> list[CLIPTextModel | CLIPTextModelWithProjection]:
-        """Who reads prompts: one, or XL's two."""
+        """The only text encoder, or XL's two."""
         second = self.text_encoder_2
         return [self.text_encoder] if second is None else [self.text_encoder, second]
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lies now."""
+        """The UNet's device."""
         return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the UNet's weights."""
+        """The UNet's dtype."""
         return next(self.unet.parameters()).dtype
 
     @property
     def vae_factor(self) -> int:
-        """Pixels along one side of a latent cell; a picture's sides are multiples of it."""
+        """The VAE's scale factor f: pixels per latent pixel; image sides are multiples of it."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)

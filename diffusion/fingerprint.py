@@ -1,4 +1,4 @@
-"""Tell models apart by the contents of their files."""
+"""Hash a model by the contents of its files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 from .diffusion_model import Diffusion
 from .load.model_source import PARTS
 
-CHUNK = 1 << 20
-
 
 def fingerprint(diffusion: Diffusion) -> str:
     """SHA-256, in hex, of a model's weights, configurations and vocabulary and of its LoRAs.
 
-    Equal models in different folders have the same fingerprint. A file that has not changed in
-    size or time since it was last read is not read again.
+    Equal models in different folders have the same fingerprint. File hashes are cached, see
+    `file_hash`.
     """
     source = Path(diffusion.source)
     files = [file for part in PARTS for file in sorted(source.glob(f"{part}/*"))] or [source]
@@ -29,15 +27,15 @@ def fingerprint(diffusion: Diffusion) -> str:
 
 
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file's contents, in hex, remembered until its size or time changes."""
+    """SHA-256 of a file's contents, in hex, cached until its size or modification time changes."""
     state = file.stat()
     return _file_hash(file, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _file_hash(file: Path, size: int, changed_ns: int) -> str:
+def _file_hash(file: Path, size: int, modified_ns: int) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
+        while chunk := stream.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""LoRA files by the names of kohya's scripts, whichever of the two usual names they have."""
+"""Read LoRA files with kohya's or diffusers' keys; both become kohya's."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-# As diffusers writes them: with peft's names, or with those from before it used peft.
-DIFFUSERS = re.compile(
+# Keys that diffusers writes: with peft's names, or with those of releases before it used peft.
+DIFFUSERS_KEY = re.compile(
     r"(unet|text_encoder|text_encoder_2)\.(?:text_model\.)?(.+)\."
     r"(lora_A|lora_B|lora\.down|lora\.up|lora_linear_layer\.down|lora_linear_layer\.up)\.weight"
 )
-PARTS = {
+KOHYA_PREFIXES = {
     "unet": "lora_unet_",
     "text_encoder": "lora_te_text_model_",
     "text_encoder_2": "lora_te2_text_model_",
 }
-SETTINGS = "lora_adapter_metadata"
-"""Where the file's head has peft's settings, as JSON: `unet.lora_alpha` and so on."""
+PEFT_METADATA = "lora_adapter_metadata"
+"""Metadata entry of the file with peft's settings as JSON: `unet.lora_alpha` and so on."""
 
 
 def read_lora(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA file, by kohya's keys where diffusers' are known; others as they are.
+    """Return the tensors of a LoRA file with diffusers' keys renamed to kohya's, others unchanged.
 
-    A file of diffusers' that says nothing of alpha means the rank, as a missing `.alpha` does.
+    Without an alpha in the metadata no `.alpha` is returned; in both formats alpha is then the
+    rank.
     """
-    tensors = load_file(file)
-    with safe_open(file, framework="pt") as held:
-        settings = json.loads((held.metadata() or {}).get(SETTINGS, "{}"))
-    named = {}
-    for key, tensor in tensors.items():
-        found = DIFFUSERS.fullmatch(key)
-        if found is None:
-            named[key] = tensor
+    with safe_open(file, framework="pt") as header:
+        settings = json.loads((header.metadata() or {}).get(PEFT_METADATA, "{}"))
+    tensors = {}
+    for key, tensor in load_file(file).items():
+        match = DIFFUSERS_KEY.fullmatch(key)
+        if match is None:
+            tensors[key] = tensor
             continue
-        part, layer, half = found.groups()
-        name = PARTS[part] + layer.replace(".", "_")
-        side = "down" if half.endswith(("A", "down")) else "up"
-        named[f"{name}.lora_{side}.weight"] = tensor
+        part, layer, matrix = match.groups()
+        name = KOHYA_PREFIXES[part] + layer.replace(".", "_")
+        direction = "down" if matrix.endswith(("A", "down")) else "up"
+        tensors[f"{name}.lora_{direction}.weight"] = tensor
         alpha = settings.get(f"{part}.alpha_pattern", {}).get(
             layer, settings.get(f"{part}.lora_alpha")
         )
         if alpha is not None:
-            named[f"{name}.alpha"] = torch.tensor(float(alpha))
-    return named
+            tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
+    return tensors

@@ -1,9 +1,7 @@
-"""Write a model as one checkpoint file, or as a diffusers folder: whole, or not at all."""
+"""Save a model as one checkpoint file or as a diffusers folder, atomically."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +19,17 @@ from diffusers import (
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..shared.atomic_files import atomic_folder, atomic_write
 from ..shared.errors import UserError
 from .diffusion_model import Diffusion
-from .load.checkpoint_file import PREDICTS_V, ZERO_SNR
-from .load.detect_checkpoint import KINDS, SD1
+from .load.checkpoint_file import V_PRED_KEY, ZTSNR_KEY
+from .load.detect_checkpoint import CONFIG_BY_PROMPT_WIDTH, SD1
 from .load.ldm_keys import checkpoint_weights
 from .load.model_parts import read_json
 from .sample.schedulers import is_flow
 
-# What a configuration says and a checkpoint does not depend on.
-FREE = {
+# Configuration entries that may differ from the architecture's.
+IGNORED_CONFIG_KEYS = {
     "_class_name",
     "model_type",
     "sample_size",
@@ -47,56 +46,54 @@ def save_checkpoint(
     architecture: Path | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a .safetensors file in the original layout, in the precision of the UNet.
+    """Write a .safetensors file in the original layout, in the UNet's dtype.
 
-    architecture: folder of diffusers configurations that the model has to fit, for a checkpoint
-        says nothing of its own; None finds that of its kind.
-    metadata: what the file's head says besides, such as where the model came from.
+    architecture: folder of diffusers configurations that the model must fit, because a checkpoint
+        contains none; None selects one by the model's prompt width.
+    metadata: further entries of the file's header.
 
     Raises UserError for a model of another architecture, and when the disk is full.
     """
-    misfit = checkpoint_misfit(diffusion, architecture)
-    if misfit:
-        raise UserError(f"{misfit}: choose the format diffusers.")
+    problem = checkpoint_incompatibility(diffusion, architecture)
+    if problem:
+        raise UserError(f"{problem}: choose the format diffusers.")
     weights = {
         key: weight.detach().to("cpu", diffusion.dtype).contiguous()
         for key, weight in checkpoint_weights(diffusion).items()
     }
     if diffusion.text_encoder_2 is not None:
-        weights |= {key: torch.empty(0) for key in _says(diffusion.scheduler_config)}
-    with _whole(file) as draft:
+        weights |= {key: torch.empty(0) for key in _prediction_keys(diffusion.scheduler_config)}
+    with _write_errors(file), atomic_write(file) as draft:
         save_file(weights, draft, metadata={"format": "pt", **(metadata or {})})
 
 
-def checkpoint_misfit(diffusion: Diffusion, architecture: Path | None = None) -> str:
-    """Say why a checkpoint cannot hold a model, without a full stop; "" when it can."""
+def checkpoint_incompatibility(diffusion: Diffusion, architecture: Path | None = None) -> str:
+    """Say why a model cannot be saved as a checkpoint, without a full stop; "" if it can."""
     if is_flow(diffusion.scheduler_config):
-        return f"{diffusion.name} predicts a flow, and a checkpoint cannot say so"
-    found = architecture or KINDS.get(diffusion.unet.config.cross_attention_dim, SD1)
+        return f"{diffusion.name} is a flow matching model, which a checkpoint cannot represent"
+    width = diffusion.unet.config.cross_attention_dim
+    folder = architecture or CONFIG_BY_PROMPT_WIDTH.get(width, SD1)
     for part, module in diffusion.modules.items():
-        config = module.config
-        for name, wanted in read_json(found / part / "config.json").items():
-            if name not in FREE and _plain(getattr(config, name)) != wanted:
+        for name, expected in read_json(folder / part / "config.json").items():
+            value = getattr(module.config, name)
+            value = list(value) if isinstance(value, tuple) else value
+            if name not in IGNORED_CONFIG_KEYS and value != expected:
                 return (
                     f"{diffusion.name} is no Stable Diffusion 1.x, 2.x or XL (its {part} has "
-                    f"{name} {_plain(getattr(config, name))}), and a checkpoint can hold nothing "
-                    "else"
+                    f"{name} {value}), and a checkpoint cannot contain another model"
                 )
     return ""
 
 
 def save_folder(diffusion: Diffusion, folder: Path) -> None:
-    """Write a folder that diffusers' pipeline reads, in the model's precision.
-
-    Raises UserError when the disk is full.
-    """
+    """Write a diffusers folder, in the model's dtype. Raises UserError when the disk is full."""
     pipeline = make_pipeline(diffusion)
-    with _whole(folder) as draft:
+    with _write_errors(folder), atomic_folder(folder) as draft:
         pipeline.save_pretrained(draft)
 
 
 def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
-    """diffusers' own pipeline around a model's modules, without a safety checker."""
+    """diffusers' pipeline around a model's modules, without safety checker or watermark."""
     parts = {
         "unet": diffusion.unet,
         "vae": diffusion.vae,
@@ -112,39 +109,27 @@ def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
 
 
 def _scheduler(config: dict[str, Any]) -> SchedulerMixin:
-    """A scheduler that says all that a model's configuration does."""
-    if is_flow(config):  # its scheduler names no prediction
-        own = {key: value for key, value in config.items() if key != "prediction_type"}
-        return FlowMatchEulerDiscreteScheduler.from_config(own)
+    """A scheduler whose saved configuration has all entries of the model's."""
+    if is_flow(config):  # its scheduler has no prediction_type
+        kept = {key: value for key, value in config.items() if key != "prediction_type"}
+        return FlowMatchEulerDiscreteScheduler.from_config(kept)
     return DDIMScheduler.from_config(config)
 
 
-def _says(scheduler: dict[str, Any]) -> Iterator[str]:
-    """The keys by which an XL checkpoint says what its model predicts."""
+def _prediction_keys(scheduler: dict[str, Any]) -> Iterator[str]:
+    """XL checkpoints' marker keys for the prediction type."""
     if scheduler.get("prediction_type") == "v_prediction":
-        yield PREDICTS_V
+        yield V_PRED_KEY
         if scheduler.get("rescale_betas_zero_snr"):
-            yield ZERO_SNR
+            yield ZTSNR_KEY
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a place to write to, which becomes `path` when all is written."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _write_errors(path: Path) -> Iterator[None]:
+    """Raise UserError instead of the errors of a full or read-only disk."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        draft.replace(path)
+        yield
     except (OSError, SafetensorError) as reason:
         raise UserError(
-            f"{path} could not be written ({reason}): make room on that disk and queue again."
+            f"{path} could not be written ({reason}): free space on that disk and queue again."
         ) from reason
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        draft.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    """Configurations hold tuples or lists, as they were made or read."""
-    return list(value) if isinstance(value, tuple) else value

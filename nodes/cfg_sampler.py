@@ -152,7 +152,7 @@ class CFGSampler(io.ComfyNode):
         denoise: float = 0.75,
     ) -> io.NodeOutput:
         """Paint `count` pictures for each line of the prompt."""
-        from ..diffusion.sample.guidance import PLAIN
+        from ..diffusion.sample.guidance import DEFAULT_GUIDANCE
         from ..diffusion.sample.images import consecutive_seeds, sample_batches
         from ..diffusion.sample.sample_settings import SampleSettings
 
@@ -160,7 +160,7 @@ class CFGSampler(io.ComfyNode):
         if image is not None and len(lines) == 1:
             lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
-        canvas = _canvas(image, mask, denoise, len(lines), count)
+        img2img = _img2img_input(image, mask, denoise, len(lines), count)
         host.load_to_device(diffusion.patcher)
         parts = list(
             sample_batches(
@@ -168,20 +168,20 @@ class CFGSampler(io.ComfyNode):
                 prompts,
                 consecutive_seeds(seed, len(prompts)),
                 SampleSettings(negative.strip(), steps, guidance, scheduler, width, height),
-                options=guidance_options or PLAIN,
-                canvas=canvas,
+                options=guidance_options or DEFAULT_GUIDANCE,
+                img2img=img2img,
                 on_step=sampling_progress(),
             )
         )
         latents = torch.cat([part.latents for part in parts])
         return io.NodeOutput(
-            torch.cat([part.pictures for part in parts]),
+            torch.cat([part.images for part in parts]),
             prompts,
             {"samples": latents / diffusion.vae.config.scaling_factor},
         )
 
 
-def _canvas(
+def _img2img_input(
     image: torch.Tensor | None,
     mask: torch.Tensor | None,
     denoise: float,

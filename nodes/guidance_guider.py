@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..diffusion.sample.guidance import PLAIN, require_scale
+from ..diffusion.sample.guidance import DEFAULT_GUIDANCE, require_scale
 from ..diffusion.sample.guidance import GuidanceOptions as Options
 from . import host
 from .sockets import GUIDANCE
@@ -60,6 +60,6 @@ class GuidanceGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         """Make the guider, which samples when the sampler asks it to."""
         require_scale(guidance)
-        guider = host.Guider(model, guidance, guidance_options or PLAIN)
+        guider = host.Guider(model, guidance, guidance_options or DEFAULT_GUIDANCE)
         guider.set_conds(positive, negative)
         return io.NodeOutput(guider)

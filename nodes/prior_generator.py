@@ -99,11 +99,11 @@ class PriorGenerator(io.ComfyNode):
         when: str = "before",
     ) -> io.NodeOutput:
         """Paint what is missing, or say what will be painted."""
-        from ..diffusion.priors import make_priors, plan_priors
+        from ..diffusion.priors import generate_priors, locate_priors
         from ..diffusion.sample.sample_settings import SampleSettings
 
         if when == "during":
-            planned = plan_priors(
+            planned = locate_priors(
                 diffusion,
                 prompt.strip(),
                 count,
@@ -112,14 +112,14 @@ class PriorGenerator(io.ComfyNode):
                 seed=seed,
             )
             return io.NodeOutput(
-                replace(planned, later=True),
+                replace(planned, deferred=True),
                 host.block_output(
                     "The class pictures are painted in training: set PriorGenerator's when to "
                     "before to see them here."
                 ),
             )
         host.load_to_device(diffusion.patcher)
-        priors = make_priors(
+        priors = generate_priors(
             diffusion,
             prompt.strip(),
             count,
@@ -129,4 +129,4 @@ class PriorGenerator(io.ComfyNode):
             batch_size=batch_size,
             on_step=sampling_progress(),
         )
-        return io.NodeOutput(priors, priors.pictures())
+        return io.NodeOutput(priors, priors.images())

@@ -113,11 +113,11 @@ class SmallVAE:
 
     def decode(self, samples: torch.Tensor, **_: object) -> torch.Tensor:
         """Latents [B,C,h,w], not scaled, to pictures [B,H,W,3], float 0..1."""
-        from ..diffusion.sample.latent_preview import decode
+        from ..diffusion.sample.latent_preview import decode_latents
 
         vae = self.diffusion.vae
         device = host.load_to_device(self.diffusion.patcher)
-        return decode(vae, samples.to(device) * vae.config.scaling_factor)
+        return decode_latents(vae, samples.to(device) * vae.config.scaling_factor)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures [B,H,W,3], float 0..1, to the means of their latents [B,C,h,w], not scaled."""
@@ -127,7 +127,7 @@ class SmallVAE:
         return vae.encode(pictures * 2 - 1).latent_dist.mean.float().cpu()
 
     def decode_tiled(self, samples: torch.Tensor, **_: object) -> torch.Tensor:
-        """As `decode`: what is small needs no tiles."""
+        """As `decode_latents`: what is small needs no tiles."""
         return self.decode(samples)
 
     def encode_tiled(self, pixels: torch.Tensor, **_: object) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
-from ...diffusion.priors import make_priors
+from ...diffusion.priors import generate_priors
 from ...diffusion.sample.guidance import GuidanceOptions
 from ...diffusion.sample.images import consecutive_seeds, sample_batches
 from ...diffusion.sample.sample_settings import SampleSettings
@@ -73,7 +73,7 @@ def ours(diffusion: Diffusion, count: int, options: GuidanceOptions | None = Non
             options=options or GuidanceOptions(),
             batch_size=count,
         )
-        return torch.cat([part.pictures for part in parts])
+        return torch.cat([part.images for part in parts])
 
     return way
 
@@ -138,9 +138,9 @@ def priors(diffusion: Diffusion, count: int, *, alone: bool) -> Way:
     def way(settings: SampleSettings) -> torch.Tensor:
         with tempfile.TemporaryDirectory() as folder:
             if not alone:
-                return make_priors(
+                return generate_priors(
                     diffusion, PROMPT, count, Path(folder), settings=settings
-                ).pictures()
+                ).images()
             made = [one(settings) for one in each]
             for index, picture in enumerate(made):
                 to_pil(picture[0]).save(Path(folder) / f"{index}.png")

@@ -36,14 +36,14 @@ def ours(diffusion: Diffusion, scheduler: str, steps: int) -> tuple[torch.Tensor
     """Latents [2,C,h,w] and pictures [2,H,W,3] as CFGSampler paints them."""
     settings = SampleSettings(NEGATIVE, steps, GUIDANCE, scheduler)
     [painted] = sample_batches(diffusion, PROMPTS, SEEDS, settings, batch_size=2)
-    return painted.latents, painted.pictures
+    return painted.latents, painted.images
 
 
 def theirs(diffusion: Diffusion, scheduler: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The same by diffusers' pipeline, its scheduler made as its documentation does."""
     sampler = SCHEDULERS[scheduler]
     pipeline = make_pipeline(diffusion)
-    pipeline.scheduler = getattr(diffusers, sampler.scheduler).from_config(
+    pipeline.scheduler = getattr(diffusers, sampler.class_name).from_config(
         pipeline.scheduler.config, **sampler.options
     )
     pipeline.set_progress_bar_config(disable=True)

@@ -15,7 +15,7 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.fingerprint import fingerprint
-from ...diffusion.priors import make_priors
+from ...diffusion.priors import generate_priors
 from ...diffusion.sample.images import sample
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...kosmos.generate.caption import caption
@@ -77,7 +77,7 @@ def teach(
     said = tuple(f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in SEEN)
     subject = Subject(pictures, said, token, SUBJECT.kind, masks)
     settings = SampleSettings(steps=20, guidance=3.0)
-    files = make_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
+    files = generate_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
     files = files if prior else ()
     settled: dict[str, Any] = {"preview_every": 0, "device": "cpu", "seed": seed} | changes
     config = TrainingConfig(

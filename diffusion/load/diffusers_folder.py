@@ -1,4 +1,4 @@
-"""Stable Diffusion as a diffusers folder: one subfolder for each part."""
+"""Load Stable Diffusion from a diffusers folder: one subfolder per component."""
 
 from __future__ import annotations
 
@@ -11,87 +11,94 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedM
 
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
-from .model_parts import Reader, assemble_model, load_tokenizer, read_json, require_whole
+from .model_parts import (
+    EncoderAndTokenizer,
+    assemble_model,
+    load_tokenizer,
+    read_json,
+    require_safetensors,
+)
 
 PIPELINE, XL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 
 
 def load_diffusers_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
-    """Load a folder that diffusers' pipeline for Stable Diffusion 1.x, 2.x or XL saved.
+    """Load a saved diffusers pipeline for Stable Diffusion 1.x, 2.x or XL, without safety checker.
 
-    No safety checker is loaded.
-
-    Raises UserError when a part is missing, damaged or of another kind.
+    Raises UserError when a component is missing, damaged or of another kind.
     """
-    pipeline = _require_stable_diffusion(folder)
-    readers = [_reader(CLIPTextModel, folder, "", dtype)]
+    pipeline = _pipeline_class(folder)
+    encoders = [_load_text_encoder(CLIPTextModel, folder, "", dtype)]
     if pipeline == XL_PIPELINE:
-        readers.append(_reader(CLIPTextModelWithProjection, folder, "_2", dtype))
+        encoders.append(_load_text_encoder(CLIPTextModelWithProjection, folder, "_2", dtype))
     return assemble_model(
-        _load(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model", dtype),
-        _load(AutoencoderKL, folder / "vae", "diffusion_pytorch_model", dtype),
-        readers,
+        _load_part(UNet2DConditionModel, folder / "unet", "diffusion_pytorch_model", dtype),
+        _load_part(AutoencoderKL, folder / "vae", "diffusion_pytorch_model", dtype),
+        encoders,
         read_json(folder / "scheduler" / "scheduler_config.json"),
         source=str(folder),
         name=name,
     )
 
 
-def _require_stable_diffusion(folder: Path) -> str:
-    """The name of the pipeline that saved the folder."""
+def _pipeline_class(folder: Path) -> str:
+    """The pipeline class in model_index.json; UserError if it is not supported."""
     if not (folder / "model_index.json").is_file():
         raise UserError(
-            f"{folder} holds no model_index.json: choose a diffusers folder of Stable Diffusion."
+            f"{folder} contains no model_index.json: choose a diffusers folder of Stable Diffusion."
         )
-    kind = read_json(folder / "model_index.json").get("_class_name")
-    if kind not in (PIPELINE, XL_PIPELINE):
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in (PIPELINE, XL_PIPELINE):
         raise UserError(
-            f"{folder} holds a {kind}, which this node cannot use: choose a {PIPELINE} "
+            f"{folder} contains a {name}, which this node cannot use: choose a {PIPELINE} "
             f"(Stable Diffusion 1.x or 2.x) or a {XL_PIPELINE}."
         )
-    return str(kind)
+    return str(name)
 
 
-def _reader(kind: type[Any], folder: Path, number: str, dtype: torch.dtype) -> Reader:
-    encoder = _load(kind, folder / f"text_encoder{number}", "model", dtype)
-    return encoder, load_tokenizer(folder / f"tokenizer{number}")
+def _load_text_encoder(
+    model_class: type[Any], folder: Path, suffix: str, dtype: torch.dtype
+) -> EncoderAndTokenizer:
+    encoder = _load_part(model_class, folder / f"text_encoder{suffix}", "model", dtype)
+    return encoder, load_tokenizer(folder / f"tokenizer{suffix}")
 
 
-def _load(kind: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
-    """Load one part of a diffusers folder with every weight in its place."""
+def _load_part(model_class: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
+    """Load one component; UserError if its weights do not fit its configuration."""
     variant = _weight_variant(folder, stem)
     read_json(folder / "config.json")
-    precision = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
+    dtype_argument = "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype"
     try:
-        module, report = kind.from_pretrained(
+        module, report = model_class.from_pretrained(
             folder,
             variant=variant,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **{precision: dtype},
+            **{dtype_argument: dtype},
         )
     except (OSError, ValueError, RuntimeError, TypeError) as reason:
         raise UserError(
-            f"The weights in {folder} do not fit its config.json: fetch the model again."
+            f"The weights in {folder} do not fit its config.json: download the model again."
         ) from reason
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         example = missing[0] if missing else "shapes"
         raise UserError(
             f"The weights in {folder} do not fit its config.json ({example}): "
-            "fetch the model again."
+            "download the model again."
         )
     return module
 
 
 def _weight_variant(folder: Path, stem: str) -> str | None:
-    """The file name's middle part ("fp16"), None for the plain name. The file must be whole."""
+    """diffusers' `variant` of the weights: None or "fp16"; UserError without a valid file."""
     for variant in (None, "fp16"):
         file = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
         if file.is_file():
-            require_whole(file)
+            require_safetensors(file)
             return variant
     raise UserError(
-        f"{folder} holds no {stem}.safetensors: only safetensors are read, so convert or fetch it."
+        f"{folder} contains no {stem}.safetensors: only safetensors are read, so convert the "
+        "weights or download that file."
     )

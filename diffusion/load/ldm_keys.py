@@ -1,7 +1,4 @@
-"""Stable Diffusion's original key names, which checkpoint files and ComfyUI's own models have.
-
-`checkpoint` reads them; here diffusers' names are turned into them.
-"""
+"""Rename diffusers' keys to the original (LDM) ones of checkpoint files and ComfyUI's models."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from transformers import CLIPTextModel
 from ..diffusion_model import Diffusion
 from . import open_clip_keys
 
-Rules = tuple[tuple[str, str], ...]
+RenameRules = tuple[tuple[str, str], ...]
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -24,7 +21,7 @@ OPEN_CLIP = "cond_stage_model.model."
 XL_TEXT = "conditioner.embedders.0.transformer."
 XL_OPEN_CLIP = "conditioner.embedders.1.model."
 
-RESNET: Rules = (
+RESNET_RULES: RenameRules = (
     (r"norm1", "in_layers.0"),
     (r"conv1", "in_layers.2"),
     (r"time_emb_proj", "emb_layers.1"),
@@ -32,7 +29,7 @@ RESNET: Rules = (
     (r"conv2", "out_layers.3"),
     (r"conv_shortcut", "skip_connection"),
 )
-UNET_ENDS: Rules = (
+UNET_EDGES: RenameRules = (
     (r"^time_embedding\.linear_1", "time_embed.0"),
     (r"^time_embedding\.linear_2", "time_embed.2"),
     (r"^add_embedding\.linear_1", "label_emb.0.0"),
@@ -44,7 +41,7 @@ UNET_ENDS: Rules = (
     (r"^mid_block\.attentions\.0", "middle_block.1"),
     (r"^mid_block\.resnets\.1", "middle_block.2"),
 )
-VAE_NAMES: Rules = (
+VAE_RULES: RenameRules = (
     (r"mid_block\.resnets\.0", "mid.block_1"),
     (r"mid_block\.resnets\.1", "mid.block_2"),
     (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
@@ -58,51 +55,50 @@ VAE_NAMES: Rules = (
 
 
 def checkpoint_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
-    """All of a model's weights by the names that they have in a checkpoint of its kind.
+    """All of a model's weights by their keys in a checkpoint.
 
-    Like all tensors here they are the model's own and share its memory, but for what OpenCLIP
-    keeps in one.
+    The tensors share the model's memory, except the attention weights that OpenCLIP concatenates.
     """
     return {
-        **_under(UNET, unet_weights(diffusion.unet)),
-        **_under(VAE, vae_weights(diffusion.vae)),
-        **_reader_weights(diffusion),
+        **_with_prefix(UNET, unet_weights(diffusion.unet)),
+        **_with_prefix(VAE, vae_weights(diffusion.vae)),
+        **_text_encoder_weights(diffusion),
     }
 
 
-def _reader_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
+def _text_encoder_weights(diffusion: Diffusion) -> dict[str, torch.Tensor]:
     encoder, second = diffusion.text_encoder, diffusion.text_encoder_2
     first = text_weights(encoder)
     if second is not None:
         return {
-            **_under(f"{XL_TEXT}text_model.", first),
-            **_under(XL_OPEN_CLIP, open_clip_keys.original_weights(text_weights(second))),
+            **_with_prefix(f"{XL_TEXT}text_model.", first),
+            **_with_prefix(XL_OPEN_CLIP, open_clip_keys.original_weights(text_weights(second))),
         }
-    if encoder.config.hidden_act != "gelu":  # OpenAI's CLIP has an approximation of it
-        return _under(f"{TEXT}text_model.", first)
-    # 2.x reads the last layer but one of OpenCLIP's, and other programs look for the last as well.
+    if encoder.config.hidden_act != "gelu":  # OpenAI's CLIP has quick_gelu
+        return _with_prefix(f"{TEXT}text_model.", first)
+    # 2.x uses OpenCLIP's penultimate layer; other programs require the last layer's keys as well.
     layers = encoder.config.num_hidden_layers
-    unread = {
+    unused = {
         key.replace(f".{layers - 1}.", f".{layers}."): torch.zeros_like(weight)
         for key, weight in first.items()
         if key.startswith(f"encoder.layers.{layers - 1}.")
     }
-    return _under(OPEN_CLIP, open_clip_keys.original_weights({**first, **unread}))
+    return _with_prefix(OPEN_CLIP, open_clip_keys.original_weights({**first, **unused}))
 
 
-def _under(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_prefix(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {prefix + key: weight for key, weight in weights.items()}
 
 
 def unet_weights(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """A UNet's weights by their original names: `input_blocks.0.0.weight` and so on."""
+    """A UNet's weights by their original keys: `input_blocks.0.0.weight` and so on."""
     weights = unet.state_dict()
     layers = unet.config.layers_per_block
     return {_unet_key(key, layers, weights): weight for key, weight in weights.items()}
 
 
 def vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
-    """A VAE's weights by their original names: `encoder.conv_in.weight` and so on."""
+    """A VAE's weights by their original keys: `encoder.conv_in.weight` and so on."""
     levels = len(vae.config.block_out_channels)
     return {
         _vae_key(key, levels): _as_convolution(key, weight)
@@ -111,7 +107,7 @@ def vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
 
 
 def is_original_vae(vae: AutoencoderKL) -> bool:
-    """Whether a VAE has the sizes that all of Stable Diffusion 1.x, 2.x and XL have."""
+    """Whether a VAE has the architecture of Stable Diffusion 1.x, 2.x and XL."""
     config = vae.config
     return (
         list(config.block_out_channels) == [128, 256, 512, 512]
@@ -121,46 +117,46 @@ def is_original_vae(vae: AutoencoderKL) -> bool:
 
 
 def text_weights(encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """A text encoder's weights by Hugging Face's names, without the level `text_model`."""
+    """A text encoder's weights by transformers' keys, without the prefix `text_model.`."""
     return {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
 
 
 def _unet_key(key: str, layers: int, keys: Iterable[str]) -> str:
-    """input_blocks and output_blocks number what down_blocks and up_blocks hold in levels."""
-    key = _renamed(key, UNET_ENDS)
-    found = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key)
-    if found:
-        side, part, rest = found[1], found[3], found[5]
-        level, index = int(found[2]), int(found[4])
+    """Number the layers of down_blocks and up_blocks consecutively, as LDM does."""
+    key = _apply_rules(key, UNET_EDGES)
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key)
+    if match:
+        direction, part, suffix = match[1], match[3], match[5]
+        level, index = int(match[2]), int(match[4])
         start = level * (layers + 1)
         if part == "downsamplers":
-            key = f"input_blocks.{start + layers + 1}.0.{rest.replace('conv', 'op')}"
+            key = f"input_blocks.{start + layers + 1}.0.{suffix.replace('conv', 'op')}"
         elif part == "upsamplers":
-            attends = f"up_blocks.{level}.attentions.0.norm.weight" in keys
-            key = f"output_blocks.{start + layers}.{2 if attends else 1}.{rest}"
+            has_attention = f"up_blocks.{level}.attentions.0.norm.weight" in keys
+            key = f"output_blocks.{start + layers}.{2 if has_attention else 1}.{suffix}"
         else:
-            first = f"input_blocks.{start + 1 + index}"
-            block = first if side == "down" else f"output_blocks.{start + index}"
-            key = f"{block}.{int(part == 'attentions')}.{rest}"
-    return key if ".transformer_blocks." in key else _renamed(key, RESNET)
+            input_block = f"input_blocks.{start + 1 + index}"
+            block = input_block if direction == "down" else f"output_blocks.{start + index}"
+            key = f"{block}.{int(part == 'attentions')}.{suffix}"
+    return key if ".transformer_blocks." in key else _apply_rules(key, RESNET_RULES)
 
 
 def _vae_key(key: str, levels: int) -> str:
-    found = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.(.*)", key)
-    if found:  # the decoder's levels are numbered from the picture's side
-        level = f"decoder.up.{levels - 1 - int(found[1])}"
-        block = f"block.{found[3]}" if found[2] == "resnets" else "upsample"
-        key = f"{level}.{block}.{found[4]}"
-    return _renamed(key, VAE_NAMES)
+    match = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.(.*)", key)
+    if match:  # LDM numbers the decoder's levels from the image to the latents
+        level = f"decoder.up.{levels - 1 - int(match[1])}"
+        block = f"block.{match[3]}" if match[2] == "resnets" else "upsample"
+        key = f"{level}.{block}.{match[4]}"
+    return _apply_rules(key, VAE_RULES)
 
 
-def _renamed(key: str, rules: Rules) -> str:
+def _apply_rules(key: str, rules: RenameRules) -> str:
     for pattern, name in rules:
         key = re.sub(pattern, name, key)
     return key
 
 
 def _as_convolution(key: str, weight: torch.Tensor) -> torch.Tensor:
-    """The VAE's attention is made of 1x1 convolutions there."""
+    """LDM's VAE attention has 1x1 convolutions where diffusers' has linear layers."""
     is_attention = ".attentions." in key and weight.ndim == 2
     return weight[:, :, None, None] if is_attention else weight

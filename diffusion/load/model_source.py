@@ -1,4 +1,4 @@
-"""Read a Stable Diffusion model from disk; the hub is asked only for a repository id."""
+"""Load a Stable Diffusion model from a folder, a checkpoint file or a Hugging Face Hub id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTS = (
     "unet",
     "vae",
 )
-"""Folders of a model in diffusers' layout; those with a 2 are XL's only."""
+"""Subfolders of a diffusers folder that are loaded; those with a 2 only in XL."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["model_index.json"] + [
@@ -35,18 +35,18 @@ HUB_FILES = ["model_index.json"] + [
 def load_diffusion(
     source: Path | str, dtype: torch.dtype = torch.float32, vocabulary: Path | None = None
 ) -> Diffusion:
-    """Load a model for `sample`, on the CPU, in evaluation mode and without gradients.
+    """Load a model on the CPU, in evaluation mode and without gradients.
 
     source: a diffusers folder or a checkpoint (.safetensors) of Stable Diffusion 1.x, 2.x or XL,
-        or a hub id such as "owner/name" (as a str), which is downloaded unless the hub's cache
-        holds it.
-    dtype: precision of the weights in memory, whatever it is on disk.
-    vocabulary: folder with CLIP's vocab.json and merges.txt; only a checkpoint needs it. A loaded
-        model's `tokenizer.name_or_path` names it again.
+        or a hub id such as "owner/name" (as a str), which is downloaded unless it is in the hub's
+        cache.
+    dtype: of the weights in memory.
+    vocabulary: folder with CLIP's vocab.json and merges.txt, required for a checkpoint; the loaded
+        model's `tokenizer.name_or_path` is that folder.
 
-    Only safetensors are read. Raises UserError when the model is missing, of another kind,
-    incomplete or damaged. The weights are ordinary tensors even under `torch.inference_mode`,
-    so that they may be trained.
+    Only safetensors are read. The weights are ordinary tensors even under `torch.inference_mode`,
+    so that they can be trained. Raises UserError when the model is missing, of another kind,
+    incomplete or damaged.
     """
     path = Path(source)
     if path.is_dir():
@@ -54,8 +54,8 @@ def load_diffusion(
     if path.is_file():
         if vocabulary is None:
             raise UserError(
-                f"{path.name} is a checkpoint, which carries no vocabulary: load it in "
-                "LoadDiffusion, or give CLIP's vocabulary folder."
+                f"{path.name} is a checkpoint, which contains no vocabulary: load it in "
+                "LoadDiffusion, or pass CLIP's vocabulary folder."
             )
         return load_checkpoint(path, dtype, vocabulary)
     if isinstance(source, str) and HUB_ID.fullmatch(source):

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022, equation 6), and what is known to better it."""
+"""Classifier-free guidance (Ho and Salimans 2022, equation 6) and its published improvements."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from ...shared.errors import UserError
 
-# How much of the guidance works at each moment, by progress from 0 (noise) to 1 (picture). Each
-# has a mean of 1, as in Wang et al. 2024, "Analysis of Classifier-Free Guidance Weight
-# Schedulers", section 4: rising schedules spare the beginning, where guidance costs diversity.
+# Guidance weight by progress, from 0 (noise) to 1 (image). Each has a mean of 1, as in Wang et al.
+# 2024, "Analysis of Classifier-Free Guidance Weight Schedulers", section 4: increasing schedules
+# guide less at the beginning, where guidance costs diversity.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 2 * progress,
@@ -21,29 +21,28 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def require_scale(guidance: float) -> None:
-    """Raise UserError unless a guidance scale is 1 (none) or more."""
+    """Raise UserError unless a guidance scale is 1 (off) or more."""
     if not math.isfinite(guidance) or guidance < 1:
         raise UserError(f"Guidance is {guidance}: choose 1 (no guidance) or more.")
 
 
 @dataclass(frozen=True)
 class GuidanceOptions:
-    """How guidance changes while a picture is painted, and what it may not do to the picture.
+    """Guidance rescale, interval, schedule and zero init.
 
-    Progress is the share of the noise schedule that lies behind: 1 - t / (T - 1) at training
-    timestep t of T, so 0 at pure noise and 1 at the finished picture, whatever the steps are.
+    Progress is 1 - t / (T - 1) at training timestep t of T: 0 at pure noise and 1 at the finished
+    image, independent of the number of steps.
 
-    rescale: 0 to 1; how much of the contrast that guidance adds is taken back, by giving the
-        guided prediction the standard deviation of the prompted one (phi in Lin et al. 2024,
-        "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 15 and 16).
-    start, end: the interval of progress in which guidance works (Kynkäänniemi et al. 2024,
-        "Applying Guidance in a Limited Interval"). Outside it only the prompted prediction is
-        computed.
+    rescale: 0 (off) to 1; rescales the guided prediction to the standard deviation of the prompted
+        one, against overexposure (phi in Lin et al. 2024, "Common Diffusion Noise Schedules and
+        Sample Steps are Flawed", equations 15 and 16).
+    start, end: interval of progress with guidance (Kynkäänniemi et al. 2024, "Applying Guidance in
+        a Limited Interval"). Outside it only the prompted prediction is computed.
     schedule: a key of `SCHEDULES`.
-    zero_init_steps: at so many first steps the model is not asked, and the velocity is zero
+    zero_init_steps: for this many first steps the model is not run and the velocity is zero
         (Fan et al. 2025, "CFG-Zero*", section 4.2).
 
-    Raises UserError on a value out of its range.
+    Raises UserError for a value out of its range.
     """
 
     rescale: float = 0.0
@@ -57,8 +56,8 @@ class GuidanceOptions:
             raise UserError(f"Rescale is {self.rescale}: choose 0 (off) to 1.")
         if not 0 <= self.start <= self.end <= 1:
             raise UserError(
-                f"The guidance interval is {self.start} to {self.end}: choose a start from 0 on "
-                "and an end up to 1, the start first."
+                f"The guidance interval is {self.start} to {self.end}: choose a start of at least "
+                "0 and an end of at most 1, not before the start."
             )
         if self.schedule not in SCHEDULES:
             raise UserError(f'Schedule is "{self.schedule}": choose one of {", ".join(SCHEDULES)}.')
@@ -66,13 +65,13 @@ class GuidanceOptions:
             raise UserError(f"Zero-init steps is {self.zero_init_steps}: choose 0 (off) or more.")
 
     def scale_at(self, guidance: float, progress: float) -> float:
-        """The guidance scale at a moment; 1 means that the negative prediction is not needed."""
+        """The guidance scale at this progress; at 1 the negative prediction is not needed."""
         if not self.start <= progress <= self.end:
             return 1.0
         return 1 + (guidance - 1) * SCHEDULES[self.schedule](progress)
 
     def combine(self, negative: torch.Tensor, prompted: torch.Tensor, scale: float) -> torch.Tensor:
-        """The guided prediction from a model's two own outputs, all of one shape [N,...]."""
+        """Combine the model's two predictions, all of one shape [N,...]."""
         guided = negative + scale * (prompted - negative)
         if not self.rescale:
             return guided
@@ -81,4 +80,4 @@ class GuidanceOptions:
         return guided * (self.rescale * ratio + 1 - self.rescale)
 
 
-PLAIN = GuidanceOptions()
+DEFAULT_GUIDANCE = GuidanceOptions()

@@ -1,4 +1,4 @@
-"""Paint pictures from prompts."""
+"""Generate images from prompts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ...shared.batching import in_batches
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
 from .denoise import Conditioning, OnStep, denoise
-from .guidance import PLAIN, GuidanceOptions
+from .guidance import DEFAULT_GUIDANCE, GuidanceOptions
 from .img2img_input import Img2ImgInput
-from .latent_preview import decode
+from .latent_preview import decode_latents
 from .prompt_encoding import PromptEmbeds, encode_prompts
 from .sample_settings import SampleSettings
 from .schedulers import make_scheduler
@@ -30,14 +30,15 @@ GPU_LATENT_PIXELS = 16 * CPU_LATENT_PIXELS
 
 @dataclass(frozen=True)
 class SampledImages:
-    """Consecutive finished pictures of a run.
+    """One finished batch of a sampling run.
 
-    first: index of the first of them. pictures: [b,H,W,3] float32 0..1 on the CPU.
-    latents: [b,C,H/f,W/f] float32 on the CPU, scaled by the VAE's scaling factor.
+    first: index in the run of the batch's first image.
+    images: [b,H,W,3] float32 0..1 on the CPU.
+    latents: [b,C,H/f,W/f] float32 on the CPU, multiplied by the VAE's scaling factor.
     """
 
     first: int
-    pictures: torch.Tensor
+    images: torch.Tensor
     latents: torch.Tensor
 
 
@@ -56,21 +57,21 @@ def sample(
     batch_size: int = 0,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """Paint one picture for each prompt; picture i has the seed `seed + i`.
+    """Generate one image per prompt; image i has the seed `seed + i`.
 
     Returns [len(prompts),H,W,3] float32 0..1 on the CPU, an ordinary tensor even under
-    `torch.inference_mode`. `sample_batches` says what the rest means.
+    `torch.inference_mode`. For the other parameters see `SampleSettings` and `sample_batches`.
     """
     settings = SampleSettings(negative, steps, guidance, scheduler, width, height)
     seeds = consecutive_seeds(seed, len(prompts))
-    parts = sample_batches(
+    batches = sample_batches(
         diffusion, prompts, seeds, settings, batch_size=batch_size, on_step=on_step
     )
-    return torch.cat([part.pictures for part in parts])
+    return torch.cat([batch.images for batch in batches])
 
 
 def consecutive_seeds(seed: int, count: int) -> list[int]:
-    """`seed`, `seed + 1` and so on, kept within 64 bits."""
+    """Return `seed`, `seed + 1`, ..., modulo 2**64."""
     return [(seed + i) % 2**64 for i in range(count)]
 
 
@@ -80,65 +81,67 @@ def sample_batches(
     seeds: Sequence[int],
     settings: SampleSettings,
     *,
-    options: GuidanceOptions = PLAIN,
-    canvas: Img2ImgInput | None = None,
+    options: GuidanceOptions = DEFAULT_GUIDANCE,
+    img2img: Img2ImgInput | None = None,
     batch_size: int = 0,
     on_step: OnStep | None = None,
 ) -> Iterator[SampledImages]:
-    """Paint picture i from `prompts[i]` and `seeds[i]`, and yield every batch when it is finished.
+    """Generate image i from `prompts[i]` and `seeds[i]`, and yield each batch when it is finished.
 
-    A picture depends on its prompt, its seed and the settings, not on the batch that it is in or
-    the device: all of its noise comes from its own generator on the CPU.
+    An image depends on its prompt, its seed and the settings, not on its batch or the device: all
+    its noise is drawn on the CPU by a generator of its own.
 
-    options: how the guidance changes on the way.
-    canvas: pictures to start from, one for each prompt, which give the size.
-    batch_size: pictures at once; 0 takes as many as seem to fit. Either is halved when memory
-        runs out.
-    on_step: called after each step as on_step(done, total, preview), counted in steps of single
-        pictures, with a preview [h,w,3] float 0..1 of the batch's first picture. An exception
-        that it raises ends the run.
+    options: guidance rescale, interval, schedule and zero init.
+    img2img: start images, one per prompt, which determine the size.
+    batch_size: images per batch, 0 for automatic; halved when memory runs out.
+    on_step: called after each step as on_step(completed, total, preview), counted in denoising
+        steps over all images, with a preview [h,w,3] float 0..1 of the batch's first image. An
+        exception that it raises ends the run.
 
-    Raises UserError for settings, prompts or pictures that the model cannot serve.
+    Raises UserError for settings, prompts or images that the model does not support.
     """
     if not prompts:
         raise UserError("There is no prompt: write at least one line of text.")
     width, height = settings.size_for(diffusion)
-    if canvas is not None:
-        width, height = canvas.size_for(diffusion, settings)
-        canvas.first_step(settings.steps)
-    cells = (height // diffusion.vae_factor, width // diffusion.vae_factor)
+    if img2img is not None:
+        width, height = img2img.size_for(diffusion, settings)
+        img2img.skipped_steps(settings.steps)
+    latent_size = (height // diffusion.vae_factor, width // diffusion.vae_factor)
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
-    said = encode_prompts(diffusion, [*prompts, settings.negative])
+    embeds = encode_prompts(diffusion, [*prompts, settings.negative])
 
     def work(part: slice) -> list[SampledImages]:
-        told = Conditioning(
-            PromptEmbeds.join([said[prompt] for prompt in prompts[part]]), said[settings.negative]
+        conditioning = Conditioning(
+            PromptEmbeds.join([embeds[prompt] for prompt in prompts[part]]),
+            embeds[settings.negative],
         )
-        under = canvas[part] if canvas else None
-        report = None
+        source = img2img[part] if img2img else None
+        progress = None
         if on_step is not None:
-            report = _scaled_report(on_step, part, len(prompts), settings.steps)
-        latents = denoise(diffusion, told, seeds[part], cells, settings, options, under, report)
-        pictures = _finished_pictures(diffusion, latents)
-        if under is not None:
-            pictures = under.keep_outside(pictures)
-        return [SampledImages(part.start, pictures, latents.cpu())]
+            progress = _run_progress(on_step, part, len(prompts), settings.steps)
+        latents = denoise(
+            diffusion, conditioning, seeds[part], latent_size, settings, options, source, progress
+        )
+        images = _decode_images(diffusion, latents)
+        if source is not None:
+            images = source.restore_unmasked(images)
+        return [SampledImages(part.start, images, latents.cpu())]
 
-    size = batch_size or first_batch(diffusion.device, cells[0] * cells[1])
+    size = batch_size or initial_batch_size(diffusion.device, latent_size[0] * latent_size[1])
     yield from in_batches(len(prompts), size, work, remedy=REMEDY)
 
 
-def first_batch(device: torch.device, latent_pixels: int) -> int:
-    """Return how many images of `latent_pixels` each to try at a time."""
+def initial_batch_size(device: torch.device, latent_pixels: int) -> int:
+    """Return the first batch size to try for images of `latent_pixels` (h * w) each."""
     limit = CPU_LATENT_PIXELS if device.type == "cpu" else GPU_LATENT_PIXELS
     return max(1, limit // latent_pixels)
 
 
-def _scaled_report(on_step: OnStep, part: slice, count: int, steps: int) -> OnStep:
-    """Turn a batch's own "step d of n" into steps of single pictures in the whole run."""
+def _run_progress(on_step: OnStep, part: slice, count: int, steps: int) -> OnStep:
+    """Convert the progress of one batch into denoising steps over all `count` images."""
 
-    def report(done: int, total: int, preview: torch.Tensor) -> None:
-        finished = part.start + (part.stop - part.start) * done / total
+    def report(completed: int, total: int, preview: torch.Tensor) -> None:
+        finished = part.start + (part.stop - part.start) * completed / total
         on_step(round(finished * steps), count * steps, preview)
 
     return report
@@ -146,17 +149,17 @@ def _scaled_report(on_step: OnStep, part: slice, count: int, steps: int) -> OnSt
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _finished_pictures(diffusion: Diffusion, latents: torch.Tensor) -> torch.Tensor:
-    """Decode latents to pictures [N,H,W,3]; UserError if they are not numbers."""
-    size = first_batch(diffusion.device, latents[0, 0].numel())
+def _decode_images(diffusion: Diffusion, latents: torch.Tensor) -> torch.Tensor:
+    """Decode latents to images [N,H,W,3]; raises UserError for NaN or infinite values."""
+    size = initial_batch_size(diffusion.device, latents[0, 0].numel())
 
-    def work(batch: slice) -> torch.Tensor:
-        return decode(diffusion.vae, latents[batch])
+    def work(part: slice) -> torch.Tensor:
+        return decode_latents(diffusion.vae, latents[part])
 
-    pictures = torch.stack(list(in_batches(len(latents), size, work, remedy=REMEDY)))
-    if not pictures.isfinite().all():
+    images = torch.stack(list(in_batches(len(latents), size, work, remedy=REMEDY)))
+    if not images.isfinite().all():
         raise UserError(
-            f"{diffusion.name} made pictures that are not numbers in {diffusion.dtype}: load it "
-            "with dtype fp32 or bf16."
+            f"{diffusion.name} generated images with NaN or infinite values in {diffusion.dtype}: "
+            "load it with dtype fp32 or bf16."
         )
-    return pictures
+    return images

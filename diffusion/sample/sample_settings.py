@@ -1,4 +1,4 @@
-"""What a user chooses about one painting run, checked before anything is computed."""
+"""The settings of one sampling run, validated before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .schedulers import SCHEDULERS
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to paint.
+    """Sampling settings.
 
-    negative: what to steer away from; takes part only above guidance 1.
-    steps: denoising steps, 1 to what the scheduler can do (1000; lcm 50).
-    guidance: scale of classifier-free guidance, 1 (none) or more.
+    negative: negative prompt, used only with guidance above 1.
+    steps: denoising steps, 1 to the scheduler's maximum (1000; lcm 50).
+    guidance: classifier-free guidance scale, 1 (off) or more.
     scheduler: a key of `schedulers.SCHEDULERS`.
     width, height: in pixels; 0 is the model's own resolution.
 
-    Raises UserError on a value out of its range.
+    Raises UserError for a value out of its range.
     """
 
     negative: str = ""
@@ -36,20 +36,21 @@ class SampleSettings:
             raise UserError(
                 f'Scheduler is "{self.scheduler}": choose one of {", ".join(SCHEDULERS)}.'
             )
-        most = SCHEDULERS[self.scheduler].most_steps
-        if not 1 <= self.steps <= most:
+        max_steps = SCHEDULERS[self.scheduler].max_steps
+        if not 1 <= self.steps <= max_steps:
             raise UserError(
-                f"Steps is {self.steps}: choose 1 to {most} for the scheduler {self.scheduler}."
+                f"Steps is {self.steps}: choose 1 to {max_steps} for the scheduler "
+                f"{self.scheduler}."
             )
 
     def size_for(self, diffusion: Diffusion) -> tuple[int, int]:
-        """Width and height in pixels for this model; UserError if it cannot paint them."""
+        """Return width and height in pixels; UserError if the model cannot generate that size."""
         step = diffusion.vae_factor
         for side, pixels in (("Width", self.width), ("Height", self.height)):
             if pixels < 0 or pixels % step:
                 nearest = max(step, round(pixels / step) * step)
                 raise UserError(
-                    f"{side} is {pixels}, but {diffusion.name} paints multiples of {step} pixels: "
-                    f"choose {nearest}, or 0 for the model's own size."
+                    f"{side} is {pixels}, but {diffusion.name} generates multiples of {step} "
+                    f"pixels: choose {nearest}, or 0 for the model's own size."
                 )
         return self.width or diffusion.resolution, self.height or diffusion.resolution

@@ -1,4 +1,4 @@
-"""One pass of the UNet, told what its kind of model is told."""
+"""One forward pass of the UNet, with XL's additional conditioning where the model has it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .prompt_encoding import PromptEmbeds
 def add_time_ids(
     height: int, width: int, *, original: tuple[int, int] | None = None, top: int = 0, left: int = 0
 ) -> torch.Tensor:
-    """What XL is told about where a picture lies in its original, [6], float32, in pixels.
+    """SDXL's micro-conditioning on size and crop, [6], float32, in pixels.
 
-    height, width: of the picture; original: height and width of what it was made from, before it
-        was scaled and cut, None for the same; top, left: where it was cut out, after scaling.
+    height, width: target size.
+    original: height and width of the image before it was scaled and cropped, None for the same.
+    top, left: upper left corner of the crop, after scaling.
 
     The order is original height and width, top, left, height, width (Podell et al. 2023, section
     2.2).
@@ -28,25 +29,25 @@ def unet_forward(
     unet: UNet2DConditionModel,
     latents: torch.Tensor,
     timesteps: torch.Tensor,
-    text: PromptEmbeds,
-    frames: torch.Tensor,
+    prompt_embeds: PromptEmbeds,
+    time_ids: torch.Tensor,
 ) -> torch.Tensor:
-    """The UNet's output [N,C,h,w] for noisy latents of that shape, in the UNet's precision.
+    """Return the UNet's output [N,C,h,w], in the UNet's dtype, for noisy latents of that shape.
 
-    timesteps: [N], or one for all. text: of N prompts. frames: [N,6] from
-    `add_time_ids`, of which only XL is told.
+    timesteps: [N], or a single one for all. prompt_embeds: of N prompts. time_ids: [N,6] from
+    `add_time_ids`, used by XL only.
     """
-    # The UNet's own `device` and `dtype` ask all of its modules, which takes longer than a layer.
+    # The UNet's `device` and `dtype` search all of its modules, which takes longer than a layer.
     weight = next(p for p in unet.parameters() if p.is_floating_point())
     device, dtype = weight.device, weight.dtype
-    text = text.to(device, dtype)
-    more: dict[str, Any] = {}
-    if text.pooled is not None:
-        more["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": frames.to(device)}
+    prompt_embeds = prompt_embeds.to(device, dtype)
+    added: dict[str, Any] = {}
+    if prompt_embeds.pooled is not None:
+        added = {"text_embeds": prompt_embeds.pooled, "time_ids": time_ids.to(device)}
     return unet(
         latents.to(dtype),
         timesteps,
-        encoder_hidden_states=text.states,
+        encoder_hidden_states=prompt_embeds.states,
+        added_cond_kwargs=added or None,
         return_dict=False,
-        **more,
     )[0]

@@ -40,7 +40,7 @@ def settings_of(
 
     require_unquantized(diffusion.modules, diffusion.name, BEFORE)
     painted: dict[str, Any] = {}
-    if priors and priors.later:
+    if priors and priors.deferred:
         painted = {
             "class_count": len(priors.files),
             "class_steps": priors.settings.steps,
@@ -65,7 +65,7 @@ def settings_of(
 
 def _painted(priors: Priors | None) -> tuple[Path, ...]:
     """The class pictures that are there to be learned from; others are the worker's to paint."""
-    return () if priors is None or priors.later else priors.files
+    return () if priors is None or priors.deferred else priors.files
 
 
 def train(

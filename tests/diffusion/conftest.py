@@ -23,7 +23,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-WORDS = ("a", "red", "blue", "dog", "cat", "in", "the", "meadow", "snow")
+VOCABULARY = ("a", "red", "blue", "dog", "cat", "in", "the", "meadow", "snow")
 EPSILON = {"prediction_type": "epsilon", "timestep_spacing": "leading"}
 VELOCITY = {
     "prediction_type": "v_prediction",
@@ -37,7 +37,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True)
     letters = "abcdefghijklmnopqrstuvwxyz"
     merges, pieces = [], [*letters, *(letter + "</w>" for letter in letters)]
-    for word in WORDS:
+    for word in VOCABULARY:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             left, right = parts[:2]
@@ -72,12 +72,12 @@ def text_config(tokenizer: CLIPTokenizer, **changes: object) -> CLIPTextConfig:
 
 
 def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False) -> Path:
-    """Save a random Stable Diffusion of 32-pixel pictures as a diffusers folder."""
+    """Save a random Stable Diffusion for 32-pixel images as a diffusers folder."""
     torch.manual_seed(0)
-    tokenizer = write_tokenizer(folder / "words")
-    more: dict[str, object] = {"cross_attention_dim": 32}
+    tokenizer = write_tokenizer(folder / "vocabulary")
+    sizes: dict[str, object] = {"cross_attention_dim": 32}
     if xl:
-        more = {
+        sizes = {
             "cross_attention_dim": 32 + 48,
             "use_linear_projection": True,
             "transformer_layers_per_block": (1, 2),
@@ -93,7 +93,7 @@ def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False)
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=8,
         norm_num_groups=8,
-        **more,
+        **sizes,
     )
     vae = AutoencoderKL(
         block_out_channels=(16, 32),
@@ -121,7 +121,7 @@ def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False)
         pipeline = StableDiffusionXLPipeline(
             **parts,
             text_encoder_2=CLIPTextModelWithProjection(second),
-            tokenizer_2=CLIPTokenizer.from_pretrained(folder / "words", **{"pad_token": "a"}),
+            tokenizer_2=CLIPTokenizer.from_pretrained(folder / "vocabulary", **{"pad_token": "a"}),
         )
     else:
         pipeline = StableDiffusionPipeline(
@@ -140,7 +140,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture
 def folder_copy(model_folder, tmp_path):
-    """The model's folder, free to be damaged."""
+    """A copy of the model's folder that a test may change."""
     return shutil.copytree(model_folder, tmp_path / "tiny")
 
 

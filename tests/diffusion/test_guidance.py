@@ -1,4 +1,4 @@
-"""Guidance options: what each saves or changes, next to diffusers where it has the same."""
+"""Guidance options: forward passes saved, and equality with diffusers where it has the same."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ progress = st.floats(0, 1)
 
 def latents(model, options, scheduler="ddim", guidance=6.0):
     settings = SampleSettings("snow", STEPS, guidance, scheduler)
-    [painted] = sample_batches(model, ["a red dog"], [3], settings, options=options)
-    return painted.latents
+    [batch] = sample_batches(model, ["a red dog"], [3], settings, options=options)
+    return batch.latents
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_outside_the_interval_the_second_prediction_is_not_computed(diffusion, p
     assert passes == [1, 1, 2, 2, 2, 2, 1, 1, 1, 1]
 
 
-def test_a_rising_schedule_saves_the_first_one_at_pure_noise(velocity_diffusion):
+def test_an_increasing_schedule_needs_no_negative_prediction_at_pure_noise(velocity_diffusion):
     sizes = []
     hook = velocity_diffusion.unet.register_forward_pre_hook(
         lambda _, args: sizes.append(len(args[0]))
@@ -75,42 +75,42 @@ def test_a_rising_schedule_saves_the_first_one_at_pure_noise(velocity_diffusion)
     assert sizes == [1] + [2] * 9
 
 
-def test_zero_init_steps_do_not_ask_the_model(diffusion, passes):
+def test_zero_init_steps_do_not_run_the_model(diffusion, passes):
     latents(diffusion, GuidanceOptions(zero_init_steps=3))
     assert len(passes) == STEPS - 3
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
-def test_zero_velocity_turns_noise_by_the_angle_of_the_step(diffusion, scheduler):
+def test_zero_velocity_scales_noise_by_the_cosine_of_the_step_angle(diffusion, scheduler):
     """With v = 0, DDIM takes x to cos(angle) x (Salimans and Ho 2022, appendix D)."""
-    still = latents(diffusion, GuidanceOptions(zero_init_steps=STEPS), scheduler)
-    made = make_scheduler("ddim", diffusion.scheduler_config)
-    made.set_timesteps(STEPS)
-    angles = made.alphas_cumprod[made.timesteps].sqrt().arccos()
-    steps = angles - torch.cat([angles[1:], made.final_alpha_cumprod.sqrt().arccos()[None]])
-    noise = torch.randn(still.shape, generator=torch.Generator().manual_seed(3))
+    result = latents(diffusion, GuidanceOptions(zero_init_steps=STEPS), scheduler)
+    reference = make_scheduler("ddim", diffusion.scheduler_config)
+    reference.set_timesteps(STEPS)
+    angles = reference.alphas_cumprod[reference.timesteps].sqrt().arccos()
+    steps = angles - torch.cat([angles[1:], reference.final_alpha_cumprod.sqrt().arccos()[None]])
+    noise = torch.randn(result.shape, generator=torch.Generator().manual_seed(3))
     expected = noise * steps.cos().prod()
-    assert (still - expected).abs().max() < (1e-4 if scheduler == "ddim" else 0.15)
+    assert (result - expected).abs().max() < (1e-4 if scheduler == "ddim" else 0.15)
 
 
 @given(st.floats(1, 30), progress, progress, progress, st.sampled_from(sorted(SCHEDULES)))
-def test_the_scale_is_one_outside_the_interval_and_never_below(guidance, a, b, now, schedule):
+def test_the_scale_is_one_outside_the_interval_and_never_below(guidance, a, b, moment, schedule):
     options = GuidanceOptions(start=min(a, b), end=max(a, b), schedule=schedule)
-    scale = options.scale_at(guidance, now)
+    scale = options.scale_at(guidance, moment)
     assert 1 <= scale <= 2 * guidance
-    if not options.start <= now <= options.end:
+    if not options.start <= moment <= options.end:
         assert scale == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_schedule_guides_as_much_as_a_constant_one(schedule):
+def test_every_schedule_has_the_mean_of_a_constant_one(schedule):
     options = GuidanceOptions(schedule=schedule)
     scales = [options.scale_at(7.0, i / 1000) for i in range(1001)]
     assert sum(scales) / len(scales) == pytest.approx(7.0)
 
 
 @given(st.integers(0, 100), st.floats(1, 20))
-def test_full_rescale_gives_back_the_prompted_deviation(seed, scale):
+def test_full_rescale_restores_the_prompted_standard_deviation(seed, scale):
     generator = torch.Generator().manual_seed(seed)
     negative, prompted = torch.randn((2, 3, 4, 8, 8), generator=generator)
     guided = GuidanceOptions(rescale=1.0).combine(negative, prompted, scale)

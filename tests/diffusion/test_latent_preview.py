@@ -1,4 +1,4 @@
-"""A preview shows the picture that the model has in mind."""
+"""The preview decodes the predicted original sample."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end":
         ("euler_a", "v_prediction"),
     ],
 )
-def test_the_predicted_original_is_that_of_diffusers(scheduler, prediction_type):
+def test_the_predicted_original_equals_diffusers(scheduler, prediction_type):
     schedule = make_scheduler(scheduler, {**SCHEDULE, "prediction_type": prediction_type})
     schedule.set_timesteps(10)
     timestep = schedule.timesteps[4]
@@ -35,14 +35,14 @@ def test_the_predicted_original_is_that_of_diffusers(scheduler, prediction_type)
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
-def test_a_large_decoder_is_replaced_by_the_colours_of_its_cells(monkeypatch):
+def test_a_large_decoder_is_approximated_by_one_colour_per_latent_pixel(monkeypatch):
     vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae").requires_grad_(False)
     y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
-    picture = torch.stack([x, y, 1 - x])[None]
-    latents = vae.encode(picture * 2 - 1).latent_dist.mean * vae.config.scaling_factor
-    monkeypatch.setattr(latent_preview, "SMALL_DECODER", 0)
-    quick = latent_preview.previewer(vae)(latents[0])
-    decoded = latent_preview.decode(vae, latents)[0]
+    image = torch.stack([x, y, 1 - x])[None]
+    latents = vae.encode(image * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+    monkeypatch.setattr(latent_preview, "MAX_DECODER_PARAMETERS", 0)
+    preview = latent_preview.make_previewer(vae)(latents[0])
+    decoded = latent_preview.decode_latents(vae, latents)[0]
     colours = torch.nn.functional.adaptive_avg_pool2d(decoded.permute(2, 0, 1), 8).permute(1, 2, 0)
-    assert quick.shape == (8, 8, 3)
-    assert (quick - colours).abs().mean() < 0.08
+    assert preview.shape == (8, 8, 3)
+    assert (preview - colours).abs().mean() < 0.08

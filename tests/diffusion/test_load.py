@@ -1,4 +1,4 @@
-"""Good folders load whole and frozen; every bad one ends in a sentence that says what to do."""
+"""Valid folders load frozen; every invalid one raises an error that names the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def edit_json(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_a_folder_loads_frozen_and_knows_its_sizes(diffusion, model_folder):
+def test_a_folder_loads_frozen_and_with_its_sizes(diffusion, model_folder):
     assert diffusion.name == "tiny"
     assert diffusion.source == str(model_folder)
     assert (diffusion.resolution, diffusion.vae_factor) == (32, 2)
@@ -27,17 +27,17 @@ def test_a_folder_loads_frozen_and_knows_its_sizes(diffusion, model_folder):
     assert not any(parameter.requires_grad for parameter in diffusion.modules.parameters())
 
 
-def test_half_precision_files_become_the_dtype_that_was_asked_for(folder_copy):
+def test_half_precision_files_are_converted_to_the_requested_dtype(folder_copy):
     for file in folder_copy.glob("*/*.safetensors"):
         halves = {key: value.half() for key, value in load_file(file).items()}
         save_file(halves, file, metadata={"format": "pt"})
     full = load_diffusion(folder_copy)
     assert {p.dtype for p in full.modules.parameters()} == {torch.float32}
-    brief = load_diffusion(folder_copy, torch.bfloat16)
-    assert {p.dtype for p in brief.modules.parameters()} == {torch.bfloat16}
+    bfloat16 = load_diffusion(folder_copy, torch.bfloat16)
+    assert {p.dtype for p in bfloat16.modules.parameters()} == {torch.bfloat16}
 
 
-def test_xl_keeps_its_vae_in_full_precision_where_half_is_too_small(xl_folder, tmp_path):
+def test_xl_keeps_its_vae_in_fp32_when_it_must_be_upcast(xl_folder, tmp_path):
     model = load_diffusion(xl_folder, torch.float16)
     assert (model.dtype, model.text_encoder_2.dtype) == (torch.float16, torch.float16)
     assert model.vae.dtype == torch.float32
@@ -49,7 +49,7 @@ def test_xl_keeps_its_vae_in_full_precision_where_half_is_too_small(xl_folder, t
 def test_xl_without_its_second_encoder_is_named(xl_folder, tmp_path):
     copy = shutil.copytree(xl_folder, tmp_path / "half")
     shutil.rmtree(copy / "text_encoder_2")
-    with pytest.raises(UserError, match=r"text_encoder_2 holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"text_encoder_2 contains no model\.safetensors"):
         load_diffusion(copy)
     edit_json(copy / "model_index.json", _class_name="StableDiffusionPipeline")
     with pytest.raises(UserError, match="prompts of width 80 and a text encoder of width 32"):
@@ -79,57 +79,57 @@ def test_text_encoders_of_old_and_new_transformers_load(diffusion, folder_copy, 
     assert all(torch.equal(loaded[k], v) for k, v in diffusion.text_encoder.state_dict().items())
 
 
-def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch):
+def test_a_failed_download_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="nobody/nothing could not be downloaded"):
         load_diffusion("nobody/nothing")
 
 
-def cut_in_half(folder):
+def truncate(folder):
     file = folder / UNET
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def put_foreign_weights(folder):
+def write_other_weights(folder):
     save_file({"layer.weight": torch.zeros(4, 4)}, folder / UNET, metadata={"format": "pt"})
 
 
-def put_weights_of_another_shape(folder):
+def write_weights_of_another_shape(folder):
     weights = load_file(folder / UNET)
     weights["conv_in.weight"] = weights["conv_in.weight"][:, :3].contiguous()
     save_file(weights, folder / UNET, metadata={"format": "pt"})
 
 
-def lose_one_text_weight(folder):
+def delete_one_text_weight(folder):
     file = folder / "text_encoder" / "model.safetensors"
     weights = load_file(file)
     del weights[next(key for key in weights if "q_proj.weight" in key)]
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def keep_only_a_pickle(folder):
+def rename_to_pickle(folder):
     (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (cut_in_half, "damaged or only half written.*fetch it again"),
-        (lambda f: (f / UNET).write_bytes(b""), "damaged or only half written"),
-        (lambda f: (f / UNET).write_text("<html>not found</html>"), "damaged or only half"),
-        (put_foreign_weights, "do not fit its config.json"),
-        (put_weights_of_another_shape, "do not fit its config.json"),
-        (lose_one_text_weight, "do not fit its config.json"),
-        (keep_only_a_pickle, "only safetensors are read"),
+        (truncate, "damaged or incomplete.*download it again"),
+        (lambda f: (f / UNET).write_bytes(b""), "damaged or incomplete"),
+        (lambda f: (f / UNET).write_text("<html>not found</html>"), "damaged or incomplete"),
+        (write_other_weights, "do not fit its config.json"),
+        (write_weights_of_another_shape, "do not fit its config.json"),
+        (delete_one_text_weight, "do not fit its config.json"),
+        (rename_to_pickle, "only safetensors are read"),
         (lambda f: (f / "vae" / "config.json").unlink(), "vae.config.json is missing or damaged"),
         (lambda f: (f / "unet" / "config.json").write_text("{"), "unet.config.json is missing"),
         (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("[]"), "configuration"),
-        (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing: fetch"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing: download"),
         (lambda f: shutil.rmtree(f), "There is no model at"),
-        (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
+        (lambda f: (f / "model_index.json").unlink(), "contains no model_index.json"),
         (
             lambda f: edit_json(f / "model_index.json", _class_name="FluxPipeline"),
-            "holds a FluxPipeline, which this node cannot use",
+            "contains a FluxPipeline, which this node cannot use",
         ),
         (
             lambda f: edit_json(f / "scheduler" / "scheduler_config.json", prediction_type="flow"),
@@ -137,17 +137,17 @@ def keep_only_a_pickle(folder):
         ),
     ],
 )
-def test_a_bad_folder_is_named_with_a_remedy(folder_copy, damage, sentence):
+def test_an_invalid_folder_is_named_with_a_remedy(folder_copy, damage, sentence):
     damage(folder_copy)
     with pytest.raises(UserError, match=sentence) as caught:
         load_diffusion(folder_copy)
     assert "\n" not in str(caught.value)
 
 
-def test_parts_that_do_not_belong_together_are_named(folder_copy):
+def test_components_that_do_not_match_are_named(folder_copy):
     weights = load_file(folder_copy / UNET)
     weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
     save_file(weights, folder_copy / UNET, metadata={"format": "pt"})
     edit_json(folder_copy / "unet" / "config.json", in_channels=9)
-    with pytest.raises(UserError, match="UNet for 9 latent channels and a VAE that makes 4"):
+    with pytest.raises(UserError, match="UNet for 9 latent channels and a VAE with 4"):
         load_diffusion(folder_copy)

@@ -1,4 +1,4 @@
-"""A LoRA file is merged exactly, or not at all and with a sentence."""
+"""A LoRA file is merged exactly, or not at all and with an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT_LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k
 
 @pytest.fixture(params=[False, True], ids=["lora", "dora"])
 def trained(model_folder, tmp_path, request):
-    """A model with adapters on every kind of layer, as training leaves it, and its LoRA file."""
+    """A model with trained adapters on every kind of layer, and its LoRA file."""
     model = load_diffusion(model_folder)
     adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0, dora=request.param)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def trained(model_folder, tmp_path, request):
     return model, file
 
 
-def test_the_merged_model_answers_as_the_one_that_was_trained(trained, model_folder):
+def test_the_merged_model_has_the_outputs_of_the_trained_one(trained, model_folder):
     model, file = trained
     merged = merge_lora(load_diffusion(model_folder), file)
     latents, states = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 32)
@@ -54,7 +54,7 @@ def test_the_merged_model_answers_as_the_one_that_was_trained(trained, model_fol
 
 
 @pytest.mark.parametrize("original", [False, True], ids=["diffusers", "original"])
-def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
+def test_all_of_xl_is_merged_with_either_naming(xl_folder, tmp_path, original):
     model = load_diffusion(xl_folder)
     adapt(model.unet, model.text_encoder, model.text_encoder_2, layers="all", rank=3, seed=0)
     with torch.no_grad():
@@ -64,22 +64,22 @@ def test_all_of_xl_is_merged_by_either_name(xl_folder, tmp_path, original):
     tensors = extract(model.unet, model.text_encoder, model.text_encoder_2)
     merged = load_diffusion(xl_folder)
     if original:
-        tensors = renamed(tensors, merged.unet)
+        tensors = with_original_keys(tensors, merged.unet)
     save_file(tensors, tmp_path / "subject.safetensors")
     merged = merge_lora(merged, tmp_path / "subject.safetensors")
     ids = torch.arange(16).repeat(1, 2, 1)
     with torch.no_grad():
-        text, wanted = encode_tokens(merged, ids), encode_tokens(model, ids)
-        told = torch.randn(1, 4, 16, 16), torch.tensor(500), wanted, add_time_ids(32, 32)[None]
-        assert torch.allclose(text.states, wanted.states, atol=1e-4)
-        assert torch.allclose(text.pooled, wanted.pooled, atol=1e-4)
+        text, expected = encode_tokens(merged, ids), encode_tokens(model, ids)
+        inputs = torch.randn(1, 4, 16, 16), torch.tensor(500), expected, add_time_ids(32, 32)[None]
+        assert torch.allclose(text.states, expected.states, atol=1e-4)
+        assert torch.allclose(text.pooled, expected.pooled, atol=1e-4)
         assert torch.allclose(
-            unet_forward(merged.unet, *told), unet_forward(model.unet, *told), atol=1e-4
+            unet_forward(merged.unet, *inputs), unet_forward(model.unet, *inputs), atol=1e-4
         )
 
 
 @pytest.mark.parametrize("alpha", [None, 8])
-def test_a_file_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path, alpha):
+def test_a_diffusers_file_is_merged_as_diffusers_does(model_folder, tmp_path, alpha):
     pipeline = make_pipeline(load_diffusion(model_folder))
     settings = {"r": 3, "lora_alpha": alpha or 3, "target_modules": ["to_q", "to_out.0", "q_proj"]}
     parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
@@ -90,8 +90,8 @@ def test_a_file_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path,
                 if "lora_B" in name:
                     weight.normal_(std=0.1)
     layers = {f"{name}_lora_layers": get_peft_model_state_dict(p) for name, p in parts.items()}
-    about = {f"{name}_lora_adapter_metadata": settings for name in parts} if alpha else {}
-    pipeline.save_lora_weights(tmp_path, **layers, **about)
+    metadata = {f"{name}_lora_adapter_metadata": settings for name in parts} if alpha else {}
+    pipeline.save_lora_weights(tmp_path, **layers, **metadata)
     merged = merge_lora(load_diffusion(model_folder), tmp_path / "pytorch_lora_weights.safetensors")
     theirs = make_pipeline(load_diffusion(model_folder))
     theirs.load_lora_weights(tmp_path)
@@ -100,15 +100,15 @@ def test_a_file_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path,
     changed = 0
     plain = load_diffusion(model_folder)
     for name in parts:
-        old, wanted = getattr(plain, name).state_dict(), getattr(theirs, name).state_dict()
+        old, expected = getattr(plain, name).state_dict(), getattr(theirs, name).state_dict()
         for key, weight in getattr(merged, name).state_dict().items():
-            assert torch.allclose(weight, wanted[key], atol=1e-6), key
+            assert torch.allclose(weight, expected[key], atol=1e-6), key
             changed += not torch.equal(weight, old[key])
     assert changed > 6
 
 
-def renamed(tensors, unet):
-    """As kohya's scripts name XL's layers: lora_unet_input_blocks_4_1_... and so on."""
+def with_original_keys(tensors, unet):
+    """With kohya's keys of XL's layers: lora_unet_input_blocks_4_1_... and so on."""
     names = {
         ours.removesuffix(".weight").replace(".", "_"): theirs.removesuffix(".weight").replace(
             ".", "_"
@@ -116,24 +116,24 @@ def renamed(tensors, unet):
         for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
         if ours.endswith(".weight")
     }
-    changed = {}
+    renamed = {}
     for key, tensor in tensors.items():
         layer, _, kind = key.removeprefix("lora_unet_").partition(".")
-        changed[f"lora_unet_{names[layer]}.{kind}" if layer in names else key] = tensor
-    assert any(key.startswith("lora_unet_input_blocks") for key in changed)
-    assert not any(key.startswith("lora_unet_down") for key in changed)
-    return changed
+        renamed[f"lora_unet_{names[layer]}.{kind}" if layer in names else key] = tensor
+    assert any(key.startswith("lora_unet_input_blocks") for key in renamed)
+    assert not any(key.startswith("lora_unet_down") for key in renamed)
+    return renamed
 
 
-def test_several_add_up(model_folder, tmp_path, diffusion):
+def test_several_files_add_up(model_folder, tmp_path, diffusion):
     model = load_diffusion(model_folder)
     file = tmp_path / "one.safetensors"
-    half = {
+    tensors = {
         f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 32),
         f"{PROMPT_LAYER}.lora_up.weight": torch.ones(64, 2),
         f"{PROMPT_LAYER}.alpha": torch.tensor(1.0),
     }
-    save_file(half, file)
+    save_file(tensors, file)
     twice = merge_lora(merge_lora(model, file), file)
     before = diffusion.unet.get_parameter(f"{ATTENTION}.weight")
     after = twice.unet.get_parameter(f"{ATTENTION}.weight")
@@ -158,15 +158,15 @@ def lora(**changes):
                 "lora_unet_input_blocks_1.lora_down.weight": torch.ones(2, 32),
                 "lora_unet_input_blocks_1.lora_up.weight": torch.ones(64, 2),
             },
-            "for another model than tiny, which has no such lora_unet_input_blocks_1",
+            "for another model than tiny, which has no such layer lora_unet_input_blocks_1",
         ),
         ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's or diffusers'"),
     ],
 )
-def test_a_foreign_lora_is_named_and_changes_nothing(
+def test_an_unsupported_lora_is_named_and_changes_nothing(
     model_folder, tmp_path, diffusion, tensors, sentence
 ):
-    file = tmp_path / "foreign.safetensors"
+    file = tmp_path / "unsupported.safetensors"
     save_file({**lora(), **tensors}, file)
     model = load_diffusion(model_folder)
     with pytest.raises(UserError, match=sentence):
@@ -179,8 +179,8 @@ def test_a_foreign_lora_is_named_and_changes_nothing(
     )
 
 
-def test_a_half_written_lora_is_named(trained, model_folder):
+def test_an_incomplete_lora_is_named(trained, model_folder):
     _, file = trained
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="half written"):
+    with pytest.raises(UserError, match="damaged or incomplete"):
         merge_lora(load_diffusion(model_folder), file)

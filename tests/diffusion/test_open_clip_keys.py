@@ -1,4 +1,4 @@
-"""An encoder named as OpenCLIP names it, and the same one by Hugging Face's names, are one."""
+"""Text encoder keys are converted from OpenCLIP to transformers and back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def as_open_clip(model: CLIPTextModel) -> dict[str, torch.Tensor]:
     return theirs
 
 
-def test_every_weight_finds_its_place():
+def test_every_weight_is_converted_and_back():
     config = CLIPTextConfig(
         vocab_size=20,
         hidden_size=16,
@@ -49,14 +49,14 @@ def test_every_weight_finds_its_place():
     )
     model = CLIPTextModel(config)
     theirs = as_open_clip(model)
-    found = text_weights({f"below.{key}": value for key, value in theirs.items()}, "below.")
+    converted = text_weights({f"prefix.{key}": value for key, value in theirs.items()}, "prefix.")
     for key, weight in model.state_dict().items():
-        assert torch.equal(found[key.removeprefix("text_model.")], weight), key
-    assert torch.equal(found["text_projection.weight"], torch.arange(6).reshape(2, 3).T)
-    again = original_weights(found)
+        assert torch.equal(converted[key.removeprefix("text_model.")], weight), key
+    assert torch.equal(converted["text_projection.weight"], torch.arange(6).reshape(2, 3).T)
+    again = original_weights(converted)
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[key], weight) for key, weight in theirs.items())
 
 
-def test_other_checkpoints_have_none():
+def test_keys_without_the_prefix_are_ignored():
     assert text_weights({"cond_stage_model.transformer.text_model.x": torch.zeros(1)}, "y.") == {}

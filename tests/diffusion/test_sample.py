@@ -1,4 +1,4 @@
-"""Pictures are those of diffusers' own pipeline, one forward pass a step, whatever the batch."""
+"""Images equal those of diffusers' pipeline, with one forward pass per step, in any batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFERENCES = {
 }
 
 
-def reference_pictures(
+def reference_images(
     model, scheduler: str, guidance: float, steps: int, **size: int
 ) -> torch.Tensor:
     name, options = REFERENCES[scheduler]
@@ -37,7 +37,7 @@ def reference_pictures(
     pipeline.scheduler = getattr(diffusers, name).from_config(model.scheduler_config, **options)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(7 + i) for i in range(len(PROMPTS))]
-    pictures = pipeline(
+    images = pipeline(
         PROMPTS,
         negative_prompt=["snow"] * len(PROMPTS),
         num_inference_steps=steps,
@@ -46,12 +46,12 @@ def reference_pictures(
         output_type="np",
         **size,
     ).images
-    return torch.from_numpy(pictures)
+    return torch.from_numpy(images)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
 @pytest.mark.parametrize("scheduler", REFERENCES)
-def test_pictures_equal_diffusers_pipeline(diffusion, scheduler, guidance):
+def test_images_equal_diffusers_pipeline(diffusion, scheduler, guidance):
     ours = sample(
         diffusion,
         PROMPTS,
@@ -61,7 +61,7 @@ def test_pictures_equal_diffusers_pipeline(diffusion, scheduler, guidance):
         seed=7,
         scheduler=scheduler,
     )
-    theirs = reference_pictures(diffusion, scheduler, guidance, steps=7)
+    theirs = reference_images(diffusion, scheduler, guidance, steps=7)
     assert ours.shape == (2, 32, 32, 3)
     assert (ours - theirs).abs().max() <= 1e-4
 
@@ -77,7 +77,7 @@ def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion, scheduler)
         seed=7,
         scheduler=scheduler,
     )
-    theirs = reference_pictures(velocity_diffusion, scheduler, 4.0, steps=7)
+    theirs = reference_images(velocity_diffusion, scheduler, 4.0, steps=7)
     assert (ours - theirs).abs().max() <= 1e-4
 
 
@@ -93,12 +93,12 @@ def test_xl_equals_diffusers_pipeline(xl_diffusion, scheduler):
         scheduler=scheduler,
         width=48,
     )
-    theirs = reference_pictures(xl_diffusion, scheduler, 4.0, steps=7, width=48)
+    theirs = reference_images(xl_diffusion, scheduler, 4.0, steps=7, width=48)
     assert ours.shape == (2, 32, 48, 3)
     assert (ours - theirs).abs().max() <= 1e-4
 
 
-def test_plms_says_that_it_cannot_start_from_pure_noise(velocity_diffusion):
+def test_plms_cannot_start_from_pure_noise(velocity_diffusion):
     with pytest.raises(UserError, match="plms cannot start from the pure noise"):
         sample(velocity_diffusion, PROMPTS, steps=2, scheduler="plms")
 
@@ -115,7 +115,7 @@ def test_each_step_is_one_forward_pass(diffusion, guidance, batch):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
-def test_a_picture_does_not_depend_on_its_batch(diffusion, scheduler):
+def test_an_image_does_not_depend_on_its_batch(diffusion, scheduler):
     prompts = ["a dog", "a cat", "a dog in the snow"]
     together = sample(diffusion, prompts, steps=4, seed=11, scheduler=scheduler)
     in_pairs = sample(diffusion, prompts, steps=4, seed=11, scheduler=scheduler, batch_size=2)
@@ -125,42 +125,42 @@ def test_a_picture_does_not_depend_on_its_batch(diffusion, scheduler):
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
-def test_the_last_seed_is_followed_by_the_first():
+def test_seeds_wrap_around_at_64_bits():
     assert consecutive_seeds(2**64 - 1, 2) == [2**64 - 1, 0]
 
 
 def test_another_size_than_the_models_own(diffusion):
-    picture = sample(diffusion, ["a dog"], steps=2, width=46, height=64)
-    assert picture.shape == (1, 64, 46, 3)
-    assert picture.dtype == torch.float32
-    assert 0 <= picture.min() <= picture.max() <= 1
+    image = sample(diffusion, ["a dog"], steps=2, width=46, height=64)
+    assert image.shape == (1, 64, 46, 3)
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
 
 
-def test_progress_counts_the_steps_of_all_pictures(diffusion):
-    seen = []
+def test_progress_counts_the_steps_of_all_images(diffusion):
+    reports = []
     sample(
         diffusion,
         ["a dog"] * 3,
         steps=2,
         batch_size=2,
-        on_step=lambda done, total, preview: seen.append((done, total, tuple(preview.shape))),
+        on_step=lambda step, total, preview: reports.append((step, total, tuple(preview.shape))),
     )
-    assert [entry[:2] for entry in seen] == [(2, 6), (4, 6), (5, 6), (6, 6)]
-    assert all(shape == (32, 32, 3) for _, _, shape in seen)
+    assert [entry[:2] for entry in reports] == [(2, 6), (4, 6), (5, 6), (6, 6)]
+    assert all(shape == (32, 32, 3) for _, _, shape in reports)
 
 
-def test_the_last_preview_is_the_picture(diffusion):
+def test_the_last_preview_is_the_image(diffusion):
     previews = []
-    picture = sample(diffusion, ["a dog"], steps=3, on_step=lambda *step: previews.append(step[2]))
-    assert torch.allclose(previews[-1], picture[0], atol=1e-2)
-    assert not torch.allclose(previews[0], picture[0], atol=1e-2)
+    image = sample(diffusion, ["a dog"], steps=3, on_step=lambda *step: previews.append(step[2]))
+    assert torch.allclose(previews[-1], image[0], atol=1e-2)
+    assert not torch.allclose(previews[0], image[0], atol=1e-2)
 
 
 class StoppedError(Exception):
     pass
 
 
-def test_the_callback_can_end_a_run_and_finished_batches_stay(diffusion):
+def test_the_callback_can_stop_a_run_and_finished_batches_are_kept(diffusion):
     finished = []
 
     def stop_in_the_second_batch(done, total, preview):
@@ -191,14 +191,14 @@ def test_a_batch_that_does_not_fit_is_halved(diffusion):
     plain = sample(diffusion, ["a dog"] * 5, steps=1)
     hook = diffusion.unet.register_forward_pre_hook(small_memory)
     try:
-        pictures = sample(diffusion, ["a dog"] * 5, steps=1)
+        images = sample(diffusion, ["a dog"] * 5, steps=1)
     finally:
         hook.remove()
     assert sizes == [10, 4, 4, 2]
-    assert torch.allclose(pictures, plain, atol=1e-5)
+    assert torch.allclose(images, plain, atol=1e-5)
 
 
-def test_one_picture_too_large_for_memory_says_so(diffusion):
+def test_a_single_image_too_large_for_memory_is_named(diffusion):
     def no_memory(*_):
         raise torch.OutOfMemoryError("out of memory")
 
@@ -218,7 +218,7 @@ def test_one_picture_too_large_for_memory_says_so(diffusion):
         ({"guidance": 0.5}, "Guidance is 0.5: choose 1"),
         ({"guidance": float("nan")}, "Guidance is nan: choose 1"),
         ({"scheduler": "magic"}, 'Scheduler is "magic": choose one of ddim'),
-        ({"width": 31}, "Width is 31, but tiny paints multiples of 2 pixels: choose 32"),
+        ({"width": 31}, "Width is 31, but tiny generates multiples of 2 pixels: choose 32"),
         ({"height": -4}, "Height is -4"),
     ],
 )
@@ -227,16 +227,16 @@ def test_a_setting_out_of_range_is_named(diffusion, choice, sentence):
         sample(diffusion, ["a dog"], **choice)
 
 
-def test_every_scheduler_is_compared():
+def test_every_scheduler_is_compared_with_diffusers():
     assert set(REFERENCES) == set(SCHEDULERS)
 
 
-def test_no_prompt_at_all_is_named(diffusion):
+def test_an_empty_prompt_list_is_named(diffusion):
     with pytest.raises(UserError, match="write at least one line"):
         sample(diffusion, [])
 
 
-def test_a_prompt_longer_than_the_encoder_names_the_first_word_it_loses(diffusion):
+def test_a_prompt_that_is_too_long_names_the_first_word_cut_off(diffusion):
     fits = "a dog " * 7
     assert len(sample(diffusion, [fits], steps=1)) == 1
     with pytest.raises(UserError, match=r'17 tokens and tiny reads 14.*cut at "xyz"'):
@@ -245,13 +245,13 @@ def test_a_prompt_longer_than_the_encoder_names_the_first_word_it_loses(diffusio
         sample(diffusion, ["a dog"], negative=fits + "snow", steps=1)
 
 
-def test_pictures_made_under_inference_mode_are_ordinary_tensors(diffusion):
+def test_images_generated_under_inference_mode_are_ordinary_tensors(diffusion):
     with torch.inference_mode():
-        picture = sample(diffusion, ["a dog"], steps=1)
-    assert not picture.is_inference()
+        image = sample(diffusion, ["a dog"], steps=1)
+    assert not image.is_inference()
 
 
-def test_weights_that_overflow_are_reported_with_a_remedy(diffusion):
+def test_nan_images_are_named_with_a_remedy(diffusion):
     def overflow(_, args, output):
         return (output[0] * float("nan"),)
 

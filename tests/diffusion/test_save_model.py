@@ -1,4 +1,4 @@
-"""A folder that was written is the model, for us and for diffusers, or it is not there."""
+"""A saved folder is read back as the same model, here and by diffusers, or does not exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kosmos_dreambooth.shared.errors import UserError
 from safetensors.torch import load_file, save_file
 
 
-def test_a_written_folder_paints_the_same(velocity_diffusion, tmp_path):
+def test_a_saved_folder_generates_the_same_images(velocity_diffusion, tmp_path):
     save_folder(velocity_diffusion, tmp_path / "a" / "copy")
     again = load_diffusion(tmp_path / "a" / "copy")
     prompts = ["a red dog"]
@@ -25,16 +25,16 @@ def test_a_written_folder_paints_the_same(velocity_diffusion, tmp_path):
     assert pipeline.unet.config.cross_attention_dim == 32
 
 
-def test_a_written_xl_folder_is_the_same_model(xl_diffusion, tmp_path):
+def test_a_saved_xl_folder_is_the_same_model(xl_diffusion, tmp_path):
     save_folder(xl_diffusion, tmp_path / "copy")
     again = load_diffusion(tmp_path / "copy")
     prompts = ["a red dog"]
     assert torch.equal(sample(again, prompts, steps=3), sample(xl_diffusion, prompts, steps=3))
     before = fingerprint(again)
-    assert fingerprint(load_diffusion(lose_a_weight(tmp_path / "copy"))) != before
+    assert fingerprint(load_diffusion(zero_a_weight(tmp_path / "copy"))) != before
 
 
-def lose_a_weight(folder):
+def zero_a_weight(folder):
     file = folder / "text_encoder_2" / "model.safetensors"
     weights = load_file(file)
     weights["text_projection.weight"].zero_()
@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_nothing_behind(diffusion, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(UserError, match="make room on that disk"):
+        with pytest.raises(UserError, match="free space on that disk"):
             save_folder(diffusion, tmp_path / "copy")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -13,7 +13,7 @@ import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.sample.images import sample
-from kosmos_dreambooth.diffusion.sample.schedulers import FLOW, make_scheduler
+from kosmos_dreambooth.diffusion.sample.schedulers import FLOW_PREDICTION, make_scheduler
 from kosmos_dreambooth.export.export_diffusion import export_diffusion, runtime_settings
 from kosmos_dreambooth.export.tolerance import TOLERANCES
 from kosmos_dreambooth.shared.errors import UserError
@@ -53,7 +53,7 @@ def test_the_program_in_the_readme_paints_the_same_picture(
     assert np.abs(painted - expected).max() < 1.5 / 255
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", FLOW])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", FLOW_PREDICTION])
 def test_the_schedule_in_an_export_makes_the_steps_of_ddim(
     painter: Diffusion, prediction: str
 ) -> None:

@@ -160,7 +160,7 @@ def failure_of(client: Client, workflow: dict) -> Failure:
     [
         ({"prompt": "a red dog in the meadow " * 40}, "shorten it, because it would be cut at"),
         ({"prompt": " \n "}, "There is no prompt"),
-        ({"width": 100}, "Width is 100, but sandbox paints multiples of 8 pixels: choose"),
+        ({"width": 100}, "Width is 100, but sandbox generates multiples of 8 pixels: choose"),
         ({"scheduler": "plms"}, "choose one of ddim"),
     ],
 )
@@ -179,7 +179,7 @@ def test_an_impossible_wish_ends_in_one_sentence(
         ("guidance", "PrimitiveFloat", 0.5, "Guidance is 0.5: choose 1 (no guidance) or more"),
         ("guidance", "PrimitiveFloat", -3.0, "Guidance is -3.0: choose 1"),
         ("steps", "PrimitiveInt", 0, "Steps is 0: choose 1 to 1000"),
-        ("height", "PrimitiveInt", 63, "Height is 63, but sandbox paints multiples of 8"),
+        ("height", "PrimitiveInt", 63, "Height is 63, but sandbox generates multiples of 8"),
     ],
 )
 def test_a_number_from_another_node_is_checked_too(
@@ -220,8 +220,8 @@ def test_models_put_in_the_folder_are_seen_and_broken_ones_named(
     flux = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}
     save_file(flux, checkpoints / "flux.safetensors")
     for model, sentence in (
-        ("half", "half written"),
-        ("half.safetensors", "half.safetensors is damaged or only half written"),
+        ("half", "damaged or incomplete"),
+        ("half.safetensors", "half.safetensors is damaged or incomplete"),
         ("vae.safetensors", "vae.safetensors is a VAE, not a checkpoint"),
         ("flux.safetensors", "flux.safetensors is a Flux model: choose"),
     ):

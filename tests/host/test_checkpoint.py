@@ -305,13 +305,13 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 @pytest.mark.parametrize(
     ("shapes", "sentence"),
     [
-        ({PROMPT: [320, 2048]}, "is a smaller relative of Stable Diffusion XL"),
+        ({PROMPT: [320, 2048]}, "is a distilled variant of Stable Diffusion XL"),
         ({PROMPT: [320, 1280]}, "is an SDXL refiner"),
         ({PROMPT: [320, 999]}, "is of an unknown kind"),
         ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
         ({"input_blocks.1.1.time_stack.0.ff.weight": [4]}, "is a Stable Video Diffusion model"),
-        ({}, "does not hold a whole Stable Diffusion unet"),
-        ({PROMPT: [320, 1024]}, "does not hold a whole Stable Diffusion unet"),
+        ({}, "does not contain a complete Stable Diffusion unet"),
+        ({PROMPT: [320, 1024]}, "does not contain a complete Stable Diffusion unet"),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sentence: str) -> None:
@@ -334,7 +334,7 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
         ("first_stage_model.decoder.conv_in.weight", "a VAE, not a checkpoint"),
         ("text_model.final_layer_norm.weight", "a text encoder, not a checkpoint"),
         ("down_blocks.0.resnets.0.conv1.weight", "a part of a diffusers folder"),
-        ("emb_params", "a learned word, not a checkpoint"),
+        ("emb_params", "a textual inversion embedding, not a checkpoint"),
         ("layer.weight", "no Stable Diffusion checkpoint"),
     ],
 )
@@ -349,7 +349,7 @@ def test_other_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Pa
     file = tmp_path / "playground.safetensors"
     weights = load_file(core / "small_xl.safetensors")
     save_file({**weights, "edm_mean": torch.zeros(4)}, file)
-    with pytest.raises(UserError, match=r"playground.* is made for EDM's noise levels"):
+    with pytest.raises(UserError, match=r"playground.* is made for EDM's noise schedule"):
         load_checkpoint(file, torch.float32, VOCABULARY, smaller_xl)
 
 
@@ -375,7 +375,7 @@ def test_a_checkpoint_without_a_part_says_which(
     weights = load_file(core / "small.safetensors")
     file = tmp_path / "part.safetensors"
     save_file({key: value for key, value in weights.items() if not key.startswith(part)}, file)
-    with pytest.raises(UserError, match="does not hold a whole Stable Diffusion"):
+    with pytest.raises(UserError, match="does not contain a complete Stable Diffusion"):
         load_checkpoint(file, torch.float32, VOCABULARY, smaller)
 
 
@@ -383,5 +383,5 @@ def test_a_half_written_checkpoint_is_named(core: Path, tmp_path: Path) -> None:
     whole = (core / "small.safetensors").read_bytes()
     file = tmp_path / "half.safetensors"
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="half written"):
+    with pytest.raises(UserError, match="damaged or incomplete"):
         load_diffusion(file, vocabulary=VOCABULARY)

@@ -129,10 +129,10 @@ def test_options_reach_the_sampler(server: ComfyUI, client: Client) -> None:
 @pytest.mark.parametrize(
     ("graph", "sentence"),
     [
-        (over("odd.png"), "60x60 pixels, but sandbox paints multiples of 8"),
+        (over("odd.png"), "60x60 pixels, but sandbox generates multiples of 8"),
         (over(mask="low.png"), "mask has the size 64x32 and the image 64x64"),
         (over(width=128), "set both to 0"),
-        (over(denoise=0.06), "leaves no step to take"),
+        (over(denoise=0.06), "leaves no step to run"),
     ],
 )
 def test_an_impossible_wish_ends_in_one_sentence(
@@ -154,7 +154,7 @@ def test_latents_that_are_not_numbers_are_named(server: ComfyUI, client: Client)
         "class_type": "VAEDecode",
         "inputs": {"samples": ["latent", 0], "vae": ["core", 2]},
     }
-    assert "image holds values that are not numbers" in sentence_of(client, graph)
+    assert "image contains NaN or infinite values" in sentence_of(client, graph)
 
 
 def test_a_model_that_makes_no_numbers_is_named(server: ComfyUI, client: Client) -> None:
@@ -168,9 +168,7 @@ def test_a_model_that_makes_no_numbers_is_named(server: ComfyUI, client: Client)
         "class_type": "LoadDiffusion",
         "inputs": {"model": "overflowing", "dtype": "fp16"},
     }
-    assert "pictures that are not numbers in torch.float16: load it with" in sentence_of(
-        client, graph
-    )
+    assert "NaN or infinite values in torch.float16: load it with" in sentence_of(client, graph)
 
 
 def sentence_of(client: Client, graph: dict) -> str:

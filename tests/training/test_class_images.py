@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.priors import make_priors
+from kosmos_dreambooth.diffusion.priors import generate_priors
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.data.subject import Subject, fingerprint
@@ -19,7 +19,7 @@ def test_pictures_painted_by_the_worker_are_those_painted_before(
     velocity_model: Path, subject: Subject, tmp_path: Path
 ) -> None:
     cache = tmp_path / "priors"
-    before = make_priors(
+    before = generate_priors(
         load_diffusion(velocity_model),
         "a dog",
         3,

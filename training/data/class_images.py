@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
-from ...diffusion.priors import make_priors
+from ...diffusion.priors import generate_priors
 from ...diffusion.sample.sample_settings import SampleSettings
 from ..config import TrainingConfig
 from ..run.run_folder import RunFolder
@@ -51,7 +51,7 @@ def provide_class_pictures(
 
     tell("painting class pictures")
     diffusion.modules.to(device)
-    priors = make_priors(
+    priors = generate_priors(
         diffusion,
         config.class_caption,
         config.class_count,

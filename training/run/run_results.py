@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
 from ...diffusion.merge_lora import merge_lora
-from ...diffusion.save_model import checkpoint_misfit, save_checkpoint, save_folder
+from ...diffusion.save_model import checkpoint_incompatibility, save_checkpoint, save_folder
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import TrainingConfig
@@ -152,7 +152,7 @@ def write_checkpoint(run: RunFolder, target: Path, architecture: Path | None = N
     UserError when the disk is full. The run folder keeps the model as precise as it is.
     """
     model = load_result(run, torch.float16)
-    if checkpoint_misfit(model, architecture):
+    if checkpoint_incompatibility(model, architecture):
         return False
     says = metadata(run, read_as(TrainingConfig, run.config))
     save_checkpoint(model, target, architecture, says)
