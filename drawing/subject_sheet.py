@@ -39,7 +39,7 @@ def draw_subject_sheet(subject: Subject) -> np.ndarray:
 
 
 def _thumbnail(subject: Subject, k: int) -> Image.Image:
-    pixels = subject.pictures[k]
+    pixels = subject.images[k]
     if subject.masks:
         inside = subject.masks[k][..., None] / 255
         pixels = (pixels * (SHADE + (1 - SHADE) * inside)).astype(np.uint8)

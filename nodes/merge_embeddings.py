@@ -101,7 +101,7 @@ class MergeEmbeddings(io.ComfyNode):
         embedding_b: TokenEmbedding | None = None,
     ) -> io.NodeOutput:
         """Merge and save."""
-        from ..training.dreambooth.textual_inversion import merge, write_embedding
+        from ..training.dreambooth.textual_inversion import merge_embeddings, write_embedding
 
         if not name.strip():
             raise UserError("The name is empty: say what the merged word's file is called.")
@@ -109,7 +109,7 @@ class MergeEmbeddings(io.ComfyNode):
         parts = [part for part in given if part is not None]
         if not parts:
             raise UserError("There is nothing to merge: choose file_a, or connect embedding_a.")
-        merged = merge(parts, word.strip(), share if mode == "mix" else None)
+        merged = merge_embeddings(parts, word.strip(), share if mode == "mix" else None)
         file = host.model_file("embeddings", publish.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
         return io.NodeOutput(merged, publish.prompt_word(file))

@@ -38,7 +38,7 @@ TRAINING_RUN = io.Custom("TRAINING_RUN")
 """A run on disk and one of its checkpoints: `training.runs.ChosenRun`."""
 
 TOKEN_EMBEDDING = io.Custom("TOKEN_EMBEDDING")
-"""The vectors that a word stands for: `training.tokens.TokenEmbedding`."""
+"""The vectors that a word stands for: `training.dreambooth.textual_inversion.TokenEmbedding`."""
 
 LORA_MODEL = io.LoraModel
 """Core's LoRA weights: a dictionary of tensors by key."""

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from ..shared.images import to_tensor, to_uint8
-from ..training.data.subject import Subject, from_templates, personal_caption
+from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from . import host
 from .sockets import (
     DIFFUSION,
@@ -129,7 +129,7 @@ class SubjectDataset(io.ComfyNode):
     ) -> io.NodeOutput:
         """Put the token into the captions."""
         from ..drawing.subject_sheet import draw_subject_sheet
-        from ..training.data.subject_checks import advice
+        from ..training.data.subject_checks import subject_warnings
 
         pictures = [_pixels(picture) for batch in image for picture in batch]
         seen = [picture for part in grounding or [] for picture in part.pictures]
@@ -150,9 +150,9 @@ class SubjectDataset(io.ComfyNode):
             else []
             for picture, text in zip(seen, texts, strict=False)
         ] or [[] for _ in texts]
-        plain = from_templates(templates[0] if templates else "", name, noun)
+        plain = caption_from_templates(templates[0] if templates else "", name, noun)
         personal = tuple(
-            personal_caption(text, name, noun, phrases) if text.strip() else plain
+            caption_with_token(text, name, noun, phrases) if text.strip() else plain
             for text, phrases in zip(texts, spans, strict=False)
         )
         masks = _masks(pictures, mask, seen, noun)
@@ -160,7 +160,7 @@ class SubjectDataset(io.ComfyNode):
         if crop and crop[0]:
             subject = _cropped(subject)
         model = diffusion[0] if diffusion else None
-        found = advice(
+        found = subject_warnings(
             subject, model.tokenizer if model else None, model.resolution if model else 0
         )
         report = "\n".join(found) or "The subject looks ready to be learned."
@@ -188,16 +188,16 @@ def _masks(
 
 
 def _cropped(subject: Subject) -> Subject:
-    from ..training.data.masks import crop
+    from ..training.data.masks import crop_to_mask
 
     if not subject.masks:
         raise UserError(
             "crop needs to know where the subject is: connect grounding or mask, or switch it off."
         )
-    pairs = [crop(*pair) for pair in zip(subject.pictures, subject.masks, strict=True)]
+    pairs = [crop_to_mask(*pair) for pair in zip(subject.images, subject.masks, strict=True)]
     return replace(
         subject,
-        pictures=tuple(picture for picture, _ in pairs),
+        images=tuple(picture for picture, _ in pairs),
         masks=tuple(mask for _, mask in pairs),
     )
 

@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ...diffusion.load.detect_checkpoint import SD1, SD2, XL
 from ...diffusion.load.model_parts import assemble_model, load_tokenizer, read_json
 from ...diffusion.save_model import save_checkpoint
-from ...training.dreambooth.lora_adapters import adapt, extract
+from ...training.dreambooth.lora_adapters import inject_lora, lora_state_dict
 from ..demo.comfyui_server import ComfyUI, home
 from ..demo.server_client import Client
 
@@ -60,14 +60,14 @@ def write_models(models: Path, kind: Path) -> None:
     torch.set_default_dtype(torch.float32)
     save_checkpoint(diffusion, models / "checkpoints" / MODEL, kind)
     modules = [diffusion.unet, *(encoder for encoder, _ in readers)]
-    adapt(*modules, layers="all", rank=4, seed=0)
+    inject_lora(*modules, layers="all", rank=4, seed=0)
     with torch.no_grad():
         for module in modules:
             for name, weight in module.named_parameters():
                 if "lora_B" in name:
                     weight.normal_(std=0.02)
     (models / "loras").mkdir(parents=True, exist_ok=True)
-    save_file(extract(*modules), models / "loras" / LORA)
+    save_file(lora_state_dict(*modules), models / "loras" / LORA)
 
 
 def load(dtype: str, *, lora: bool) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...diffusion.load.model_source import load_diffusion
 from ...training.config import TrainingConfig
-from ...training.data.subject import Subject, fingerprint
+from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 
 PICTURES = 4
@@ -24,7 +24,7 @@ def small_run(base: Path, root: Path, name: str, **settings: object) -> RunFolde
         "base": str(base),
         "token": subject.token,
         "class_name": subject.class_name,
-        "data": fingerprint(subject, ()),
+        "data": subject_fingerprint(subject, ()),
         "resolution": side,
         "device": "cpu",
         "preview_every": 0,

@@ -33,8 +33,8 @@ from ...diffusion.load.model_source import load_diffusion
 from ...sandbox import DIFFUSION as SANDBOX
 from ...shared.peak_memory import watch_peak
 from ...training.config import TrainingConfig, suggested_batch_size
-from ...training.data.latents import square
-from ...training.data.subject import Subject, fingerprint
+from ...training.data.latents import center_square
+from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import open_run
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
@@ -168,7 +168,7 @@ def _ours(row: str, base: Path, folder: Path, options: argparse.Namespace, turn:
         base=str(base),
         token="sks",  # noqa: S106
         class_name="dog",
-        data=fingerprint(subject, files),
+        data=subject_fingerprint(subject, files),
         resolution=SIDE,
         steps=options.steps + 1,
         seed=turn,
@@ -189,7 +189,7 @@ def _theirs(row: str, base: Path, _: Path, options: argparse.Namespace, turn: in
     diffusion.modules.to(DEVICE)
 
     def examples(count: int, seed: int, caption: str) -> Examples:
-        pixels = torch.stack([square(picture, SIDE) for picture in _pictures(count, seed)])
+        pixels = torch.stack([center_square(picture, SIDE) for picture in _pictures(count, seed)])
         return Examples(pixels, captioned(diffusion, [caption] * count))
 
     documented(

@@ -28,8 +28,7 @@ from ...sandbox.world.scene import HELD_OUT
 from ...shared.images import to_batch
 from ...training.config import TrainingConfig
 from ...training.data.masks import box_mask
-from ...training.data.subject import Subject
-from ...training.data.subject import fingerprint as dataset_fingerprint
+from ...training.data.subject import Subject, subject_fingerprint
 from ...training.evaluate.evaluate_run import spread
 from ...training.run.run_folder import open_run
 from ...training.run.run_results import load_result
@@ -86,7 +85,7 @@ def teach(
         token=token,
         class_name=SUBJECT.kind,
         class_prompt=CLASS_PROMPT,
-        data=dataset_fingerprint(subject, files),
+        data=subject_fingerprint(subject, files),
         resolution=base.resolution,
         **settled,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...training.config import Options, TrainingConfig, suggested_batch_size
-from ...training.data.subject import Subject, fingerprint
+from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 from .. import host
 from .run_monitor import RUNS, finish, unwritable
@@ -56,7 +56,7 @@ def settings_of(
         "token": subject.token,
         "class_name": subject.class_name,
         "class_prompt": priors.prompt if priors else "",
-        "data": fingerprint(learned_from(subject, options), _painted(priors)),
+        "data": subject_fingerprint(learned_from(subject, options), _painted(priors)),
         "resolution": diffusion.resolution,
         "device": "cpu" if host.device_type() == "cpu" else "auto",
         **painted,

@@ -11,7 +11,7 @@ from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens
 from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids, unet_forward
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -24,13 +24,13 @@ PROMPT_LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k
 def trained(model_folder, tmp_path, request):
     """A model with trained adapters on every kind of layer, and its LoRA file."""
     model = load_diffusion(model_folder)
-    adapt(model.unet, model.text_encoder, layers="all", rank=3, seed=0, dora=request.param)
+    inject_lora(model.unet, model.text_encoder, layers="all", rank=3, seed=0, dora=request.param)
     with torch.no_grad():
         for name, weight in model.modules.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.1)
     file = tmp_path / "subject.safetensors"
-    save_file(extract(model.unet, model.text_encoder), file)
+    save_file(lora_state_dict(model.unet, model.text_encoder), file)
     return model, file
 
 
@@ -56,12 +56,12 @@ def test_the_merged_model_has_the_outputs_of_the_trained_one(trained, model_fold
 @pytest.mark.parametrize("original", [False, True], ids=["diffusers", "original"])
 def test_all_of_xl_is_merged_with_either_naming(xl_folder, tmp_path, original):
     model = load_diffusion(xl_folder)
-    adapt(model.unet, model.text_encoder, model.text_encoder_2, layers="all", rank=3, seed=0)
+    inject_lora(model.unet, model.text_encoder, model.text_encoder_2, layers="all", rank=3, seed=0)
     with torch.no_grad():
         for name, weight in model.modules.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.1)
-    tensors = extract(model.unet, model.text_encoder, model.text_encoder_2)
+    tensors = lora_state_dict(model.unet, model.text_encoder, model.text_encoder_2)
     merged = load_diffusion(xl_folder)
     if original:
         tensors = with_original_keys(tensors, merged.unet)

@@ -24,7 +24,7 @@ from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens, to
 from kosmos_dreambooth.diffusion.sample.unet_forward import unet_forward
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
 from kosmos_dreambooth.training.run.run_results import load_result, write_checkpoint
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -277,8 +277,8 @@ def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
             f"lora_unet_{ours.removesuffix('.weight').replace('.', '_')}": theirs
             for ours, theirs in zip(unet.state_dict(), unet_weights(unet), strict=True)
         }
-        adapt(unet, *encoders, layers="all", rank=1, seed=0)
-        written = {key.partition(".")[0] for key in extract(unet, *encoders)}
+        inject_lora(unet, *encoders, layers="all", rank=1, seed=0)
+        written = {key.partition(".")[0] for key in lora_state_dict(unet, *encoders)}
     assert written <= known.keys()
     ours = {name for name in written if name in layers}
     assert {known[name] for name in ours} == {f"diffusion_model.{layers[name]}" for name in ours}

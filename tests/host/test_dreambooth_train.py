@@ -19,7 +19,7 @@ from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI, home, python
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.diffusion.load.detect_checkpoint import SD1
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
 from kosmos_dreambooth.training.run.events import Follower, loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
@@ -329,7 +329,7 @@ def test_core_knows_every_layer_that_a_lora_of_stable_diffusion_names() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD1 / "unet"))
         text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
-        adapt(unet, text_encoder, layers="all", rank=1, seed=0)
+        inject_lora(unet, text_encoder, layers="all", rank=1, seed=0)
     printed = subprocess.run(
         [str(python()), "-c", KEYS],
         cwd=home(),
@@ -338,7 +338,7 @@ def test_core_knows_every_layer_that_a_lora_of_stable_diffusion_names() -> None:
         check=True,
     )
     known = set(json.loads(printed.stdout.splitlines()[-1]))
-    named = {key.partition(".")[0] for key in extract(unet, text_encoder)}
+    named = {key.partition(".")[0] for key in lora_state_dict(unet, text_encoder)}
     assert len(named) > 300
     assert named <= known
 

@@ -18,7 +18,7 @@ from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.diffusion.load.ldm_keys import text_weights, unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION
-from kosmos_dreambooth.training.dreambooth.lora_adapters import adapt, extract
+from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
@@ -340,13 +340,13 @@ def assert_merged(
 def write_lora(folder: Path, file: Path, seed: int = 0) -> None:
     model = load_diffusion(folder)
     encoders = (model.text_encoder, model.text_encoder_2)
-    adapt(model.unet, *encoders, layers="all", rank=4, seed=seed)
+    inject_lora(model.unet, *encoders, layers="all", rank=4, seed=seed)
     with torch.no_grad():
         for key, weight in model.modules.named_parameters():
             if "lora_B" in key:
                 weight.normal_(std=0.1)
     file.parent.mkdir(exist_ok=True)
-    save_file(extract(model.unet, *encoders), file)
+    save_file(lora_state_dict(model.unet, *encoders), file)
 
 
 def test_a_lora_that_was_written_anew_is_read_again(server: ComfyUI, client: Client) -> None:

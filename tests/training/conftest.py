@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kosmos_dreambooth.training.config import TrainingConfig
-from kosmos_dreambooth.training.data.subject import Subject, fingerprint
+from kosmos_dreambooth.training.data.subject import Subject, subject_fingerprint
 from kosmos_dreambooth.training.run.run_folder import RunFolder, open_run
 from PIL import Image
 
@@ -32,13 +32,13 @@ def epsilon_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subject() -> Subject:
     rng = np.random.default_rng(0)
     sizes = [(16, 16), (20, 31), (64, 17)]
-    pictures = tuple(rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
+    images = tuple(rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
     captions = ("a sks dog in the snow", "a sks dog", "a sks dog in the meadow")
-    return Subject(pictures, captions, "sks", "dog")
+    return Subject(images, captions, "sks", "dog")
 
 
 @pytest.fixture(scope="session")
-def class_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+def class_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     rng = np.random.default_rng(1)
     files = [tmp_path_factory.mktemp("priors") / f"{k}.png" for k in range(5)]
     for file in files:
@@ -47,7 +47,7 @@ def class_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]
 
 
 @pytest.fixture(scope="session")
-def make_run(velocity_model: Path, subject: Subject, class_pictures: tuple[Path, ...]) -> RunMaker:
+def make_run(velocity_model: Path, subject: Subject, class_images: tuple[Path, ...]) -> RunMaker:
     """Return a function that opens a run of a few steps on 8x8 latents."""
 
     def make(
@@ -57,7 +57,7 @@ def make_run(velocity_model: Path, subject: Subject, class_pictures: tuple[Path,
             "base": str(velocity_model),
             "token": "sks",
             "class_name": "dog",
-            "data": fingerprint(subject, class_pictures),
+            "data": subject_fingerprint(subject, class_images),
             "resolution": 16,
             "steps": 12,
             "batch_size": 2,
@@ -69,6 +69,6 @@ def make_run(velocity_model: Path, subject: Subject, class_pictures: tuple[Path,
             "checkpoint_every": 4,
         }
         config = TrainingConfig(**defaults | settings)
-        return open_run(root, name, config, subject, class_pictures, resume=resume)
+        return open_run(root, name, config, subject, class_images, resume=resume)
 
     return make

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.data.buckets import Size, size_for, sizes
-from kosmos_dreambooth.training.data.latents import placed
+from kosmos_dreambooth.training.data.buckets import Size, bucket_sizes, nearest_size
+from kosmos_dreambooth.training.data.latents import time_ids_for
 from kosmos_dreambooth.training.data.step_sampler import choose_bucket
-from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -27,7 +27,7 @@ SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}
 @given(st.integers(2, 16), st.integers(1, 64))
 def test_every_size_is_whole_and_has_about_as_many_pixels(cells: int, step: int) -> None:
     resolution = cells * step
-    found = sizes(resolution, step)
+    found = bucket_sizes(resolution, step)
     assert Size(resolution, resolution) in found
     for size in found:
         assert size.width % step == size.height % step == 0
@@ -37,11 +37,11 @@ def test_every_size_is_whole_and_has_about_as_many_pixels(cells: int, step: int)
 
 
 def test_a_picture_gets_the_size_of_its_shape() -> None:
-    among = sizes(512, 64)
-    assert size_for((900, 900), among) == Size(512, 512)
-    assert size_for((1000, 1500), among) == Size(640, 384)
-    assert size_for((3000, 200), among) == Size(256, 1024)
-    assert size_for((1000, 1500), sizes(512, 0)) == Size(512, 512)
+    sizes = bucket_sizes(512, 64)
+    assert nearest_size((900, 900), sizes) == Size(512, 512)
+    assert nearest_size((1000, 1500), sizes) == Size(640, 384)
+    assert nearest_size((3000, 200), sizes) == Size(256, 1024)
+    assert nearest_size((1000, 1500), bucket_sizes(512, 0)) == Size(512, 512)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 20))
@@ -55,21 +55,21 @@ def test_all_pictures_are_seen_equally_often(counts: list[int], seed: int) -> No
 
 def test_xl_is_told_where_a_picture_lies_in_its_original() -> None:
     picture = np.zeros((100, 300, 3), np.uint8)
-    assert placed(picture, Size(64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
-    assert placed(picture, Size(96, 32)).tolist() == [100, 300, 0, 0, 32, 96]
+    assert time_ids_for(picture, Size(64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
+    assert time_ids_for(picture, Size(96, 32)).tolist() == [100, 300, 0, 0, 32, 96]
 
 
 def seen_in(run, monkeypatch) -> list[set[tuple[int, int]]]:
     """Train, and return the sizes in pixels of the latents of each pass of the UNet."""
     passes = []
-    errors = DreamBooth._errors
+    sample_losses = DreamBoothModule._sample_losses
 
-    def look(self, slots):
+    def record(self, slots):
         passes.append({tuple(2 * side for side in slot.latent.shape[:0:-1]) for slot in slots})
-        return errors(self, slots)
+        return sample_losses(self, slots)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DreamBooth, "_errors", look)
+        patch.setattr(DreamBoothModule, "_sample_losses", record)
         assert train(run, StopRequest())
     return passes
 
@@ -106,5 +106,5 @@ def test_a_run_with_sizes_goes_on_to_the_last_bit(make_run, tmp_path: Path) -> N
 
 
 def test_a_step_that_no_latent_can_have_is_told(make_run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="multiples of 2: set it to one, or to 0"):
+    with pytest.raises(UserError, match="set it to a multiple of 2, or to 0"):
         train(make_run(tmp_path, bucket_step=5), StopRequest())

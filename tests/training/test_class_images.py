@@ -8,7 +8,7 @@ from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import generate_priors
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.training.config import TrainingConfig
-from kosmos_dreambooth.training.data.subject import Subject, fingerprint
+from kosmos_dreambooth.training.data.subject import Subject, subject_fingerprint
 from kosmos_dreambooth.training.run.events import Follower, loss_curve
 from kosmos_dreambooth.training.run.run_folder import open_run
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -40,16 +40,16 @@ def test_pictures_painted_by_the_worker_are_those_painted_before(
         "preview_every": 0,
     }
     later = {"class_count": 3, "class_steps": 2, "class_guidance": 2.0, "class_cache": str(cache)}
-    config = TrainingConfig(**settings, **later, data=fingerprint(subject, ()))
+    config = TrainingConfig(**settings, **later, data=subject_fingerprint(subject, ()))
     run = open_run(tmp_path, "during", config, subject, (), resume=True)
     assert train(run, StopRequest())
     told = [event.text for event in Follower(run.events).new() if event.kind == "phase"]
-    assert "painting class pictures" in told
+    assert "generating class images" in told
     assert before.files[0].stat().st_mtime_ns == kept
     painted = sorted(run.class_pictures.glob("*.png"))
     assert [p.read_bytes() for p in painted] == [file.read_bytes() for file in before.files]
 
-    config = TrainingConfig(**settings, data=fingerprint(subject, before.files))
+    config = TrainingConfig(**settings, data=subject_fingerprint(subject, before.files))
     given = open_run(tmp_path, "before", config, subject, before.files, resume=True)
     assert train(given, StopRequest())
     assert loss_curve(run.events) == loss_curve(given.events)

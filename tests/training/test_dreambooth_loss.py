@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kosmos_dreambooth.shared.errors import UserError
-from kosmos_dreambooth.training.dreambooth import dreambooth_loss
-from kosmos_dreambooth.training.dreambooth.dreambooth_loss import errors
+from kosmos_dreambooth.training.dreambooth.dreambooth_loss import dreambooth_loss, sample_losses
 from kosmos_dreambooth.training.dreambooth.forward_process import forward_process_for
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -33,8 +32,8 @@ def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
     timesteps = torch.tensor([0, 400, 900, 17, 999 if config is VELOCITY else 998, 600])
     prior_weight = 0.7
 
-    wanted = forward_process_for(config).target(x, noise, timesteps)
-    got = dreambooth_loss(errors(prediction, wanted), 3, prior_weight)
+    target = forward_process_for(config).target(x, noise, timesteps)
+    got = dreambooth_loss(sample_losses(prediction, target), 3, prior_weight)
 
     alphas, sigmas = alphas_and_sigmas(config)
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
@@ -50,9 +49,9 @@ def test_the_loss_is_the_paper_s_formula(config: dict, weights: str) -> None:
     assert got.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_without_class_pictures_the_loss_is_the_subject_s_alone() -> None:
-    prediction, wanted = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
-    assert dreambooth_loss(errors(prediction, wanted), 3, 5.0).item() == 1.0
+def test_without_class_images_the_loss_is_the_subject_s_alone() -> None:
+    prediction, target = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
+    assert dreambooth_loss(sample_losses(prediction, target), 3, 5.0).item() == 1.0
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
@@ -65,7 +64,7 @@ def test_a_flow_goes_straight_from_picture_to_noise() -> None:
     x, noise = torch.randn(2, 5, 4, 8, 8).unbind(0)
     draws = torch.tensor([0, 250, 500, 750, 999])
     sigmas = (process.timesteps(draws) / 1000).view(-1, 1, 1, 1)
-    noisy = process.noisy(x, noise, draws)
+    noisy = process.add_noise(x, noise, draws)
     torch.testing.assert_close(noisy, (1 - sigmas) * x + sigmas * noise)
     torch.testing.assert_close(process.target(x, noise, draws), noise - x)
     torch.testing.assert_close(noisy - sigmas * process.target(x, noise, draws), x)

@@ -27,9 +27,9 @@ def test_the_merged_model_is_the_trained_model(
 ) -> None:
     plain = load_diffusion(epsilon_model)
     trained = deepcopy(plain)
-    lora_adapters.adapt(trained.unet, trained.text_encoder, layers=layers, rank=3, seed=0)
+    lora_adapters.inject_lora(trained.unet, trained.text_encoder, layers=layers, rank=3, seed=0)
     stir(trained.modules)
-    tensors = lora_adapters.extract(trained.unet, trained.text_encoder)
+    tensors = lora_adapters.lora_state_dict(trained.unet, trained.text_encoder)
     assert any(key.startswith("lora_te_text_model_encoder_layers_0_self_attn_q") for key in tensors)
     file = tmp_path / "subject.safetensors"
     save_file(tensors, file)
@@ -48,7 +48,7 @@ def test_the_merged_model_is_the_trained_model(
 def test_only_adapters_are_trained_and_at_first_they_change_nothing(epsilon_model: Path) -> None:
     plain = load_diffusion(epsilon_model)
     adapted = deepcopy(plain)
-    lora_adapters.adapt(adapted.unet, None, layers="all", rank=2, seed=0)
+    lora_adapters.inject_lora(adapted.unet, None, layers="all", rank=2, seed=0)
     names = [name for name, p in adapted.modules.named_parameters() if p.requires_grad]
     assert names
     assert all("lora_" in name and name.startswith("unet") for name in names)

@@ -14,7 +14,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import SCHEDULES
 from kosmos_dreambooth.training.dreambooth import textual_inversion
-from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBooth
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
 from kosmos_dreambooth.training.optim.optimizers import rate_schedule
 from kosmos_dreambooth.training.run import checkpoints
 from kosmos_dreambooth.training.run.events import Follower, loss_curve
@@ -160,14 +160,14 @@ def test_weights_that_do_not_learn_take_half_the_memory_in_bf16(
     make_run, tmp_path: Path, monkeypatch, method: str
 ) -> None:
     kept: dict[bool, set[torch.dtype]] = {}
-    write = DreamBooth.write_result
+    write = DreamBoothModule.write_result
 
     def look(self, run) -> None:
         for learns in (True, False):
             kept[learns] = {p.dtype for p in self.parameters() if p.requires_grad is learns}
         write(self, run)
 
-    monkeypatch.setattr(DreamBooth, "write_result", look)
+    monkeypatch.setattr(DreamBoothModule, "write_result", look)
     options = {"method": method, "preview_every": 4}
     exact = trained(make_run, tmp_path / "fp32", **options)
     assert kept == {True: {torch.float32}, False: {torch.float32}}
@@ -225,13 +225,13 @@ def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
     said = []
-    caption = DreamBooth._caption
+    caption = DreamBoothModule._sample_caption
 
     def listen(self, *arguments):
         said.append(caption(self, *arguments))
         return said[-1]
 
-    monkeypatch.setattr(DreamBooth, "_caption", listen)
+    monkeypatch.setattr(DreamBoothModule, "_sample_caption", listen)
     run = make_run(tmp_path, steps=8, plain_captions=0.3)
     for file in run.pictures.glob("*.txt"):
         file.write_text("my sks dog\nthis sks dog")
@@ -313,14 +313,14 @@ def test_a_run_that_is_being_trained_is_not_touched(make_run, tmp_path: Path) ->
 def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
-    clip = DreamBooth.on_before_optimizer_step
+    clip = DreamBoothModule.on_before_optimizer_step
 
     def spoil(self, optimizer) -> None:
         if self.step == 2:
             optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
         clip(self, optimizer)
 
-    monkeypatch.setattr(DreamBooth, "on_before_optimizer_step", spoil)
+    monkeypatch.setattr(DreamBoothModule, "on_before_optimizer_step", spoil)
     run = make_run(tmp_path, checkpoint_every=1)
     with pytest.raises(UserError, match="after step 2: set a lower learning_rate"):
         train(run, StopRequest())

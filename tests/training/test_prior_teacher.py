@@ -12,8 +12,11 @@ from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.dreambooth import lora_adapters
-from kosmos_dreambooth.training.dreambooth.other_words import COUNT, other_prompts
 from kosmos_dreambooth.training.dreambooth.prior_teacher import PriorTeacher
+from kosmos_dreambooth.training.dreambooth.vocabulary_prompts import (
+    PROMPT_COUNT,
+    vocabulary_prompts,
+)
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -41,7 +44,7 @@ def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, m
     if method == "full":
         unet.requires_grad_(True)
     else:
-        lora_adapters.adapt(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
+        lora_adapters.inject_lora(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
     prior = PriorTeacher(unet, states)
     learning = [p for p in unet.parameters() if p.requires_grad]
     with torch.no_grad():
@@ -115,8 +118,8 @@ def test_the_model_is_held_in_the_scenes_of_the_subject_and_under_other_words(
     others = set(asked) - {"", "a dog", "a dog by the sea"}
     assert len(set(asked) - others) == 3
     config = read_as(TrainingConfig, run.config)
-    drawn = other_prompts(load_diffusion(config.base).tokenizer, config.token, config.seed)
-    assert len(drawn) == COUNT
+    drawn = vocabulary_prompts(load_diffusion(config.base).tokenizer, config.token, config.seed)
+    assert len(drawn) == PROMPT_COUNT
     assert len(others) > 3
     assert others <= set(drawn)
     assert not any("sks" in prompt.split() for prompt in drawn)

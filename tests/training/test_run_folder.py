@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.data.subject import read_pictures
+from kosmos_dreambooth.training.data.subject import read_images
 from kosmos_dreambooth.training.run.saved_runs import runs_below
 
 
@@ -63,8 +63,8 @@ def test_a_run_of_an_older_version_is_left_alone(make_run, tmp_path: Path) -> No
 
 def test_the_folder_alone_holds_the_pictures(make_run, subject, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    assert len(read_pictures(run.pictures)[0]) == len(subject.pictures)
-    assert len(read_pictures(run.class_pictures)[0]) == 5
+    assert len(read_images(run.pictures)[0]) == len(subject.images)
+    assert len(read_images(run.class_pictures)[0]) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

@@ -10,11 +10,11 @@ import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.data.subject import (
     Subject,
-    fingerprint,
-    from_templates,
-    personal_caption,
-    read_pictures,
-    write_class_pictures,
+    caption_from_templates,
+    caption_with_token,
+    read_images,
+    subject_fingerprint,
+    write_class_images,
     write_subject,
 )
 
@@ -42,21 +42,23 @@ def test_the_token_takes_the_place_of_the_description(
 ) -> None:
     start = caption.index(phrase) if phrase else 0
     spans = [(start, start + len(phrase))] if phrase else []
-    assert personal_caption(caption, "sks", "dog", spans) == expected
+    assert caption_with_token(caption, "sks", "dog", spans) == expected
 
 
 def test_a_class_of_two_words_and_a_token_of_signs_are_taken_literally() -> None:
-    assert personal_caption("the old teddy bear here", "x+", "teddy bear") == "a x+ teddy bear here"
+    assert (
+        caption_with_token("the old teddy bear here", "x+", "teddy bear") == "a x+ teddy bear here"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"pictures": (), "captions": ()}, "no pictures"),
-        ({"captions": ("one",)}, "3 pictures but 1 captions"),
+        ({"images": (), "captions": ()}, "no images"),
+        ({"captions": ("one",)}, "3 images but 1 captions"),
         ({"token": ""}, "token"),
         ({"token": "s k"}, "without spaces"),
-        ({"class_name": " "}, "class name"),
+        ({"class_name": " "}, "class_name is empty"),
     ],
 )
 def test_a_subject_that_cannot_be_learned_is_told_in_a_sentence(
@@ -68,47 +70,47 @@ def test_a_subject_that_cannot_be_learned_is_told_in_a_sentence(
 
 def test_pictures_and_captions_survive_the_folder(subject: Subject, tmp_path: Path) -> None:
     write_subject(tmp_path, subject)
-    pictures, captions = read_pictures(tmp_path)
+    images, captions = read_images(tmp_path)
     assert tuple(captions) == subject.captions
-    for written, read in zip(subject.pictures, pictures, strict=True):
+    for written, read in zip(subject.images, images, strict=True):
         np.testing.assert_array_equal(written, read)
 
 
-def test_class_pictures_in_a_run_outlive_their_cache(
-    class_pictures: tuple[Path, ...], tmp_path: Path
+def test_class_images_in_a_run_outlive_their_cache(
+    class_images: tuple[Path, ...], tmp_path: Path
 ) -> None:
     cached = tmp_path / "cached.png"
-    cached.write_bytes(class_pictures[0].read_bytes())
-    write_class_pictures(tmp_path / "run", [cached])
+    cached.write_bytes(class_images[0].read_bytes())
+    write_class_images(tmp_path / "run", [cached])
     cached.unlink()
-    assert len(read_pictures(tmp_path / "run")[0]) == 1
+    assert len(read_images(tmp_path / "run")[0]) == 1
 
 
 def test_a_broken_picture_is_named(subject: Subject, tmp_path: Path) -> None:
     write_subject(tmp_path, subject)
     (tmp_path / "01.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"01\.png"):
-        read_pictures(tmp_path)
+        read_images(tmp_path)
 
 
-def test_other_pixels_captions_or_class_pictures_are_other_data(
-    subject: Subject, class_pictures: tuple[Path, ...]
+def test_other_pixels_captions_or_class_images_are_other_data(
+    subject: Subject, class_images: tuple[Path, ...]
 ) -> None:
-    brighter = tuple(np.clip(p, 1, 255).astype(np.uint8) for p in subject.pictures)
+    brighter = tuple(np.clip(p, 1, 255).astype(np.uint8) for p in subject.images)
     variants = [
-        fingerprint(subject, class_pictures),
-        fingerprint(subject, class_pictures[1:]),
-        fingerprint(replace(subject, pictures=brighter), class_pictures),
-        fingerprint(replace(subject, captions=subject.captions[::-1]), class_pictures),
+        subject_fingerprint(subject, class_images),
+        subject_fingerprint(subject, class_images[1:]),
+        subject_fingerprint(replace(subject, images=brighter), class_images),
+        subject_fingerprint(replace(subject, captions=subject.captions[::-1]), class_images),
     ]
     assert len(set(variants)) == len(variants)
-    assert fingerprint(replace(subject), class_pictures) == variants[0]
+    assert subject_fingerprint(replace(subject), class_images) == variants[0]
 
 
 def test_a_template_names_the_subject() -> None:
-    assert from_templates(" a photo of a {subject}\n\n{subject}!", "sks", "dog") == (
+    assert caption_from_templates(" a photo of a {subject}\n\n{subject}!", "sks", "dog") == (
         "a photo of a sks dog\nsks dog!"
     )
-    assert from_templates("", "sks", "dog") == "a sks dog"
+    assert caption_from_templates("", "sks", "dog") == "a sks dog"
     with pytest.raises(UserError, match=r"write \{subject\} where it is"):
-        from_templates("a {subject}\na photo", "sks", "dog")
+        caption_from_templates("a {subject}\na photo", "sks", "dog")

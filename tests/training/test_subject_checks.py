@@ -10,9 +10,9 @@ import pytest
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.drawing.subject_sheet import SIDE, draw_subject_sheet
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
-from kosmos_dreambooth.training.data.masks import box_mask, crop, subject_boxes
+from kosmos_dreambooth.training.data.masks import box_mask, crop_to_mask, subject_boxes
 from kosmos_dreambooth.training.data.subject import Subject
-from kosmos_dreambooth.training.data.subject_checks import advice
+from kosmos_dreambooth.training.data.subject_checks import subject_warnings
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from PIL import Image
@@ -36,7 +36,7 @@ def test_the_mask_is_where_the_class_was_seen() -> None:
 def test_a_crop_is_a_square_that_holds_the_subject() -> None:
     mask = box_mask([DOG], 200, 400)
     picture = np.arange(200 * 400 * 3, dtype=np.uint32).reshape(200, 400, 3) % 251
-    piece, place = crop(picture.astype(np.uint8), mask)
+    piece, place = crop_to_mask(picture.astype(np.uint8), mask)
     assert piece.shape[:2] == place.shape
     assert place.sum() == mask.sum()
     assert abs(place.shape[0] - place.shape[1]) <= 1
@@ -45,24 +45,26 @@ def test_a_crop_is_a_square_that_holds_the_subject() -> None:
 
 def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subject) -> None:
     tokenizer = load_diffusion(epsilon_model).tokenizer
-    twice = replace(subject, pictures=subject.pictures[:2] * 2, captions=("a sks dog",) * 4)
-    said = " ".join(advice(twice, tokenizer, 64))
-    assert "Pictures 1 and 3 are the same" in said
-    assert "Picture 1 has 16 pixels" in said
-    assert 'The token "sks" is 3 tokens' in said
-    alone = replace(subject, pictures=subject.pictures[:1], captions=("a sks dog",), token="a")  # noqa: S106
-    assert [line.split(":")[0] for line in advice(alone, tokenizer, 0)] == [
-        "There is 1 picture only"
+    twice = replace(subject, images=subject.images[:2] * 2, captions=("a sks dog",) * 4)
+    said = " ".join(subject_warnings(twice, tokenizer, 64))
+    assert "Images 1 and 3 are the same" in said
+    assert "Image 1 has 16 pixels" in said
+    assert 'The token "sks" is split into 3 tokens' in said
+    alone = replace(subject, images=subject.images[:1], captions=("a sks dog",), token="a")  # noqa: S106
+    assert [line.split(":")[0] for line in subject_warnings(alone, tokenizer, 0)] == [
+        "There is 1 image only"
     ]
-    assert "may not know it" in " ".join(advice(replace(subject, class_name="xyzzy"), tokenizer, 0))
-    masks = [box_mask([], *picture.shape[:2]) for picture in subject.pictures]
-    masks[2] = box_mask([Box(0, 0, 1, 0.1)], *subject.pictures[2].shape[:2])
-    [told] = advice(replace(subject, masks=tuple(masks)), None, 0)
-    assert told.startswith("Picture 3 has the subject outside of its middle square")
+    assert "may not know it" in " ".join(
+        subject_warnings(replace(subject, class_name="xyzzy"), tokenizer, 0)
+    )
+    masks = [box_mask([], *picture.shape[:2]) for picture in subject.images]
+    masks[2] = box_mask([Box(0, 0, 1, 0.1)], *subject.images[2].shape[:2])
+    [told] = subject_warnings(replace(subject, masks=tuple(masks)), None, 0)
+    assert told.startswith("Image 3 has the subject outside of its center square")
 
 
 def test_the_sheet_shows_every_picture(subject: Subject) -> None:
-    masks = tuple(np.zeros(picture.shape[:2], np.uint8) for picture in subject.pictures)
+    masks = tuple(np.zeros(picture.shape[:2], np.uint8) for picture in subject.images)
     bright, dark = draw_subject_sheet(subject), draw_subject_sheet(replace(subject, masks=masks))
     assert bright.shape[1] == 3 * SIDE
     assert bright[:SIDE].mean() > 2 * dark[:SIDE].mean()
@@ -78,7 +80,7 @@ def test_the_background_is_learned_less(
     runs = []
     for name, place in (("left", slice(None, 8)), ("right", slice(8, None))):
         masks = []
-        for picture in subject.pictures:
+        for picture in subject.images:
             mask = np.zeros(picture.shape[:2], np.uint8)
             mask[:, place] = 255
             masks.append(mask)

@@ -73,7 +73,7 @@ def test_it_is_told_the_sizes_of_the_pictures(make_run, xl, tmp_path: Path, monk
         told.append(frames)
         return unet_forward.unet_forward(unet, latents, timesteps, text, frames)
 
-    monkeypatch.setattr(dreambooth_module, "predict", look)
+    monkeypatch.setattr(dreambooth_module, "unet_forward", look)
     assert train(make_run(tmp_path, **xl), StopRequest())
     originals = {tuple(int(side) for side in row[:2]) for frames in told for row in frames}
     assert originals == {(16, 16), (20, 31), (64, 17)}

@@ -18,7 +18,7 @@ from ...kosmos.generate.caption import caption
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.atomic_files import write_text
 from ...shared.images import to_rgb
-from ..data.latents import square
+from ..data.latents import center_square
 from ..data.step_sampler import generator, shuffled_index
 from ..learner import Learner, group
 from ..optim.optimizers import Group, peak_rate
@@ -51,7 +51,7 @@ def prepare(
     kosmos.model.to(device)
     say("looking at the pictures")
     material = gather(run, config, kosmos)
-    shown = [square(picture, SHOWN_SIDE) for picture in _first(run)]
+    shown = [center_square(picture, SHOWN_SIDE) for picture in _first(run)]
     captions = Captions(config, kosmos, material, shown, resume_from)
     write_text(run.adapter, caption_lora.as_json(captions.adapter))
     return captions

@@ -1,1 +1,1 @@
-"""What a run learns from: images, captions, masks and latents, and the order of steps."""
+"""Training data: images, captions, masks, latents, and what each step samples of them."""

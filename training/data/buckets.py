@@ -1,6 +1,6 @@
-"""Sizes that pictures of different shapes are trained at: about as many pixels, in few shapes.
+"""Aspect ratio buckets (NovelAI 2022, "Improvements on Stable Diffusion").
 
-NovelAI 2022, "Improvements on Stable Diffusion": aspect ratio bucketing.
+Images of different shapes are trained at a few sizes with about the same number of pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """Sides of a training picture in pixels."""
+    """Width and height of a training image in pixels."""
 
     width: int
     height: int
@@ -20,29 +20,30 @@ class Size:
         return f"{self.width}x{self.height}"
 
 
-def sizes(resolution: int, step: int) -> list[Size]:
-    """Return all sizes whose sides are multiples of `step`.
+def bucket_sizes(resolution: int, step: int) -> list[Size]:
+    """Return all sizes whose sides are multiples of `step`, sorted.
 
-    Each is the largest of its width that has no more pixels than a square of `resolution`; sides
-    are from half to twice that. With `step` 0 it is that square alone.
+    For each width or height, the other side is the largest that keeps the area within
+    `resolution` squared; sides lie between half and twice `resolution`. `step` 0 allows only the
+    square.
     """
     if not step:
         return [Size(resolution, resolution)]
     pixels = resolution * resolution
-    found = set()
+    sizes = set()
     for side in range(step, 2 * resolution + 1, step):
         other = pixels // side // step * step
         if 2 * min(side, other) >= resolution and max(side, other) <= 2 * resolution:
-            found |= {Size(side, other), Size(other, side)}
-    return sorted(found)
+            sizes |= {Size(side, other), Size(other, side)}
+    return sorted(sizes)
 
 
-def size_for(shape: tuple[int, int], among: list[Size]) -> Size:
-    """Return the size whose aspect ratio is nearest to that of a picture of a shape [H,W]."""
+def nearest_size(shape: tuple[int, int], sizes: list[Size]) -> Size:
+    """Return the size whose aspect ratio is nearest to that of an image [H,W]."""
     height, width = shape
     ratio = math.log(width / height)
     return min(
-        among,
+        sizes,
         key=lambda size: (
             abs(math.log(size.width / size.height) - ratio),
             -size.width * size.height,

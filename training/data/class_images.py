@@ -1,4 +1,4 @@
-"""Class pictures that a run's own worker paints, before its first step."""
+"""Class images that the training worker generates before the first step."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.priors import generate_priors
 from ...diffusion.sample.sample_settings import SampleSettings
+from ...shared.atomic_files import atomic_folder
 from ..config import TrainingConfig
 from ..run.run_folder import RunFolder
-from .subject import write_class_pictures
+from .subject import write_class_images
 
-TELL_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 
 
-def provide_class_pictures(
+def provide_class_images(
     run: RunFolder,
     config: TrainingConfig,
     diffusion: Diffusion,
     device: torch.device,
-    tell: Callable[[str], None],
+    on_phase: Callable[[str], None],
     *,
     leads: bool,
 ) -> None:
-    """Put the class pictures into the run folder, unless they are there.
+    """Put `config.class_count` class images into the run folder, unless they are complete.
 
-    Those that are missing in the cache of all priors are painted on `device`, with what `tell` is
-    told of it; when the worker ends meanwhile, finished ones stay in the cache. A process that does
-    not lead waits for them. Raises UserError when a picture cannot be written.
+    Images that the cache of class images lacks are generated on `device`; `on_phase` receives the
+    progress as text. If the worker ends meanwhile, finished images stay in the cache. A process
+    that does not lead waits until the images exist. Raises UserError when one cannot be written.
     """
     if not leads:
-        while not _are_there(run, config):
+        while not _is_complete(run, config):
             time.sleep(POLL_SECONDS)
         return
-    if _are_there(run, config):
+    if _is_complete(run, config):
         return
-    told = time.monotonic()
+    reported = time.monotonic()
 
     def report(done: int, total: int, _: torch.Tensor) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            tell(f"painting class pictures, {100 * done // total} %")
+        nonlocal reported
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            on_phase(f"generating class images, {100 * done // total} %")
 
-    tell("painting class pictures")
+    on_phase("generating class images")
     diffusion.modules.to(device)
     priors = generate_priors(
         diffusion,
@@ -61,12 +62,10 @@ def provide_class_pictures(
         on_step=report,
     )
     diffusion.modules.to("cpu")
-    draft = run.class_pictures.with_suffix(".tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    write_class_pictures(draft, priors.files)
     shutil.rmtree(run.class_pictures, ignore_errors=True)
-    draft.replace(run.class_pictures)
+    with atomic_folder(run.class_pictures) as draft:
+        write_class_images(draft, priors.files)
 
 
-def _are_there(run: RunFolder, config: TrainingConfig) -> bool:
+def _is_complete(run: RunFolder, config: TrainingConfig) -> bool:
     return len(list(run.class_pictures.glob("*.png"))) >= config.class_count

@@ -1,4 +1,4 @@
-"""Pictures seen by the frozen VAE once: their latents, cached in the run folder."""
+"""Images, cropped and scaled, as latents of the frozen VAE, cached in the run folder."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from ...shared.images import to_batch
 from ..run.checkpoints import read_tensors, write_tensors
 from .buckets import Size
 
-AT_ONCE = 4
+ENCODE_BATCH = 4
 
 
 @dataclass(frozen=True)
 class Latents:
-    """The VAE's posteriors of N pictures: `mean` and `std`, float32 [N,C,h,w].
+    """The VAE's posterior of N images: `mean` and `std`, float32 [N,C,h,w].
 
-    Both are multiplied by the VAE's scaling factor, so mean + std * noise is what a UNet sees.
+    Both are multiplied by the VAE's scaling factor, so mean + std * noise is a UNet input.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
 
-def square(picture: np.ndarray, side: int) -> torch.Tensor:
-    """Crop the middle of a uint8 picture [H,W,3] to [3,side,side], float32 in -1..1."""
-    return _pixels(picture, Size(side, side))
+def center_square(image: np.ndarray, side: int) -> torch.Tensor:
+    """Crop a uint8 image [H,W,3] to its central square, float32 [3,side,side] in -1..1."""
+    return _pixels(image, Size(side, side))
 
 
-def _pixels(picture: np.ndarray, size: Size) -> torch.Tensor:
-    pixels = _middle(picture, size, Image.Resampling.LANCZOS)
+def _pixels(image: np.ndarray, size: Size) -> torch.Tensor:
+    pixels = _center_crop(image, size, Image.Resampling.LANCZOS)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _middle(picture: np.ndarray, size: Size, how: Image.Resampling) -> np.ndarray:
-    image = Image.fromarray(picture)
-    width, height = _cut(image.width, image.height, size)
+def _center_crop(pixels: np.ndarray, size: Size, resampling: Image.Resampling) -> np.ndarray:
+    image = Image.fromarray(pixels)
+    width, height = _crop_size(image.width, image.height, size)
     left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
-    return np.array(image.resize((size.width, size.height), how, box=box))
+    return np.array(image.resize((size.width, size.height), resampling, box=box))
 
 
-def _cut(width: int, height: int, size: Size) -> tuple[float, float]:
-    """Width and height of the largest part of a picture that has a size's aspect ratio."""
+def _crop_size(width: int, height: int, size: Size) -> tuple[float, float]:
+    """Width and height of the largest crop that has the aspect ratio of `size`."""
     if width * size.height <= height * size.width:
         return width, width * size.height / size.width
     return height * size.width / size.height, height
 
 
-def placed(picture: np.ndarray, size: Size) -> torch.Tensor:
-    """Return what XL is told about a picture [H,W,3] that is trained at a size: see `add_time_ids`.
+def time_ids_for(image: np.ndarray, size: Size) -> torch.Tensor:
+    """Return XL's `add_time_ids` [6] of an image [H,W,3] that is center-cropped to `size`.
 
-    The original is the picture as it came, the cut that of the scaled one (Podell et al. 2023,
-    section 2.2, and diffusers' training scripts).
+    The original size is that of the image, the crop offset that in the scaled image (Podell et al.
+    2023, section 2.2, and diffusers' training scripts).
     """
-    height, width = picture.shape[:2]
-    scale = size.width / _cut(width, height, size)[0]
+    height, width = image.shape[:2]
+    scale = size.width / _crop_size(width, height, size)[0]
     return add_time_ids(
         size.height,
         size.width,
@@ -74,30 +74,32 @@ def placed(picture: np.ndarray, size: Size) -> torch.Tensor:
     )
 
 
-def mask_cells(masks: Sequence[np.ndarray], size: Size, cells: Sequence[int]) -> torch.Tensor:
-    """Return the share of the subject in each latent cell, [N,1,*cells], 0..1.
+def latent_masks(masks: Sequence[np.ndarray], size: Size, shape: Sequence[int]) -> torch.Tensor:
+    """Scale masks to latents of a shape (h, w): the subject's share of each cell, [N,1,h,w], 0..1.
 
-    `masks` are uint8 [H,W] of the pictures' sizes, cropped as they are. Raises UserError for
-    one that leaves nothing of its picture.
+    `masks` are uint8 [H,W] of the images' sizes and are center-cropped like them. Raises UserError
+    for a mask that is empty inside the crop.
     """
-    cut = [_middle(mask, size, Image.Resampling.BOX) for mask in masks]
-    shares = to_batch(cut).unsqueeze(1)
-    shares = functional.adaptive_avg_pool2d(shares, (cells[0], cells[1]))
-    for k, share in enumerate(shares, start=1):
+    cropped = [_center_crop(mask, size, Image.Resampling.BOX) for mask in masks]
+    shares = to_batch(cropped).unsqueeze(1)
+    shares = functional.adaptive_avg_pool2d(shares, (shape[0], shape[1]))
+    for number, share in enumerate(shares, start=1):
         if not share.any():
             raise UserError(
-                f"The mask of picture {k} is empty in the middle that is learned from: crop that "
-                "picture around the subject, or set background_weight to 1."
+                f"The mask of image {number} is empty in the center crop that is trained on: crop "
+                "that image around the subject, or set background_weight to 1."
             )
     return shares
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Sequence[np.ndarray], size: Size) -> Latents:
-    """Encode pictures of any sizes at one size, on the device the VAE is on."""
+def encode(vae: AutoencoderKL, images: Sequence[np.ndarray], size: Size) -> Latents:
+    """Encode uint8 images [H,W,3], center-cropped to `size`, on the VAE's device."""
     means, stds = [], []
-    for start in range(0, len(pictures), AT_ONCE):
-        batch = torch.stack([_pixels(p, size) for p in pictures[start : start + AT_ONCE]])
+    for start in range(0, len(images), ENCODE_BATCH):
+        batch = torch.stack(
+            [_pixels(image, size) for image in images[start : start + ENCODE_BATCH]]
+        )
         posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
         means.append(posterior.mean.float().cpu())
         stds.append(posterior.std.float().cpu())
@@ -105,19 +107,19 @@ def encode(vae: AutoencoderKL, pictures: Sequence[np.ndarray], size: Size) -> La
     return Latents(torch.cat(means) * scale, torch.cat(stds) * scale)
 
 
-def encode_once(
+def cached_latents(
     cache: Path, vae: AutoencoderKL, groups: Mapping[str, tuple[Sequence[np.ndarray], Size]]
 ) -> dict[str, Latents]:
-    """Encode groups of pictures, each at its size, or read what the same run encoded before.
+    """Return the latents of named groups of images, each at its size; encode them on first use.
 
-    The cache belongs to one run folder, whose pictures never change. Raises UserError when it
-    is damaged.
+    `cache` is a safetensors file of one run folder, whose images never change. Raises UserError
+    when it is damaged.
     """
     if not cache.exists():
-        tensors: dict[str, torch.Tensor] = {}
-        for name, (pictures, size) in groups.items():
-            latents = encode(vae, pictures, size)
-            tensors |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
-        write_tensors(cache, tensors)
-    held = read_tensors(cache)
-    return {name: Latents(held[f"{name}.mean"], held[f"{name}.std"]) for name in groups}
+        encoded: dict[str, torch.Tensor] = {}
+        for name, (images, size) in groups.items():
+            latents = encode(vae, images, size)
+            encoded |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
+        write_tensors(cache, encoded)
+    tensors = read_tensors(cache)
+    return {name: Latents(tensors[f"{name}.mean"], tensors[f"{name}.std"]) for name in groups}

@@ -1,4 +1,4 @@
-"""Where the subject is in its pictures: loss masks and crops from grounded boxes."""
+"""Subject masks and crops from grounded boxes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...kosmos.grounding import Box, GroundedText
 from ...kosmos.select_boxes import choose_boxes, pad
 from ...shared.images import to_tensor
 
-AIR = 0.15
-"""What a crop leaves around the subject, as a share of its longer side."""
+CROP_MARGIN = 0.15
+"""Margin of a crop around the subject, as a share of the subject's longer side."""
 
 
-def subject_boxes(seen: GroundedText, class_name: str) -> list[Box]:
-    """Return the boxes of phrases that hold the class; else those of the first phrase with any."""
-    named = choose_boxes(seen, "phrase", class_name)
-    return named or next((list(phrase.boxes) for phrase in seen.phrases if phrase.boxes), [])
+def subject_boxes(grounded: GroundedText, class_name: str) -> list[Box]:
+    """Return the boxes of phrases with the class name; else of the first phrase that has boxes."""
+    boxes = choose_boxes(grounded, "phrase", class_name)
+    return boxes or next((list(phrase.boxes) for phrase in grounded.phrases if phrase.boxes), [])
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
-    """Return uint8 [height,width], 255 inside any of the boxes; everywhere when there is none."""
+    """Return uint8 [height,width], 255 inside any of the boxes; 255 everywhere without boxes."""
     mask = np.zeros((height, width), np.uint8)
     for box in boxes:
         left, top, right, bottom = window(box, width, height)
@@ -31,20 +31,20 @@ def box_mask(boxes: Sequence[Box], height: int, width: int) -> np.ndarray:
     return mask if boxes else np.full_like(mask, 255)
 
 
-def in_the_middle(mask: np.ndarray) -> bool:
-    """Tell whether a mask [H,W] marks anything in the middle square of its picture."""
+def marks_center_square(mask: np.ndarray) -> bool:
+    """Tell whether a mask [H,W] is anywhere nonzero in the central square."""
     height, width = mask.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return bool(mask[top : top + side, left : left + side].any())
 
 
-def crop(picture: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a picture [H,W,3] and its mask [H,W] to the square around what the mask marks.
+def crop_to_mask(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop an image [H,W,3] and its mask [H,W] to a square around the mask's nonzero pixels.
 
-    Where the picture is too small for a square with some air around, it ends at the edge.
+    The square has a margin of CROP_MARGIN; at the edges of the image it is cut off.
     """
     height, width = mask.shape
-    box = pad(box_from_mask(to_tensor(mask)), AIR)
+    box = pad(box_from_mask(to_tensor(mask)), CROP_MARGIN)
     left, top, right, bottom = shaped(window(box, width, height), width, height, 1.0)
-    return picture[top:bottom, left:right], mask[top:bottom, left:right]
+    return image[top:bottom, left:right], mask[top:bottom, left:right]

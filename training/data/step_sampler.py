@@ -1,7 +1,7 @@
-"""Randomness that is addressed, not remembered.
+"""Random values that are a function of seed, step and slot, independent of any earlier draw.
 
-Whatever a step draws is a function of (seed, step, slot in the global batch) alone, so a resumed
-run, or one that shares its batch among several processes, draws the same.
+A step's global batch has numbered slots. Every value is drawn by a generator seeded with a hash of
+(seed, step, slot), so a resumed run, or one whose batch is split over processes, draws the same.
 """
 
 from __future__ import annotations
@@ -15,77 +15,73 @@ import torch
 
 @dataclass(frozen=True)
 class StepSample:
-    """What one slot of one step draws.
+    """The random values of one slot of one step.
 
-    `picture` indexes the pictures, `timestep` the diffusion process; `noise` and `posterior` are
-    standard normal tensors [C,h,w]: the noise to add, and the place in the VAE's posterior.
-    `offset` [C,1,1] is standard normal noise that a whole channel has in common; `flip` is true in
-    half of the draws, and `uniform` is uniform in 0..1.
+    `image_index` is the image and `timestep` the timestep index. Standard normal are `noise`
+    [C,h,w], which is added to the latent, `posterior_noise` [C,h,w], which samples the VAE's
+    posterior, and `offset_noise` [C,1,1], one value per channel. `flip` is true with probability
+    1/2; `uniform` is uniform in 0..1.
     """
 
-    picture: int
+    image_index: int
     timestep: int
     noise: torch.Tensor
-    posterior: torch.Tensor
-    offset: torch.Tensor
+    posterior_noise: torch.Tensor
+    offset_noise: torch.Tensor
     flip: bool
     uniform: float
 
 
 @dataclass(frozen=True)
 class StepSampler:
-    """Pictures of one `kind` and one size, from which each step draws `slots` times.
+    """Samples `slots` slots per step from `image_count` images of one `kind` and one size.
 
-    `shape` is that of one latent, [C,h,w]; `timesteps` is the length of the diffusion process.
+    `shape` is that of a latent, (C,h,w); `num_timesteps` is the length of the forward process.
     """
 
     seed: int
     kind: str
     slots: int
-    pictures: int
+    image_count: int
     shape: tuple[int, ...]
-    timesteps: int
+    num_timesteps: int
 
-    def draw(self, step: int, slot: int, turn: int | None = None) -> StepSample:
-        """Draw for one slot of one step; `turn` counts this deck's own steps, if not all are."""
-        turn = step if turn is None else turn
+    def sample(self, step: int, slot: int, bucket_step: int | None = None) -> StepSample:
+        """Sample one slot of a step; `bucket_step` counts the steps of this bucket (None: all)."""
+        position = (step if bucket_step is None else bucket_step) * self.slots + slot
         source = generator(self.seed, self.kind, step, slot)
         return StepSample(
-            picture=shuffled_index(self.seed, self.kind, turn * self.slots + slot, self.pictures),
-            timestep=int(torch.randint(self.timesteps, (), generator=source)),
+            image_index=shuffled_index(self.seed, self.kind, position, self.image_count),
+            timestep=int(torch.randint(self.num_timesteps, (), generator=source)),
             noise=torch.randn(self.shape, generator=source),
-            posterior=torch.randn(self.shape, generator=source),
-            offset=torch.randn((self.shape[0], 1, 1), generator=source),
+            posterior_noise=torch.randn(self.shape, generator=source),
+            offset_noise=torch.randn((self.shape[0], 1, 1), generator=source),
             flip=bool(torch.rand((), generator=source) < 0.5),
             uniform=float(torch.rand((), generator=source)),
         )
 
 
-def shuffled_index(seed: int, kind: str, turn: int, pictures: int) -> int:
-    """Return the picture that comes in a turn.
-
-    They are dealt like cards: each of them once, in an order of its own, before any comes again.
-    """
-    round_, place = divmod(turn, pictures)
-    order = torch.randperm(pictures, generator=generator(seed, kind, "deal", round_))
-    return int(order[place])
+def shuffled_index(seed: int, kind: str, position: int, count: int) -> int:
+    """Return the index at a position of endless epochs over `count` items, each epoch shuffled."""
+    epoch, offset = divmod(position, count)
+    order = torch.randperm(count, generator=generator(seed, kind, "deal", epoch))
+    return int(order[offset])
 
 
 def choose_bucket(seed: int, kind: str, step: int, counts: Sequence[int]) -> tuple[int, int]:
-    """Return which of several decks of `counts` pictures a step draws from, and that deck's turn.
+    """Return the bucket that a step samples from, and how many earlier steps sampled from it.
 
-    In as many steps as there are pictures, each deck has as many turns as it has pictures, in an
-    order of their own; so all pictures are seen equally often.
+    `counts` are the images in each bucket. In an epoch of sum(counts) steps each bucket is chosen
+    as often as it has images, in shuffled order, so all images are used equally often.
     """
-    round_, place = divmod(step, sum(counts))
-    decks = torch.repeat_interleave(torch.tensor(counts))
-    order = torch.randperm(len(decks), generator=generator(seed, kind, "deck", round_))
-    decks = decks[order]
-    chosen = int(decks[place])
-    return chosen, round_ * counts[chosen] + int((decks[:place] == chosen).sum())
+    epoch, offset = divmod(step, sum(counts))
+    buckets = torch.repeat_interleave(torch.tensor(counts))
+    buckets = buckets[torch.randperm(len(buckets), generator=generator(seed, kind, "deck", epoch))]
+    chosen = int(buckets[offset])
+    return chosen, epoch * counts[chosen] + int((buckets[:offset] == chosen).sum())
 
 
 def generator(*address: int | str) -> torch.Generator:
-    """Return the source of randomness at an address."""
+    """Return a generator that is seeded with the hash of an address."""
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

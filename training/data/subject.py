@@ -1,4 +1,4 @@
-"""The subject: a few pictures, their captions, a rare token and the class it belongs to."""
+"""The subject: a few images, their captions, a rare token and the class it belongs to."""
 
 from __future__ import annotations
 
@@ -17,64 +17,63 @@ from ...shared.errors import UserError
 from ...shared.images import read_rgb
 
 SUBJECT = "{subject}"
-"""What stands for the token and the class in a prompt that a user writes."""
+"""Placeholder for the token and the class name in a prompt that a user writes."""
 
-LEAD_IN = re.compile(r"^\s*an image of\s+", re.IGNORECASE)
-"""What Kosmos-2's brief prompt puts before each description."""
+CAPTION_PREFIX = re.compile(r"^\s*an image of\s+", re.IGNORECASE)
+"""The start of every caption for Kosmos-2's brief prompt."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """3 to 5 pictures (or more) of one individual.
+    """Images of one individual, best 3 to 5, with captions.
 
-    `pictures` are uint8 RGB arrays [H,W,3], each of its own size; `captions` are as many prompts
-    that call the individual "<token> <class_name>": of one with several lines, one is learned at a
-    time. `masks` are none at all or as many uint8 arrays [H,W] of the pictures' sizes, 255 where
-    the individual is.
+    `images` are uint8 RGB arrays [H,W,3], each of its own size. `captions` has one prompt per
+    image, which calls the individual "<token> <class_name>"; of a caption with several lines, each
+    step samples one. `masks` is empty or has one uint8 array [H,W] per image, of the image's size,
+    255 where the individual is. Raises UserError for a subject that breaks these rules.
     """
 
-    pictures: tuple[np.ndarray, ...]
+    images: tuple[np.ndarray, ...]
     captions: tuple[str, ...]
     token: str
     class_name: str
     masks: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.pictures:
+        if not self.images:
             raise UserError(
-                "The subject has no pictures: connect at least one picture to SubjectDataset."
+                "The subject has no images: connect at least one image to SubjectDataset."
             )
-        if len(self.captions) != len(self.pictures):
+        if len(self.captions) != len(self.images):
             raise UserError(
-                f"The subject has {len(self.pictures)} pictures but {len(self.captions)} captions: "
-                "connect one caption for each picture."
+                f"The subject has {len(self.images)} images but {len(self.captions)} captions: "
+                "connect one caption for each image."
             )
-        sizes = [picture.shape[:2] for picture in self.pictures]
+        sizes = [image.shape[:2] for image in self.images]
         if self.masks and [mask.shape for mask in self.masks] != sizes:
             raise UserError(
-                "The masks do not have the pictures' number and sizes: connect one mask for each "
-                "picture."
+                "The number or sizes of the masks differ from those of the images: connect one "
+                "mask for each image."
             )
         if not self.token or re.search(r"\s", self.token):
             raise UserError(
                 f'The token "{self.token}" must be one word without spaces, for example "sks".'
             )
         if not self.class_name.strip():
-            raise UserError('The class name is empty: say what the subject is, for example "dog".')
+            raise UserError('class_name is empty: enter what the subject is, for example "dog".')
 
 
-def personal_caption(
+def caption_with_token(
     caption: str, token: str, class_name: str, phrases: Sequence[tuple[int, int]] = ()
 ) -> str:
-    """Put the subject's token into a caption, in place of the words that describe the subject.
+    """Replace the description of the subject in a caption by "a <token> <class_name>".
 
-    `phrases` are (start, end) offsets of grounded phrases in `caption`. The first one that holds
-    the class noun becomes "a <token> <class>"; without such a phrase the words from the article
-    to the noun do; without the noun the caption is "a <token> <class>" alone. What describes the
-    subject has to go, for otherwise those words learn the subject and the token does not.
-    The lead-in "An image of" and the full stop go too: this is a prompt.
+    `phrases` are (start, end) offsets of grounded phrases in `caption`. Replaced is the first of
+    them with the class name; without one, the words from the article to the class name; without
+    the class name, the whole caption. The description must go, or its words would be bound to the
+    subject instead of the token. The prefix "An image of" and the final full stop are removed.
 
-    >>> personal_caption("An image of a teal dog in the meadow.", "sks", "dog")
+    >>> caption_with_token("An image of a teal dog in the meadow.", "sks", "dog")
     'a sks dog in the meadow'
     """
     subject = f"a {token} {class_name}"
@@ -90,17 +89,16 @@ def personal_caption(
     if not spans:
         return subject
     start, end = spans[0]
-    before = LEAD_IN.sub("", caption[:start])
+    before = CAPTION_PREFIX.sub("", caption[:start])
     return f"{before}{subject}{caption[end:]}".strip().rstrip(".")
 
 
-def from_templates(templates: str, token: str, class_name: str) -> str:
-    """Return a caption of a line for each line of `templates`, their {subject} filled in.
+def caption_from_templates(templates: str, token: str, class_name: str) -> str:
+    """Return a caption with one line per line of `templates`, {subject} filled in.
 
-    Without any line it is "a <token> <class>". Raises UserError for a line that does not name
-    the subject.
+    Without any line it is "a <token> <class_name>". Raises UserError for a line without {subject}.
 
-    >>> from_templates("a photo of a {subject}", "sks", "dog")
+    >>> caption_from_templates("a photo of a {subject}", "sks", "dog")
     'a photo of a sks dog'
     """
     lines = [line.strip() for line in templates.splitlines() if line.strip()] or [f"a {SUBJECT}"]
@@ -112,43 +110,42 @@ def from_templates(templates: str, token: str, class_name: str) -> str:
     return "\n".join(line.replace(SUBJECT, f"{token} {class_name}") for line in lines)
 
 
-def fingerprint(subject: Subject, class_pictures: Sequence[Path]) -> str:
-    """Return a hash of all that is learned from: pixels, captions, masks, class pictures' bytes."""
+def subject_fingerprint(subject: Subject, class_images: Sequence[Path]) -> str:
+    """Return SHA-256, in hex, of all training data: pixels, captions, masks, class image files."""
     digest = hashlib.sha256()
-    for picture, caption in zip(subject.pictures, subject.captions, strict=True):
-        digest.update(f"{picture.shape} {caption}\n".encode())
-        digest.update(np.ascontiguousarray(picture).tobytes())
+    for image, caption in zip(subject.images, subject.captions, strict=True):
+        digest.update(f"{image.shape} {caption}\n".encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
     for mask in subject.masks:
         digest.update(np.ascontiguousarray(mask).tobytes())
-    for path in class_pictures:
+    for path in class_images:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def write_subject(folder: Path, subject: Subject) -> None:
-    """Write the pictures as PNG files, each with its caption beside it (`00.png`, `00.txt`)."""
+    """Write the images as PNG files, each with a caption file of the same name (`00.txt`)."""
+    write_images(folder, subject.images)
+    for number, caption in enumerate(subject.captions):
+        (folder / f"{number:02}.txt").write_text(caption, encoding="utf-8")
+
+
+def write_images(folder: Path, images: Sequence[np.ndarray]) -> None:
+    """Write uint8 images [H,W,3] or masks [H,W] as PNG files `00.png`, `01.png`, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    for k, (picture, caption) in enumerate(zip(subject.pictures, subject.captions, strict=True)):
-        Image.fromarray(picture).save(folder / f"{k:02}.png")
-        (folder / f"{k:02}.txt").write_text(caption, encoding="utf-8")
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
 
 
-def write_masks(folder: Path, masks: Sequence[np.ndarray]) -> None:
-    """Write the masks as grey PNG files, in the pictures' order."""
+def write_class_images(folder: Path, paths: Sequence[Path]) -> None:
+    """Put class images into the run folder as hard links, or copies where there are no links."""
     folder.mkdir(parents=True, exist_ok=True)
-    for k, mask in enumerate(masks):
-        Image.fromarray(mask).save(folder / f"{k:02}.png")
-
-
-def write_class_pictures(folder: Path, paths: Sequence[Path]) -> None:
-    """Put the class pictures into the run folder, without a second copy where the disk allows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, path in enumerate(paths):
-        link_or_copy(path, folder / f"{k:04}{path.suffix}")
+    for number, path in enumerate(paths):
+        link_or_copy(path, folder / f"{number:04}{path.suffix}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at `target`, in place of what is there; a copy where the disk has no links."""
+    """Make `target` a hard link to `source`, or a copy where there are no links; overwrites it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -157,22 +154,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def read_pictures(folder: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Read a folder's PNG files in order; a picture without a `.txt` has the caption "".
+def read_images(folder: Path) -> tuple[list[np.ndarray], list[str]]:
+    """Read a folder's PNG files by name, uint8 [H,W,3], and captions; "" without a `.txt` file.
 
-    Raises UserError naming a picture that cannot be read.
+    Raises UserError that names an unreadable image.
     """
-    pictures, captions = [], []
+    images, captions = [], []
     for path in sorted(folder.glob("*.png")):
         try:
-            pictures.append(read_rgb(path))
+            images.append(read_rgb(path))
         except OSError as error:
-            raise UserError(f"{path} is no readable picture: remove or replace it.") from error
+            raise UserError(f"{path} is not a readable image: remove or replace it.") from error
         text = path.with_suffix(".txt")
         captions.append(text.read_text(encoding="utf-8") if text.exists() else "")
-    return pictures, captions
-
-
-def read_masks(folder: Path) -> list[np.ndarray]:
-    """Read what `write_masks` wrote, uint8 [H,W]; UserError names one that cannot be read."""
-    return [picture[..., 0] for picture in read_pictures(folder)[0]]
+    return images, captions

@@ -1,4 +1,4 @@
-"""What is worth knowing about a subject before an evening is spent on it."""
+"""Warnings about a subject that would train badly."""
 
 from __future__ import annotations
 
@@ -6,75 +6,77 @@ import hashlib
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from .masks import in_the_middle
+from .masks import marks_center_square
 from .subject import Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FEW, SMALL = 3, 0.5
-ORDINARY = 0.6
-"""Byte-pair vocabularies list pieces from the most to the least frequent; the rarest are last."""
+MIN_IMAGES = 3
+MIN_SIDE_SHARE = 0.5
+"""An image whose shorter side is below this share of the resolution is scaled up too much."""
+COMMON_SHARE = 0.6
+"""Byte-pair vocabularies are sorted from frequent to rare; ids below this share are too common."""
 
 
-def advice(
+def subject_warnings(
     subject: Subject, tokenizer: PreTrainedTokenizerBase | None, resolution: int
 ) -> list[str]:
-    """Return sentences about what may spoil the training; none when all looks well.
+    """Return warnings, a sentence each; [] when nothing was found.
 
-    `tokenizer` is that of the model to train, if it is known; `resolution` its side in pixels, 0
-    when it is not.
+    `tokenizer` and `resolution`, the side of an image in pixels, are those of the model to train;
+    None and 0 leave out the checks that need them.
     """
-    found = _about_pictures(subject, resolution)
-    return found if tokenizer is None else [*_about_words(subject, tokenizer), *found]
+    warnings = _image_warnings(subject, resolution)
+    return warnings if tokenizer is None else [*_token_warnings(subject, tokenizer), *warnings]
 
 
-def _about_words(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    found = []
-    token, noun = subject.token, subject.class_name
+def _token_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    warnings = []
+    token, class_name = subject.token, subject.class_name
     ids = tokenizer(token, add_special_tokens=False).input_ids
     if len(ids) > 1:
-        found.append(
-            f'The token "{token}" is {len(ids)} tokens to this model, which are parts of other '
-            "words: take a shorter rare word, such as sks."
+        warnings.append(
+            f'The token "{token}" is split into {len(ids)} tokens by this model, which are parts '
+            "of other words: use a shorter rare word, such as sks."
         )
-    elif ids[0] < ORDINARY * len(tokenizer) and len(tokenizer) > 10_000:
-        found.append(
-            f'The token "{token}" is an ordinary word to this model and brings its meaning along: '
-            "take a rare one, such as sks."
+    elif ids[0] < COMMON_SHARE * len(tokenizer) and len(tokenizer) > 10_000:
+        warnings.append(
+            f'The token "{token}" is a common word that already has a meaning for this model: use '
+            "a rare one, such as sks."
         )
-    pieces = tokenizer(noun, add_special_tokens=False).input_ids
-    if len(pieces) > len(noun.split()):
-        found.append(
-            f'The class "{noun}" is {len(pieces)} tokens to this model, which may not know it: a '
-            "plainer word keeps more of the class."
+    class_ids = tokenizer(class_name, add_special_tokens=False).input_ids
+    if len(class_ids) > len(class_name.split()):
+        warnings.append(
+            f'The class "{class_name}" is split into {len(class_ids)} tokens by this model, which '
+            "may not know it: a more common word preserves the class better."
         )
-    return found
+    return warnings
 
 
-def _about_pictures(subject: Subject, resolution: int) -> list[str]:
-    found = []
-    pictures = subject.pictures
-    if len(pictures) < FEW:
-        found.append(
-            f"There {'is 1 picture' if len(pictures) == 1 else f'are {len(pictures)} pictures'} "
-            "only: the background will be learned along; 3 to 5 with different ones are better."
+def _image_warnings(subject: Subject, resolution: int) -> list[str]:
+    warnings = []
+    images = subject.images
+    if len(images) < MIN_IMAGES:
+        warnings.append(
+            f"There {'is 1 image' if len(images) == 1 else f'are {len(images)} images'} only: the "
+            "background will be learned with the subject; use 3 to 5 with different backgrounds."
         )
-    digests = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
-    for first, second in combinations(range(len(pictures)), 2):
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    for first, second in combinations(range(len(images)), 2):
         if digests[first] == digests[second]:
-            found.append(f"Pictures {first + 1} and {second + 1} are the same: remove one.")
-    for k, picture in enumerate(pictures, start=1):
-        side = min(picture.shape[:2])
-        if side < SMALL * resolution:
-            found.append(
-                f"Picture {k} has {side} pixels on its shorter side and the model paints "
-                f"{resolution}: it is blown up, so take a larger one."
+            warnings.append(f"Images {first + 1} and {second + 1} are the same: remove one.")
+    for number, image in enumerate(images, start=1):
+        side = min(image.shape[:2])
+        if side < MIN_SIDE_SHARE * resolution:
+            warnings.append(
+                f"Image {number} has {side} pixels on its shorter side and is scaled up to the "
+                f"model's {resolution}: use a larger one."
             )
-    for k, mask in enumerate(subject.masks, start=1):
-        if not in_the_middle(mask):
-            found.append(
-                f"Picture {k} has the subject outside of its middle square, which is all that is "
-                "learned from: switch crop on, or set TrainingOptions' bucket_step."
+    for number, mask in enumerate(subject.masks, start=1):
+        if not marks_center_square(mask):
+            warnings.append(
+                f"Image {number} has the subject outside of its center square, and only that is "
+                "trained on: enable crop, or set TrainingOptions' bucket_step."
             )
-    return found
+    return warnings

@@ -1,10 +1,10 @@
-"""What a run of DreamBooth learns from: its pictures as latents, with captions and masks."""
+"""The training data of a DreamBooth run: latents, captions and masks, grouped by size."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,100 +12,92 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...shared.errors import UserError
 from ..config import TrainingConfig
-from ..dreambooth.dreambooth_module import DreamBooth, TrainingImages
 from ..run.run_folder import RunFolder
-from ..run.run_results import load_base
-from .buckets import Size, size_for, sizes
-from .class_images import provide_class_pictures
-from .latents import encode_once, mask_cells, placed
-from .subject import read_masks, read_pictures
+from .buckets import Size, bucket_sizes, nearest_size
+from .latents import Latents, cached_latents, latent_masks, time_ids_for
+from .subject import read_images
 
 
-def prepare(
-    run: RunFolder,
-    config: TrainingConfig,
-    device: torch.device,
-    say: Callable[[str], None],
-    resume_from: Path | None,
-    *,
-    frozen: torch.dtype,
-    leads: bool,
-) -> DreamBooth:
-    """Load the model and the pictures; `say` hears what is being done.
+@dataclass(frozen=True)
+class TrainingImages:
+    """N training images of one kind and one size.
 
-    `frozen` is the precision of weights that do not learn. Of the processes that share a run, the
-    one that `leads` paints class pictures that are missing.
+    `captions` has one text per image, with one alternative per line. `time_ids` [N,6] are XL's
+    `add_time_ids`. `flipped` are the latents of the mirrored images, if flipping is on. `masks`
+    [N,1,h,w], 0..1, is the subject's share of each latent cell.
     """
-    diffusion = load_base(config, torch.float32)
-    provide_class_pictures(run, config, diffusion, device, say, leads=leads)
-    say("encoding the pictures")
-    subject, class_pictures = read_training_pictures(run, config, diffusion, device)
-    return DreamBooth(config, diffusion, subject, class_pictures, resume_from, frozen)
+
+    latents: Latents
+    captions: tuple[str, ...]
+    time_ids: torch.Tensor
+    flipped: Latents | None = None
+    masks: torch.Tensor | None = None
 
 
-def read_training_pictures(
+def load_training_images(
     run: RunFolder, config: TrainingConfig, diffusion: Diffusion, device: torch.device
 ) -> tuple[list[TrainingImages], list[TrainingImages]]:
-    """Return the subject's and the class's pictures as latents with captions, a part for each size.
+    """Return the subject images and the class images of a run, one part for each bucket size.
 
-    Raises UserError for a mask that leaves nothing of its picture, and when the step between
-    sizes does not fit the model.
+    Raises UserError for a mask that is empty inside its image's crop, and for a bucket_step that
+    does not fit the model.
     """
     if config.bucket_step % diffusion.vae_factor:
         raise UserError(
-            f"bucket_step is {config.bucket_step}, and this model's pictures have sides that are "
-            f"multiples of {diffusion.vae_factor}: set it to one, or to 0."
+            f"bucket_step is {config.bucket_step}, which does not fit this model's latents: set it "
+            f"to a multiple of {diffusion.vae_factor}, or to 0."
         )
-    pictures, captions = read_pictures(run.pictures)
-    class_pictures, _ = read_pictures(run.class_pictures)
-    masks = read_masks(run.masks) if config.background_weight < 1 else []
-    parts = _sorted(pictures, config)
-    class_parts = _sorted(class_pictures, config)
+    images, captions = read_images(run.pictures)
+    class_images, _ = read_images(run.class_pictures)
+    masks = []
+    if config.background_weight < 1:
+        masks = [mask[..., 0] for mask in read_images(run.masks)[0]]
+    buckets = _indices_by_size(images, config)
+    class_buckets = _indices_by_size(class_images, config)
 
     groups: dict[str, tuple[list[np.ndarray], Size]] = {}
-    for size, places in parts.items():
-        group = [pictures[k] for k in places]
-        groups[_name("subject", size, config)] = group, size
+    for size, indices in buckets.items():
+        group = [images[k] for k in indices]
+        groups[_group_name("subject", size, config)] = group, size
         if config.flip:
-            groups[_name("flipped", size, config)] = [picture[:, ::-1] for picture in group], size
-    for size, places in class_parts.items():
-        groups[_name("class", size, config)] = [class_pictures[k] for k in places], size
+            mirrored = [image[:, ::-1] for image in group]
+            groups[_group_name("flipped", size, config)] = mirrored, size
+    for size, indices in class_buckets.items():
+        groups[_group_name("class", size, config)] = [class_images[k] for k in indices], size
     diffusion.vae.to(device)
-    latents = encode_once(run.latents, diffusion.vae, groups)
+    latents = cached_latents(run.latents, diffusion.vae, groups)
     diffusion.vae.to("cpu")
 
-    subject = []
-    for size, places in parts.items():
-        seen = latents[_name("subject", size, config)]
-        shares = None
-        if masks:
-            shares = mask_cells([masks[k] for k in places], size, seen.mean.shape[-2:])
-        subject.append(
+    subject_parts = []
+    for size, indices in buckets.items():
+        part = latents[_group_name("subject", size, config)]
+        subject_parts.append(
             TrainingImages(
-                seen,
-                tuple(captions[k] for k in places),
-                torch.stack([placed(pictures[k], size) for k in places]),
-                latents.get(_name("flipped", size, config)),
-                shares,
+                part,
+                tuple(captions[k] for k in indices),
+                torch.stack([time_ids_for(images[k], size) for k in indices]),
+                latents.get(_group_name("flipped", size, config)),
+                latent_masks([masks[k] for k in indices], size, part.mean.shape[-2:])
+                if masks
+                else None,
             )
         )
-    return subject, [
+    return subject_parts, [
         TrainingImages(
-            latents[_name("class", size, config)],
-            (class_captions(captions, config),) * len(places),
-            torch.stack([placed(class_pictures[k], size) for k in places]),
+            latents[_group_name("class", size, config)],
+            (class_captions(captions, config),) * len(indices),
+            torch.stack([time_ids_for(class_images[k], size) for k in indices]),
         )
-        for size, places in class_parts.items()
+        for size, indices in class_buckets.items()
     ]
 
 
 def class_captions(captions: Sequence[str], config: TrainingConfig) -> str:
-    """Return what class pictures are called besides the class caption, a line for each.
+    """Return the captions of a class image besides the class caption, one per line.
 
-    Where the model itself says what to predict, these are the subject's captions without the token:
-    it answers for a noisy latent under any prompt, so that "a dog by the sea" stays what it was in
-    the scenes in which the subject is learned. Pictures as targets can only be called what they
-    were painted as.
+    Where the prior teacher gives the target, these are the subject's captions without the token:
+    the teacher predicts for any prompt, so the scenes of the subject's captions are preserved for
+    the class as well. Where the images are the targets, it is the prompt they were generated from.
     """
     if not config.uses_prior_teacher:
         return config.class_caption
@@ -115,15 +107,15 @@ def class_captions(captions: Sequence[str], config: TrainingConfig) -> str:
     return "\n".join(line for line in scenes if line) or config.class_caption
 
 
-def _sorted(pictures: list[np.ndarray], config: TrainingConfig) -> dict[Size, list[int]]:
-    """The numbers of the pictures that are trained at each size."""
-    among = sizes(config.resolution, config.bucket_step)
-    found: dict[Size, list[int]] = {}
-    for number, picture in enumerate(pictures):
-        found.setdefault(size_for(picture.shape[:2], among), []).append(number)
-    return dict(sorted(found.items()))
+def _indices_by_size(images: list[np.ndarray], config: TrainingConfig) -> dict[Size, list[int]]:
+    """Return the indices of the images that are trained at each size, sorted by size."""
+    sizes = bucket_sizes(config.resolution, config.bucket_step)
+    buckets: dict[Size, list[int]] = {}
+    for index, image in enumerate(images):
+        buckets.setdefault(nearest_size(image.shape[:2], sizes), []).append(index)
+    return dict(sorted(buckets.items()))
 
 
-def _name(kind: str, size: Size, config: TrainingConfig) -> str:
-    """What the latents of a kind and size are called; without buckets as ever."""
+def _group_name(kind: str, size: Size, config: TrainingConfig) -> str:
+    """Return a group's key in the latent cache."""
     return f"{kind}.{size}" if config.bucket_step else kind

@@ -1,13 +1,13 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA"): put in by peft, kept in ComfyUI's keys.
+"""Low-rank adapters (Hu et al. 2021, "LoRA"), injected by peft, saved in kohya's keys.
 
-The file's keys are those that kohya's scripts introduced and ComfyUI's own LoRA loader reads:
+The keys are those of kohya's scripts, which ComfyUI's LoRA loader reads:
 `lora_unet_<module>.lora_down.weight` [rank,in,...], `.lora_up.weight` [out,rank,...] and `.alpha`,
-where <module> is diffusers' name with `_` for `.`; the text encoder's begin with `lora_te_`, those
-of Stable Diffusion XL's two with `lora_te1_` and `lora_te2_`.
-With DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation") there is `.dora_scale`
-[out,1,...] as well. The paper scales each row of the changed weight to a learned length m,
-m (W + dW) / |W + dW|; ComfyUI multiplies it by dora_scale / |W|. So the file holds
-dora_scale = m |W| / |W + dW|, and what was trained is what ComfyUI makes of it.
+where <module> is diffusers' name with `_` for `.`; the prefix of the text encoder is `lora_te_`,
+those of Stable Diffusion XL's two are `lora_te1_` and `lora_te2_`.
+DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation") adds `.dora_scale`
+[out,1,...]. The paper scales each row of the adapted weight to a trained norm m,
+m (W + dW) / |W + dW|; ComfyUI multiplies W + dW by dora_scale / |W|. The saved value
+dora_scale = m |W| / |W + dW| makes both equal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TEXT_LAYERS = {
 }
 
 
-def adapt(
+def inject_lora(
     unet: UNet2DConditionModel,
     *text_encoders: TextEncoder | None,
     layers: str,
@@ -44,22 +44,22 @@ def adapt(
     seed: int,
     dora: bool = False,
 ) -> None:
-    """Put trainable adapters of scale 1 into the models; all other weights stay frozen.
+    """Inject trainable adapters of scale 1 into the models; all other weights are frozen.
 
-    `layers` is "attention" or "all" (convolutions and feed-forward layers too); a text encoder that
-    is None is left alone; `dora` also trains the length of each row. At first the adapters change
-    nothing: their upper half is zero.
+    `layers` is "attention", or "all" for convolutions and feed-forward layers too; a text encoder
+    that is None is skipped; `dora` also trains the norm of each row. The adapters start with
+    lora_up = 0, so they change nothing.
     """
     torch.manual_seed(seed)
     texts = [(encoder, TEXT_LAYERS) for encoder in text_encoders if encoder is not None]
     for model, patterns in [(unet, UNET_LAYERS), *texts]:
-        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers], use_dora=dora)
-        inject_adapter_in_model(choice, model)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=patterns[layers], use_dora=dora)
+        inject_adapter_in_model(config, model)
 
 
-def put_adapters(diffusion: Diffusion, config: TrainingConfig) -> None:
-    """Put a run's adapters into its base model, as `adapt` does."""
-    adapt(
+def inject_configured_lora(diffusion: Diffusion, config: TrainingConfig) -> None:
+    """Inject the adapters of a run's settings into its base model."""
+    inject_lora(
         diffusion.unet,
         *(diffusion.text_encoders if config.train_text_encoder else ()),
         layers=config.layers,
@@ -69,10 +69,10 @@ def put_adapters(diffusion: Diffusion, config: TrainingConfig) -> None:
     )
 
 
-def extract(
+def lora_state_dict(
     unet: UNet2DConditionModel, *text_encoders: TextEncoder | None
 ) -> dict[str, torch.Tensor]:
-    """Return the adapters' weights, float32, in the keys named above."""
+    """Return the adapters' weights, float32, by kohya's keys."""
     encoders = [encoder for encoder in text_encoders if encoder is not None]
     prefixes = ["lora_te1_", "lora_te2_"] if len(encoders) > 1 else ["lora_te_"]
     tensors = {}
@@ -81,7 +81,7 @@ def extract(
             if not isinstance(layer, LoraLayer):
                 continue
             for adapter, down in layer.lora_A.items():
-                key = prefix + _layer(model, name)
+                key = prefix + _module_key(model, name)
                 tensors[f"{key}.lora_down.weight"] = down.weight
                 tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
@@ -92,24 +92,21 @@ def extract(
 
 @torch.no_grad()
 def _dora_scale(layer: LoraLayer, adapter: str) -> torch.Tensor:
-    """m |W| / |W + dW| for each row of a layer, [out,1,...]."""
+    """Return m |W| / |W + dW| for each row of a layer, [out,1,...]."""
     weight = layer.get_base_layer().weight.float()
-    change = _product(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, weight.shape)
-    length = layer.lora_magnitude_vector[adapter].weight.float().flatten()
-    scale = length * _row_norms(weight) / _row_norms(weight + layer.scaling[adapter] * change)
+    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    delta = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
+    norm = layer.lora_magnitude_vector[adapter].weight.float().flatten()
+    scale = norm * _row_norms(weight) / _row_norms(weight + layer.scaling[adapter] * delta)
     return scale.reshape(-1, *[1] * (weight.dim() - 1))
-
-
-def _product(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    return (up.float().flatten(1) @ down.float().flatten(1)).reshape(shape)
 
 
 def _row_norms(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).norm(dim=1)
 
 
-def _layer(model: torch.nn.Module, name: str) -> str:
+def _module_key(model: torch.nn.Module, name: str) -> str:
     if not isinstance(model, UNet2DConditionModel):
-        # transformers 5 dropped the level `text_model` that the keys still have
+        # transformers 5 dropped the level `text_model`, which the keys still have
         name = f"text_model.{name.removeprefix('text_model.')}"
     return name.replace(".", "_")

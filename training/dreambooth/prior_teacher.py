@@ -1,4 +1,4 @@
-"""Prior preservation against the model itself: what it painted before, it shall paint again."""
+"""Prior preservation by distillation: the model before training predicts the class targets."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from ...diffusion.sample.unet_forward import unet_forward
 
 
 class PriorTeacher:
-    """The model as it was before training, asked what it predicts for noisy class pictures.
+    """The UNet as it was before training, whose predictions replace the class images' targets.
 
-    Its answers stand for the class pictures in the loss's second term (Ruiz et al. 2022, eq. 2).
-    Their mean is the same, but they carry none of the noise of single pictures (knowledge
-    distillation, Hinton et al. 2015), so that a short run keeps its class's variety. Adapters are
-    switched off for it, which costs no memory; a UNet that is trained whole is copied, in the
-    `precision` that it computes in.
-    `states` are what the text encoders said of each prompt before training. `unrounded` lets a UNet
-    compute with its weights as they are, where training feels their rounding.
+    They stand in the second term of the loss (Ruiz et al. 2022, eq. 2): the mean is that of the
+    class images' targets, without the variance of single images (knowledge distillation, Hinton et
+    al. 2015), so a short run preserves the diversity of the class.
+    For a UNet with adapters these are disabled meanwhile, which takes no memory; a fully trained
+    UNet is copied, in `precision`. `prompt_embeds` are those of each prompt before training.
+    `without_fake_quantization` is a context in which a UNet computes with its unquantized weights.
     """
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        states: dict[str, PromptEmbeds],
-        unrounded: Callable[[UNet2DConditionModel], AbstractContextManager[None]] = nullcontext,
+        prompt_embeds: dict[str, PromptEmbeds],
+        without_fake_quantization: Callable[
+            [UNet2DConditionModel], AbstractContextManager[None]
+        ] = nullcontext,
         precision: torch.dtype = torch.float32,
     ) -> None:
         self._copy: UNet2DConditionModel | None = None
-        if not _adapters(unet):
+        if not _adapter_layers(unet):
             self._copy = copy.deepcopy(unet).requires_grad_(False).to(precision)
-        self._states = states
-        self._unrounded = unrounded
+        self._prompt_embeds = prompt_embeds
+        self._without_fake_quantization = without_fake_quantization
 
     @torch.no_grad()
     def predict(
@@ -46,31 +47,32 @@ class PriorTeacher:
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         prompts: list[str],
-        frames: torch.Tensor,
+        time_ids: torch.Tensor,
     ) -> torch.Tensor:
         """Return the prediction [B,C,h,w] for noisy latents [B,C,h,w] at timesteps [B].
 
-        `frames` [B,6] say where the pictures lie in their originals.
-        `unet` is the model in training, of which only the adapters may have changed.
+        `unet` is the UNet in training; only its adapters may have changed, unless it is trained
+        fully. `time_ids` [B,6] are XL's `add_time_ids`.
         """
-        text = PromptEmbeds.join([self._states[prompt] for prompt in prompts])
+        embeds = PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts])
         if self._copy is not None:
-            with self._unrounded(self._copy):
-                return unet_forward(self._copy.to(noisy.device), noisy, timesteps, text, frames)
-        with _without_adapters(unet), self._unrounded(unet):
-            return unet_forward(unet, noisy, timesteps, text, frames)
+            teacher = self._copy.to(noisy.device)
+            with self._without_fake_quantization(teacher):
+                return unet_forward(teacher, noisy, timesteps, embeds, time_ids)
+        with _adapters_disabled(unet), self._without_fake_quantization(unet):
+            return unet_forward(unet, noisy, timesteps, embeds, time_ids)
 
 
-def _adapters(unet: UNet2DConditionModel) -> list[BaseTunerLayer]:
+def _adapter_layers(unet: UNet2DConditionModel) -> list[BaseTunerLayer]:
     return [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 @contextmanager
-def _without_adapters(unet: UNet2DConditionModel) -> Iterator[None]:
-    for layer in _adapters(unet):
+def _adapters_disabled(unet: UNet2DConditionModel) -> Iterator[None]:
+    for layer in _adapter_layers(unet):
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer in _adapters(unet):
+        for layer in _adapter_layers(unet):
             layer.enable_adapters(True)

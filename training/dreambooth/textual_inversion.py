@@ -1,7 +1,7 @@
-"""Textual inversion: vectors of its own for a word, every other weight as it was.
+"""Textual inversion (Gal et al. 2022, "An Image is Worth One Word"): trained token embeddings.
 
-Gal et al. 2022, "An Image is Worth One Word". A file holds the vectors as ComfyUI reads them from
-models/embeddings: `clip_l` [n,width], one row for each token that stands in the word's place.
+A file holds the vectors as ComfyUI reads them from models/embeddings: `clip_l` [n,width], one row
+for each token that replaces the trigger word.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from ..run.checkpoints import write_tensors
 
 KEY = "clip_l"
 PLACEHOLDERS = 0xE000
-"""Unicode's first private character: no prompt has it, so it can stand for a learned token."""
+"""The first private-use character of Unicode: absent from prompts, so it can name a new token."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenEmbedding:
-    """What a word means: `vectors` [n,width], float32, one row for each token in its place."""
+    """A trigger word and its `vectors` [n,width], float32, one row per token that replaces it."""
 
-    word: str
+    trigger: str
     vectors: torch.Tensor
 
 
-class LearnedTokens(torch.nn.Module):
-    """A table of token embeddings [V,D] that stays, and trainable rows [n,D] behind its end."""
+class TrainableEmbedding(torch.nn.Module):
+    """A frozen table of token embeddings [V,D], extended by trainable rows [n,D]."""
 
     def __init__(self, table: torch.nn.Embedding, vectors: torch.Tensor) -> None:
         super().__init__()
@@ -43,125 +43,128 @@ class LearnedTokens(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings [...,D] of ids [...] below V + n."""
-        known = len(self.table.weight)
-        old = self.table(ids.clamp(max=known - 1))
-        new = self.vectors[(ids - known).clamp(min=0)].to(old.dtype)
-        return torch.where((ids < known).unsqueeze(-1), old, new)
+        size = len(self.table.weight)
+        frozen = self.table(ids.clamp(max=size - 1))
+        trained = self.vectors[(ids - size).clamp(min=0)].to(frozen.dtype)
+        return torch.where((ids < size).unsqueeze(-1), frozen, trained)
 
 
-def first_vectors(diffusion: Diffusion, class_name: str, count: int) -> torch.Tensor:
-    """Return what to start from, [count,D]: the mean of the class's own tokens."""
+def initial_vectors(diffusion: Diffusion, class_name: str, count: int) -> torch.Tensor:
+    """Return the vectors to start from, [count,D]: each the mean of the class name's tokens."""
     ids = diffusion.tokenizer(class_name, add_special_tokens=False).input_ids
     table = diffusion.text_encoder.get_input_embeddings().weight
     return table[ids].detach().float().mean(0, keepdim=True).repeat(count, 1)
 
 
-def make_trainable(diffusion: Diffusion, first: TokenEmbedding) -> Diffusion:
-    """Return the model with a word whose vectors, and nothing else, are trained from `first` on.
+def make_trainable(diffusion: Diffusion, initial: TokenEmbedding) -> Diffusion:
+    """Return the model with a trigger word whose vectors are its only trainable parameters.
 
-    Raises UserError for a model that reads its prompts twice.
+    Raises UserError for a model with two text encoders.
     """
     if diffusion.text_encoder_2 is not None:
         raise UserError(
-            f"{diffusion.name} reads a word with two text encoders, and vectors are learned for "
-            "one: choose DreamBoothTrain with the method lora, or a Stable Diffusion 1.x or 2.x."
+            f"{diffusion.name} has two text encoders, and textual inversion supports one: use "
+            "DreamBoothTrain with the method lora, or a Stable Diffusion 1.x or 2.x."
         )
-    tokenizer = _tokenizer_with(diffusion, first)
+    tokenizer = _extended_tokenizer(diffusion, initial)
     embeddings = diffusion.text_encoder.embeddings
-    embeddings.token_embedding = LearnedTokens(embeddings.token_embedding, first.vectors)
+    embeddings.token_embedding = TrainableEmbedding(embeddings.token_embedding, initial.vectors)
     return replace(diffusion, tokenizer=tokenizer)
 
 
-def trained(diffusion: Diffusion, word: str) -> TokenEmbedding:
-    """Return what `make_trainable`'s vectors have become."""
-    learned = diffusion.text_encoder.embeddings.token_embedding
-    return TokenEmbedding(word, learned.vectors.detach().float().cpu())
+def trained_embedding(diffusion: Diffusion, trigger: str) -> TokenEmbedding:
+    """Return the current vectors of a model from `make_trainable`."""
+    table = diffusion.text_encoder.embeddings.token_embedding
+    return TokenEmbedding(trigger, table.vectors.detach().float().cpu())
 
 
 @torch.no_grad()
 def add_token(diffusion: Diffusion, embedding: TokenEmbedding) -> Diffusion:
-    """Return a model that was just loaded, with a word that means the embedding.
+    """Add an embedding's tokens to a newly loaded model, whose text encoder is changed in place.
 
-    Raises UserError when the vectors are of another width than the model's.
+    Raises UserError when the width of the vectors is not that of the model.
     """
     encoder = diffusion.text_encoder
-    known, width = encoder.get_input_embeddings().weight.shape
+    size, width = encoder.get_input_embeddings().weight.shape
     if embedding.vectors.shape[1] != width:
         raise UserError(
-            f'The embedding of "{embedding.word}" has width {embedding.vectors.shape[1]} and '
-            f"{diffusion.name} reads width {width}: choose the model it was made with."
+            f'The embedding of "{embedding.trigger}" has width {embedding.vectors.shape[1]} and '
+            f"{diffusion.name} needs width {width}: choose the model it was made with."
         )
-    tokenizer = _tokenizer_with(diffusion, embedding)
-    encoder.resize_token_embeddings(known + len(embedding.vectors), mean_resizing=False)
-    encoder.get_input_embeddings().weight[known:] = embedding.vectors.to(encoder.dtype)
+    tokenizer = _extended_tokenizer(diffusion, embedding)
+    encoder.resize_token_embeddings(size + len(embedding.vectors), mean_resizing=False)
+    encoder.get_input_embeddings().weight[size:] = embedding.vectors.to(encoder.dtype)
     encoder.requires_grad_(False)
     return replace(diffusion, tokenizer=tokenizer)
 
 
-def _tokenizer_with(diffusion: Diffusion, embedding: TokenEmbedding) -> object:
-    """A tokenizer that reads the word as tokens of its own, whatever it was read as before."""
+def _extended_tokenizer(diffusion: Diffusion, embedding: TokenEmbedding) -> object:
+    """Return a tokenizer that replaces the trigger word by new tokens."""
     tokenizer = deepcopy(diffusion.tokenizer)
-    known = len(diffusion.text_encoder.get_input_embeddings().weight)
-    marks = [chr(PLACEHOLDERS + len(tokenizer) % 4096 + k) for k in range(len(embedding.vectors))]
-    tokenizer.add_tokens([AddedToken(mark) for mark in marks])
-    if tokenizer.convert_tokens_to_ids(marks) != list(range(known, known + len(marks))):
+    size = len(diffusion.text_encoder.get_input_embeddings().weight)
+    tokens = [chr(PLACEHOLDERS + len(tokenizer) % 4096 + k) for k in range(len(embedding.vectors))]
+    tokenizer.add_tokens([AddedToken(token) for token in tokens])
+    if tokenizer.convert_tokens_to_ids(tokens) != list(range(size, size + len(tokens))):
         raise UserError(
-            f"{diffusion.name} has {known} token embeddings, and its vocabulary is of another "
+            f"{diffusion.name} has {size} token embeddings, and its vocabulary is of another "
             "size: choose a model whose parts belong together."
         )
-    word = Regex(rf"(?i)(?<!\w){re.escape(embedding.word)}(?!\w)")
+    trigger = Regex(rf"(?i)(?<!\w){re.escape(embedding.trigger)}(?!\w)")
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizers.Sequence(
-        [normalizers.Replace(word, " ".join(marks)), backend.normalizer]
+        [normalizers.Replace(trigger, " ".join(tokens)), backend.normalizer]
     )
     return tokenizer
 
 
 def write_embedding(file: Path, embedding: TokenEmbedding, metadata: dict[str, str]) -> None:
     """Write a file that ComfyUI's `embedding:<name>` reads; OSError when the disk is full."""
-    write_tensors(file, {KEY: embedding.vectors}, {"word": embedding.word} | metadata)
+    write_tensors(file, {KEY: embedding.vectors}, {"word": embedding.trigger} | metadata)
 
 
 def is_embedding(file: Path) -> bool:
     """Tell whether a safetensors file holds an embedding (and not, say, a LoRA)."""
-    with safe_open(file, framework="pt") as held:
-        return KEY in held.keys()  # noqa: SIM118
+    with safe_open(file, framework="pt") as tensors:
+        return KEY in tensors.keys()  # noqa: SIM118
 
 
-def read_embedding(file: Path, word: str = "") -> TokenEmbedding:
-    """Read an embedding file, for a word or for the one that it was learned for.
+def read_embedding(file: Path, trigger: str = "") -> TokenEmbedding:
+    """Read an embedding file; `trigger` replaces the trigger word it was trained with.
 
-    Raises UserError when it is damaged or holds something else.
+    Raises UserError when the file is damaged or holds something else.
     """
     try:
-        with safe_open(file, framework="pt") as held:
-            vectors, known = held.get_tensor(KEY), (held.metadata() or {}).get("word", "")
+        with safe_open(file, framework="pt") as tensors:
+            vectors = tensors.get_tensor(KEY)
+            trigger = trigger or (tensors.metadata() or {}).get("word", "")
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} holds no {KEY} vectors ({error}): choose an embedding of Stable Diffusion 1.x "
             "in the safetensors format."
         ) from error
-    return TokenEmbedding(word or known or file.stem, vectors.float())
+    return TokenEmbedding(trigger or file.stem, vectors.float())
 
 
-def merge(parts: Sequence[TokenEmbedding], word: str, share: float | None) -> TokenEmbedding:
-    """Put embeddings into one for `word`: one behind the other, or mixed.
+def merge_embeddings(
+    embeddings: Sequence[TokenEmbedding], trigger: str, share: float | None
+) -> TokenEmbedding:
+    """Merge embeddings into one for `trigger`: concatenated, or two interpolated.
 
-    `share` is the second one's in a mix of two; None joins. Raises UserError when their shapes
-    do not allow it.
+    `share` 0..1 is the weight of the second of two in an interpolation; None concatenates. Raises
+    UserError when the shapes do not allow it.
     """
-    shapes = [tuple(part.vectors.shape) for part in parts]
+    shapes = [tuple(embedding.vectors.shape) for embedding in embeddings]
     if len({width for _, width in shapes}) > 1:
         raise UserError(
-            f"The embeddings are of widths {' and '.join(str(width) for _, width in shapes)}: "
-            "merge such as were learned with one kind of model."
+            f"The embeddings have the widths {' and '.join(str(width) for _, width in shapes)}: "
+            "merge embeddings that were trained with the same kind of model."
         )
-    if share is None or len(parts) == 1:
-        return TokenEmbedding(word, torch.cat([part.vectors for part in parts]))
+    if share is None or len(embeddings) == 1:
+        return TokenEmbedding(trigger, torch.cat([part.vectors for part in embeddings]))
     if len(set(shapes)) > 1:
         raise UserError(
             f"The embeddings have {' and '.join(str(count) for count, _ in shapes)} vectors and "
             "cannot be mixed: choose the mode join."
         )
-    first, second = (part.vectors for part in parts)
-    return TokenEmbedding(word, torch.lerp(first, second, share))
+    first, second = (embedding.vectors for embedding in embeddings)
+    return TokenEmbedding(trigger, torch.lerp(first, second, share))

@@ -20,8 +20,8 @@ from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..config_yaml import read_as
-from ..data.latents import square
-from ..data.subject import SUBJECT, read_pictures
+from ..data.latents import center_square
+from ..data.subject import SUBJECT, read_images
 from ..run import checkpoints
 from ..run.run_folder import RunFolder
 from ..run.run_results import load_base, load_result
@@ -173,7 +173,7 @@ def work(run: RunFolder, plan: EvaluationPlan) -> int:
 def given_pictures(run: RunFolder) -> torch.Tensor:
     """Return the subject's pictures as they are learned from, [N,side,side,3], float 0..1."""
     side = read_as(TrainingConfig, run.config).resolution
-    squares = [square(picture, side) for picture in read_pictures(run.pictures)[0]]
+    squares = [center_square(picture, side) for picture in read_images(run.pictures)[0]]
     return (torch.stack(squares).permute(0, 2, 3, 1) + 1) / 2
 
 

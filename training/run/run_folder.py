@@ -17,7 +17,7 @@ from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import Config, TrainingConfig
 from ..config_yaml import read_config, to_yaml
-from ..data.subject import Subject, write_class_pictures, write_masks, write_subject
+from ..data.subject import Subject, write_class_images, write_images, write_subject
 from . import checkpoints as checkpoint
 
 
@@ -169,8 +169,8 @@ def open_run(
 
     def fill(draft: RunFolder) -> None:
         write_subject(draft.pictures, subject)
-        write_masks(draft.masks, subject.masks)
-        write_class_pictures(draft.class_pictures, class_pictures)
+        write_images(draft.masks, subject.masks)
+        write_class_images(draft.class_pictures, class_pictures)
 
     return find_or_make(root, name, config, fill, resume=resume)
 

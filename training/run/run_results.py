@@ -18,7 +18,7 @@ from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..config_yaml import read_as
-from ..data.subject import read_pictures
+from ..data.subject import read_images
 from ..dreambooth import lora_adapters, textual_inversion
 from ..optim.weight_averaging import load_weights
 from . import checkpoints
@@ -42,13 +42,13 @@ def _merge(diffusion: Diffusion, file: Path) -> Diffusion:
     if not textual_inversion.is_embedding(file):
         return merge_lora(diffusion, file)
     try:
-        taught = textual_inversion.add_token(diffusion, textual_inversion.read_embedding(file))
+        with_token = textual_inversion.add_token(diffusion, textual_inversion.read_embedding(file))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{file} does not fit {diffusion.name} ({error}): choose the base model that it was "
             "made for."
         ) from error
-    return replace(taught, loras=(*diffusion.loras, str(file)))
+    return replace(with_token, loras=(*diffusion.loras, str(file)))
 
 
 def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
@@ -62,10 +62,10 @@ def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diff
         shutil.rmtree(target, ignore_errors=True)
         save_folder(diffusion, target)
     elif config.method == "embedding":
-        learned = textual_inversion.trained(diffusion, config.token)
+        learned = textual_inversion.trained_embedding(diffusion, config.token)
         textual_inversion.write_embedding(target, learned, metadata(run, config))
     else:
-        tensors = lora_adapters.extract(diffusion.unet, *diffusion.text_encoders)
+        tensors = lora_adapters.lora_state_dict(diffusion.unet, *diffusion.text_encoders)
         checkpoints.write_tensors(target, tensors, metadata(run, config))
 
 
@@ -95,7 +95,7 @@ def result_at(run: RunFolder, step: int) -> Path:
         textual_inversion.write_embedding(target, learned, metadata(run, config))
         return target
     if config.method != "full":
-        lora_adapters.put_adapters(diffusion, config)
+        lora_adapters.inject_configured_lora(diffusion, config)
     load_weights(diffusion.modules, weights)
     _write(target, run, config, diffusion)
     return target
@@ -103,7 +103,7 @@ def result_at(run: RunFolder, step: int) -> Path:
 
 def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
     """Return what a file says about where it came from."""
-    _, captions = read_pictures(run.pictures)
+    _, captions = read_images(run.pictures)
     scores = {"scores": run.scores.read_text(encoding="utf-8")} if run.scores.exists() else {}
     return scores | {
         "base": config.base,

@@ -87,10 +87,12 @@ def _learner(
     """Return what the run's task trains, with all that it learns from."""
     resume_from = checkpoints.latest(run.checkpoints)
     if isinstance(config, TrainingConfig):
-        from ..data.training_data import prepare as prepare_subject
+        from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
 
-        frozen = FROZEN.get(_precision(config), torch.float32)
-        return prepare_subject(run, config, device, say, resume_from, frozen=frozen, leads=leads)
+        dtype = FROZEN.get(_precision(config), torch.float32)
+        return prepare_dreambooth(
+            run, config, device, say, resume_from, frozen_dtype=dtype, leads=leads
+        )
     if isinstance(config, CaptionConfig):
         from ..captions.caption_module import prepare as prepare_captions
 
