@@ -130,7 +130,7 @@ class Quantize(io.ComfyNode):
         `divergence` is in nats).
         """
         from ..drawing.quantize_sheet import draw_quantize_sheet
-        from ..quantize.quantize_report import make_quantize_report
+        from ..quantize.quantize_report import ModelCost, QuantizeReport
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
         words = [word.strip() for word in keep.split(",") if word.strip()]
@@ -145,17 +145,19 @@ class Quantize(io.ComfyNode):
             made, unit, weights = painter, "step", (model.modules, painter.model.modules)
         memory = bytes_in_memory(weights[0]), bytes_in_memory(weights[1])
         saved = _save(made, save_as.strip()) if save_as.strip() else None
-        told = make_quantize_report(
+        disk = bytes_on_disk(saved) if saved else memory[1]
+        told = QuantizeReport(
             model.name,
             format,
             unit,
-            (len(made.layers.quantized), len(made.layers.left)),
-            memory,
-            compared,
+            len(made.layers.quantized),
+            len(made.layers.skipped),
+            ModelCost(memory[0], memory[0], compared.seconds_before),
+            ModelCost(memory[1], disk, compared.seconds_after),
+            compared.changes,
             saved,
-            bytes_on_disk(saved) if saved else memory[1],
         )
-        page = draw_quantize_sheet(told, compared.rows)[None]
+        page = draw_quantize_sheet(told, compared.image_rows)[None]
         smaller = replace(made.model, patcher=host.register_model(weights[1]))
         of_kosmos = isinstance(model, Kosmos)
         return io.NodeOutput(
@@ -163,7 +165,7 @@ class Quantize(io.ComfyNode):
             _other("kosmos", "DIFFUSION") if of_kosmos else smaller,
             str(told),
             page,
-            ui={"quantized": [told.as_numbers()]},
+            ui={"quantized": [told.to_dict()]},
         )
 
 

@@ -1,4 +1,4 @@
-"""What models are there for, done once, for a format that goes by it."""
+"""Calibration runs of both models: captions of images, images of prompts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .calibration import CalibrationRun
 from .compare_models import GUIDANCE, MAX_NEW_TOKENS, STEPS
 
 MAX_SAMPLES = 16
-"""Pictures or prompts that are looked at; AWQ's scales hardly change with more."""
+"""Images or prompts of a calibration run; more hardly change the scales of AWQ."""
 
 
 def captioning_run(
     kosmos: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None
 ) -> CalibrationRun:
-    """Describe pictures [B,H,W,3]."""
+    """Return a function that captions up to MAX_SAMPLES of the images [B,H,W,3]."""
     batching = BatchOptions(on_token=on_token)
     return lambda: caption(
         kosmos, images[:MAX_SAMPLES], BRIEF, max_new_tokens=MAX_NEW_TOKENS, batching=batching
@@ -32,10 +32,10 @@ def captioning_run(
 def sampling_run(
     diffusion: Diffusion, prompts: Sequence[str], on_step: Callable[[], None] | None = None
 ) -> CalibrationRun:
-    """Read prompts and paint them."""
+    """Return a function that encodes and samples up to MAX_SAMPLES of the prompts."""
 
-    def work() -> None:
-        # `sample` asks the text encoder for what it does not remember only.
+    def run() -> None:
+        # `sample` may take the text states from its cache, so the encoders are run here as well.
         encode_tokens(diffusion, tokenize(diffusion, prompts[:MAX_SAMPLES]).to(diffusion.device))
         sample(
             diffusion,
@@ -45,4 +45,4 @@ def sampling_run(
             on_step=on_step and (lambda done, total, preview: on_step()),
         )
 
-    return work
+    return run

@@ -1,4 +1,4 @@
-"""What a quantized model costs and gains beside the one it was made from, on the same inputs."""
+"""Compare a quantized model with the original on the same inputs: speed and changed outputs."""
 
 from __future__ import annotations
 
@@ -23,96 +23,99 @@ from ..kosmos.prompt import Prompt, read_text, tokenize
 from ..shared.batching import BatchOptions
 
 MAX_NEW_TOKENS = 48
-"""Where a caption that is compared is cut off at the latest."""
+"""Length limit of the captions that are compared."""
 
 STEPS = 10
 GUIDANCE = 4.0
 DIFFERENCE_GAIN = 4
-"""How many times stronger than it is the difference of two pictures is drawn."""
+"""Factor by which the difference of two images is amplified for display."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same inputs.
 
-    seconds_before, seconds_after: for one caption, or for one denoising step of all pictures.
-    moved: how far the outputs moved, by what was compared. rows: pictures to look at, each
-    [N,H,W,3] float 0..1, by their titles.
+    seconds_before, seconds_after: for one caption, or for one denoising step of all images.
+    changes: how far the outputs changed, by name; a share in 0..1, and nats for "divergence".
+    image_rows: images to compare by eye, each row [N,H,W,3] float 0..1, by title.
     """
 
     seconds_before: float
     seconds_after: float
-    moved: dict[str, float]
-    rows: dict[str, Tensor]
+    changes: dict[str, float]
+    image_rows: dict[str, Tensor]
 
 
 def compare_captioners(
     before: Kosmos, after: Kosmos, images: Tensor, on_token: Callable[[], None] | None = None
 ) -> Comparison:
-    """Let two models caption pictures [B,H,W,3], all at once; a first few tokens warm them up.
+    """Caption images [B,H,W,3] with two models, in one batch, after a warm-up of two tokens.
 
-    `moved` has "captions changed", the share of captions that are not the same word for word;
-    "words changed", the share of places in the first model's captions where the second, having
-    read the same up to there, would have gone on with another token; and "divergence", the mean
-    Kullback-Leibler divergence of the first model's next token from the second's, in nats.
+    `changes` has "captions changed", the share of captions whose tokens are not identical; "words
+    changed", the share of positions in the first model's captions where the second model, given
+    the same prefix, predicts another token; and "divergence", the mean Kullback-Leibler divergence
+    of the second model's next-token distribution from the first's, in nats.
     """
     prompt = tokenize(before, BRIEF, MAX_NEW_TOKENS)
-    told: list[list[Completion]] = []
+    captions: list[list[Completion]] = []
     seconds: list[float] = []
     for kosmos in (before, after):
-        for tokens in (2, MAX_NEW_TOKENS):
-            began = time.perf_counter()
-            replies = generate(
+        for max_new_tokens in (2, MAX_NEW_TOKENS):
+            start = time.perf_counter()
+            completions = generate(
                 kosmos,
                 EncodedImages(kosmos, images),
                 [[prompt]] * len(images),
-                max_new_tokens=tokens,
+                max_new_tokens=max_new_tokens,
                 batching=BatchOptions(batch_size=len(images), on_token=on_token),
             )
-        seconds.append((time.perf_counter() - began) / len(images))
-        told.append([only for (only,) in replies])
-    changed = [a.ids != b.ids for a, b in zip(*told, strict=True)]
-    words, divergence = _next_words(before, after, images, prompt, told[0])
-    rows = {
+        seconds.append((time.perf_counter() - start) / len(images))
+        captions.append([completion for (completion,) in completions])
+    changed = [a.ids != b.ids for a, b in zip(*captions, strict=True)]
+    tokens_changed, divergence = _next_token_changes(before, after, images, prompt, captions[0])
+    image_rows = {
         title: draw_boxes_batch(
-            images, [parse(read_text(before, prompt, one.ids)) for one in replies]
+            images, [parse(read_text(before, prompt, completion.ids)) for completion in row]
         )
-        for title, replies in zip(("before", "after"), told, strict=True)
+        for title, row in zip(("before", "after"), captions, strict=True)
     }
-    moved = {
+    changes = {
         "captions changed": sum(changed) / len(changed),
-        "words changed": words,
+        "words changed": tokens_changed,
         "divergence": divergence,
     }
-    return Comparison(seconds[0], seconds[1], moved, rows)
+    return Comparison(seconds[0], seconds[1], changes, image_rows)
 
 
-def _next_words(
-    before: Kosmos, after: Kosmos, images: Tensor, prompt: Prompt, replies: Sequence[Completion]
+def _next_token_changes(
+    before: Kosmos, after: Kosmos, images: Tensor, prompt: Prompt, captions: Sequence[Completion]
 ) -> tuple[float, float]:
-    """Where two models go on with different tokens behind the same ones, and their divergence."""
-    other, divergences = [], []
-    for k, told in enumerate(replies):
-        if not told.ids:
+    """Return the share of changed next tokens after the same prefixes, and the divergence."""
+    changed, divergences = [], []
+    for k, completion in enumerate(captions):
+        if not completion.ids:
             continue
         first, second = (
-            _chances(kosmos, images[k : k + 1], prompt, told.ids) for kosmos in (before, after)
+            _next_token_log_probs(kosmos, images[k : k + 1], prompt, completion.ids)
+            for kosmos in (before, after)
         )
-        other.append(first.argmax(-1) != second.argmax(-1))
+        changed.append(first.argmax(-1) != second.argmax(-1))
         divergences.append((first.exp() * (first - second)).sum(-1))
-    if not other:
+    if not changed:
         return 0.0, 0.0
-    return float(torch.cat(other).float().mean()), float(torch.cat(divergences).mean())
+    return float(torch.cat(changed).float().mean()), float(torch.cat(divergences).mean())
 
 
 @torch.no_grad()
-def _chances(kosmos: Kosmos, image: Tensor, prompt: Prompt, ids: Sequence[int]) -> Tensor:
-    """Log-probabilities of each next token behind the prompt and the first of `ids`, [n,V]."""
-    memory = EncodedImages(kosmos, image).prefill([0], prompt)
-    read = [*prompt.ids[prompt.text_at :], *ids[:-1]]
+def _next_token_log_probs(
+    kosmos: Kosmos, image: Tensor, prompt: Prompt, ids: Sequence[int]
+) -> Tensor:
+    """Return the log-probabilities [n,V] from which each of the n `ids` is predicted."""
+    prefix = EncodedImages(kosmos, image).prefill([0], prompt)
+    inputs = [*prompt.ids[prompt.text_at :], *ids[:-1]]
     logits = kosmos.model.text_model(
-        input_ids=torch.tensor([read], device=kosmos.model.device),
-        past_key_values=PreallocatedCache(memory, len(read)),
+        input_ids=torch.tensor([inputs], device=kosmos.model.device),
+        past_key_values=PreallocatedCache(prefix, len(inputs)),
         use_cache=True,
         logits_to_keep=len(ids),
     ).logits
@@ -125,16 +128,16 @@ def compare_diffusion(
     prompts: Sequence[str],
     on_step: Callable[[], None] | None = None,
 ) -> Comparison:
-    """Let two models paint the prompts, all at once, with the same seeds.
+    """Sample an image of each prompt with two models, in one batch, with the same seeds.
 
-    The seconds are those of the UNet, for both halves of guidance; the first step is not counted.
-    `moved` has "pictures", the mean difference of their pixels as a share of the whole range, and
-    "worst picture", that of the picture that moved most.
+    The seconds are those of the UNet with both halves of the guidance batch, without the first
+    step. `changes` has "pictures", the mean absolute difference of pixel values in 0..1, and
+    "worst picture", the largest mean difference of one image.
     """
-    pictures, seconds = [], []
+    images, seconds = [], []
     for diffusion in (before, after):
-        with _timed(diffusion.unet) as steps:
-            pictures.append(
+        with _time_calls(diffusion.unet) as steps:
+            images.append(
                 sample(
                     diffusion,
                     prompts,
@@ -145,38 +148,38 @@ def compare_diffusion(
                 )
             )
         seconds.append(sum(steps[1:]) / len(steps[1:]))
-    change = (pictures[0] - pictures[1]).abs()
-    each = change.flatten(1).mean(1)
-    rows = {
-        "before": pictures[0],
-        "after": pictures[1],
-        f"change, {DIFFERENCE_GAIN} times": (change * DIFFERENCE_GAIN).clamp(0, 1),
+    difference = (images[0] - images[1]).abs()
+    by_image = difference.flatten(1).mean(1)
+    image_rows = {
+        "before": images[0],
+        "after": images[1],
+        f"change, {DIFFERENCE_GAIN} times": (difference * DIFFERENCE_GAIN).clamp(0, 1),
     }
-    moved = {"pictures": float(each.mean()), "worst picture": float(each.max())}
-    return Comparison(seconds[0], seconds[1], moved, rows)
+    changes = {"pictures": float(by_image.mean()), "worst picture": float(by_image.max())}
+    return Comparison(seconds[0], seconds[1], changes, image_rows)
 
 
 @contextmanager
-def _timed(module: nn.Module) -> Iterator[list[float]]:
-    """Gather the seconds of each call of a module."""
-    calls: list[float] = []
+def _time_calls(module: nn.Module) -> Iterator[list[float]]:
+    """Yield a list to which the seconds of each call of a module are appended."""
+    seconds: list[float] = []
 
-    def begin(*_: object) -> None:
-        _wait(module)
-        calls.append(-time.perf_counter())
+    def start(*_: object) -> None:
+        _synchronize(module)
+        seconds.append(-time.perf_counter())
 
-    def end(*_: object) -> None:
-        _wait(module)
-        calls[-1] += time.perf_counter()
+    def stop(*_: object) -> None:
+        _synchronize(module)
+        seconds[-1] += time.perf_counter()
 
-    hooks = [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    hooks = [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
     try:
-        yield calls
+        yield seconds
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _wait(module: nn.Module) -> None:
+def _synchronize(module: nn.Module) -> None:
     if next(module.parameters()).is_cuda:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Ordinary weights again, for programs that know no others."""
+"""Convert quantized weights back to ordinary ones, for programs that cannot read them."""
 
 from __future__ import annotations
 
@@ -19,39 +19,38 @@ Model = TypeVar("Model", bound=nn.Module)
 @torch.inference_mode(False)
 @torch.no_grad()
 def dequantize(module: Model) -> Model:
-    """Return a module with ordinary weights, which hold the rounded numbers: itself, or a copy."""
+    """Return a copy of a module with dequantized ordinary weights; itself if it has no others."""
     if not is_quantized(module):
         return module
-    packed = {
-        path: part
-        for path, part in module.named_modules()
+    layers = {
+        name: part
+        for name, part in module.named_modules()
         if isinstance(part, nn.Linear) and hasattr(part.weight, "__tensor_flatten__")
     }
-    made = copy.deepcopy(module, {id(part.weight): part.weight for part in packed.values()})
-    for path, part in packed.items():
-        plain = nn.Linear(part.in_features, part.out_features, device="meta")
-        plain.weight = nn.Parameter(_numbers(part.weight), requires_grad=False)
-        plain.bias = made.get_submodule(path).bias  # type: ignore[assignment]
-        parent, _, name = path.rpartition(".")
-        setattr(made.get_submodule(parent), name, plain)
-    return made
+    result = copy.deepcopy(module, {id(layer.weight): layer.weight for layer in layers.values()})
+    for name, layer in layers.items():
+        ordinary = nn.Linear(layer.in_features, layer.out_features, device="meta")
+        ordinary.weight = nn.Parameter(_dequantize_weight(layer.weight), requires_grad=False)
+        ordinary.bias = result.get_submodule(name).bias  # type: ignore[assignment]
+        result.set_submodule(name, ordinary)
+    return result
 
 
 def dequantize_diffusion(diffusion: Diffusion) -> Diffusion:
-    """Return a Stable Diffusion with ordinary weights and no `patcher`; itself if it has them."""
+    """Return a Stable Diffusion with ordinary weights and no `patcher`; itself if not quantized."""
     if not is_quantized(diffusion.modules):
         return diffusion
-    parts: dict[str, Any] = {
-        place: dequantize(module) for place, module in diffusion.modules.items()
+    modules: dict[str, Any] = {
+        name: dequantize(module) for name, module in diffusion.modules.items()
     }
-    return replace(diffusion, patcher=None, **parts)
+    return replace(diffusion, patcher=None, **modules)
 
 
-def _numbers(weight: Tensor) -> Tensor:
-    """What a quantized weight stands for, [out,in], in the precision that it unpacks to."""
+def _dequantize_weight(weight: Tensor) -> Tensor:
+    """Return the values [out,in] of a quantized weight, in the dtype that it dequantizes to."""
     from torchao.quantization import Float8Tensor, Int8Tensor
 
     if isinstance(weight, Float8Tensor | Int8Tensor):
         return weight.dequantize(weight.dtype)
-    unit = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return functional.linear(unit, weight).t().contiguous()
+    identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return functional.linear(identity, weight).t().contiguous()

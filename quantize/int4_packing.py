@@ -1,7 +1,7 @@
-"""4-bit weights between a CPU's own packing and the plain one that a file holds.
+"""Convert 4-bit weights between PyTorch's CPU packing and the portable packing of a file.
 
-A CPU packs them as its vector unit likes to read them, so a file made of that would be noise to
-another CPU. torchao's Int4Tensor is the same everywhere: two numbers of -8..7 in a byte.
+The CPU packing depends on the vector unit of the CPU, so a file must not hold it. torchao's
+Int4Tensor is the same everywhere: two values of -8..7 in a byte.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .quantize_formats import GROUP_SIZE
+from .quantize_weights import is_quantized
 
 if TYPE_CHECKING:
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
 
 
 def to_portable_int4(weight: Int4OpaqueTensor) -> Int4Tensor:
-    """Return a packed weight [N,K] in the plain packing, the same in every number."""
+    """Return a CPU-packed weight [N,K] in the portable packing, with the same values."""
     from torchao.quantization import Int4Tensor
 
     rows, columns = weight.shape
-    # With a scale of 1 and an offset of 0 the product with the unit matrix is the numbers.
+    # With scale 1 and offset 0, the product with the identity matrix is the integer values.
     ones = torch.ones(columns // GROUP_SIZE, rows, dtype=weight.dtype)
-    numbers = torch.ops.aten._weight_int4pack_mm_for_cpu(
+    values = torch.ops.aten._weight_int4pack_mm_for_cpu(
         torch.eye(columns, dtype=weight.dtype),
         weight.qdata,
         GROUP_SIZE,
         torch.stack([ones, torch.zeros_like(ones)], -1),
     )
-    numbers = numbers.t().round().to(torch.int8)
-    pairs = (numbers[:, ::2] & 0xF) | (numbers[:, 1::2] << 4)
+    values = values.t().round().to(torch.int8)
+    pairs = (values[:, ::2] & 0xF) | (values[:, 1::2] << 4)
     scale, zero = weight.scale_and_zero.unbind(-1)
     return Int4Tensor(
         pairs.contiguous(),
@@ -47,13 +48,13 @@ def to_portable_int4(weight: Int4OpaqueTensor) -> Int4Tensor:
 
 
 def to_cpu_int4(weight: Int4Tensor) -> Int4OpaqueTensor:
-    """Return a plain weight [N,K] in the packing of this CPU, the same in every number."""
+    """Return a portable weight [N,K] in the packing of this CPU, with the same values."""
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
     low, high = (weight.qdata << 4) >> 4, weight.qdata >> 4
-    numbers = torch.stack([low, high], -1).flatten(1).to(torch.int32) + 8
+    values = torch.stack([low, high], -1).flatten(1).to(torch.int32) + 8
     return Int4OpaqueTensor(
-        torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1),
+        torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1),
         torch.stack([weight.scale, weight.zero_point], -1),
         [1, GROUP_SIZE],
         weight.shape,
@@ -63,18 +64,20 @@ def to_cpu_int4(weight: Int4Tensor) -> Int4OpaqueTensor:
 
 @contextmanager
 def portable_weights(module: nn.Module) -> Iterator[None]:
-    """Hold a module's packed weights plainly, to be written to a file; afterwards as before."""
-    from torchao.prototype.quantization.int4 import Int4OpaqueTensor
+    """Replace the CPU-packed weights of a module by portable ones within the block, to save it."""
+    packed = {}
+    if is_quantized(module):
+        from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
-    own = {
-        part: part.weight
-        for part in module.modules()
-        if isinstance(part, nn.Linear) and isinstance(part.weight, Int4OpaqueTensor)
-    }
+        packed = {
+            layer: layer.weight
+            for layer in module.modules()
+            if isinstance(layer, nn.Linear) and isinstance(layer.weight, Int4OpaqueTensor)
+        }
     try:
-        for part, weight in own.items():
-            part.weight = nn.Parameter(to_portable_int4(weight), requires_grad=False)
+        for layer, weight in packed.items():
+            layer.weight = nn.Parameter(to_portable_int4(weight), requires_grad=False)
         yield
     finally:
-        for part, weight in own.items():
-            part.weight = weight
+        for layer, weight in packed.items():
+            layer.weight = weight

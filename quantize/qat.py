@@ -1,9 +1,9 @@
-"""Training that feels the rounding: weights are rounded on the way forward, and learn all the same.
+"""Quantization-aware training (QAT): fake quantization of weights in the forward pass.
 
-torchao's quantization-aware training (Jacob et al. 2018, "Quantization and Training of Neural
-Networks for Efficient Integer-Arithmetic-Only Inference", section 3): gradients pass the rounding
-as if it were not there (Bengio et al. 2013). What is rounded is the weight that comes of it all:
-with adapters beside a layer, W + BA, which is what is quantized once they are merged.
+torchao's implementation of Jacob et al. 2018, "Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference", section 3, with the straight-through estimator
+(Bengio et al. 2013): the backward pass treats quantization as the identity. With a LoRA adapter
+the merged weight W + BA is fake quantized, because that is what is quantized after the training.
 """
 
 from __future__ import annotations
@@ -33,61 +33,64 @@ FAKE_QUANTIZE_CONFIGS = {
         zero_point_domain=ZeroPointDomain.FLOAT,
     ),
 }
-"""By the names in `QUANTIZE_FORMATS`, whose rounding this is."""
+"""By name of QUANTIZE_FORMATS; each rounds exactly as its format does."""
 
 
 class QATLinear(FakeQuantizedLinear):
-    """A linear layer whose weight is rounded as its format is going to round it.
+    """A linear layer whose weight is fake quantized as its format quantizes it.
 
-    `change` gives what an adapter beside the layer adds to the weight, [out,in].
+    `adapter_delta` returns what an adapter on the layer adds to the weight, [out,in].
     """
 
-    change: Callable[[], Tensor] | None = None
+    adapter_delta: Callable[[], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x Q(W)^T + b for x [...,in], and less what the adapter is going to add to that."""
-        if self.change is None or not self.weight_fake_quantizer.enabled:
+        """Return x Q(W)^T + b for x [...,in].
+
+        With an adapter that is x (Q(W + D) - D)^T + b, where D is its delta: the adapter adds
+        x D^T itself.
+        """
+        if self.adapter_delta is None or not self.weight_fake_quantizer.enabled:
             return super().forward(x)
-        change = self.change()
-        rounded = self.weight_fake_quantizer(self.weight + change)
-        return functional.linear(x, rounded - change, self.bias)
+        delta = self.adapter_delta()
+        quantized = self.weight_fake_quantizer(self.weight + delta)
+        return functional.linear(x, quantized - delta, self.bias)
 
 
 def prepare_qat(model: nn.Module, name: str, keep: Sequence[str] = KEEP_LAYERS) -> None:
-    """Let a model feel the rounding of one of ROUNDINGS, in the layers that `quantize` would take.
+    """Replace the linear layers that the format `name` quantizes by QATLinear, in place.
 
-    Its parameters keep their names. Adapters are put in afterwards, and then `include_adapters`.
+    name: one of FAKE_QUANTIZE_CONFIGS. Parameter names do not change. Adapters are added
+    afterwards, and then `include_adapters` is called.
     """
     for path in select_layers(model, name, keep).quantized:
         layer = model.get_submodule(path)
-        aware = QATLinear(
+        qat_layer = QATLinear(
             layer.in_features,
             layer.out_features,
             layer.bias is not None,
             weight_config=FAKE_QUANTIZE_CONFIGS[name],
             device="meta",
         )
-        aware.weight, aware.bias = layer.weight, layer.bias
-        aware.train(layer.training)
-        parent, _, place = path.rpartition(".")
-        setattr(model.get_submodule(parent), place, aware)
+        qat_layer.weight, qat_layer.bias = layer.weight, layer.bias
+        model.set_submodule(path, qat_layer.train(layer.training))
 
 
 def include_adapters(model: nn.Module) -> None:
-    """Let layers that have a LoRA beside them round what both are together."""
+    """Make QAT layers with a LoRA adapter fake quantize the merged weight."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), QATLinear):
-            layer.get_base_layer().change = _change_of(layer)
+            layer.get_base_layer().adapter_delta = _delta_of(layer)
 
 
-def _change_of(layer: LoraLayer) -> Callable[[], Tensor]:
+def _delta_of(layer: LoraLayer) -> Callable[[], Tensor]:
     (adapter,) = layer.lora_A
     return lambda: layer.get_delta_weight(adapter)
 
 
 @contextmanager
 def fake_quantization_disabled(model: nn.Module) -> Iterator[None]:
-    """Let a model compute with its weights as they are for a while."""
+    """Disable fake quantization in all layers of a model within the block."""
     for part in model.modules():
         enable_linear_fake_quant(part, enabled=False)
     try:

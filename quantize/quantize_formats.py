@@ -1,4 +1,4 @@
-"""The formats that weights can be held in, and which of them a device can compute with."""
+"""The formats that models are quantized to, and which of them a device supports."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
 TORCHAO_REQUIREMENT = "torchao==0.17.0"
-"""The release that suits torch 2.11."""
+"""The release for torch 2.11."""
 
 GROUP_SIZE = 32
-"""Weights of one row that share a scale in int4."""
+"""Weights of one row that share a scale and an offset in int4."""
 
 FP8_CAPABILITY = (8, 9)
-"""NVIDIA's Ada, the first that multiplies 8-bit floating point numbers."""
+"""CUDA compute capability of NVIDIA's Ada, the first generation with fp8 matrix products."""
 
 
 @dataclass(frozen=True)
 class QuantizeFormat:
-    """How to hold weights.
+    """How weights are stored.
 
-    recipe: torchao's, for linear layers on a kind of device ("cpu", "cuda"); None casts only.
-    dtype: what every other weight is cast to; None leaves the choice.
-    multiple: a linear layer is taken when both of its sides are multiples of this.
-    calibrated: whether its scales are chosen by what the layers are given (`calibrate`).
+    config: makes torchao's config of linear layers, given a device type ("cpu", "cuda"); None
+        casts only.
+    dtype: what every other weight is cast to; None leaves the choice to the caller.
+    multiple: a linear layer is quantized when both of its dimensions are multiples of this.
+    calibrated: whether the scales depend on recorded layer inputs (`quantize.calibration`).
     """
 
-    recipe: Callable[[str], AOBaseConfig] | None = None
+    config: Callable[[str], AOBaseConfig] | None = None
     dtype: torch.dtype | None = None
     multiple: int = 1
     calibrated: bool = False
@@ -79,37 +80,37 @@ QUANTIZE_FORMATS = {
 }
 """By the name that a user chooses.
 
-"int8": 8-bit weights with a scale for each row. "int8 dynamic": the same, and inputs are rounded to
-8 bits as they come, with a scale for each token, so that the products are 8-bit ones. "int4": 4-bit
-weights with a scale and an offset for each 32 of a row, in bfloat16. "int4 awq": the same, and
-columns that meet large inputs are rounded more finely, at the cost of scaling each input. "fp8":
-8-bit floating point weights and inputs. "bf16" and "fp16" cast everything.
+"int8": 8-bit weights with a scale for each row. "int8 dynamic": the same, and inputs are quantized
+to 8 bits with a scale for each token at each call, for 8-bit matrix products. "int4": 4-bit weights
+with a scale and an offset for each group of 32 in a row, computed in bfloat16. "int4 awq": the
+same, with more precision for columns that meet large inputs, at the cost of scaling each input.
+"fp8": 8-bit floating point weights and inputs. "bf16" and "fp16" cast all weights.
 """
 
 
-def require_torchao(what: str) -> None:
-    """Raise UserError when the package torchao is missing; what: that needs it."""
+def require_torchao(subject: str) -> None:
+    """Raise UserError when the package torchao is missing; subject: what needs it."""
     if find_spec("torchao") is None:
         raise UserError(
-            f'{what} needs the package torchao, which is not installed: run "python -m pip '
+            f'{subject} needs the package torchao, which is not installed: run "python -m pip '
             f"install --no-deps {TORCHAO_REQUIREMENT}\" with ComfyUI's own Python and restart "
             "ComfyUI."
         )
 
 
 def require_format(name: str, device: torch.device) -> None:
-    """Raise UserError unless this computer can compute with one of FORMATS on a device."""
-    if QUANTIZE_FORMATS[name].recipe is not None:
+    """Raise UserError unless a device can compute with the format `name` of QUANTIZE_FORMATS."""
+    if QUANTIZE_FORMATS[name].config is not None:
         require_torchao(f"The format {name}")
     if name == "fp8" and not (
         device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
     ):
         raise UserError(
-            "The format fp8 needs an NVIDIA GPU of the Ada generation or later, and this is "
-            f'"{device.type}": choose int8 or "int8 dynamic".'
+            "The format fp8 needs an NVIDIA GPU of the Ada generation or later, and the model is "
+            f'on "{device.type}": choose int8 or "int8 dynamic".'
         )
-    if QUANTIZE_FORMATS[name].recipe is _int4 and device.type not in ("cpu", "cuda"):
+    if QUANTIZE_FORMATS[name].config is _int4 and device.type not in ("cpu", "cuda"):
         raise UserError(
-            f'The format {name} needs a CPU or an NVIDIA GPU, and this is "{device.type}": choose '
-            "int8."
+            f'The format {name} needs a CPU or an NVIDIA GPU, and the model is on "{device.type}": '
+            "choose int8."
         )

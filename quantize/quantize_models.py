@@ -1,4 +1,4 @@
-"""A whole KOSMOS or DIFFUSION, quantized."""
+"""Quantize a whole model: KOSMOS or DIFFUSION."""
 
 from __future__ import annotations
 
@@ -17,128 +17,112 @@ from .hf_quantization_config import set_quantization_config
 from .quantize_formats import QUANTIZE_FORMATS, require_format
 from .quantize_weights import LayerSelection, quantized_copy, require_unquantized, select_layers
 
-Whole = TypeVar("Whole", Kosmos, Diffusion)
-Part = TypeVar("Part", bound=nn.Module)
+Model = TypeVar("Model", Kosmos, Diffusion)
 
 KEEP_LAYERS = ("lm_head", "time_emb")
-"""The layer that writes a language model's words, and those that tell a UNet the time: few weights,
-and all that follows rests on them."""
+"""Parts of names of layers that are not quantized by default: a language model's output layer and
+a UNet's time embedding, which are small and affect every output."""
 
-BEFORE = "connect the model as it was before, or use it as it is"
-"""What to do with a model that is quantized already."""
+UNQUANTIZED_REMEDY = "connect the original model, or use the quantized one unchanged"
 
 
 @dataclass(frozen=True)
-class QuantizedModel(Generic[Whole]):
-    """A model in a format: names of its layers that are quantized, and of those left alone."""
+class QuantizedModel(Generic[Model]):
+    """A quantized model and the names of its linear layers that are quantized or skipped."""
 
-    model: Whole
-    format: str
+    model: Model
     layers: LayerSelection
-
-
-OnLayer = Callable[[], None]
 
 
 def quantize_kosmos(
     kosmos: Kosmos,
     name: str,
     keep: Sequence[str] = KEEP_LAYERS,
-    rest: torch.dtype | None = None,
-    work: CalibrationRun | None = None,
-    on_layer: OnLayer = lambda: None,
+    other_dtype: torch.dtype | None = None,
+    calibration_run: CalibrationRun | None = None,
+    on_layer: Callable[[], None] = lambda: None,
 ) -> QuantizedModel[Kosmos]:
-    """Return a copy of a Kosmos-2 in one of FORMATS; vision tower, connector and decoder are taken.
+    """Return a quantized copy of a Kosmos-2: vision tower, connector and decoder.
 
-    keep: layers whose name holds one of these words are left alone. rest: what all that is not
-    quantized is cast to; None leaves it. work: what a calibrated format is to be good at, done with
-    this model. on_layer: called for each layer that is ready. The copy has no `patcher`.
+    name: one of QUANTIZE_FORMATS. keep: layers whose name contains one of these texts are skipped.
+    other_dtype: what all other weights are cast to; None keeps them. calibration_run: runs this
+    model on calibration data; required by a calibrated format. on_layer: called after each
+    quantized layer. The copy has no `patcher`.
 
-    Raises UserError when the model is quantized already, when nothing is left to quantize, and
-    when the device cannot compute with the format.
+    Raises UserError when the model is quantized or exported, when no layer is selected, and when
+    the device does not support the format.
     """
     if isinstance(kosmos.model, SupportsImageEncoding):
         raise UserError(
-            f"{kosmos.name} is an export and cannot be quantized: connect the model it was made of."
+            f"{kosmos.name} is an export and cannot be quantized: connect the model that it was "
+            "exported from."
         )
-    require_unquantized(kosmos.model, kosmos.name, BEFORE)
+    require_unquantized(kosmos.model, kosmos.name, UNQUANTIZED_REMEDY)
     layers = select_layers(kosmos.model, name, keep)
-    _require_any(layers, name)
-    inputs = _inputs(kosmos.model, name, layers.quantized, work)
-    model = _part(kosmos.model, name, layers, rest, inputs, on_layer)
-    made = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", patcher=None)
-    return QuantizedModel(made, name, layers)
+    inputs = _calibration_inputs(kosmos.model, name, layers, calibration_run)
+    model = quantized_copy(kosmos.model, name, layers.quantized, other_dtype, inputs, on_layer)
+    set_quantization_config(model, name, layers.skipped)
+    quantized = replace(kosmos, model=model, name=f"{kosmos.name} ({name})", patcher=None)
+    return QuantizedModel(quantized, layers)
 
 
 def quantize_diffusion(
     diffusion: Diffusion,
     name: str,
     keep: Sequence[str] = KEEP_LAYERS,
-    rest: torch.dtype | None = None,
-    work: CalibrationRun | None = None,
-    on_layer: OnLayer = lambda: None,
+    other_dtype: torch.dtype | None = None,
+    calibration_run: CalibrationRun | None = None,
+    on_layer: Callable[[], None] = lambda: None,
 ) -> QuantizedModel[Diffusion]:
-    """Return a copy of a Stable Diffusion in one of FORMATS, its UNet and text encoders taken.
+    """Return a quantized copy of a Stable Diffusion: UNet and text encoders.
 
-    The VAE is cast but never quantized: it runs once a picture, is mostly convolutions, and shows
-    every error. Otherwise as `quantize_kosmos`.
+    The VAE is only cast: it runs once for an image, is mostly convolutions, and its errors are
+    visible. Arguments and errors are those of `quantize_kosmos`.
     """
-    require_unquantized(diffusion.modules, diffusion.name, BEFORE)
-    chosen = {
-        place: LayerSelection((), ()) if place == "vae" else select_layers(module, name, keep)
-        for place, module in diffusion.modules.items()
+    require_unquantized(diffusion.modules, diffusion.name, UNQUANTIZED_REMEDY)
+    selections = {
+        part: LayerSelection() if part == "vae" else select_layers(module, name, keep)
+        for part, module in diffusion.modules.items()
     }
-    taken = LayerSelection(
-        tuple(f"{place}.{path}" for place, part in chosen.items() for path in part.quantized),
-        tuple(f"{place}.{path}" for place, part in chosen.items() for path in part.left),
+    layers = LayerSelection(
+        tuple(f"{part}.{path}" for part, each in selections.items() for path in each.quantized),
+        tuple(f"{part}.{path}" for part, each in selections.items() for path in each.skipped),
     )
-    _require_any(taken, name)
-    inputs = _inputs(diffusion.modules, name, taken.quantized, work)
-    parts: dict[str, Any] = {}
-    for place, module in diffusion.modules.items():
-        if place == "vae":
-            parts[place] = quantized_copy(module, name, (), rest)
-            continue
-        below = {
-            path.removeprefix(f"{place}."): rows
+    inputs = _calibration_inputs(diffusion.modules, name, layers, calibration_run)
+    modules: dict[str, Any] = {}
+    for part, module in diffusion.modules.items():
+        selection, prefix = selections[part], f"{part}."
+        part_inputs = {
+            path.removeprefix(prefix): rows
             for path, rows in inputs.items()
-            if path.startswith(f"{place}.")
+            if path.startswith(prefix)
         }
-        parts[place] = _part(module, name, chosen[place], rest, below, on_layer)
-    made = replace(diffusion, name=f"{diffusion.name} ({name})", patcher=None, **parts)
-    return QuantizedModel(made, name, taken)
+        modules[part] = quantized_copy(
+            module, name, selection.quantized, other_dtype, part_inputs, on_layer
+        )
+        if part != "vae":
+            set_quantization_config(modules[part], name, selection.skipped)
+    quantized = replace(diffusion, name=f"{diffusion.name} ({name})", patcher=None, **modules)
+    return QuantizedModel(quantized, layers)
 
 
-def _inputs(
-    module: nn.Module, name: str, layers: Sequence[str], work: CalibrationRun | None
+def _calibration_inputs(
+    module: nn.Module, name: str, layers: LayerSelection, calibration_run: CalibrationRun | None
 ) -> LayerInputs:
-    """What a calibrated format wants to know; nothing for any other."""
+    """Return the recorded inputs of the quantized layers for a calibrated format, else {}.
+
+    Raises UserError when the format quantizes and no layer is selected.
+    """
+    if QUANTIZE_FORMATS[name].config is not None and not layers.quantized:
+        raise UserError(
+            f'No layer is left to quantize to {name}: remove entries from "keep", or choose the '
+            "format bf16."
+        )
     if not QUANTIZE_FORMATS[name].calibrated:
         return {}
     require_format(name, next(module.parameters()).device)
-    if work is None:
-        raise ValueError(f"{name} has to see the model at work.")
-    with record_layer_inputs(module, layers) as found:
-        work()
-    return found
-
-
-def _part(
-    model: Part,
-    name: str,
-    layers: LayerSelection,
-    rest: torch.dtype | None,
-    inputs: LayerInputs,
-    on_layer: OnLayer,
-) -> Part:
-    made = quantized_copy(model, name, layers.quantized, rest, inputs, on_layer)
-    set_quantization_config(made, name, layers.left)
-    return made
-
-
-def _require_any(layers: LayerSelection, name: str) -> None:
-    if QUANTIZE_FORMATS[name].recipe is not None and not layers.quantized:
-        raise UserError(
-            f'No layer is left to quantize to {name}: take words out of "keep", or choose the '
-            "format bf16."
-        )
+    if calibration_run is None:
+        raise ValueError(f"The format {name} needs a calibration_run.")
+    with record_layer_inputs(module, layers.quantized) as inputs:
+        calibration_run()
+    return inputs

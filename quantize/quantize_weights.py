@@ -1,9 +1,9 @@
-"""Replace the weights of linear layers by quantized ones, in a copy."""
+"""Quantize the weights of linear layers in a copy of a module."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,40 +20,42 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """Which linear layers of a module are quantized, and which are left alone, by their names."""
+    """The names of a module's linear layers that are quantized, and of those that are skipped."""
 
-    quantized: tuple[str, ...]
-    left: tuple[str, ...]
+    quantized: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Tell whether any weight of a module is held by torchao."""
+    """Return whether any weight of a module is a quantized tensor of torchao."""
     return any(hasattr(weight, "__tensor_flatten__") for weight in module.parameters())
 
 
 def require_unquantized(module: nn.Module, name: str, remedy: str) -> None:
-    """Raise UserError for a module that is quantized; name: what the user calls it."""
+    """Raise UserError for a quantized module; name: of the model, as the user knows it."""
     if is_quantized(module):
         raise UserError(f"{name} is quantized: {remedy}.")
 
 
 def select_layers(module: nn.Module, name: str, keep: Sequence[str]) -> LayerSelection:
-    """Return which linear layers a format takes.
+    """Select the linear layers that the format `name` of QUANTIZE_FORMATS quantizes.
 
-    Left alone are those whose name holds a word of `keep`, those whose weight is an embedding's as
-    well (a language model's last layer often is), and those whose sides do not suit the format.
-    Embeddings, norms and convolutions are no linear layers and never taken.
+    Skipped are layers whose name contains a text of `keep`, layers that share their weight with an
+    embedding (often a language model's output layer), and layers whose dimensions do not suit the
+    format. Embeddings, norms and convolutions are never quantized.
     """
     tied = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    multiple = QUANTIZE_FORMATS[name].multiple
-    casts = QUANTIZE_FORMATS[name].recipe is None
-    taken: dict[bool, list[str]] = {True: [], False: []}
+    format_ = QUANTIZE_FORMATS[name]
+    quantized: list[str] = []
+    skipped: list[str] = []
     for path, part in module.named_modules():
         if isinstance(part, nn.Linear):
-            suits = not casts and not any(side % multiple for side in part.weight.shape)
-            kept = id(part.weight) in tied or any(word in path for word in keep)
-            taken[suits and not kept].append(path)
-    return LayerSelection(tuple(taken[True]), tuple(taken[False]))
+            suits = format_.config is not None and not any(
+                size % format_.multiple for size in part.weight.shape
+            )
+            kept = id(part.weight) in tied or any(text in path for text in keep)
+            (quantized if suits and not kept else skipped).append(path)
+    return LayerSelection(tuple(quantized), tuple(skipped))
 
 
 @torch.inference_mode(False)
@@ -62,41 +64,41 @@ def quantized_copy(
     module: Model,
     name: str,
     layers: Sequence[str],
-    rest: torch.dtype | None = None,
+    other_dtype: torch.dtype | None = None,
     inputs: LayerInputs | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> Model:
-    """Return a copy of a module in one of FORMATS, on the module's own device; it stays as it is.
+    """Return a quantized copy of a module on the same device; the module itself is not changed.
 
-    layers: names of the linear layers to quantize. Their weights are quantized one after the other
-    and never copied as they are, so that the copy needs no more room than it has in the end.
-    rest: what every other weight is cast to where the format does not say; None leaves it.
-    inputs: what calibrated formats go by; a layer that was given nothing is rounded as it is.
-    on_layer: called after each layer; what it raises ends the work.
+    name: one of QUANTIZE_FORMATS. layers: names of the linear layers to quantize, one after the
+    other. Their original weights are shared and not copied, so the copy never takes more memory
+    than in the end. other_dtype: what every other weight is cast to unless the format fixes it;
+    None keeps them. inputs: of calibrated formats; a layer without an entry is quantized without
+    calibration. on_layer: called after each layer; an exception that it raises ends the work.
 
-    Raises UserError when the device cannot compute with the format.
+    Raises UserError when the device does not support the format.
     """
     format_ = QUANTIZE_FORMATS[name]
     device = next(module.parameters()).device
     require_format(name, device)
-    dtype = format_.dtype or rest
-    chosen = [module.get_submodule(path).weight for path in layers]
-    made = copy.deepcopy(module, {id(weight): weight for weight in chosen})
+    dtype = format_.dtype or other_dtype
+    shared = {id(weight): weight for weight in (module.get_submodule(n).weight for n in layers)}
+    result = copy.deepcopy(module, dict(shared))
     if dtype is not None:
-        for part in made.modules():
-            _cast(part, dtype, {id(weight) for weight in chosen})
-    if format_.recipe is not None:
-        _quantize(made, name, layers, dtype, inputs or {}, on_layer)
-        use_fast_cpu_kernels(made, name, device.type)
-    return made.eval().requires_grad_(False)
+        for part in result.modules():
+            _cast(part, dtype, shared)
+    if format_.config is not None:
+        _quantize(result, name, layers, dtype, inputs or {}, on_layer)
+        use_fast_cpu_kernels(result, name, device.type)
+    return result.eval().requires_grad_(False)
 
 
-def _cast(part: nn.Module, dtype: torch.dtype, shared: set[int]) -> None:
-    """Cast a module's own weights, but not those that belong to the original as well."""
-    for values in (part._parameters, part._buffers):
-        for value in values.values():
-            if value is not None and value.is_floating_point() and id(value) not in shared:
-                value.data = value.data.to(dtype)
+def _cast(part: nn.Module, dtype: torch.dtype, shared: Mapping[int, object]) -> None:
+    """Cast a module's own weights and buffers, except those whose id is in `shared`."""
+    for tensors in (part._parameters, part._buffers):
+        for tensor in tensors.values():
+            if tensor is not None and tensor.is_floating_point() and id(tensor) not in shared:
+                tensor.data = tensor.data.to(dtype)
 
 
 def _quantize(
@@ -109,38 +111,42 @@ def _quantize(
 ) -> None:
     from torchao.quantization import quantize_
 
-    recipe = QUANTIZE_FORMATS[name].recipe
+    make_config = QUANTIZE_FORMATS[name].config
     for path in layers:
         layer = module.get_submodule(path)
         weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
-        held = dtype or weight.dtype
+        dequantized_dtype = dtype or weight.dtype
         device = weight.device.type
-        asks = device == "cuda" and name not in ("int8", "int8 dynamic")
-        # Some kernels ask for the precision to unpack to; the others round more exactly in float32.
-        weight = weight.to(held) if asks else weight.float()
+        # The other CUDA kernels need a weight in the dtype that it dequantizes to; everything else
+        # is quantized from float32, which rounds more exactly.
+        float32 = device != "cuda" or name in ("int8", "int8 dynamic")
+        weight = weight.float() if float32 else weight.to(dequantized_dtype)
+        config = make_config(device)  # type: ignore[misc]
         if path in inputs:
-            weight = quantize_awq(weight, inputs[path], recipe(device))  # type: ignore[misc]
-            layer.weight = nn.Parameter(weight, requires_grad=False)
+            quantized = quantize_awq(weight, inputs[path], config)
         else:
             layer.weight = nn.Parameter(weight, requires_grad=False)
-            quantize_(layer, recipe(device))  # type: ignore[misc]
-        layer.weight = nn.Parameter(_held_as(layer.weight, held), requires_grad=False)
+            quantize_(layer, config)
+            quantized = layer.weight
+        quantized = _with_dequantized_dtype(quantized, dequantized_dtype)
+        layer.weight = nn.Parameter(quantized, requires_grad=False)
         on_layer()
 
 
-def _held_as(weight: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Give a quantized weight the precision to unpack to.
+def _with_dequantized_dtype(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return a quantized weight that dequantizes to `dtype`, with unchanged integers.
 
-    It was rounded in its full precision: rounded before, numbers halfway would fall elsewhere.
+    The dtype is set after quantization: casting the weight before would move values across
+    rounding boundaries.
     """
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
     from torchao.quantization import Int8Tensor
 
     if isinstance(weight, Int4OpaqueTensor):
         scales = weight.scale_and_zero.to(dtype)
-        aware = weight.act_pre_scale
-        aware = aware if aware is None else aware.to(dtype)
-        return Int4OpaqueTensor(weight.qdata, scales, weight.block_size, weight.shape, aware)
+        pre_scale = weight.act_pre_scale
+        pre_scale = pre_scale if pre_scale is None else pre_scale.to(dtype)
+        return Int4OpaqueTensor(weight.qdata, scales, weight.block_size, weight.shape, pre_scale)
     if isinstance(weight, Int8Tensor):
         return Int8Tensor(
             weight.qdata,

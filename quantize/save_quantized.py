@@ -1,14 +1,13 @@
-"""Write a quantized model as the folder that its loader opens again: whole, or not at all."""
+"""Save a model, quantized or not, atomically as a folder that its loader reads."""
 
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.save_model import save_folder
@@ -17,69 +16,62 @@ from ..shared.atomic_files import atomic_folder
 from ..shared.errors import UserError
 from .int4_packing import portable_weights
 from .quantize_formats import require_torchao
-from .quantize_weights import is_quantized
 
 SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""By safetensors' names."""
 
 
 @torch.inference_mode(False)
 def save_kosmos(kosmos: Kosmos, folder: Path) -> None:
-    """Write a Kosmos-2, quantized or not, as a folder in the hub's layout.
+    """Save a Kosmos-2, quantized or not, as a folder in the hub's layout.
 
-    Raises UserError when the disk is full.
+    Raises UserError when the folder cannot be written.
     """
     try:
-        with atomic_folder(folder) as draft, as_written(kosmos.model):
+        with atomic_folder(folder) as draft, portable_weights(kosmos.model):
             kosmos.model.save_pretrained(draft)
             kosmos.processor.save_pretrained(draft)
-    except (OSError, SafetensorError) as reason:
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{folder} could not be written ({reason}): make room on that disk and queue again."
-        ) from reason
+            f"{folder} could not be written ({error}): free disk space and queue again."
+        ) from error
 
 
 @torch.inference_mode(False)
 def save_diffusion(diffusion: Diffusion, folder: Path) -> None:
-    """Write a Stable Diffusion, quantized or not, as a diffusers folder.
+    """Save a Stable Diffusion, quantized or not, as a diffusers folder.
 
-    Raises UserError when the disk is full.
+    Raises UserError when the folder cannot be written.
     """
-    with as_written(diffusion.modules):
+    with portable_weights(diffusion.modules):
         save_folder(diffusion, folder)
 
 
-def as_written(module: nn.Module) -> AbstractContextManager[None]:
-    """Hold a module's weights, for a while, as any computer can read them from a file."""
-    return portable_weights(module) if is_quantized(module) else nullcontext()
-
-
 def unquantized_dtype(folder: Path) -> torch.dtype | None:
-    """Return the precision of what is not quantized in a model's folder; None if nothing is.
+    """Return the dtype of the unquantized weights in a quantized model's folder.
 
-    What is wrong with a file is left for the loader to say. Raises UserError when the package
-    that reads quantized weights is missing.
+    Returns None for a folder without a quantized model. Damaged files are left to the loader to
+    report. Raises UserError when the package that reads quantized weights is missing.
     """
-    for place in (folder, folder / "unet"):
-        if _is_quantized(place / "config.json"):
+    for part in (folder, folder / "unet"):
+        if _has_quantization_config(part / "config.json"):
             require_torchao(f'The quantized model "{folder.name}"')
-            return _precision(place)
+            return _unquantized_dtype(part)
     return None
 
 
-def _is_quantized(config: Path) -> bool:
+def _has_quantization_config(file: Path) -> bool:
     try:
-        said = json.loads(config.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and "quantization_config" in said
+    return isinstance(config, dict) and "quantization_config" in config
 
 
-def _precision(folder: Path) -> torch.dtype:
-    """The precision of the first tensor in a folder that no quantized weight is made of."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with suppress(SafetensorError, OSError), safe_open(file, framework="pt") as held:
-            for key in held.keys():  # noqa: SIM118
+def _unquantized_dtype(folder: Path) -> torch.dtype:
+    """Return the dtype of the first tensor that is not part of a quantized weight."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
                 if "._weight_" not in key:
-                    return SAFETENSORS_DTYPES[held.get_slice(key).get_dtype()]
+                    return SAFETENSORS_DTYPES[file.get_slice(key).get_dtype()]
     return torch.bfloat16

@@ -40,8 +40,8 @@ def versions(kosmos: Kosmos, names: list[str]) -> Iterator[tuple[str, Kosmos]]:
     side = kosmos.model.config.vision_config.image_size
     yield "bf16", kosmos
     for name in names:
-        work = captioning_run(kosmos, torch.full((1, side, side, 3), 0.5))
-        yield name, quantize_kosmos(kosmos, name, work=work).model
+        run = captioning_run(kosmos, torch.full((1, side, side, 3), 0.5))
+        yield name, quantize_kosmos(kosmos, name, calibration_run=run).model
         gc.collect()
 
 

@@ -38,10 +38,10 @@ def captioners(
     taught = _taught(base, folder, NO_QAT, steps)
     yield "fine-tuned", taught
     for name in formats:
-        made = quantize_kosmos(taught, name, rest=torch.bfloat16).model
+        made = quantize_kosmos(taught, name, other_dtype=torch.bfloat16).model
         yield f"fine-tuned, then {name}", made
         aware = _taught(base, folder, name, steps)
-        made = quantize_kosmos(aware, name, rest=torch.bfloat16).model
+        made = quantize_kosmos(aware, name, other_dtype=torch.bfloat16).model
         yield f"fine-tuned aware of {name}, then {name}", made
 
 

@@ -50,8 +50,11 @@ def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Ko
     """The captioner in float32 and in each format, one at a time."""
     yield "fp32", kosmos
     for name in formats:
-        work = captioning_run(kosmos, to_batch(scene.pixels for scene in _watched()))
-        yield name, quantize_kosmos(kosmos, name, rest=torch.bfloat16, work=work).model
+        run = captioning_run(kosmos, to_batch(scene.pixels for scene in _watched()))
+        yield (
+            name,
+            quantize_kosmos(kosmos, name, other_dtype=torch.bfloat16, calibration_run=run).model,
+        )
 
 
 def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str, Diffusion]]:
@@ -59,7 +62,12 @@ def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str
     yield "fp32", diffusion
     for name in formats:
         told = [plain_text(brief(each.scene, each.boxes, pattern=False)) for each in _watched()]
-        yield name, quantize_diffusion(diffusion, name, work=sampling_run(diffusion, told)).model
+        yield (
+            name,
+            quantize_diffusion(
+                diffusion, name, calibration_run=sampling_run(diffusion, told)
+            ).model,
+        )
 
 
 def _watched() -> list[Sample]:

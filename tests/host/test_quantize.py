@@ -164,7 +164,7 @@ def test_a_smaller_painter_paints_and_comes_back_from_the_disk(
     ("graph", "sentence"),
     [
         ({**loaded(), **quantize(format="fp8")}, "fp8 needs an NVIDIA GPU"),
-        ({**loaded(), **quantize(keep=".")}, 'take words out of "keep"'),
+        ({**loaded(), **quantize(keep=".")}, 'remove entries from "keep"'),
         ({**loaded(), **quantize(save_as="../outside")}, "is no name inside"),
         ({**loaded("diffusion"), **quantize(prompt=" \n")}, "write at least one line"),
     ],
@@ -222,7 +222,7 @@ def test_a_quantized_model_is_not_quantized_again(client: Client) -> None:
     failure = client.run(twice).failure
     assert failure is not None
     assert failure.node == "again"
-    assert "is quantized: connect the model as it was before" in failure.sentence
+    assert "is quantized: connect the original model" in failure.sentence
 
 
 def test_a_quantized_model_is_neither_trained_nor_merged_into(
