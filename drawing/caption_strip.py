@@ -1,14 +1,24 @@
-"""The strip under a picture: its caption, phrases marked in the colours of their boxes."""
+"""Draw captions below images, with words marked in colours."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from PIL import ImageColor, ImageDraw, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-PAPER, TEXT = "#16181D", "#F2F2F2"
+from ..shared.images import Images, check_images, to_pil, to_tensor
+from .style import PAPER, TEXT, load_font, text_colour_on
+
+MIN_SIDE = 512
+"""Images are enlarged until the longer side has at least this many pixels."""
+
+MIN_FONT_SIZE = 14
+"""Pixels."""
 
 
 class TextRun(NamedTuple):
@@ -18,16 +28,6 @@ class TextRun(NamedTuple):
     colour: str | None
 
 
-def ink_on(colour: str) -> str:
-    """Return black or white, whichever stands out more (WCAG 2.2, relative luminance)."""
-    channels = (value / 255 for value in ImageColor.getrgb(colour)[:3])
-    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    luminance = sum(
-        part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True)
-    )
-    return "#000000" if luminance > 0.179 else "#FFFFFF"
-
-
 class CaptionStrip:
     """A caption, wrapped to a width in pixels; `height` is what it needs, margins included."""
 
@@ -35,7 +35,7 @@ class CaptionStrip:
         self._font = font
         self._margin = round(font.size / 2)
         self._line_height = round(sum(font.getmetrics()) * 1.25)
-        self._lines = _wrap(runs, width - 2 * self._margin, font)
+        self._lines = wrap_runs(runs, width - 2 * self._margin, font)
         self.height = 2 * self._margin + len(self._lines) * self._line_height
 
     def draw(self, pen: ImageDraw.ImageDraw, top: int) -> None:
@@ -47,15 +47,49 @@ class CaptionStrip:
                 end = x + self._font.getlength(text)
                 if colour is not None:
                     pen.rectangle((x, y, end, y + self._line_height - 2), fill=colour)
-                fill = TEXT if colour is None else ink_on(colour)
+                fill = TEXT if colour is None else text_colour_on(colour)
                 pen.text((x, y), text, fill=fill, font=self._font)
                 x = end
             y += self._line_height
 
 
-def _wrap(
+DrawOnSheet = Callable[[int, Image.Image, tuple[int, int], ImageFont.FreeTypeFont], None]
+"""Called with the image's index, the sheet, the (width, height) of the image, which lies in the
+sheet's upper left corner, and the font."""
+
+
+def draw_captioned(
+    images: Images, captions: Sequence[Sequence[TextRun]], draw: DrawOnSheet
+) -> Tensor:
+    """Return sheets with an image and its caption below, float32 [B,H',W',3] in 0..1 on the CPU.
+
+    `images` are B images of one size as in `to_rgb`, each with a caption in runs, and `draw` adds
+    to the image on its sheet. Images are enlarged by a whole number until the longer side has 512
+    pixels, very narrow ones get a margin, and all strips are as high as the longest caption needs.
+    The font grows with the image. Raises UserError for an empty batch.
+    """
+    check_images(images)
+    height, width = images[0].shape[:2]
+    factor = math.ceil(MIN_SIDE / max(height, width))
+    height, width = height * factor, width * factor
+    sheet_width = max(width, height // 2)
+    font = load_font(max(round((height + width) / 64), MIN_FONT_SIZE))
+    strips = [CaptionStrip(caption, sheet_width, font) for caption in captions]
+    size = (sheet_width, height + max(strip.height for strip in strips))
+    sheets = torch.empty(len(strips), size[1], size[0], 3)
+    for index, (image, strip) in enumerate(zip(images, strips, strict=True)):
+        sheet = Image.new("RGB", size, PAPER)
+        sheet.paste(to_pil(image).resize((width, height), Image.Resampling.BICUBIC))
+        draw(index, sheet, (width, height), font)
+        strip.draw(ImageDraw.Draw(sheet), height)
+        sheets[index] = to_tensor(sheet)
+    return sheets
+
+
+def wrap_runs(
     runs: Sequence[TextRun], width: float, font: ImageFont.FreeTypeFont
 ) -> list[list[TextRun]]:
+    """Return the runs in lines of at most `width` pixels; a word wider than that is broken."""
     lines: list[list[TextRun]] = [[]]
     used = 0.0
     for word, colour in _words(runs, width, font):
@@ -73,7 +107,7 @@ def _wrap(
 def _words(
     runs: Sequence[TextRun], width: float, font: ImageFont.FreeTypeFont
 ) -> Iterator[TextRun]:
-    """Give words with the blanks before them, those wider than a line in pieces."""
+    """Yield words with the blanks before them, those wider than a line in pieces."""
     for text, colour in runs:
         for word in re.findall(r"\s*\S+|\s+$", text):
             piece = ""

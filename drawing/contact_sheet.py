@@ -1,19 +1,22 @@
-"""One picture that tells the whole walk: the subject, the subject in new scenes, the class."""
+"""Draw rows of images with prompts, captions and scores: subject, generated scenes, class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .caption_strip import TextRun, wrap_runs
+from .style import load_font
 
 Colour = tuple[int, int, int]
 
 WIDTH = 1600
 MARGIN = 64
 GAP = 24
+MIN_COLUMNS = 4
 PAPER = (252, 248, 240)
 INK = (42, 36, 64)
 FAINT = (134, 126, 146)
@@ -21,34 +24,38 @@ TRACK = (232, 225, 218)
 TEAL = (38, 178, 172)
 PLUM = (166, 118, 176)
 LEADING = 7
-SMOOTH = 4  # rounded corners are drawn this many times larger
+SUPERSAMPLING = 4  # of the rounded corners
 
 
-@dataclass(frozen=True)
-class Shot:
-    """One picture and what is said of it.
-
-    `saw` is the captioner's text. The scores are similarities in 0..1; None where nobody measured.
-    """
+class SheetImage(NamedTuple):
+    """An image file, its prompt, and the captioner's text; the scores, if any, are in 0..1."""
 
     path: Path
     prompt: str
-    saw: str
+    caption: str
     subject_score: float | None = None
     class_score: float | None = None
 
 
-class Row(NamedTuple):
-    """A headline, a line that explains it, and the pictures below, all on one line."""
+class SheetRow(NamedTuple):
+    """A title, a line that explains it, and the images below."""
 
     title: str
     text: str
-    shots: Sequence[Shot]
+    images: Sequence[SheetImage]
 
 
-def draw_sheet(title: str, text: str, rows: Sequence[Row], foot: str) -> Image.Image:
+class TextLine(NamedTuple):
+    """A line of text below an image."""
+
+    text: str
+    colour: Colour
+    size: int
+
+
+def draw_sheet(title: str, text: str, rows: Sequence[SheetRow], footer: str) -> Image.Image:
     """Return the sheet, RGB, 1600 pixels wide and as high as it needs to be."""
-    pieces = [_heading(title, text), *(_row(row) for row in rows), _foot(foot)]
+    pieces = [_header(title, text), *(_row(row) for row in rows), _footer(footer)]
     sheet = Image.new("RGB", (WIDTH, sum(piece.height for piece in pieces)), PAPER)
     top = 0
     for piece in pieces:
@@ -57,112 +64,92 @@ def draw_sheet(title: str, text: str, rows: Sequence[Row], foot: str) -> Image.I
     return sheet
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _blank(height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     piece = Image.new("RGB", (WIDTH, height), PAPER)
     return piece, ImageDraw.Draw(piece)
 
 
-def _heading(title: str, text: str) -> Image.Image:
-    piece, draw = _blank(176)
-    draw.rectangle((0, 0, WIDTH, 10), fill=TEAL)
-    draw.text((MARGIN, 60), title, INK, _font(52))
-    draw.text((MARGIN, 130), text, FAINT, _font(24))
+def _header(title: str, text: str) -> Image.Image:
+    piece, pen = _blank(176)
+    pen.rectangle((0, 0, WIDTH, 10), fill=TEAL)
+    pen.text((MARGIN, 60), title, INK, load_font(52))
+    pen.text((MARGIN, 130), text, FAINT, load_font(24))
     return piece
 
 
-def _foot(text: str) -> Image.Image:
-    piece, draw = _blank(92)
-    draw.text((MARGIN, 28), text, FAINT, _font(20))
+def _footer(text: str) -> Image.Image:
+    piece, pen = _blank(92)
+    pen.text((MARGIN, 28), text, FAINT, load_font(20))
     return piece
 
 
-def _row(row: Row) -> Image.Image:
-    count = max(len(row.shots), 4)
-    side = (WIDTH - 2 * MARGIN - (count - 1) * GAP) // count
-    words = [_words(shot, side) for shot in row.shots]
-    text_height = max(height for _, height in words)
+def _row(row: SheetRow) -> Image.Image:
+    columns = max(len(row.images), MIN_COLUMNS)
+    side = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
+    texts = [_text_lines(image, side) for image in row.images]
+    text_height = max(sum(line.size + LEADING for line in lines) for lines in texts)
     cells = [
-        _cell(shot, side, lines, text_height)
-        for shot, (lines, _) in zip(row.shots, words, strict=True)
+        _cell(image, side, lines, text_height)
+        for image, lines in zip(row.images, texts, strict=True)
     ]
-    head = 116
-    piece, draw = _blank(head + max(cell.height for cell in cells) + 8)
-    draw.text((MARGIN, 30), row.title, INK, _font(32))
-    draw.text((MARGIN, 72), row.text, FAINT, _font(21))
+    header_height = 116
+    piece, pen = _blank(header_height + max(cell.height for cell in cells) + 8)
+    pen.text((MARGIN, 30), row.title, INK, load_font(32))
+    pen.text((MARGIN, 72), row.text, FAINT, load_font(21))
     for column, cell in enumerate(cells):
-        piece.paste(cell, (MARGIN + column * (side + GAP), head))
+        piece.paste(cell, (MARGIN + column * (side + GAP), header_height))
     return piece
 
 
-def _words(shot: Shot, side: int) -> tuple[list[tuple[str, Colour, int]], int]:
-    """Return what stands below a picture, as lines with their colour and size, and their height."""
+def _text_lines(image: SheetImage, side: int) -> list[TextLine]:
+    """Return the lines of text below an image."""
     size = 22 if side > 300 else 19
-    lines = [(line, INK, size) for line in _wrap(shot.prompt, size, side)]
-    lines += [(line, FAINT, size - 3) for line in _wrap(shot.saw, size - 3, side)]
-    return lines, sum(points + LEADING for _, _, points in lines)
+    lines = [TextLine(line, INK, size) for line in _wrap(image.prompt, size, side)]
+    return lines + [
+        TextLine(line, FAINT, size - 3) for line in _wrap(image.caption, size - 3, side)
+    ]
 
 
-def _cell(
-    shot: Shot, side: int, lines: list[tuple[str, Colour, int]], text_height: int
-) -> Image.Image:
-    bars = [("subject", shot.subject_score, TEAL), ("class", shot.class_score, PLUM)]
-    measured = [(name, value, colour) for name, value, colour in bars if value is not None]
-    height = side + 14 + text_height + (8 + 24 * len(measured)) + 14
+def _cell(image: SheetImage, side: int, lines: Sequence[TextLine], text_height: int) -> Image.Image:
+    bars = [("subject", image.subject_score, TEAL), ("class", image.class_score, PLUM)]
+    scores = [(name, value, colour) for name, value, colour in bars if value is not None]
+    height = side + 14 + text_height + (8 + 24 * len(scores)) + 14
     cell = Image.new("RGB", (side, height), PAPER)
-    with Image.open(shot.path) as picture:
-        _paste_rounded(cell, picture.convert("RGB"), side)
-    draw = ImageDraw.Draw(cell)
+    with Image.open(image.path) as file:
+        _paste_rounded(cell, file.convert("RGB"), side)
+    pen = ImageDraw.Draw(cell)
     top = side + 14
-    for text, colour, points in lines:
-        draw.text((0, top), text, colour, _font(points))
-        top += points + LEADING
-    for k, (name, value, colour) in enumerate(measured):
-        _bar(draw, side + 14 + text_height + 8 + 24 * k, side, name, value, colour)
+    for line in lines:
+        pen.text((0, top), line.text, line.colour, load_font(line.size))
+        top += line.size + LEADING
+    for k, (name, value, colour) in enumerate(scores):
+        _bar(pen, side + 14 + text_height + 8 + 24 * k, side, name, value, colour)
     return cell
 
 
-def _paste_rounded(cell: Image.Image, picture: Image.Image, side: int) -> None:
-    big = side * SMOOTH
-    radius = big // 14
-    mask = Image.new("L", (big, big))
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, big - 1, big - 1), radius, 255)
-    frame = Image.new("L", (big, big))
-    ImageDraw.Draw(frame).rounded_rectangle(
-        (0, 0, big - 1, big - 1), radius, outline=255, width=3 * SMOOTH
-    )
-    picture = picture.resize((side, side), Image.Resampling.BICUBIC)
-    cell.paste(picture, (0, 0), mask.resize((side, side), Image.Resampling.BOX))
+def _paste_rounded(cell: Image.Image, image: Image.Image, side: int) -> None:
+    large = side * SUPERSAMPLING
+    corners, radius = (0, 0, large - 1, large - 1), large // 14
+    mask, frame = Image.new("L", (large, large)), Image.new("L", (large, large))
+    ImageDraw.Draw(mask).rounded_rectangle(corners, radius, 255)
+    ImageDraw.Draw(frame).rounded_rectangle(corners, radius, outline=255, width=3 * SUPERSAMPLING)
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    cell.paste(image, (0, 0), mask.resize((side, side), Image.Resampling.BOX))
     cell.paste(INK, (0, 0, side, side), frame.resize((side, side), Image.Resampling.BOX))
 
 
 def _bar(
-    draw: ImageDraw.ImageDraw,
-    top: int,
-    width: int,
-    name: str,
-    value: float,
-    colour: Colour,
+    pen: ImageDraw.ImageDraw, top: int, width: int, name: str, value: float, colour: Colour
 ) -> None:
     left, right = 64, width - 48
-    draw.text((0, top), name, FAINT, _font(16))
-    draw.rounded_rectangle((left, top + 6, right, top + 16), 5, TRACK)
+    pen.text((0, top), name, FAINT, load_font(16))
+    pen.rounded_rectangle((left, top + 6, right, top + 16), 5, TRACK)
     end = left + round((right - left) * min(max(value, 0.0), 1.0))
     if end > left + 5:
-        draw.rounded_rectangle((left, top + 6, end, top + 16), 5, colour)
-    draw.text((width, top), f"{value:.2f}", INK, _font(16), anchor="ra")
+        pen.rounded_rectangle((left, top + 6, end, top + 16), 5, colour)
+    pen.text((width, top), f"{value:.2f}", INK, load_font(16), anchor="ra")
 
 
 def _wrap(text: str, size: int, width: int) -> list[str]:
-    font = _font(size)
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+    lines = wrap_runs([TextRun(" ".join(text.split()), None)], width, load_font(size))
+    return ["".join(run.text for run in line) for line in lines if line]

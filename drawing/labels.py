@@ -1,4 +1,4 @@
-"""Where labels go, so that they stay on the picture and, if possible, off one another."""
+"""Place labels inside the image and, if possible, without overlap."""
 
 from __future__ import annotations
 
@@ -29,31 +29,30 @@ def place_labels(
     """Return for each box the rectangle of its label, or None where it is larger than the sheet.
 
     `sizes` are the labels' widths and heights, `limit` is the sheet's. Labels are placed in turn,
-    each where it hides least of those before it; the first of equally good places is taken.
+    each where it overlaps the previous ones least; the first of equally good candidates is taken.
     """
-    taken: list[Rectangle] = []
-    spots: list[Rectangle | None] = []
+    labels: list[Rectangle | None] = []
     for box, size in zip(boxes, sizes, strict=True):
-        if size[0] > limit[0] or size[1] > limit[1]:
-            spots.append(None)
-            continue
-        spot = min(
-            _candidates(box, size, limit), key=lambda spot: sum(_overlap(spot, t) for t in taken)
-        )
-        taken.append(spot)
-        spots.append(spot)
-    return spots
+        label = None
+        if size[0] <= limit[0] and size[1] <= limit[1]:
+            label = min(
+                _candidates(box, size, limit),
+                key=lambda candidate: sum(_overlap(candidate, other) for other in labels if other),
+            )
+        labels.append(label)
+    return labels
 
 
 def _candidates(
     box: Rectangle, size: tuple[float, float], limit: tuple[float, float]
 ) -> Iterator[Rectangle]:
-    """Over the box, under it, and inside it from top to bottom; flush left, then flush right."""
+    """Yield positions above the box, below it, and inside it from top to bottom; left, then right
+    aligned."""
     width, height = size
     left, top, right, bottom = box
     rows = [top - height, bottom]
     rows += [top + k * height for k in range(max(1, int((bottom - top) // height)))]
-    # A place off the sheet is moved onto it, so it comes after those that need not move.
+    # A row outside the sheet is moved into it, so rows that need not move come first.
     rows.sort(key=lambda y: not 0 <= y <= limit[1] - height)
     for y in rows:
         for x in (left, right - width):

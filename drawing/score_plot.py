@@ -1,71 +1,55 @@
-"""Scores over a run's steps, as a picture."""
+"""Plot scores over the steps of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from torch import Tensor
 
-from ..training.evaluate.evaluate_run import Scores, best
+from ..shared.images import to_tensor
+from .style import load_font
 
 SIZE = (720, 400)
 MARGINS = (56, 24, 176, 40)
 """Pixels left, above, right (for the names) and below."""
 INK, FAINT, PAPER = "#222222", "#dddddd", "#ffffff"
-COLOURS = {
-    "overall": "#111111",
-    "subject": "#d1495b",
-    "prompt": "#00798c",
-    "class kept": "#edae49",
-    "diversity": "#6a4c93",
-}
+COLOURS = ("#111111", "#d1495b", "#00798c", "#edae49", "#6a4c93")
 
 
-def draw_score_plot(scores: Sequence[Scores]) -> np.ndarray:
-    """Draw the measures of each checkpoint, uint8 [400,720,3]; the figures are the best one's.
+def draw_score_plot(scores: Mapping[int, Mapping[str, float]], best_step: int) -> Tensor:
+    """Return a plot, float32 [1,400,720,3] in 0..1, of the scores by name of each step.
 
-    "class kept" is 1 - drift, so that up is better everywhere; what lies outside 0..1 is cut off.
+    Steps ascend and have the same names, up to five; the first is drawn thicker. The legend has the
+    values of `best_step`. Values are clamped to 0..1.
     """
-    picture = Image.new("RGB", SIZE, PAPER)
-    pen = ImageDraw.Draw(picture)
-    font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(14))
+    image = Image.new("RGB", SIZE, PAPER)
+    pen = ImageDraw.Draw(image)
+    font = load_font(14)
     left, top, right, bottom = MARGINS
     width, height = SIZE[0] - left - right, SIZE[1] - top - bottom
-    first, last = scores[0].step, scores[-1].step
+    first, last = min(scores), max(scores)
 
-    def place(step: int, value: float) -> tuple[float, float]:
-        along = (step - first) / (last - first) if last > first else 0.5
-        return left + along * width, top + (1 - min(1.0, max(0.0, value))) * height
+    def point(step: int, value: float) -> tuple[float, float]:
+        share = (step - first) / (last - first) if last > first else 0.5
+        return left + share * width, top + (1 - min(1.0, max(0.0, value))) * height
 
     for tenth in range(0, 11, 2):
-        (x0, y), (x1, _) = (left, place(first, tenth / 10)[1]), (left + width, 0)
-        pen.line((x0, y, x1, y), fill=FAINT)
+        y = point(first, tenth / 10)[1]
+        pen.line((left, y, left + width, y), fill=FAINT)
         pen.text((left - 8, y), f"{tenth / 10:.1f}", INK, font, anchor="rm")
-    chosen = best(scores).step
-    x = place(chosen, 0)[0]
+    x = point(best_step, 0)[0]
     pen.line((x, top, x, top + height), fill=INK)
-    pen.text((x, top - 4), f"best: {chosen}", INK, font, anchor="mb")
-    for step in sorted({first, last, chosen}):
-        pen.text((place(step, 0)[0], top + height + 8), str(step), INK, font, anchor="mt")
-    for k, (name, colour) in enumerate(COLOURS.items()):
-        dots = [place(one.step, _measures(one)[name]) for one in scores]
-        pen.line(dots, fill=colour, width=3 if name == "overall" else 2)
-        for x, y in dots:
+    pen.text((x, top - 4), f"best: {best_step}", INK, font, anchor="mb")
+    for step in sorted({first, last, best_step}):
+        pen.text((point(step, 0)[0], top + height + 8), str(step), INK, font, anchor="mt")
+    legend = zip(scores[best_step].items(), COLOURS, strict=False)
+    for k, ((name, best), colour) in enumerate(legend):
+        points = [point(step, values[name]) for step, values in scores.items()]
+        pen.line(points, fill=colour, width=2 if k else 3)
+        for x, y in points:
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
         y = top + 12 + 24 * k
         pen.rectangle((left + width + 16, y - 6, left + width + 28, y + 6), fill=colour)
-        label = f"{name}  {_measures(best(scores))[name]:.2f}"
-        pen.text((left + width + 36, y), label, INK, font, anchor="lm")
-    return np.asarray(picture)
-
-
-def _measures(scores: Scores) -> dict[str, float]:
-    return {
-        "overall": scores.overall,
-        "subject": scores.subject,
-        "prompt": scores.prompt,
-        "class kept": 1 - scores.drift,
-        "diversity": scores.diversity,
-    }
+        pen.text((left + width + 36, y), f"{name}  {best:.2f}", INK, font, anchor="lm")
+    return to_tensor(image)[None]

@@ -1,48 +1,55 @@
-"""A subject on one sheet: its pictures as they are learned from, captions below."""
+"""Draw the training images of a subject on one sheet, captions below."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from torch import Tensor
 
-from ..training.data.subject import Subject
-from .caption_strip import PAPER, CaptionStrip, TextRun
+from ..shared.images import to_tensor
+from .caption_strip import CaptionStrip, TextRun
+from .style import PAPER, load_font
 
-SIDE, COLUMNS, LETTERS = 256, 4, 14
-SHADE = 0.35
-"""Brightness of what lies outside a picture's mask."""
+SIDE, COLUMNS, FONT_SIZE = 256, 4, 14
+OUTSIDE = 0.35
+"""Brightness outside an image's mask."""
 
 
-def draw_subject_sheet(subject: Subject) -> np.ndarray:
-    """Draw all pictures, the middle square of each, uint8 [H,W,3]; up to four in a row."""
-    font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(LETTERS))
+def draw_subject_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], masks: Sequence[np.ndarray] = ()
+) -> Tensor:
+    """Return the centre square of each image on a sheet, float32 [1,H,W,3] in 0..1.
+
+    `images` are uint8 [H,W,3] of any sizes, and `masks`, if any, uint8 [H,W] of the same sizes.
+    There are up to four images in a row.
+    """
+    font = load_font(FONT_SIZE)
     strips = [
         CaptionStrip([TextRun(" / ".join(caption.splitlines()), None)], SIDE, font)
-        for caption in subject.captions
+        for caption in captions
     ]
     columns = min(COLUMNS, len(strips))
     starts = range(0, len(strips), columns)
     rows = [range(start, min(start + columns, len(strips))) for start in starts]
     heights = [SIDE + max(strips[k].height for k in row) for row in rows]
-    page = Image.new("RGB", (columns * SIDE, sum(heights)), PAPER)
+    sheet = Image.new("RGB", (columns * SIDE, sum(heights)), PAPER)
     top = 0
     for row, height in zip(rows, heights, strict=True):
         for column, k in enumerate(row):
             tile = Image.new("RGB", (SIDE, height), PAPER)
-            tile.paste(_thumbnail(subject, k))
+            tile.paste(_thumbnail(images[k], masks[k] if masks else None))
             strips[k].draw(ImageDraw.Draw(tile), SIDE)
-            page.paste(tile, (column * SIDE, top))
+            sheet.paste(tile, (column * SIDE, top))
         top += height
-    return np.asarray(page)
+    return to_tensor(sheet)[None]
 
 
-def _thumbnail(subject: Subject, k: int) -> Image.Image:
-    pixels = subject.images[k]
-    if subject.masks:
-        inside = subject.masks[k][..., None] / 255
-        pixels = (pixels * (SHADE + (1 - SHADE) * inside)).astype(np.uint8)
+def _thumbnail(pixels: np.ndarray, mask: np.ndarray | None) -> Image.Image:
+    if mask is not None:
+        inside = mask[..., None] / 255
+        pixels = (pixels * (OUTSIDE + (1 - OUTSIDE) * inside)).astype(np.uint8)
     image = Image.fromarray(pixels)
     edge = min(image.size)
     left, top = (image.width - edge) / 2, (image.height - edge) / 2

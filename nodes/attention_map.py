@@ -106,7 +106,7 @@ class AttentionMap(io.ComfyNode):
         grounding: Grounding | None = None,
     ) -> io.NodeOutput:
         """Map the words."""
-        from ..drawing.patch_overlay import grid_mask, marked, overlay
+        from ..drawing.patch_overlay import draw_overlay, grid_mask, highlight
         from ..kosmos.insight.attention import parse_indices, word_maps
         from ..kosmos.preprocess import preprocess
         from ..kosmos.tokenized_caption import tokenize_caption
@@ -141,7 +141,7 @@ class AttentionMap(io.ComfyNode):
                 batching=batching,
             )
             pictures += [picture] * len(found)
-            texts += [marked(text.caption, m.word.start, m.word.end) for m in found]
+            texts += [highlight(text.caption, m.word.start, m.word.end) for m in found]
             maps += found
             by_picture.append(found)
             progress.step(k + 1)
@@ -160,7 +160,7 @@ class AttentionMap(io.ComfyNode):
             for k, (place, text, own) in enumerate(zip(places, told, by_picture, strict=True))
         ]
         return io.NodeOutput(
-            overlay(pictures, [m.grid for m in maps], texts),
+            draw_overlay(pictures, [m.grid for m in maps], texts),
             torch.stack([grid_mask(m.grid, height, width) for m in maps]),
             [m.word.text for m in maps],
             ui={"attention": raw},

@@ -87,6 +87,8 @@ class CompareEmbeddings(io.ComfyNode):
                 {"rows": rows.labels, "columns": columns.labels, "similarities": numbers},
                 ensure_ascii=False,
             ),
-            draw_matrix(values, rows, columns),
+            draw_matrix(
+                values, (rows.labels, columns.labels), (rows.thumbnails, columns.thumbnails)
+            ),
             ui={"compared": [panel_data.matrix(values, rows, columns)]},
         )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..shared.images import to_tensor
 from ..training.run.saved_runs import ChosenRun, describe
 from . import host, hub_models
 from .sockets import KOSMOS, TRAINING_RUN
@@ -143,13 +142,12 @@ class EvaluateSubject(io.ComfyNode):
             host.show_text(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
         publish.publish_scores(run.folder)
         scores = [one.scores for one in judged]
-        chart = to_tensor(draw_score_plot(scores))
+        chosen = best(scores).step
+        plot = draw_score_plot({one.step: one.measures for one in scores}, chosen)
         pictures = [one.pictures for one in judged]
         told = run_monitor.charted(run.folder)
         host.send_event(run_monitor.PANEL, told)
-        return io.NodeOutput(
-            chart[None], pictures, describe(run), best(scores).step, ui={"training": [told]}
-        )
+        return io.NodeOutput(plot, pictures, describe(run), chosen, ui={"training": [told]})
 
 
 def _seat(diffusion: Diffusion) -> Diffusion:

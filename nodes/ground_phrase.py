@@ -92,7 +92,7 @@ class GroundPhrase(io.ComfyNode):
         return io.NodeOutput(
             Grounding(tuple(texts)),
             [boxes_to_pixels(text.boxes, width, height) for text in texts],
-            torch.stack([boxes_to_mask(text, height, width) for text in texts]),
+            torch.stack([boxes_to_mask(text.boxes, height, width) for text in texts]),
             draw_boxes_batch(image, texts),
             not_found,
         )

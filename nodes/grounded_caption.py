@@ -161,7 +161,7 @@ class GroundedCaption(io.ComfyNode):
             [text.caption for text in texts],
             Grounding(tuple(texts)),
             draw_boxes_batch(image, texts),
-            torch.stack([boxes_to_mask(text, height, width) for text in texts]),
+            torch.stack([boxes_to_mask(text.boxes, height, width) for text in texts]),
             [boxes_to_pixels(text.boxes, width, height) for text in texts],
             [grounded_text_to_json(text, width, height) for text in texts],
             ui={

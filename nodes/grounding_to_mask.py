@@ -50,7 +50,7 @@ class GroundingToMask(io.ComfyNode):
     @classmethod
     def execute(cls, image: list[torch.Tensor], **selection: Any) -> io.NodeOutput:
         """Draw the masks; selection: the other inputs, as `selected_boxes` takes them."""
-        from ..drawing.boxes import boxes_to_cover_mask
+        from ..drawing.boxes import boxes_to_mask
         from ..kosmos.box_conversion import boxes_to_pixels
 
         images = split_images(image)
@@ -65,9 +65,9 @@ class GroundingToMask(io.ComfyNode):
             host.show_text(f"{no_box_message(**selection)}, so the masks are empty.")
         height, width = sizes[0]
         return io.NodeOutput(
-            torch.stack([boxes_to_cover_mask(boxes, height, width) for boxes in selected]),
+            torch.stack([boxes_to_mask(boxes, height, width) for boxes in selected]),
             [
-                torch.stack([boxes_to_cover_mask([box], height, width) for box in boxes])
+                torch.stack([boxes_to_mask([box], height, width) for box in boxes])
                 if boxes
                 else torch.zeros(1, height, width)
                 for boxes in selected

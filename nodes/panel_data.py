@@ -42,9 +42,9 @@ def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
 
 def as_bytes(values: torch.Tensor) -> str:
     """Return [N,M] as base64: a byte for each number, each row from 0 (its lowest) to 255."""
-    from ..drawing.heatmap import spread
+    from ..drawing.heatmap import min_max_scale
 
-    rows = torch.stack([spread(row) for row in values])
+    rows = torch.stack([min_max_scale(row) for row in values])
     return b64encode(rows.mul(255).byte().numpy().tobytes()).decode()
 
 

@@ -100,7 +100,7 @@ class PatchTokens(io.ComfyNode):
         column: int,
     ) -> io.NodeOutput:
         """Look at the patches."""
-        from ..drawing.patch_overlay import blocks, grid_mask, marked, overlay
+        from ..drawing.patch_overlay import draw_overlay, grid_mask, highlight, upscale_nearest
         from ..kosmos.insight.patch_similarity import (
             patch_cosines,
             patch_similarity,
@@ -129,8 +129,8 @@ class PatchTokens(io.ComfyNode):
         return io.NodeOutput(
             patch_embedding(kosmos, features),
             slot_embedding(kosmos, features),
-            blocks(pca_colours(features), height, width),
-            overlay(list(image), list(maps), [marked(text, 0, len(text))] * len(image), bounds),
+            upscale_nearest(pca_colours(features), height, width),
+            draw_overlay(image, list(maps), [highlight(text, 0, len(text))] * len(image), bounds),
             torch.stack([grid_mask(grid, height, width, bounds) for grid in maps]),
             ui={
                 "similarity": [

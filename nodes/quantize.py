@@ -129,7 +129,7 @@ class Quantize(io.ComfyNode):
         `memory` and `disk` in bytes, `seconds`), and `moved` (shares in 0..1 by their names;
         `divergence` is in nats).
         """
-        from ..drawing.quantize_sheet import draw_quantize_sheet
+        from ..drawing.before_after_sheet import draw_before_after
         from ..quantize.quantize_report import ModelCost, QuantizeReport
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
@@ -157,7 +157,8 @@ class Quantize(io.ComfyNode):
             compared.changes,
             saved,
         )
-        page = draw_quantize_sheet(told, compared.image_rows)[None]
+        title = f"{told.name}: {told.format}"
+        page = draw_before_after(title, told.bars(), told.changes_text(), compared.image_rows)
         smaller = replace(made.model, patcher=host.register_model(weights[1]))
         of_kosmos = isinstance(model, Kosmos)
         return io.NodeOutput(

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..shared.images import to_tensor, to_uint8
+from ..shared.images import to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from . import host
 from .sockets import (
@@ -165,8 +165,12 @@ class SubjectDataset(io.ComfyNode):
         )
         report = "\n".join(found) or "The subject looks ready to be learned."
         host.show_text(report)
-        drawn = to_tensor(draw_subject_sheet(subject))
-        return io.NodeOutput(subject, list(personal), drawn[None], report)
+        return io.NodeOutput(
+            subject,
+            list(personal),
+            draw_subject_sheet(subject.images, subject.captions, subject.masks),
+            report,
+        )
 
 
 def _masks(

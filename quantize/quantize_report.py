@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..drawing.before_after_sheet import BarPair
 from ..shared.model_size import as_text
 
 
@@ -48,9 +49,25 @@ class QuantizeReport:
             f"({before.disk / after.disk:.2f} times smaller)",
             f"time per {self.unit}: {before.seconds:.3g} s before, {after.seconds:.3g} s after "
             f"({before.seconds / after.seconds:.2f} times as fast)",
-            "change of the outputs: " + ", ".join(_change(*item) for item in self.moved.items()),
+            self.changes_text(),
         ]
         return "\n".join(lines + ([f"saved in {self.saved}"] if self.saved else []))
+
+    def changes_text(self) -> str:
+        """Return a line that says how much the outputs changed."""
+        return "change of the outputs: " + ", ".join(_change(*item) for item in self.moved.items())
+
+    def bars(self) -> list[BarPair]:
+        """Return memory, disk and seconds before and after."""
+        costs = (self.before, self.after)
+        return [
+            BarPair("in memory", *((cost.memory, as_text(cost.memory)) for cost in costs)),
+            BarPair("on disk", *((cost.disk, as_text(cost.disk)) for cost in costs)),
+            BarPair(
+                f"time per {self.unit}",
+                *((cost.seconds, f"{cost.seconds:.3g} s") for cost in costs),
+            ),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields but `saved` as JSON data."""

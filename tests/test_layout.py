@@ -14,7 +14,7 @@ ARROWS = {
     "shared": set(),
     "kosmos": {"as_package", "shared"},
     "diffusion": {"shared"},
-    "drawing": {"kosmos", "quantize", "shared", "training"},
+    "drawing": {"kosmos", "shared"},
     "quantize": {"diffusion", "drawing", "kosmos", "shared"},
     "export": {"diffusion", "kosmos", "quantize", "shared"},
     "training": {"as_package", "diffusion", "drawing", "kosmos", "quantize", "shared"},

@@ -1,6 +1,6 @@
 import { caption } from "./caption.js";
 import { element, svg } from "./element.js";
-import { bytes, COVER, heat } from "./heat.js";
+import { bytes, OPACITY, heat } from "./heat.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
 
@@ -43,7 +43,7 @@ export function attentionMap() {
     const k = Number(layer.value) - 1;
     which.textContent = k < 0 ? "all" : numbers[k];
     const values = k < 0 ? word.grid.flat() : bytes(word.layers[k]);
-    const href = heat(values, word.grid[0].length, COVER);
+    const href = heat(values, word.grid[0].length, OPACITY);
     const laid = { class: "kd-heat", href, width, height, preserveAspectRatio: "none" };
     stage.drawing.replaceChildren(svg("image", laid));
   }

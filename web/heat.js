@@ -3,8 +3,8 @@ const STOPS = ["#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725"].map((stop)
   [1, 3, 5].map((place) => parseInt(stop.slice(place, place + 2), 16)),
 );
 const SOLID = [1, 1];
-/** As in drawing/patch_overlay.py: how opaque colours are where a map is lowest, and where highest. */
-export const COVER = [0.25, 0.8];
+/** As in drawing/patch_overlay.py: opacity of the colours where a map is lowest, and where it is highest. */
+export const OPACITY = [0.25, 0.8];
 
 /** Numbers, `columns` of them a row, as a tiny picture with one pixel each: a data address. */
 export function heat(values, columns, opacity = SOLID) {

@@ -1,5 +1,5 @@
 import { element, svg } from "./element.js";
-import { bytes, COVER, heat } from "./heat.js";
+import { bytes, OPACITY, heat } from "./heat.js";
 import { Pager } from "./pager.js";
 import { Stage } from "./picture.js";
 
@@ -32,7 +32,7 @@ export function patchTokens(node) {
     told.textContent = patch ? `like the patch in row ${patch[0]}, column ${patch[1]}` : `like ${to}`;
     const first = patch && (patch[0] * side + patch[1]) * side * side;
     const values = patch ? bytes(alike).slice(first, first + side * side) : grid.flat();
-    const laid = { class: "kd-heat", href: heat(values, side, COVER), width, height };
+    const laid = { class: "kd-heat", href: heat(values, side, OPACITY), width, height };
     stage.show(image, width, height);
     stage.drawing.append(svg("image", { ...laid, preserveAspectRatio: "none" }));
     if (!patch) return;

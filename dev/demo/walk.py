@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...drawing.contact_sheet import Row, Shot, draw_sheet
+from ...drawing.contact_sheet import SheetImage, SheetRow, draw_sheet
 from .comfy_cli import WorkflowFailedError, run_workflow
 from .comfyui_server import ROOT, ComfyUI, ServerFailedError
 from .playground import SUBJECT, playground
@@ -69,19 +69,19 @@ def _walk(console: Console) -> None:
             prompt_id = run_workflow(server, WORKFLOW, ticker.show)
         story = Story(server, prompt_id)
         rows = [
-            Row(
+            SheetRow(
                 "Kosmos-2 looks at the subject",
                 "It describes four pictures and boxes what it names. With the rare word in place "
                 "of the looks, its captions are what training learns from.",
                 _shots(story.pictures("Subject, boxed"), story.texts("Captions to learn from")),
             ),
-            Row(
+            SheetRow(
                 "“sks” now means this one dog",
                 "Painted after DreamBooth training, in scenes that no training picture shows. "
                 "Below each prompt: what Kosmos-2 sees in the picture.",
                 _measured(story, "subject"),
             ),
-            Row(
+            SheetRow(
                 "… and “a dog”, without it",
                 "The same model and seeds without the rare word: prior preservation works against "
                 "every dog becoming this one.",
@@ -89,7 +89,7 @@ def _walk(console: Console) -> None:
             ),
         ]
     seconds = time.monotonic() - began
-    _print_table(console, [shot for row in rows[1:] for shot in row.shots])
+    _print_table(console, [shot for row in rows[1:] for shot in row.images])
     sheet = server.output / "contact_sheet.png"
     foot = f"{seconds / 60:.1f} minutes on {os.cpu_count()} CPU cores, without a network"
     draw_sheet(
@@ -102,11 +102,11 @@ def _walk(console: Console) -> None:
     console.print(f"The whole walk took {seconds:.0f} s.", highlight=False)
 
 
-def _shots(pictures: Sequence[Path], captions: Sequence[str]) -> list[Shot]:
-    return [Shot(path, text, "") for path, text in zip(pictures, captions, strict=True)]
+def _shots(pictures: Sequence[Path], captions: Sequence[str]) -> list[SheetImage]:
+    return [SheetImage(path, text, "") for path, text in zip(pictures, captions, strict=True)]
 
 
-def _measured(story: Story, who: str) -> list[Shot]:
+def _measured(story: Story, who: str) -> list[SheetImage]:
     from .judge_scores import (
         measure,  # torch takes seconds to import, and the server needs them first
     )
@@ -117,12 +117,12 @@ def _measured(story: Story, who: str) -> list[Shot]:
         story.texts(f"Prompts of the {who}"), story.texts(f"Seen in the {who}"), strict=True
     )
     return [
-        Shot(path, prompt, saw, score.subject, score.kind)
+        SheetImage(path, prompt, saw, score.subject, score.kind)
         for path, (prompt, saw), score in zip(pictures, texts, scores, strict=True)
     ]
 
 
-def _print_table(console: Console, shots: Sequence[Shot]) -> None:
+def _print_table(console: Console, shots: Sequence[SheetImage]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("prompt", "picture", "what Kosmos-2 saw"):
         table.add_column(column, overflow="fold")
@@ -132,7 +132,7 @@ def _print_table(console: Console, shots: Sequence[Shot]) -> None:
         scores = [
             f"{score:.2f}" for score in (shot.subject_score, shot.class_score) if score is not None
         ]
-        table.add_row(shot.prompt, str(shot.path.relative_to(ROOT)), shot.saw, *scores)
+        table.add_row(shot.prompt, str(shot.path.relative_to(ROOT)), shot.caption, *scores)
     console.print()
     console.print(table)
     console.print()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.dev.sandbox.scene_pool import Sample, draw_sample
-from kosmos_dreambooth.drawing.patch_overlay import grid_mask, marked, overlay
+from kosmos_dreambooth.drawing.patch_overlay import draw_overlay, grid_mask, highlight
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.insight.attention import (
     METHODS,
@@ -187,6 +187,8 @@ def test_overlays_and_masks_fit_the_picture(size: tuple[int, int]) -> None:
         assert (row * 8 // size[0], column * 8 // size[1]) == (6, 1)
         assert mask.max() == 1
     images = [torch.rand(*size, 4)] * 2
-    drawn = overlay(images, [grid, grid], [marked("a dog", 2, 5), marked("a dog " * 60, 0, 1)])
+    drawn = draw_overlay(
+        images, [grid, grid], [highlight("a dog", 2, 5), highlight("a dog " * 60, 0, 1)]
+    )
     assert drawn.shape[0] == 2
     assert max(drawn.shape[1:]) >= 512

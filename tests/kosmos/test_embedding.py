@@ -183,8 +183,8 @@ def test_only_vectors_of_one_space_are_compared_and_the_best_comes_first() -> No
 
 def test_a_matrix_has_a_cell_for_each_pair_and_frames_the_best() -> None:
     values = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.3, 0.4]])
-    pictures = space(torch.eye(2), thumbnails=thumbnails(torch.rand(2, 30, 20, 3)))
-    drawn = draw_matrix(values, pictures, space(torch.eye(3)))[0]
+    images = thumbnails(torch.rand(2, 30, 20, 3))
+    drawn = draw_matrix(values, ("ab", "cde"), (images, None))[0]
     left, top = drawn.shape[1] - 3 * CELL, drawn.shape[0] - 2 * CELL
     assert left == CELL
     assert top > CELL
@@ -198,5 +198,5 @@ def test_a_matrix_has_a_cell_for_each_pair_and_frames_the_best() -> None:
 
 
 def test_a_large_matrix_is_drawn_small() -> None:
-    drawn = draw_matrix(torch.rand(200, 150), space(torch.eye(200)), space(torch.eye(150)))
+    drawn = draw_matrix(torch.rand(200, 150), ("a" * 200, "b" * 150))
     assert drawn.shape == (1, 800, 600, 3)

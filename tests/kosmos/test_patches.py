@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kosmos_dreambooth.drawing.patch_overlay import blocks
+from kosmos_dreambooth.drawing.patch_overlay import upscale_nearest
 from kosmos_dreambooth.kosmos.insight.embedding import similarity
 from kosmos_dreambooth.kosmos.insight.patch_similarity import (
     patch_similarity,
@@ -31,7 +31,7 @@ def test_colours_are_alike_where_patches_are() -> None:
     assert colours.amax((0, 1, 2)).tolist() == [1, 1, 1]
     torch.testing.assert_close(colours[1, :2], colours[0, 0, 2].expand(2, 4, 3))
     torch.testing.assert_close(pca_colours(features), colours)
-    drawn = blocks(colours, 100, 60)
+    drawn = upscale_nearest(colours, 100, 60)
     assert drawn.shape == (2, 100, 60, 3)
     torch.testing.assert_close(drawn[0, 10, 40], colours[0, 0, 2])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.drawing.boxes import boxes_to_cover_mask
+from kosmos_dreambooth.drawing.boxes import boxes_to_mask
 from kosmos_dreambooth.kosmos.box_conversion import (
     box_from_mask,
     boxes_from_pixels,
@@ -74,10 +74,10 @@ def test_a_region_outside_the_picture_is_an_error_to_mend(outside: list[float]) 
 @given(edges, sides, sides)
 def test_a_mask_gives_its_box_back(corners: tuple[float, ...], height: int, width: int) -> None:
     box = box_of(corners)
-    covered = boxes_to_cover_mask([box], height, width)
+    covered = boxes_to_mask([box], height, width)
     if covered.any():
         found = box_from_mask(covered)
-        assert torch.equal(boxes_to_cover_mask([found], height, width), covered)
+        assert torch.equal(boxes_to_mask([found], height, width), covered)
 
 
 def test_an_empty_mask_is_an_error_to_mend() -> None:

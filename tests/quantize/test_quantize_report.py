@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.drawing.quantize_sheet import draw_quantize_sheet
+from kosmos_dreambooth.drawing.before_after_sheet import draw_before_after
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.quantize.compare_models import (
     compare_captioners,
@@ -44,11 +44,14 @@ def test_text_and_json_agree() -> None:
 
 
 def test_the_sheet_draws_bars_and_all_rows() -> None:
-    page = draw_quantize_sheet(REPORT, IMAGE_ROWS)
+    def draw(rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        return draw_before_after("cat: int8", REPORT.bars(), REPORT.changes_text(), rows)[0]
+
+    page = draw(IMAGE_ROWS)
     assert page.shape[1:] == (1024, 3)
     assert page.min() >= 0
     assert page.max() == 1  # the white images of the second row
-    taller = draw_quantize_sheet(REPORT, {**IMAGE_ROWS, "more": IMAGES})
+    taller = draw({**IMAGE_ROWS, "more": IMAGES})
     assert taller.shape[0] > page.shape[0]
 
 

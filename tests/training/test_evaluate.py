@@ -63,7 +63,8 @@ def test_no_measure_s_scale_decides_which_is_best() -> None:
     meeker = Scores(2, subject=0.6, prompt=0.32, drift=0.1, diversity=0.9)
     collapsed = Scores(3, subject=0.9, prompt=0.30, drift=0.1, diversity=0.0)
     assert best([meeker, likelier, collapsed]) == likelier
-    assert draw_score_plot([likelier, meeker, collapsed]).shape == (SIZE[1], SIZE[0], 3)
+    measures = {one.step: one.measures for one in (likelier, meeker, collapsed)}
+    assert draw_score_plot(measures, likelier.step).shape == (1, SIZE[1], SIZE[0], 3)
 
 
 def test_prompts_must_name_the_subject() -> None:

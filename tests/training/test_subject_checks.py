@@ -64,8 +64,9 @@ def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subje
 
 
 def test_the_sheet_shows_every_picture(subject: Subject) -> None:
-    masks = tuple(np.zeros(picture.shape[:2], np.uint8) for picture in subject.images)
-    bright, dark = draw_subject_sheet(subject), draw_subject_sheet(replace(subject, masks=masks))
+    masks = tuple(np.zeros(image.shape[:2], np.uint8) for image in subject.images)
+    bright = draw_subject_sheet(subject.images, subject.captions)[0]
+    dark = draw_subject_sheet(subject.images, subject.captions, masks)[0]
     assert bright.shape[1] == 3 * SIDE
     assert bright[:SIDE].mean() > 2 * dark[:SIDE].mean()
 

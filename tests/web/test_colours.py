@@ -8,7 +8,7 @@ import re
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT
 from kosmos_dreambooth.drawing.boxes import PALETTE
 from kosmos_dreambooth.drawing.heatmap import VIRIDIS
-from kosmos_dreambooth.drawing.patch_overlay import COVER
+from kosmos_dreambooth.drawing.patch_overlay import OPACITY
 
 
 def constant(file: str, name: str) -> list:
@@ -21,5 +21,5 @@ def constant(file: str, name: str) -> list:
 
 def test_panels_and_pictures_share_their_colours() -> None:
     assert constant("heat.js", "STOPS") == list(VIRIDIS)
-    assert constant("heat.js", "COVER") == list(COVER)
+    assert constant("heat.js", "OPACITY") == list(OPACITY)
     assert constant("grounded_caption.js", "PALETTE") == list(PALETTE)

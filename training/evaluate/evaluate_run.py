@@ -90,6 +90,17 @@ class Scores:
         parts = (self.subject, self.prompt, 1 - self.drift, min(1.0, self.diversity))
         return float(np.prod([max(LEAST, part) for part in parts]) ** (1 / len(parts)))
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """All scores by the names shown to users; "class kept" is 1 - drift: higher is better."""
+        return {
+            "overall": self.overall,
+            "subject": self.subject,
+            "prompt": self.prompt,
+            "class kept": 1 - self.drift,
+            "diversity": self.diversity,
+        }
+
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
