@@ -1,4 +1,4 @@
-"""Pictures from prompts."""
+"""The node that samples images from prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from ..diffusion.sample.schedulers import SCHEDULERS
 from ..shared.errors import UserError
 from . import host
-from .sampling_inputs import LAST_SEED, sampling_progress
+from .sampling_inputs import cfg_scale_input, sampling_progress, sampling_steps_input
+from .seed_input import seed_input
 from .sockets import DIFFUSION, GUIDANCE
 from .text_inputs import text_lines
 
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from ..diffusion.sample.guidance import GuidanceOptions
     from ..diffusion.sample.img2img_input import Img2ImgInput
 
-LARGEST_SIDE = 16384
-
 
 class CFGSampler(io.ComfyNode):
-    """Pictures from prompts."""
+    """txt2img, img2img and inpainting with classifier-free guidance."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,62 +31,45 @@ class CFGSampler(io.ComfyNode):
             node_id="CFGSampler",
             display_name="CFG Sampler",
             category="Kosmos DreamBooth/generate",
-            description="Paints pictures from prompts with classifier-free guidance, whose two "
-            "predictions are made in one pass of the model. With an image it paints over that, "
-            "with a mask only there.",
+            description="Generates images from prompts (txt2img) with classifier-free guidance. "
+            "With an image it does img2img, with an image and a mask inpainting.",
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The model to paint with."),
+                DIFFUSION.Input("diffusion", tooltip="The model to sample with."),
                 io.String.Input(
                     "prompt",
                     default="a dog in the snow",
                     multiline=True,
-                    tooltip="What to paint; each line is a prompt of its own.",
+                    tooltip="The prompts, one per line; each line gives count images.",
                 ),
                 io.String.Input(
                     "negative",
                     default="",
                     multiline=True,
-                    tooltip="What to steer away from; needs a guidance above 1.",
+                    tooltip="Negative prompt; has an effect only with guidance above 1.",
                 ),
-                io.Int.Input(
-                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps per picture."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=4.0,
-                    min=1.0,
-                    max=50.0,
-                    step=0.1,
-                    tooltip="How strictly to follow the prompt; 1 is without guidance and takes "
-                    "half the work.",
-                ),
+                sampling_steps_input(25),
+                cfg_scale_input(4.0),
                 io.Combo.Input(
                     "scheduler",
                     options=list(SCHEDULERS),
                     default="ddim",
-                    tooltip="How each step moves from noise to picture. ddim suits every model; "
-                    "plms cannot be used with zero-terminal-SNR models such as the sandbox.",
+                    tooltip="Sampler (noise scheduler). ddim works with every model; plms cannot "
+                    "be used with zero-terminal-SNR models such as the sandbox.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LAST_SEED,
-                    control_after_generate=True,
-                    tooltip="Seed of the first picture; each next one has the next seed. A picture "
-                    "depends on its own seed only, not on how many are painted.",
+                seed_input(
+                    "Seed of the first image, which increases by 1 for each image. An image "
+                    "depends only on its own seed, not on the batch.",
+                    randomize=True,
                 ),
-                io.Int.Input(
-                    "count", default=1, min=1, max=1024, tooltip="Pictures for each prompt."
-                ),
+                io.Int.Input("count", default=1, min=1, max=1024, tooltip="Images per prompt."),
                 *(
                     io.Int.Input(
                         side,
                         default=0,
                         min=0,
-                        max=LARGEST_SIDE,
+                        max=16384,
                         step=8,
-                        tooltip=f"The pictures' {side} in pixels; 0 is what the model was "
+                        tooltip=f"{side.capitalize()} in pixels; 0 = the resolution the model was "
                         "trained on.",
                     )
                     for side in ("width", "height")
@@ -95,19 +77,19 @@ class CFGSampler(io.ComfyNode):
                 GUIDANCE.Input(
                     "guidance_options",
                     optional=True,
-                    tooltip="From GuidanceOptions: where guidance works, and what it may not do.",
+                    tooltip="From Guidance Options: CFG rescale, guidance interval and schedule.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="Pictures to start from: one for all, or one for each prompt. They "
-                    "give the size; denoise says how much of them is painted over.",
+                    tooltip="Input of img2img: one image for all prompts, or one for each. Width "
+                    "and height are those of the image.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where to paint over the image, of the image's size: white is painted, "
-                    "black stays as it is, pixel for pixel.",
+                    tooltip="Inpainting mask of the image's size: 1 (white) is generated, 0 "
+                    "(black) keeps the image's pixels unchanged.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -116,19 +98,22 @@ class CFGSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="How much of the image is painted over; little keeps it, and takes as "
-                    "little of the steps. 1 paints a mask's inside anew. Not used without image.",
+                    tooltip="Denoising strength of img2img: low values keep the image, and fewer "
+                    "of the steps are run. 1 generates the masked area from noise. Not used "
+                    "without image.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The pictures, prompt after prompt."),
+                io.Image.Output(
+                    display_name="image", tooltip="The generated images, prompt after prompt."
+                ),
                 io.String.Output(
                     display_name="prompts",
                     is_output_list=True,
-                    tooltip="Each picture's own prompt.",
+                    tooltip="The prompt of each image.",
                 ),
                 io.Latent.Output(
-                    display_name="latent", tooltip="The pictures' latents, for core's nodes."
+                    display_name="latent", tooltip="The latents of the images, for core's nodes."
                 ),
             ],
         )
@@ -151,7 +136,7 @@ class CFGSampler(io.ComfyNode):
         mask: torch.Tensor | None = None,
         denoise: float = 0.75,
     ) -> io.NodeOutput:
-        """Paint `count` pictures for each line of the prompt."""
+        """Generate `count` images for each line of the prompt."""
         from ..diffusion.sample.guidance import DEFAULT_GUIDANCE
         from ..diffusion.sample.images import consecutive_seeds, sample_batches
         from ..diffusion.sample.sample_settings import SampleSettings
@@ -162,7 +147,7 @@ class CFGSampler(io.ComfyNode):
         prompts = [line for line in lines for _ in range(count)]
         img2img = _img2img_input(image, mask, denoise, len(lines), count)
         host.load_to_device(diffusion.patcher)
-        parts = list(
+        batches = list(
             sample_batches(
                 diffusion,
                 prompts,
@@ -173,9 +158,9 @@ class CFGSampler(io.ComfyNode):
                 on_step=sampling_progress(),
             )
         )
-        latents = torch.cat([part.latents for part in parts])
+        latents = torch.cat([batch.latents for batch in batches])
         return io.NodeOutput(
-            torch.cat([part.images for part in parts]),
+            torch.cat([batch.images for batch in batches]),
             prompts,
             {"samples": latents / diffusion.vae.config.scaling_factor},
         )
@@ -188,12 +173,12 @@ def _img2img_input(
     lines: int,
     count: int,
 ) -> Img2ImgInput | None:
-    """Give each of `lines` prompts its picture and its mask, `count` times."""
+    """Return the image and mask of each of `lines` prompts, each repeated `count` times."""
     from ..diffusion.sample.img2img_input import Img2ImgInput
 
     if image is None:
         if mask is not None:
-            raise UserError("There is a mask but no image: connect the image to paint over.")
+            raise UserError("There is a mask but no image: connect the image to inpaint.")
         return None
     for name, batch in (("images", image), ("masks", mask)):
         if batch is not None and len(batch) not in (1, lines):
@@ -201,9 +186,9 @@ def _img2img_input(
                 f"There are {len(batch)} {name} for {lines} prompts: give one for all, or one for "
                 "each prompt."
             )
-    each = torch.arange(lines).repeat_interleave(count)
+    index = torch.arange(lines).repeat_interleave(count)
     return Img2ImgInput(
-        image[each % len(image)],
-        None if mask is None else mask[each % len(mask)],
+        image[index % len(image)],
+        None if mask is None else mask[index % len(mask)],
         denoise,
     )

@@ -1,44 +1,27 @@
-"""A DIFFUSION that knows the subject."""
+"""The node that trains a diffusion model on a subject."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..training.config import Options, TrainingConfig
+from ..training.config import Options
 from ..training.data.subject import Subject
 from ..training.run.events import loss_curve
 from ..training.run.saved_runs import ChosenRun
-from .sockets import (
-    DIFFUSION,
-    LORA_MODEL,
-    LOSS_MAP,
-    PRIORS,
-    SUBJECT,
-    TRAINING_OPTIONS,
-    TRAINING_RUN,
-)
+from .seed_input import seed_input
+from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish as publishing
-from .training import run_monitor, run_outputs, run_setup
-from .training.run_inputs import (
-    batch_input,
-    learning_rate_input,
-    preview_prompt_input,
-    seed_input,
-    steps_input,
-)
+from .training import run_monitor, run_outputs, run_schema, run_setup
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..diffusion.priors import Priors
 
-PREVIEWS = 8
-
 
 class DreamBoothTrain(io.ComfyNode):
-    """A DIFFUSION that knows the subject."""
+    """DreamBooth with LoRA, DoRA or full fine-tuning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,113 +30,85 @@ class DreamBoothTrain(io.ComfyNode):
             node_id="DreamBoothTrain",
             display_name="DreamBooth Train",
             category="Kosmos DreamBooth/training",
-            description="Teaches a subject to a Stable Diffusion (DreamBooth), in a process of its "
-            "own. Cancel saves a checkpoint, and queueing again goes on from there; a run that is "
-            "finished is not trained again.",
+            description="Trains a LoRA, a DoRA or all weights of a Stable Diffusion model on a "
+            "subject (DreamBooth), in a worker process. Cancel saves a checkpoint, and queueing "
+            "again resumes there; a finished run is not trained again.",
             is_output_node=True,
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The model to start from."),
-                SUBJECT.Input("subject", tooltip="From SubjectDataset."),
+                DIFFUSION.Input("diffusion", tooltip="The base model."),
+                SUBJECT.Input("subject", tooltip="The training data, from Subject Dataset."),
                 PRIORS.Input(
                     "priors",
                     optional=True,
-                    tooltip="Class pictures from PriorGenerator: they keep the model from turning "
-                    "the whole class into the subject.",
+                    tooltip="Class images (regularization images) from Prior Generator, for prior "
+                    "preservation: without them every image of the class starts to look like the "
+                    "subject.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=["lora", "full", "dora"],
                     default="lora",
-                    tooltip="lora trains a small file beside the model; dora is a lora that learns "
-                    "length and direction apart, better at a low rank and slower; full trains all "
-                    "weights, needs several times the memory and makes no lora output.",
+                    tooltip="lora: a small file next to the model. dora: a LoRA that trains "
+                    "magnitude and direction separately, better at a low rank and slower. full: "
+                    "all weights, with several times the memory; no rank, no lora output.",
                 ),
                 io.Boolean.Input(
                     "train_text_encoder",
                     default=True,
-                    tooltip="Also train what the words mean. The likeness is better, at the price "
-                    "of more memory.",
+                    tooltip="Also train the text encoder. Higher subject similarity for more "
+                    "memory.",
                 ),
-                steps_input(
-                    700,
-                    "Training steps. More bring out the likeness; too many wear out the rest. A "
-                    "finished run goes on when you raise this.",
+                run_schema.steps_input(700),
+                run_schema.learning_rate_input(
+                    "chosen by method and model size, 1e-4 (lora, dora) or 5e-6 (full) for Stable "
+                    "Diffusion 1.5"
                 ),
-                learning_rate_input(
-                    1e-7,
-                    "Size of a step; 0 chooses one for the method and the model's size: 1e-4 "
-                    "(lora) or 5e-6 (full) for Stable Diffusion 1.5.",
-                ),
-                io.Int.Input(
-                    "rank",
-                    default=16,
-                    min=1,
-                    max=1024,
-                    tooltip="How much a LoRA can hold: its file grows with it. Not used by full.",
-                ),
+                run_schema.rank_input(),
                 io.Float.Input(
                     "prior_weight",
                     default=4.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Weight of the class pictures beside the subject's: raise it when the "
-                    "class begins to look like the subject. Not used without priors.",
+                    tooltip="Weight of the prior preservation loss (loss of the class images). "
+                    "Raise it when the class starts to look like the subject. Not used without "
+                    "priors.",
                 ),
-                batch_input(
-                    "Pictures of the subject in a step; as many of the class come on top. 0 is 1 "
-                    "for Stable Diffusion, which one GPU holds, and 4 for small models.",
+                run_schema.batch_size_input(),
+                seed_input(
+                    "Seed of noise, timesteps and image order. The same seed, settings and "
+                    "training data give the same model."
                 ),
-                seed_input("The same seed, settings and pictures make the same model."),
-                io.String.Input(
-                    "run_name",
-                    default="sks_dog",
-                    tooltip="The run is kept in output/dreambooth under this name; other settings "
-                    "or pictures get a number behind it.",
+                run_schema.run_name_input(
+                    "sks_dog", "models/loras/dreambooth or models/checkpoints/dreambooth"
                 ),
-                io.Boolean.Input(
-                    "resume",
-                    default=True,
-                    tooltip="Go on with a run of this name that has the same settings and "
-                    "pictures, or use its result. Off: always begin anew, beside it.",
-                ),
-                preview_prompt_input(
-                    'Painted now and then during training and shown in the node; empty is "a '
-                    '<token> <class>".'
-                ),
+                run_schema.resume_input(),
+                run_schema.preview_prompt_input(),
                 TRAINING_OPTIONS.Input(
                     "options",
                     optional=True,
-                    tooltip="From TrainingOptions: everything else that can be chosen.",
+                    tooltip="The other settings, from Training Options.",
                 ),
                 io.Boolean.Input(
                     "publish",
                     default=True,
                     optional=True,
-                    tooltip="Also put the result where ComfyUI lists it: models/loras/dreambooth, "
-                    "or for full models/checkpoints/dreambooth, in half precision (small models "
-                    "that no checkpoint can hold: models/diffusers/dreambooth).",
+                    tooltip="Also save the result where ComfyUI's loaders list it: in "
+                    "models/loras/dreambooth, or for full in models/checkpoints/dreambooth as fp16 "
+                    "(in models/diffusers/dreambooth for small models that fit no checkpoint "
+                    "file).",
                 ),
             ],
             outputs=[
-                DIFFUSION.Output(
-                    display_name="trained", tooltip="The model that knows the subject."
-                ),
+                DIFFUSION.Output(display_name="trained", tooltip="The trained model."),
                 LORA_MODEL.Output(
                     display_name="lora",
-                    tooltip="The LoRA's weights, for core's LoRA nodes; only the method lora makes "
-                    "one.",
+                    tooltip="The LoRA weights, for core's LoRA nodes; not with the method full.",
                 ),
-                LOSS_MAP.Output(
-                    display_name="loss_map",
-                    tooltip="The loss of each step, for core's graph.",
-                ),
-                io.String.Output(
-                    display_name="run_folder",
-                    tooltip="Where settings, pictures, checkpoint and result lie.",
-                ),
+                run_schema.loss_map_output(),
+                run_schema.run_folder_output(),
                 TRAINING_RUN.Output(
-                    display_name="run", tooltip="For EvaluateSubject and LoadTrainingRun."
+                    display_name="run", tooltip="For Evaluate Subject and Load Training Run."
                 ),
             ],
         )
@@ -178,29 +133,31 @@ class DreamBoothTrain(io.ComfyNode):
         options: Options | None = None,
         publish: bool = True,
     ) -> io.NodeOutput:
-        """Train, or fetch what was trained before."""
-        options = options or Options(preview_every=max(1, steps // PREVIEWS))
-        config = TrainingConfig(
-            **asdict(options),
-            **run_setup.settings_of(diffusion, subject, priors, options),
+        """Train, or load the result of the same run."""
+        run = run_setup.train_subject(
+            diffusion,
+            subject,
+            priors,
+            options,
+            run_name,
+            resume=resume,
             method=method,
             train_text_encoder=train_text_encoder,
             steps=steps,
             learning_rate=learning_rate,
             rank=rank,
             prior_weight=prior_weight,
-            batch_size=batch_size or run_setup.batch_size_for(diffusion, options),
+            batch_size=batch_size,
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        run = run_setup.train(run_name, config, subject, priors, resume=resume)
         if publish:
             publishing.publish(run)
         return io.NodeOutput(
-            run_outputs.trained(run, diffusion.dtype),
-            run_outputs.lora_of(run),
+            run_outputs.load_trained_diffusion(run, diffusion.dtype),
+            run_outputs.lora_output(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
             ChosenRun(run, steps),
-            ui={"training": [run_monitor.charted(run)]},
+            ui={"training": [run_monitor.panel_data(run)]},
         )

@@ -1,4 +1,4 @@
-"""Score every checkpoint of a run, and name the best."""
+"""The node that scores the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from comfy_api.latest import io
 from ..shared.errors import UserError
 from ..training.run.saved_runs import ChosenRun, describe
 from . import host, hub_models
+from .sampling_inputs import cfg_scale_input, sampling_steps_input
+from .seed_input import seed_input
 from .sockets import KOSMOS, TRAINING_RUN
+from .text_inputs import text_lines
 from .training import publish, run_monitor
 
 if TYPE_CHECKING:
@@ -24,93 +27,85 @@ PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {s
 
 
 class EvaluateSubject(io.ComfyNode):
-    """Figures and pictures of each checkpoint."""
+    """Scores and sample images of each checkpoint, and the best checkpoint."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        reading = hub_models.choices("clip", hub_models.DUAL_ENCODERS, SANDBOX)
-        seeing = hub_models.choices("clip", (*hub_models.DINO, *hub_models.DUAL_ENCODERS), SANDBOX)
+        dual_encoders = hub_models.choices("clip", hub_models.DUAL_ENCODERS, SANDBOX)
+        image_encoders = hub_models.choices(
+            "clip", (*hub_models.DINO, *hub_models.DUAL_ENCODERS), SANDBOX
+        )
         return io.Schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
             category="Kosmos DreamBooth/training",
-            description="Paints with every checkpoint that a run keeps, and measures whether it "
-            "looks like the subject, obeys the prompt and leaves the class as it was. Names the "
-            "best, which LoadTrainingRun can then load.",
+            description="Generates images with every checkpoint of a run and scores them: subject "
+            "similarity, prompt adherence and class drift. Selects the best checkpoint, which Load "
+            "Training Run can load.",
             is_output_node=True,
             inputs=[
                 TRAINING_RUN.Input(
-                    "run", tooltip="From DreamBoothTrain, ResumeTraining or LoadTrainingRun."
+                    "run", tooltip="From DreamBooth Train, Resume Training or Load Training Run."
                 ),
                 io.Combo.Input(
                     "subject_judge",
-                    options=[*seeing, DECODER],
+                    options=[*image_encoders, DECODER],
                     default=SANDBOX,
-                    tooltip="What compares pictures: a DINOv2 (as in the paper, DINO) or a CLIP "
-                    "(CLIP-I), in a folder of models/clip or from the Hugging Face hub "
-                    "(owner/name), downloaded on first use; or the Kosmos-2 below. sandbox knows "
-                    "the sandbox's world only.",
+                    tooltip="Image encoder that scores the subject similarity: DINOv2 (as DINO in "
+                    "the DreamBooth paper) or CLIP (CLIP-I), a folder in models/clip or a model of "
+                    "the Hugging Face hub (owner/name), downloaded on first use; kosmos is the "
+                    "connected Kosmos-2. sandbox is for the sandbox's models only.",
                 ),
                 io.Combo.Input(
                     "prompt_judge",
-                    options=[*reading, DECODER, LIKELIHOOD],
+                    options=[*dual_encoders, DECODER, LIKELIHOOD],
                     default=SANDBOX,
-                    tooltip="What compares pictures with prompts: a CLIP (CLIP-T) or SigLIP, or "
-                    "the Kosmos-2 below, by what it writes under a picture itself (kosmos) or by "
-                    "which of the prompts the picture makes likely (kosmos likelihood).",
+                    tooltip="Model that scores the prompt adherence: CLIP (CLIP-T) or SigLIP, or "
+                    "the connected Kosmos-2, by its own caption of the image (kosmos) or by the "
+                    "probability of each prompt given the image (kosmos likelihood).",
                 ),
                 io.String.Input(
                     "prompts",
                     default=PROMPTS,
                     multiline=True,
-                    tooltip="One a line; {subject} stands for the token and the class. Take scenes "
-                    "that the subject's pictures do not show.",
+                    tooltip="Prompts, one per line; {subject} is replaced by the token and the "
+                    "class. Use scenes that are not in the training images.",
                 ),
                 io.Int.Input(
                     "count",
                     default=4,
                     min=1,
                     max=1000,
-                    tooltip="Pictures of each prompt; as many of the class come on top. More make "
-                    "the figures steadier.",
+                    tooltip="Images per prompt; as many images of the class are added. More images "
+                    "give less noisy scores.",
                 ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps per picture."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=3.0,
-                    min=1.0,
-                    max=50.0,
-                    step=0.1,
-                    tooltip="How strictly to follow the prompt; 1 is without guidance.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the first picture; all checkpoints paint with the same seeds.",
+                sampling_steps_input(20),
+                cfg_scale_input(3.0),
+                seed_input(
+                    "Seed of the first image, which increases by 1 for each image. All checkpoints "
+                    "use the same seeds."
                 ),
                 KOSMOS.Input(
                     "kosmos",
                     optional=True,
-                    tooltip="From Load Kosmos-2, for a judge whose name begins with kosmos.",
+                    tooltip="From Load Kosmos-2, for the judges kosmos and kosmos likelihood.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="plot", tooltip="The scores over the steps."),
+                io.Image.Output(
+                    display_name="plot", tooltip="Plot of the scores over the training steps."
+                ),
                 io.Image.Output(
                     display_name="pictures",
                     is_output_list=True,
-                    tooltip="A batch for each checkpoint, in order.",
+                    tooltip="The generated images, a batch for each checkpoint.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="The figures of each checkpoint, and the best."
+                    display_name="report",
+                    tooltip="The scores of each checkpoint, and the best checkpoint.",
                 ),
-                io.Int.Output(display_name="best_step", tooltip="The best checkpoint's step."),
+                io.Int.Output(display_name="best_step", tooltip="Step of the best checkpoint."),
             ],
         )
 
@@ -127,37 +122,46 @@ class EvaluateSubject(io.ComfyNode):
         seed: int,
         kosmos: Kosmos | None = None,
     ) -> io.NodeOutput:
-        """Paint and measure."""
+        """Generate the images and score them."""
         from ..drawing.score_plot import draw_score_plot
         from ..training.evaluate.evaluate_run import EvaluationPlan, best, evaluate, work
 
-        lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
-        plan = EvaluationPlan(lines, count, seed, steps, guidance)
-        eye = _eye(subject_judge, kosmos)
-        reader = eye if prompt_judge == subject_judge else _eye(prompt_judge, kosmos)
+        plan = EvaluationPlan(tuple(text_lines(prompts)), count, seed, steps, guidance)
+        image_scorer = _scorer(subject_judge, kosmos)
+        prompt_scorer = (
+            image_scorer if prompt_judge == subject_judge else _scorer(prompt_judge, kosmos)
+        )
         progress = host.Progress(work(run.folder, plan))
-        judged = []
-        for one in evaluate(run.folder, plan, eye, reader, _seat, progress.step):
-            judged.append(one)
-            host.show_text(f"step {one.scores.step}: overall {one.scores.overall:.3f}")
+        evaluated = []
+        for checkpoint in evaluate(
+            run.folder, plan, image_scorer, prompt_scorer, _load_to_device, progress.step
+        ):
+            evaluated.append(checkpoint)
+            scores = checkpoint.scores
+            host.show_text(f"step {scores.step}: overall {scores.overall:.3f}")
         publish.publish_scores(run.folder)
-        scores = [one.scores for one in judged]
-        chosen = best(scores).step
-        plot = draw_score_plot({one.step: one.measures for one in scores}, chosen)
-        pictures = [one.pictures for one in judged]
-        told = run_monitor.charted(run.folder)
-        host.send_event(run_monitor.PANEL, told)
-        return io.NodeOutput(plot, pictures, describe(run), chosen, ui={"training": [told]})
+        all_scores = [checkpoint.scores for checkpoint in evaluated]
+        best_step = best(all_scores).step
+        panel = run_monitor.panel_data(run.folder)
+        host.send_event(run_monitor.PANEL_EVENT, panel)
+        return io.NodeOutput(
+            draw_score_plot({scores.step: scores.measures for scores in all_scores}, best_step),
+            [checkpoint.pictures for checkpoint in evaluated],
+            describe(run),
+            best_step,
+            ui={"training": [panel]},
+        )
 
 
-def _seat(diffusion: Diffusion) -> Diffusion:
-    """Hand a model to ComfyUI's memory management and move it to the device."""
+def _load_to_device(diffusion: Diffusion) -> Diffusion:
+    """Register a model with ComfyUI's memory management and move it to the device."""
     patcher = host.register_model(diffusion.modules)
     host.load_to_device(patcher)
     return replace(diffusion, patcher=patcher)
 
 
-def _eye(choice: str, kosmos: Kosmos | None) -> ImageScorer:
+def _scorer(choice: str, kosmos: Kosmos | None) -> ImageScorer:
+    """Load the scorer of a combo's choice."""
     if choice == SANDBOX:
         from ..sandbox.judge_scorer import JudgeScorer
 
@@ -170,13 +174,13 @@ def _eye(choice: str, kosmos: Kosmos | None) -> ImageScorer:
                 f"The judge {choice} needs a Kosmos-2: connect Load Kosmos-2, or choose another "
                 "judge."
             )
-        kind = KosmosScorer if choice == DECODER else LikelihoodScorer
-        return kind(kosmos, lambda: host.load_to_device(kosmos.patcher))
+        scorer = KosmosScorer if choice == DECODER else LikelihoodScorer
+        return scorer(kosmos, lambda: host.load_to_device(kosmos.patcher))
     folder = hub_models.folder("clip", choice)
     try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'The config.json of "{choice}" is missing or unreadable: copy the model again.'
         ) from error
-    return load_image_scorer(folder, str(told))
+    return load_image_scorer(folder, str(model_type))

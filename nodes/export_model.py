@@ -13,7 +13,6 @@ from ..export.tolerance import PRECISIONS, Precision
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.images import to_batch
 from . import host
-from .save_diffusion import free
 from .sockets import DIFFUSION, KOSMOS
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class ExportModel(io.ComfyNode):
 def _place(name: str, *, loadable: bool) -> Path:
     """Where an export goes: to the models that Load Kosmos-2 lists, or to the output."""
     name = name.strip()
-    return free(
+    return host.free_path(
         host.model_file("kosmos", name) if loadable else host.output_folder("exports", name)
     )
 

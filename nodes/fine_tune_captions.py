@@ -1,16 +1,15 @@
-"""The node that teaches Kosmos-2 to write captions as somebody's own are written."""
+"""The node that fine-tunes Kosmos-2 on captions."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
 
-from ..kosmos.generate.language import LANGUAGES, prompt_in
+from ..kosmos.generate.language import LANGUAGES
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.errors import UserError
 from ..training.captions.caption_config import CaptionConfig
@@ -19,18 +18,19 @@ from ..training.run.events import loss_curve
 from ..training.run.run_folder import find_or_make
 from ..training.run.saved_runs import ChosenRun
 from . import host
-from .sockets import GROUNDING, KOSMOS, LOSS_MAP, TRAINING_OPTIONS, TRAINING_RUN
-from .training import publish, run_monitor, run_outputs, run_setup
+from .caption_inputs import caption_prompt
+from .image_inputs import split_images
+from .seed_input import seed_input
+from .sockets import GROUNDING, KOSMOS, TRAINING_OPTIONS, TRAINING_RUN
+from .training import publish, run_monitor, run_outputs, run_schema, run_setup
 
 if TYPE_CHECKING:
-    from ..kosmos.grounding import GroundedText, Grounding
+    from ..kosmos.grounding import Grounding
     from ..training.captions.caption_dataset import Example
-
-PREVIEWS = 8
 
 
 class FineTuneCaptions(io.ComfyNode):
-    """A KOSMOS that writes another language."""
+    """LoRA fine-tuning of Kosmos-2 on captions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -39,50 +39,29 @@ class FineTuneCaptions(io.ComfyNode):
             node_id="FineTuneCaptions",
             display_name="Fine-tune Captions",
             category="Kosmos DreamBooth/training",
-            description="Teaches Kosmos-2 a language, or a manner of writing, from pictures with "
-            "captions: a LoRA, trained in a process of its own. Cancel saves a checkpoint, and "
-            "queueing again goes on from there; a run that is finished is not trained again.",
+            description="Trains a LoRA for Kosmos-2 on images with captions, so that it writes "
+            "captions in another language or style; in a worker process. Cancel saves a "
+            "checkpoint, and queueing again resumes there; a finished run is not trained again.",
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                KOSMOS.Input("kosmos", tooltip="The model to start from, from Load Kosmos-2."),
+                KOSMOS.Input("kosmos", tooltip="The base model, from Load Kosmos-2."),
                 io.Combo.Input(
                     "language",
                     options=LANGUAGES,
                     default="German",
-                    tooltip="The captions' language. Afterwards Grounded Caption's language of the "
-                    "same name asks for it.",
+                    tooltip="The captions' language. Afterwards choose the same language in "
+                    "Grounded Caption.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=400,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="Training steps. A finished run goes on when you raise this.",
+                run_schema.steps_input(400),
+                run_schema.learning_rate_input(
+                    "chosen by model size, 2e-4 for the published Kosmos-2"
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-7,
-                    round=False,
-                    tooltip="Size of a step; 0 chooses one for the model's width: 2e-4 for the "
-                    "published Kosmos-2.",
-                ),
-                io.Int.Input(
-                    "rank",
-                    default=16,
-                    min=1,
-                    max=1024,
-                    tooltip="How much the LoRA can hold: its file grows with it.",
-                ),
-                io.Int.Input(
+                run_schema.rank_input(),
+                run_schema.option_input(
+                    CaptionConfig,
                     "batch_size",
-                    default=8,
-                    min=1,
-                    max=256,
-                    tooltip="Captions in a step. Lower it when memory runs out.",
+                    tooltip="Batch size: captions per step. Lower it when memory runs out.",
                 ),
                 io.Float.Input(
                     "keep_english",
@@ -90,104 +69,81 @@ class FineTuneCaptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of each step in which a picture comes with what the model "
-                    "itself writes under it in English, so that it does not forget that. Not used "
-                    "when the language is English.",
+                    tooltip="Share of each batch that is English, written by the base model about "
+                    "the same images, so that English captions stay as they are. Not used when the "
+                    "language is English.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed, settings and captions make the same model.",
+                seed_input(
+                    "Seed of the example order. The same seed, settings and captions give the same "
+                    "model."
                 ),
-                io.String.Input(
-                    "run_name",
-                    default="captions",
-                    tooltip="The run is kept in output/dreambooth, its LoRA in "
-                    "models/loras/kosmos, under this name; other settings or captions get a number "
-                    "behind it.",
-                ),
-                io.Boolean.Input(
-                    "resume",
-                    default=True,
-                    tooltip="Go on with a run of this name that has the same settings and "
-                    "captions, or use its result. Off: always begin anew, beside it.",
-                ),
+                run_schema.run_name_input("captions", "models/loras/kosmos"),
+                run_schema.resume_input(),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="Pictures to learn from: a batch, or a list of any sizes.",
+                    tooltip="Training images: a batch, or a list of images of any size.",
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="A caption for each picture of image.",
+                    tooltip="A caption for each image.",
                 ),
                 GROUNDING.Input(
                     "grounding",
                     optional=True,
-                    tooltip="In place of captions: captions with boxes, such as TranslateCaption "
-                    "gives. Without boxes the model learns to write without any.",
+                    tooltip="Captions with boxes, such as those of Translate Caption, in place of "
+                    "captions. Trained without boxes, the model writes captions without boxes.",
                 ),
                 io.String.Input(
                     "folder",
                     default="",
                     optional=True,
-                    tooltip="More to learn from: a folder in ComfyUI's input or output folder with "
-                    "a .txt or .json beside each picture, as SaveCaptions writes them.",
+                    tooltip="More training data: a folder in ComfyUI's input or output folder with "
+                    "a .txt or .json caption file next to each image, as Save Captions writes "
+                    "them.",
                 ),
                 io.Combo.Input(
                     "style",
                     options=["brief", "detailed"],
                     default="brief",
                     optional=True,
-                    tooltip="Which of Grounded Caption's styles is to write like this.",
+                    tooltip="The style of Grounded Caption that is trained.",
                 ),
                 io.Boolean.Input(
                     "train_connector",
                     default=False,
                     optional=True,
-                    tooltip="Also adapt what hands the picture on to the words. For pictures of "
-                    "another kind than the model knows; takes more memory.",
+                    tooltip="Also train a LoRA in the projection from the vision encoder to the "
+                    "decoder. For images of another kind than the model knows; takes more memory.",
                 ),
                 TRAINING_OPTIONS.Input(
                     "options",
                     optional=True,
-                    tooltip="From TrainingOptions: optimizer, schedule, precision, previews, "
-                    "checkpoints and machines. What is about painting does not matter here.",
+                    tooltip="From Training Options: optimizer, schedule, precision, previews, "
+                    "checkpoints and devices. Options of diffusion models have no effect here.",
                 ),
             ],
             outputs=[
-                KOSMOS.Output(
-                    display_name="trained", tooltip="The model that writes the language."
-                ),
-                LOSS_MAP.Output(
-                    display_name="loss_map", tooltip="The loss of each step, for core's graph."
-                ),
+                KOSMOS.Output(display_name="trained", tooltip="The fine-tuned model."),
+                run_schema.loss_map_output(),
                 io.String.Output(
                     display_name="lora",
                     tooltip="The LoRA's name in models/loras, for Load Kosmos-2's loras.",
                 ),
-                io.String.Output(
-                    display_name="run_folder",
-                    tooltip="Where settings, captions, checkpoints and result lie.",
-                ),
+                run_schema.run_folder_output(),
                 TRAINING_RUN.Output(
-                    display_name="run", tooltip="For LoadTrainingRun and ResumeTraining."
+                    display_name="run", tooltip="For Load Training Run and Resume Training."
                 ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, folder: list[str] | None = None, **_: object) -> str:
-        """Learn again when a picture or a caption came into the folder, or changed."""
-        place = _folder(folder[0]) if folder and folder[0].strip() else None
-        files = sorted(path for path in place.rglob("*") if path.is_file()) if place else []
-        told = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-        return hashlib.sha256(repr(told).encode()).hexdigest()
+        """Run again when a file of the folder is new, deleted or changed."""
+        name = folder[0].strip() if folder else ""
+        return host.folder_fingerprint(_folder(name)) if name else ""
 
     @classmethod
     def execute(
@@ -210,8 +166,7 @@ class FineTuneCaptions(io.ComfyNode):
         train_connector: list[bool] | None = None,
         options: list[Options] | None = None,
     ) -> io.NodeOutput:
-        """Learn, or fetch what was learned before."""
-        from ..kosmos.generate.caption import BRIEF, DETAILED
+        """Train, or load the result of the same run."""
         from ..quantize.quantize_weights import require_unquantized
         from ..training.captions.caption_dataset import (
             check_captions,
@@ -227,21 +182,21 @@ class FineTuneCaptions(io.ComfyNode):
             raise UserError(
                 f"{model.name} is an export and cannot be trained: connect Load Kosmos-2."
             )
-        require_unquantized(model.model, model.name, run_setup.BEFORE)
+        require_unquantized(model.model, model.name, run_setup.QUANTIZED_REMEDY)
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
             examples += examples_in(_folder(folder[0]))
         if not examples:
             raise UserError(
-                "There is nothing to learn from: connect image with captions or grounding, or name "
-                "a folder."
+                "There is nothing to train on: connect image with captions or grounding, or name a "
+                "folder."
             )
         check_captions(examples, language[0])
-        detailed = bool(style and style[0] == "detailed")
-        prompt = prompt_in(language[0], DETAILED if detailed else BRIEF, detailed=detailed)
+        prompt = caption_prompt((style or ["brief"])[0], "", language[0])
         rows(model, [example.text for example in examples], prompt)
+        chosen = run_setup.options_or_default(options[0] if options else None, steps[0])
         config = CaptionConfig(
-            **_course(options[0] if options else None, steps[0]),
+            **{field.name: getattr(chosen, field.name) for field in fields(CommonOptions)},
             base=model.source,
             base_hash=model_fingerprint(model),
             base_loras=model.loras,
@@ -255,9 +210,9 @@ class FineTuneCaptions(io.ComfyNode):
             learning_rate=learning_rate[0],
             batch_size=batch_size[0],
             seed=seed[0],
-            device="cpu" if host.device_type() == "cpu" else "auto",
+            device=run_setup.config_device(),
         )
-        run = run_setup.start(
+        run = run_setup.start_run(
             run_name[0],
             lambda root, name: find_or_make(
                 root,
@@ -267,47 +222,39 @@ class FineTuneCaptions(io.ComfyNode):
                 resume=resume[0],
             ),
         )
-        published = publish.publish(run)
+        lora = publish.publish(run)
         return io.NodeOutput(
-            run_outputs.captioner(run, model.model.dtype),
+            run_outputs.load_trained_kosmos(run, model.model.dtype),
             {"loss": loss_curve(run.events)},
-            published.relative_to(host.models_folder("loras")[0]).as_posix(),
+            lora.relative_to(host.models_folder("loras")[0]).as_posix(),
             str(run.path),
             ChosenRun(run, steps[0]),
-            ui={"training": [run_monitor.charted(run)]},
+            ui={"training": [run_monitor.panel_data(run)]},
         )
 
 
-def _course(options: Options | None, steps: int) -> dict[str, Any]:
-    """Return what TrainingOptions says that is not about painting."""
-    if options is None:
-        return {"preview_every": max(1, steps // PREVIEWS)}
-    chosen = asdict(options)
-    return {field.name: chosen[field.name] for field in fields(CommonOptions)}
-
-
 def _folder(name: str) -> Path:
-    """Return a folder of captioned pictures: one in the input folder, or else in the output."""
-    place = host.input_folder(name.strip())
-    return place if place.is_dir() else host.output_folder(name.strip())
+    """Return a folder inside ComfyUI's input folder, or its output folder if there is none."""
+    path = host.input_folder(name.strip())
+    return path if path.is_dir() else host.output_folder(name.strip())
 
 
 def _examples(
-    image: list[torch.Tensor], captions: list[str], grounding: list[Grounding]
+    batches: list[torch.Tensor], captions: list[str], groundings: list[Grounding]
 ) -> list[Example]:
-    """Return pictures with the captions that were connected for them."""
+    """Return the images with their captions from the two inputs, of which one may be connected."""
     from ..kosmos.grounding import GroundedText
     from ..shared.images import to_rgb
     from ..training.captions.caption_dataset import Example
 
-    if captions and grounding:
-        raise UserError("captions and grounding are both connected: take one of them away.")
-    pictures = [to_rgb(one[None])[0].cpu().numpy() for batch in image for one in batch]
-    texts: list[GroundedText] = [GroundedText(text.strip()) for text in captions]
-    texts += [text for part in grounding for text in part.pictures]
-    if len(texts) != len(pictures):
+    if captions and groundings:
+        raise UserError("captions and grounding are both connected: disconnect one of them.")
+    images = [to_rgb(image[None])[0].cpu().numpy() for image in split_images(batches)]
+    texts = [GroundedText(caption.strip()) for caption in captions]
+    texts += [text for grounding in groundings for text in grounding.pictures]
+    if len(texts) != len(images):
         raise UserError(
-            f"The number of pictures is {len(pictures)} and that of captions {len(texts)}: connect "
-            "a caption for each picture."
+            f"There are {len(images)} images but {len(texts)} captions: connect a caption for each "
+            "image."
         )
-    return [Example(*pair) for pair in zip(pictures, texts, strict=True)]
+    return [Example(*pair) for pair in zip(images, texts, strict=True)]

@@ -1,4 +1,4 @@
-"""GUIDER for core's SamplerCustomAdvanced."""
+"""The node with a guider for core's SamplerCustomAdvanced."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from comfy_api.latest import io
 from ..diffusion.sample.guidance import DEFAULT_GUIDANCE, require_scale
 from ..diffusion.sample.guidance import GuidanceOptions as Options
 from . import host
+from .sampling_inputs import cfg_scale_input
 from .sockets import GUIDANCE
 
 
 class GuidanceGuider(io.ComfyNode):
-    """GUIDER for core's SamplerCustomAdvanced."""
+    """A guider that follows Guidance Options, for any MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,30 +23,23 @@ class GuidanceGuider(io.ComfyNode):
             node_id="GuidanceGuider",
             display_name="Guidance Guider",
             category="Kosmos DreamBooth/generate",
-            description="Guidance Options for any model of ComfyUI's own, in Sampler Custom "
-            "Advanced: rescale, an interval outside which each step takes half the work, a "
-            "schedule and zero-init.",
+            description="A guider with Guidance Options for any of ComfyUI's models, for core's "
+            "SamplerCustomAdvanced: CFG rescale, a guidance interval outside which a step takes "
+            "half the time, a schedule and zero-init.",
             inputs=[
-                io.Model.Input("model", tooltip="Any model, also one from To Comfy Model."),
-                io.Conditioning.Input("positive", tooltip="What to paint."),
-                io.Conditioning.Input("negative", tooltip="What to steer away from."),
-                io.Float.Input(
-                    "guidance",
-                    default=4.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How strictly to follow the positive prompt; 1 is without guidance and "
-                    "takes half the work.",
-                ),
+                io.Model.Input("model", tooltip="Any MODEL, also from To Comfy Model."),
+                io.Conditioning.Input("positive", tooltip="Positive prompt."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt."),
+                cfg_scale_input(4.0, maximum=100.0),
                 GUIDANCE.Input(
                     "guidance_options",
                     optional=True,
-                    tooltip="From GuidanceOptions; without them this is core's CFGGuider.",
+                    tooltip="From Guidance Options; without it this node is the same as core's "
+                    "CFGGuider.",
                 ),
             ],
             outputs=[
-                io.Guider.Output(display_name="guider", tooltip="For Sampler Custom Advanced.")
+                io.Guider.Output(display_name="guider", tooltip="For core's SamplerCustomAdvanced.")
             ],
         )
 
@@ -58,7 +52,7 @@ class GuidanceGuider(io.ComfyNode):
         guidance: float,
         guidance_options: Options | None = None,
     ) -> io.NodeOutput:
-        """Make the guider, which samples when the sampler asks it to."""
+        """Return the guider."""
         require_scale(guidance)
         guider = host.Guider(model, guidance, guidance_options or DEFAULT_GUIDANCE)
         guider.set_conds(positive, negative)

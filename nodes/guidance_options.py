@@ -1,4 +1,4 @@
-"""GUIDANCE for CFGSampler and GuidanceGuider."""
+"""The node with the options of classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sockets import GUIDANCE
 
 
 class GuidanceOptions(io.ComfyNode):
-    """GUIDANCE for CFGSampler and GuidanceGuider."""
+    """Options for CFGSampler and GuidanceGuider."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,8 +19,8 @@ class GuidanceOptions(io.ComfyNode):
             node_id="GuidanceOptions",
             display_name="Guidance Options",
             category="Kosmos DreamBooth/generate",
-            description="Says where on the way from noise to picture guidance works, how strongly, "
-            "and how much of the contrast that it adds is taken back. The defaults change nothing.",
+            description="Options of classifier-free guidance: CFG rescale, the interval of steps "
+            "with guidance, a schedule of the CFG scale and zero-init. The defaults are plain CFG.",
             inputs=[
                 io.Float.Input(
                     "rescale",
@@ -28,8 +28,8 @@ class GuidanceOptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of the contrast that guidance adds is taken back; 0 is off, "
-                    "0.7 is usual for models that start from pure noise.",
+                    tooltip="CFG rescale (Lin et al. 2023): how much of the contrast that guidance "
+                    "adds is removed; 0 = off, 0.7 is usual for zero-terminal-SNR models.",
                 ),
                 io.Float.Input(
                     "interval_start",
@@ -37,8 +37,9 @@ class GuidanceOptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Guidance works from here on; 0 is pure noise. Before, and after the "
-                    "end, each step takes half the work. 0.2 keeps pictures diverse.",
+                    tooltip="Start of the guidance interval, as a fraction of the sampling "
+                    "process: 0 is pure noise. Steps outside the interval take half the time. 0.2 "
+                    "keeps the images diverse.",
                 ),
                 io.Float.Input(
                     "interval_end",
@@ -46,29 +47,30 @@ class GuidanceOptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Guidance works up to here; 1 is the finished picture. The last steps "
-                    "hardly need it: 0.8 looks the same in less time.",
+                    tooltip="End of the guidance interval; 1 is the finished image. The last steps "
+                    "hardly need guidance: 0.8 gives similar images in less time.",
                 ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default="constant",
-                    tooltip="constant, or a guidance that rises on the way (linear, cosine) and is "
-                    "as strong on average.",
+                    tooltip="CFG scale over the steps. constant: the same in every step. linear, "
+                    "cosine: rising, with the same mean.",
                 ),
                 io.Int.Input(
                     "zero_init_steps",
                     default=0,
                     min=0,
                     max=100,
-                    tooltip="The model is not asked at so many first steps, where its answer is "
-                    "worst; made for flow models, where 1 is usual.",
+                    tooltip="Zero-init (CFG-Zero*): number of first steps whose prediction is "
+                    "replaced by zero, because it is worst there. For flow models, where 1 is "
+                    "usual; 0 = off.",
                 ),
             ],
             outputs=[
                 GUIDANCE.Output(
                     display_name="guidance_options",
-                    tooltip="For CFGSampler or GuidanceGuider.",
+                    tooltip="For CFG Sampler or Guidance Guider.",
                 )
             ],
         )
@@ -82,7 +84,7 @@ class GuidanceOptions(io.ComfyNode):
         schedule: str,
         zero_init_steps: int,
     ) -> io.NodeOutput:
-        """Check the options and pass them on."""
+        """Check the options and return them."""
         return io.NodeOutput(
             Options(rescale, interval_start, interval_end, schedule, zero_init_steps)
         )

@@ -1,4 +1,4 @@
-"""DIFFUSION from the sandbox, ComfyUI's folders or the hub."""
+"""The node that loads a diffusion model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUB_MODELS = [
 
 
 class LoadDiffusion(io.ComfyNode):
-    """DIFFUSION from the sandbox, ComfyUI's folders or the hub."""
+    """A diffusion model from the sandbox, ComfyUI's folders or the Hugging Face hub."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,8 +32,8 @@ class LoadDiffusion(io.ComfyNode):
             node_id="LoadDiffusion",
             display_name="Load Diffusion",
             category="Kosmos DreamBooth/generate",
-            description="Loads a Stable Diffusion model to paint with and to personalise. The "
-            "sandbox is a small one that comes with the pack and runs on any computer.",
+            description="Loads a Stable Diffusion model for sampling and training. The sandbox is "
+            "a small one that comes with the pack and runs on any computer.",
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -44,42 +44,44 @@ class LoadDiffusion(io.ComfyNode):
                         *HUB_MODELS,
                     ],
                     default="sandbox",
-                    tooltip="The sandbox, a diffusers folder in models/diffusers, a file in "
-                    "models/checkpoints, or a model of the Hugging Face hub (owner/name), which is "
-                    "downloaded once: of Stable Diffusion 1.x, 2.x or XL.",
+                    tooltip="The sandbox, a diffusers folder in models/diffusers, a checkpoint "
+                    "file in models/checkpoints, or a model of the Hugging Face hub (owner/name), "
+                    "which is downloaded on first use. Stable Diffusion 1.x, 2.x and XL are "
+                    "supported.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", *host.DTYPES],
                     default="auto",
-                    tooltip="Precision of the weights; auto is fp32 on a CPU and on a GPU the half "
-                    "precision that it does well.",
+                    tooltip="Precision of the weights. auto: fp32 on a CPU; on a GPU fp16, or bf16 "
+                    "if it has no fast fp16.",
                 ),
                 io.String.Input(
                     "loras",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="LoRA files in models/loras to merge into the weights, one a line.",
+                    tooltip="LoRA files in models/loras to merge into the weights at strength 1, "
+                    "one per line.",
                 ),
             ],
-            outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The model.")],
+            outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The loaded model.")],
         )
 
     @classmethod
     def fingerprint_inputs(
         cls, model: str | None, dtype: str | None, loras: str | None = ""
     ) -> str:
-        """Load again when a file was written anew; what is connected is not known yet."""
+        """Load again when a file has changed; connected inputs are not known here."""
         files = [host.resolve("loras", name) for name in text_lines(loras or "")]
-        place = _find(model) if model else ""
-        if isinstance(place, Path):
-            files += sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        source = _source(model) if model else ""
+        if isinstance(source, Path):
+            files += sorted(source.rglob("*.safetensors")) if source.is_dir() else [source]
         return str([file.stat().st_mtime_ns for file in files])
 
     @classmethod
     def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
-        """Load the model into ComfyUI's memory management."""
+        """Load the model, merge the LoRAs and register it with ComfyUI's memory management."""
         from ..diffusion.load.model_source import load_diffusion
         from ..diffusion.merge_lora import merge_lora
         from ..quantize.quantize_weights import require_unquantized
@@ -87,23 +89,25 @@ class LoadDiffusion(io.ComfyNode):
         from ..quantize.save_quantized import unquantized_dtype
 
         files = [host.resolve("loras", name) for name in text_lines(loras)]
-        place = _find(model)
-        rest = unquantized_dtype(place) if isinstance(place, Path) else None
-        diffusion = load_diffusion(place, rest or host.torch_dtype(dtype), host.clip_vocabulary())
+        source = _source(model)
+        quantized_dtype = unquantized_dtype(source) if isinstance(source, Path) else None
+        diffusion = load_diffusion(
+            source, quantized_dtype or host.torch_dtype(dtype), host.clip_vocabulary()
+        )
         diffusion = replace(diffusion, name=model)
-        if rest is not None:
+        if quantized_dtype is not None:
             use_fast_cpu_kernels(diffusion.modules, model, host.device_type())
         if files:
             require_unquantized(
-                diffusion.modules, model, "merge LoRAs into the model as it was before"
+                diffusion.modules, model, "merge LoRAs into the model before quantizing it"
             )
         for file in files:
             diffusion = merge_lora(diffusion, file)
         return io.NodeOutput(replace(diffusion, patcher=host.register_model(diffusion.modules)))
 
 
-def _find(model: str) -> Path | str:
-    """What the combo's choice stands for: a folder, a file, or a hub id."""
+def _source(model: str) -> Path | str:
+    """Return the folder, checkpoint file or hub id of a combo's choice."""
     if model == "sandbox":
         return SANDBOX
     if model in HUB_MODELS:

@@ -1,4 +1,4 @@
-"""TRAINING_RUN, and what it made, from output/dreambooth."""
+"""The node that opens a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NONE = "none"
 
 
 class LoadTrainingRun(io.ComfyNode):
-    """TRAINING_RUN, and what it made, from output/dreambooth."""
+    """A run in output/dreambooth, and the model of one of its checkpoints."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,75 +32,75 @@ class LoadTrainingRun(io.ComfyNode):
             node_id="LoadTrainingRun",
             display_name="Load Training Run",
             category="Kosmos DreamBooth/training",
-            description="Opens a run that DreamBoothTrain or FineTuneCaptions left in "
-            "output/dreambooth, finished or not, and loads the model as it was at one of the "
-            "checkpoints that are kept.",
+            description="Opens a run of DreamBooth Train or Fine-tune Captions in "
+            "output/dreambooth, finished or not, and loads the model of one of its checkpoints.",
             inputs=[
                 io.Combo.Input(
                     "run",
-                    options=[*runs_below(host.output_folder(run_monitor.RUNS)), NONE],
-                    tooltip="A folder in output/dreambooth, the newest first. Press R after a new "
+                    options=[*runs_below(host.output_folder(run_monitor.RUNS_FOLDER)), NONE],
+                    tooltip="A run in output/dreambooth, the newest first. Press R after a new "
                     "run. Not used when training is connected.",
                 ),
                 io.Combo.Input(
                     "checkpoint",
                     options=["newest", "best", "step"],
                     default="newest",
-                    tooltip="best is the one that EvaluateSubject named; step is the one below.",
+                    tooltip="newest: the last checkpoint. best: the one with the best scores of "
+                    "Evaluate Subject. step: the step below.",
                 ),
                 io.Int.Input(
                     "step",
                     default=100,
                     min=1,
                     max=1_000_000,
-                    tooltip="The checkpoint's step when checkpoint is step. TrainingOptions' "
-                    "keep_checkpoints says how many stay.",
+                    tooltip="Step of the checkpoint, for checkpoint = step. keep_checkpoints of "
+                    "Training Options sets how many checkpoints are kept.",
                 ),
                 TRAINING_RUN.Input(
                     "training",
                     optional=True,
-                    tooltip="A run that was trained in this workflow, in place of the one above.",
+                    tooltip="A run that is trained in this workflow, in place of the run above.",
                 ),
             ],
             outputs=[
                 TRAINING_RUN.Output(
-                    display_name="run", tooltip="For ResumeTraining and EvaluateSubject."
+                    display_name="run", tooltip="For Resume Training and Evaluate Subject."
                 ),
                 DIFFUSION.Output(
-                    display_name="trained", tooltip="The model as it was at that checkpoint."
+                    display_name="trained", tooltip="The diffusion model of the checkpoint."
                 ),
                 LORA_MODEL.Output(
-                    display_name="lora", tooltip="Its LoRA, if the method makes one."
+                    display_name="lora",
+                    tooltip="The LoRA of the checkpoint, for a run with the method lora or dora.",
                 ),
                 LOSS_MAP.Output(display_name="loss_map", tooltip="The loss of each step so far."),
                 io.Image.Output(
                     display_name="previews",
                     is_output_list=True,
-                    tooltip="The pictures painted on the way, in order.",
+                    tooltip="The preview images of the run, in order of their steps.",
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Settings in short, the checkpoints that are kept, and their scores.",
+                    tooltip="The most important settings, and the checkpoints with their scores.",
                 ),
                 KOSMOS.Output(
                     display_name="kosmos",
-                    tooltip="The captioner as it was at that checkpoint, if FineTuneCaptions made "
-                    "the run.",
+                    tooltip="The Kosmos-2 of the checkpoint, for a run of Fine-tune Captions.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, run: str) -> bool | str:
-        """Accept a run that was made after the list was."""
+        """Accept a run that is newer than the list."""
         return True
 
     @classmethod
     def fingerprint_inputs(
         cls, run: str, checkpoint: str, step: int | None = None, **connected: object
     ) -> str:
-        """Load again when the run has gone on; what is connected is not known yet."""
-        folder = RunFolder(host.output_folder(run_monitor.RUNS, run))
+        """Load again when the run has new steps or scores; connected inputs are not known here."""
+        folder = RunFolder(host.output_folder(run_monitor.RUNS_FOLDER, run))
         files = [file for file in (folder.events, folder.scores) if file.exists()]
         return f"{run} {checkpoint} {step} {[file.stat().st_mtime_ns for file in files]}"
 
@@ -108,24 +108,23 @@ class LoadTrainingRun(io.ComfyNode):
     def execute(
         cls, run: str, checkpoint: str, step: int, training: ChosenRun | None = None
     ) -> io.NodeOutput:
-        """Find the checkpoint and load its model."""
-        folder = (
-            training.folder if training else RunFolder(host.output_folder(run_monitor.RUNS, run))
-        )
+        """Load the model of the checkpoint."""
+        path = host.output_folder(run_monitor.RUNS_FOLDER, run)
+        folder = training.folder if training else RunFolder(path)
         if not folder.config.exists():
             raise UserError(
-                f'There is no run "{run}" in output/{run_monitor.RUNS}: train one with '
-                "DreamBoothTrain, press R and choose it."
+                f'There is no run "{run}" in output/{run_monitor.RUNS_FOLDER}: train one with '
+                "DreamBooth Train, press R and choose it."
             )
         chosen = choose(folder, checkpoint, step)
         previews = [to_batch([read_rgb(file)]) for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(
             chosen,
-            run_outputs.painter(folder, chosen.step),
-            run_outputs.lora_of(folder, chosen.step),
+            run_outputs.diffusion_output(folder, chosen.step),
+            run_outputs.lora_output(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
-            previews or [host.block_output("This run painted no previews.")],
+            previews or [host.block_output("This run has no preview images.")],
             describe(chosen),
-            run_outputs.captioner_of(folder, chosen.step),
-            ui={"training": [run_monitor.charted(folder)]},
+            run_outputs.kosmos_output(folder, chosen.step),
+            ui={"training": [run_monitor.panel_data(folder)]},
         )

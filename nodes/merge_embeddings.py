@@ -1,4 +1,4 @@
-"""One TOKEN_EMBEDDING from two."""
+"""The node that merges embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = "none"
 
 
 class MergeEmbeddings(io.ComfyNode):
-    """One TOKEN_EMBEDDING from two."""
+    """One embedding from two."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,28 +28,30 @@ class MergeEmbeddings(io.ComfyNode):
             node_id="MergeEmbeddings",
             display_name="Merge Embeddings",
             category="Kosmos DreamBooth/training",
-            description="Puts two learned words into one, and saves it where ComfyUI's "
-            "embedding:name finds it. With one alone it saves that under another name.",
+            description="Merges two embeddings (textual inversions) into one and saves it in "
+            "models/embeddings, for embedding:name in core's prompts. A single embedding is saved "
+            "under another name.",
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "file_a",
                     options=files,
                     default=NONE,
-                    tooltip="The first, from models/embeddings, unless embedding_a is connected.",
+                    tooltip="First embedding, a file in models/embeddings; not used when "
+                    "embedding_a is connected.",
                 ),
                 io.Combo.Input(
                     "file_b",
                     options=files,
                     default=NONE,
-                    tooltip="The second, unless embedding_b is connected.",
+                    tooltip="Second embedding; not used when embedding_b is connected.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=["join", "mix"],
                     default="join",
-                    tooltip="join puts the vectors behind each other and means both; mix takes "
-                    "something between, and needs as many vectors in each.",
+                    tooltip="join: concatenate the vectors, so that the prompt contains both. mix: "
+                    "interpolate between them, for embeddings with the same number of vectors.",
                 ),
                 io.Float.Input(
                     "share",
@@ -57,33 +59,35 @@ class MergeEmbeddings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="The second one's share in a mix. Not used by join.",
+                    tooltip="For mix only: weight of the second embedding; 0 is the first, 1 the "
+                    "second.",
                 ),
                 io.String.Input(
                     "word",
                     default="sks",
-                    tooltip="The word that will mean it in the model given out.",
+                    tooltip="Token of the merged embedding.",
                 ),
                 io.String.Input(
                     "name",
                     default="merged",
-                    tooltip="Saved as models/embeddings/dreambooth/<name>.safetensors; a file of "
-                    "that name is replaced.",
+                    tooltip="Saved as models/embeddings/dreambooth/<name>.safetensors; an existing "
+                    "file is replaced.",
                 ),
                 TOKEN_EMBEDDING.Input(
-                    "embedding_a", optional=True, tooltip="From TextualInversionTrain."
+                    "embedding_a", optional=True, tooltip="From Textual Inversion Train."
                 ),
                 TOKEN_EMBEDDING.Input(
-                    "embedding_b", optional=True, tooltip="From TextualInversionTrain."
+                    "embedding_b", optional=True, tooltip="From Textual Inversion Train."
                 ),
             ],
             outputs=[
                 TOKEN_EMBEDDING.Output(
-                    display_name="embedding", tooltip="The vectors, to merge further."
+                    display_name="embedding",
+                    tooltip="The merged embedding, for another Merge Embeddings.",
                 ),
                 io.String.Output(
                     display_name="prompt_word",
-                    tooltip="What to write in a prompt of core's CLIP Text Encode.",
+                    tooltip="What to write in a prompt of core's CLIP Text Encode: embedding:name.",
                 ),
             ],
         )
@@ -104,18 +108,19 @@ class MergeEmbeddings(io.ComfyNode):
         from ..training.dreambooth.textual_inversion import merge_embeddings, write_embedding
 
         if not name.strip():
-            raise UserError("The name is empty: say what the merged word's file is called.")
-        given = [_given(embedding_a, file_a), _given(embedding_b, file_b)]
-        parts = [part for part in given if part is not None]
-        if not parts:
+            raise UserError("The name is empty: name the file of the merged embedding.")
+        inputs = [_embedding(embedding_a, file_a), _embedding(embedding_b, file_b)]
+        embeddings = [embedding for embedding in inputs if embedding is not None]
+        if not embeddings:
             raise UserError("There is nothing to merge: choose file_a, or connect embedding_a.")
-        merged = merge_embeddings(parts, word.strip(), share if mode == "mix" else None)
+        merged = merge_embeddings(embeddings, word.strip(), share if mode == "mix" else None)
         file = host.model_file("embeddings", publish.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
         return io.NodeOutput(merged, publish.prompt_word(file))
 
 
-def _given(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | None:
+def _embedding(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | None:
+    """Return the connected embedding, or else that of the file, or None for neither."""
     from ..training.dreambooth.textual_inversion import read_embedding
 
     if connected is not None:

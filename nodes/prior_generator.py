@@ -1,4 +1,4 @@
-"""Class pictures, kept on disk."""
+"""The node that generates class images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from . import host
-from .sampling_inputs import LAST_SEED, sampling_progress
+from .sampling_inputs import cfg_scale_input, sampling_progress, sampling_steps_input
+from .seed_input import seed_input
 from .sockets import DIFFUSION, PRIORS
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PriorGenerator(io.ComfyNode):
-    """Class pictures, kept on disk."""
+    """Class images for prior preservation, cached on disk."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,63 +26,51 @@ class PriorGenerator(io.ComfyNode):
             node_id="PriorGenerator",
             display_name="Prior Generator",
             category="Kosmos DreamBooth/generate",
-            description="Paints pictures of the class with the model itself, so that training on a "
-            "subject does not change what the model knows of its class. They are kept in "
-            "output/priors: only those that are missing are painted.",
+            description="Generates class images (regularization images) with the base model, for "
+            "prior preservation: they keep training on a subject from changing the whole class. "
+            "They are cached in output/priors, and only missing ones are generated.",
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The model before it is trained."),
+                DIFFUSION.Input("diffusion", tooltip="The base model, before training."),
                 io.String.Input(
                     "prompt",
                     default="a dog",
-                    tooltip="The class without the rare token, such as: a dog",
+                    tooltip="Class prompt, without the trigger word, such as: a dog",
                 ),
                 io.Int.Input(
-                    "count", default=16, min=1, max=10000, tooltip="How many pictures to have."
+                    "count",
+                    default=16,
+                    min=1,
+                    max=10000,
+                    tooltip="Number of class images; 200 is usual for Stable Diffusion. More "
+                    "preserve more of the class.",
                 ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps per picture."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=3.0,
-                    min=1.0,
-                    max=50.0,
-                    step=0.1,
-                    tooltip="How strictly to follow the prompt; 1 is without guidance. A low value "
-                    "keeps the class diverse.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=LAST_SEED,
-                    control_after_generate=False,
-                    tooltip="Seed of the first picture; each next one has the next seed.",
-                ),
+                sampling_steps_input(20),
+                cfg_scale_input(3.0),
+                seed_input("Seed of the first image, which increases by 1 for each image."),
                 io.Int.Input(
                     "batch_size",
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Pictures painted at once; 0 takes as many as fit. When memory runs "
-                    "out it is halved and the work goes on.",
+                    tooltip="Images per batch; 0 = as many as fit in the free memory. A batch that "
+                    "runs out of memory is halved and tried again.",
                 ),
                 io.Combo.Input(
                     "when",
                     options=["before", "during"],
                     default="before",
                     optional=True,
-                    tooltip="before paints them here; during leaves it to DreamBoothTrain's own "
-                    "process, which paints what is missing from the same folder before its first "
-                    "step, so that ComfyUI's memory stays free.",
+                    tooltip="before: generate the images in this node. during: DreamBooth Train's "
+                    "worker process generates what is missing before its first step, which keeps "
+                    "ComfyUI's GPU memory free.",
                 ),
             ],
             outputs=[
                 PRIORS.Output(
-                    display_name="priors", tooltip="The pictures' files, for DreamBoothTrain."
+                    display_name="priors", tooltip="The class images, for DreamBooth Train."
                 ),
                 io.Image.Output(
-                    display_name="image", tooltip="The pictures; none when they come later."
+                    display_name="image", tooltip="The class images; blocked with when = during."
                 ),
             ],
         )
@@ -98,33 +87,24 @@ class PriorGenerator(io.ComfyNode):
         batch_size: int,
         when: str = "before",
     ) -> io.NodeOutput:
-        """Paint what is missing, or say what will be painted."""
+        """Generate the missing images, or plan them for the worker process."""
         from ..diffusion.priors import generate_priors, locate_priors
         from ..diffusion.sample.sample_settings import SampleSettings
 
+        inputs = (diffusion, prompt.strip(), count, host.output_folder("priors"))
+        settings = SampleSettings(steps=steps, guidance=guidance)
         if when == "during":
-            planned = locate_priors(
-                diffusion,
-                prompt.strip(),
-                count,
-                host.output_folder("priors"),
-                settings=SampleSettings(steps=steps, guidance=guidance),
-                seed=seed,
-            )
             return io.NodeOutput(
-                replace(planned, deferred=True),
+                replace(locate_priors(*inputs, settings=settings, seed=seed), deferred=True),
                 host.block_output(
-                    "The class pictures are painted in training: set PriorGenerator's when to "
+                    "The class images are generated during training: set PriorGenerator's when to "
                     "before to see them here."
                 ),
             )
         host.load_to_device(diffusion.patcher)
         priors = generate_priors(
-            diffusion,
-            prompt.strip(),
-            count,
-            host.output_folder("priors"),
-            settings=SampleSettings(steps=steps, guidance=guidance),
+            *inputs,
+            settings=settings,
             seed=seed,
             batch_size=batch_size,
             on_step=sampling_progress(),

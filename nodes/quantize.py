@@ -16,7 +16,6 @@ from ..sandbox.scenes import scenes
 from ..shared.errors import UserError
 from ..shared.images import to_batch
 from . import host
-from .save_diffusion import free
 from .sockets import DIFFUSION, KOSMOS
 
 if TYPE_CHECKING:
@@ -229,9 +228,9 @@ def _save(made: QuantizedModel[Kosmos] | QuantizedModel[Diffusion], name: str) -
     from ..quantize.save_quantized import save_diffusion, save_kosmos
 
     if isinstance(made.model, Kosmos):
-        path = free(host.model_file("kosmos", name))
+        path = host.free_path(host.model_file("kosmos", name))
         save_kosmos(made.model, path)
     else:
-        path = free(host.model_file("diffusers", name))
+        path = host.free_path(host.model_file("diffusers", name))
         save_diffusion(made.model, path)
     return path

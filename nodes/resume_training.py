@@ -1,4 +1,4 @@
-"""More steps for a run, or another way on from one of its checkpoints."""
+"""The node that resumes a training run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from .sockets import (
     DIFFUSION,
     KOSMOS,
     LORA_MODEL,
-    LOSS_MAP,
     TRAINING_OPTIONS,
     TRAINING_RUN,
 )
-from .training import publish, run_monitor, run_outputs
+from .training import publish, run_monitor, run_outputs, run_schema
 
 
 class ResumeTraining(io.ComfyNode):
-    """More steps for a run, or another way on from one of its checkpoints."""
+    """More steps for a run, or a new run that starts at one of its checkpoints."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,24 +35,24 @@ class ResumeTraining(io.ComfyNode):
             node_id="ResumeTraining",
             display_name="Resume Training",
             category="Kosmos DreamBooth/training",
-            description="Goes on with a run from the checkpoint that LoadTrainingRun chose: to the "
-            "end that it had, to a later one, or, under a new name, with other settings.",
+            description="Resumes a run at the checkpoint that Load Training Run selected: up to "
+            "its number of steps, with more steps, or, under a new name, with other settings.",
             is_output_node=True,
             inputs=[
-                TRAINING_RUN.Input("run", tooltip="From LoadTrainingRun."),
+                TRAINING_RUN.Input("run", tooltip="From Load Training Run."),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="Steps in all, those that are done included; 0 is what the run was "
-                    "made for.",
+                    tooltip="Total number of training steps, including those already trained; 0 = "
+                    "as in the run's settings.",
                 ),
                 io.String.Input(
                     "branch_name",
                     default="",
-                    tooltip="Leave it empty to go on in the same folder. A name makes a new run "
-                    "that begins at the chosen checkpoint and leaves the old one as it is.",
+                    tooltip="Empty: resume in the same folder. A name: create a new run that "
+                    "starts at the selected checkpoint, and leave the old run unchanged.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -62,33 +61,29 @@ class ResumeTraining(io.ComfyNode):
                     max=1.0,
                     step=1e-7,
                     round=False,
-                    tooltip="Another rate for a branch; 0 keeps the run's own.",
+                    tooltip="Learning rate of a branch; 0 = that of the run.",
                 ),
                 TRAINING_OPTIONS.Input(
                     "options",
                     optional=True,
-                    tooltip="Other options for a branch. Without a branch only previews, "
-                    "checkpoints, logging and machines may change.",
+                    tooltip="Other options for a branch, from Training Options. Without a branch "
+                    "only previews, checkpoints, logging and devices may change.",
                 ),
             ],
             outputs=[
-                DIFFUSION.Output(
-                    display_name="trained", tooltip="The model that knows the subject."
-                ),
+                DIFFUSION.Output(display_name="trained", tooltip="The trained diffusion model."),
                 LORA_MODEL.Output(
-                    display_name="lora", tooltip="The LoRA's weights, if the method makes one."
+                    display_name="lora",
+                    tooltip="The LoRA weights, for a run with the method lora or dora.",
                 ),
-                LOSS_MAP.Output(display_name="loss_map", tooltip="The loss of each step."),
-                io.String.Output(
-                    display_name="run_folder",
-                    tooltip="Where settings, pictures, checkpoints and result lie.",
-                ),
+                run_schema.loss_map_output(),
+                run_schema.run_folder_output(),
                 TRAINING_RUN.Output(
-                    display_name="run", tooltip="For EvaluateSubject and LoadTrainingRun."
+                    display_name="run", tooltip="For Evaluate Subject and Load Training Run."
                 ),
                 KOSMOS.Output(
                     display_name="kosmos",
-                    tooltip="The captioner, if FineTuneCaptions began the run.",
+                    tooltip="The Kosmos-2, for a run of Fine-tune Captions.",
                 ),
             ],
         )
@@ -102,43 +97,45 @@ class ResumeTraining(io.ComfyNode):
         learning_rate: float,
         options: Options | None = None,
     ) -> io.NodeOutput:
-        """Train what is left."""
-        folder = _opened(run, steps, branch_name.strip(), learning_rate, options)
-        run_monitor.finish(folder)
+        """Train the remaining steps."""
+        folder = _prepared_folder(run, steps, branch_name.strip(), learning_rate, options)
+        run_monitor.train_to_end(folder)
         publish.publish(folder)
         return io.NodeOutput(
-            run_outputs.painter(folder),
-            run_outputs.lora_of(folder),
+            run_outputs.diffusion_output(folder),
+            run_outputs.lora_output(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
             ChosenRun(folder, read_config(folder.config).steps),
-            run_outputs.captioner_of(folder),
-            ui={"training": [run_monitor.charted(folder)]},
+            run_outputs.kosmos_output(folder),
+            ui={"training": [run_monitor.panel_data(folder)]},
         )
 
 
-def _opened(
+def _prepared_folder(
     run: ChosenRun, steps: int, name: str, learning_rate: float, options: Options | None
 ) -> RunFolder:
-    """Return the folder to train in, with its settings changed as asked."""
-    before = read_config(run.folder.config)
-    chosen = asdict(options) if options else {}
-    chosen = {name: value for name, value in chosen.items() if hasattr(before, name)}
-    config = replace(before, steps=steps or before.steps, **chosen)
+    """Return the folder to train in, after writing the new settings to its config.yaml."""
+    saved = read_config(run.folder.config)
+    values = asdict(options) if options else {}
+    changes = {key: value for key, value in values.items() if hasattr(saved, key)}
+    config = replace(saved, steps=steps or saved.steps, **changes)
     if learning_rate:
         config = replace(config, learning_rate=learning_rate)
     if config.steps < run.step:
         raise UserError(
-            f"The chosen checkpoint has {run.step} steps already: set steps to more, or to 0."
+            f"The selected checkpoint has {run.step} steps already: set steps to more, or to 0."
         )
     if name:
-        return branch(run, host.output_folder(run_monitor.RUNS, name), config)
-    if changed := config.changes_from(before):
-        raise UserError(f"Another {', '.join(changed)} makes another run: give it a branch_name.")
+        return branch(run, host.output_folder(run_monitor.RUNS_FOLDER, name), config)
+    if changed := config.changes_from(saved):
+        raise UserError(
+            f"The run has another {', '.join(changed)}: set branch_name to start a new run."
+        )
     newest = max(checkpoint.kept(run.folder.checkpoints))
     if run.step != newest:
         raise UserError(
-            f"The run has gone on to step {newest}: give a branch_name to go on from step "
+            f"The newest checkpoint of the run is step {newest}: set branch_name to resume at step "
             f"{run.step}, or choose the newest checkpoint."
         )
     with run.folder.locked():

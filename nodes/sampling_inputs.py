@@ -1,21 +1,40 @@
-"""What the nodes that sample images share: the last seed and the progress bar."""
+"""What the nodes that sample images share: steps, CFG scale and the progress bar."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from comfy_api.latest import io
 
 from . import host
 
 if TYPE_CHECKING:
     from ..diffusion.sample.images import OnStep
 
-LAST_SEED = 2**64 - 1
+
+def sampling_steps_input(default: int) -> io.Int.Input:
+    """The widget for the number of sampling steps."""
+    return io.Int.Input(
+        "steps", default=default, min=1, max=1000, tooltip="Sampling steps per image."
+    )
+
+
+def cfg_scale_input(default: float, *, maximum: float = 50.0, note: str = "") -> io.Float.Input:
+    """The widget for the scale of classifier-free guidance; `note` is added to its tooltip."""
+    return io.Float.Input(
+        "guidance",
+        default=default,
+        min=1.0,
+        max=maximum,
+        step=0.1,
+        tooltip="CFG scale: higher values follow the prompt more closely, with less variety; 1 = "
+        f"no guidance, in half the time.{note}",
+    )
 
 
 def sampling_progress() -> OnStep:
-    """A callback that starts the node's progress bar when it first hears how much there is."""
+    """Return a callback that shows progress and previews; the first call sets the total."""
     progress: host.Progress | None = None
 
     def on_step(done: int, total: int, preview: torch.Tensor) -> None:

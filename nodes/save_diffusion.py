@@ -1,8 +1,7 @@
-"""Keep a model as a file."""
+"""The node that saves a diffusion model."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -13,11 +12,9 @@ from .sockets import DIFFUSION
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
-FORMATS = ["checkpoint", "diffusers"]
-
 
 class SaveDiffusion(io.ComfyNode):
-    """A model in ComfyUI's folders, from a DIFFUSION."""
+    """A checkpoint file or diffusers folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,50 +23,43 @@ class SaveDiffusion(io.ComfyNode):
             node_id="SaveDiffusion",
             display_name="Save Diffusion",
             category="Kosmos DreamBooth/generate",
-            description="Keeps a model, with all that was merged into it or learned, where "
-            "ComfyUI's loaders find it. What is there already is kept: the new one gets a number.",
+            description="Saves a model, with its merged LoRAs and trained weights, where ComfyUI's "
+            "loaders list it. Existing files are kept: a number is added to the name.",
             is_output_node=True,
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The model to keep."),
+                DIFFUSION.Input("diffusion", tooltip="The model to save."),
                 io.Combo.Input(
                     "format",
-                    options=FORMATS,
+                    options=["checkpoint", "diffusers"],
                     default="checkpoint",
-                    tooltip="checkpoint is one file in models/checkpoints, for core's Load "
-                    "Checkpoint, of Stable Diffusion 1.x, 2.x or XL; diffusers is a folder in "
+                    tooltip="checkpoint: a file in models/checkpoints for core's Load Checkpoint, "
+                    "for Stable Diffusion 1.x, 2.x and XL. diffusers: a folder in "
                     "models/diffusers, for any model.",
                 ),
                 io.String.Input(
                     "name",
                     default="sks_dog",
-                    tooltip="Its name in that folder; a/b makes a folder a.",
+                    tooltip="Name of the file or folder; a/b is b in a subfolder a.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="Where it lies.")],
+            outputs=[
+                io.String.Output(display_name="path", tooltip="Path of the saved file or folder.")
+            ],
         )
 
     @classmethod
     def execute(cls, diffusion: Diffusion, format: str, name: str) -> io.NodeOutput:
-        """Write it beside what is there."""
+        """Save the model under a free name."""
         from ..diffusion.save_model import save_checkpoint
         from ..quantize.quantize_weights import require_unquantized
         from ..quantize.save_quantized import save_diffusion
 
         name = name.strip().removesuffix(".safetensors")
         if format == "checkpoint":
-            path = free(host.model_file("checkpoints", f"{name}.safetensors"))
+            path = host.free_path(host.model_file("checkpoints", f"{name}.safetensors"))
             require_unquantized(diffusion.modules, diffusion.name, "choose the format diffusers")
             save_checkpoint(diffusion, path)
         else:
-            path = free(host.model_file("diffusers", name))
+            path = host.free_path(host.model_file("diffusers", name))
             save_diffusion(diffusion, path)
         return io.NodeOutput(str(path))
-
-
-def free(path: Path) -> Path:
-    """Return the path itself, or with the first number behind its name that is not taken."""
-    free, number = path, 1
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
-    return free

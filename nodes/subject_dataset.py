@@ -1,4 +1,4 @@
-"""SUBJECT_DATASET from pictures and captions."""
+"""The node that makes a training set of a subject."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..shared.errors import UserError
 from ..shared.images import to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from . import host
+from .image_inputs import grounded_texts, one_per_image, split_images, split_masks
 from .sockets import (
     DIFFUSION,
     GROUNDING,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class SubjectDataset(io.ComfyNode):
-    """SUBJECT_DATASET from pictures and captions."""
+    """Images of a subject, with captions that contain its trigger word."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,81 +36,86 @@ class SubjectDataset(io.ComfyNode):
             node_id="SubjectDataset",
             display_name="Subject Dataset",
             category="Kosmos DreamBooth/training",
-            description="Gives a subject a name: 3 to 5 pictures of it, a rare word that will mean "
-            "it, and captions in which that word stands in place of the subject's looks.",
+            description="Makes the training set of a subject: 3 to 5 images, a rare token as its "
+            "trigger word, and captions in which the token replaces the description of the "
+            "subject.",
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="Pictures of one subject: a batch, or a list of any sizes. Best are 3 "
-                    "to 5 with different backgrounds and poses.",
+                    tooltip="Images of one subject: a batch, or a list of images of any size. Best "
+                    "are 3 to 5 with different backgrounds and poses.",
                 ),
                 io.String.Input(
                     "token",
                     default="sks",
-                    tooltip="A rare word without spaces that will mean the subject.",
+                    tooltip="Trigger word (instance token) of the subject: a rare word without "
+                    "spaces.",
                 ),
                 io.String.Input(
                     "class_name",
                     default="dog",
-                    tooltip="What the subject is, in a word: dog, cup, house.",
+                    tooltip="Class of the subject, as one noun: dog, cup, house.",
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="A caption for each picture, or one for all. Without captions the "
-                    'templates below are taken, or "a <token> <class_name>".',
+                    tooltip="A caption for each image, or one for all. Without captions the "
+                    'templates below are used, or "a <token> <class_name>".',
                 ),
                 GROUNDING.Input(
                     "grounding",
                     optional=True,
-                    tooltip="From GroundedCaption: tells which words of a caption describe the "
-                    "subject; also gives the captions when there are no others.",
+                    tooltip="From Grounded Caption: which words of a caption describe the subject. "
+                    "Without captions above, its own captions are used.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the subject is: what lies around it is learned less "
-                    "(TrainingOptions' background_weight). Without masks the boxes of the "
-                    "grounding are taken.",
+                    tooltip="Masks of the subject; outside them the loss weight is the "
+                    "background_weight of Training Options. Without masks the boxes of the "
+                    "grounding are used.",
                 ),
                 io.Boolean.Input(
                     "crop",
                     default=False,
                     optional=True,
-                    tooltip="Cut each picture to a square around the subject. Good when it is "
-                    "small in its pictures or off the middle.",
+                    tooltip="Crop each image to a square around the subject. Use it when the "
+                    "subject is small in its images or off-center.",
                 ),
                 DIFFUSION.Input(
                     "diffusion",
                     optional=True,
-                    tooltip="The model to train: the report then says whether it knows the token "
-                    "already, or the class not.",
+                    tooltip="The base model: the report then warns if the token has a meaning for "
+                    "its text encoder already, or the class has none.",
                 ),
                 io.String.Input(
                     "templates",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="What pictures without a caption are called, a line each; {subject} is "
-                    'the token and the class: "a photo of a {subject}". Each time a picture is '
-                    "learned, one line is drawn.",
+                    tooltip="Captions for images without one, one template per line; {subject} is "
+                    'replaced by the token and the class: "a photo of a {subject}". Each training '
+                    "step picks a line at random.",
                 ),
             ],
             outputs=[
-                SUBJECT.Output(display_name="subject", tooltip="The subject, for DreamBoothTrain."),
+                SUBJECT.Output(
+                    display_name="subject", tooltip="The training set, for DreamBooth Train."
+                ),
                 io.String.Output(
                     display_name="captions",
                     is_output_list=True,
-                    tooltip="Each picture's caption with the token in it.",
+                    tooltip="The caption of each image, with the token.",
                 ),
                 io.Image.Output(
                     display_name="sheet",
-                    tooltip="The pictures with their captions; what a mask leaves out is dark.",
+                    tooltip="Contact sheet of the images with their captions; darker outside the "
+                    "mask.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="What may spoil the training, in sentences."
+                    display_name="report", tooltip="Warnings about what may harm the training."
                 ),
             ],
         )
@@ -127,86 +133,72 @@ class SubjectDataset(io.ComfyNode):
         diffusion: list[Diffusion] | None = None,
         templates: list[str] | None = None,
     ) -> io.NodeOutput:
-        """Put the token into the captions."""
+        """Put the token into the captions, and check the training set."""
         from ..drawing.subject_sheet import draw_subject_sheet
         from ..training.data.subject_checks import subject_warnings
 
-        pictures = [_pixels(picture) for batch in image for picture in batch]
-        seen = [picture for part in grounding or [] for picture in part.pictures]
-        texts = captions or [picture.caption for picture in seen]
-        if not texts:
-            texts = [""]
-        if len(texts) == 1:
-            texts = texts * len(pictures)
-        if len(seen) not in (0, len(pictures)):
-            raise UserError(
-                f"There are {len(pictures)} pictures but the grounding of {len(seen)}: connect "
-                "the same pictures to GroundedCaption and SubjectDataset."
-            )
-        name, noun = token[0].strip(), class_name[0].strip()
-        spans = [
-            [(phrase.start, phrase.end) for phrase in picture.phrases]
-            if picture.caption == text
-            else []
-            for picture, text in zip(seen, texts, strict=False)
-        ] or [[] for _ in texts]
-        plain = caption_from_templates(templates[0] if templates else "", name, noun)
-        personal = tuple(
-            caption_with_token(text, name, noun, phrases) if text.strip() else plain
-            for text, phrases in zip(texts, spans, strict=False)
+        images = [_to_rgb(one) for one in split_images(image)]
+        grounded = grounded_texts(grounding, len(images)) if grounding else []
+        texts = one_per_image(
+            captions or [text.caption for text in grounded] or [""], len(images), "captions"
         )
-        masks = _masks(pictures, mask, seen, noun)
-        subject = Subject(tuple(pictures), personal, name, noun, masks)
+        name, noun = token[0].strip(), class_name[0].strip()
+        phrases: list[list[tuple[int, int]]] = [[] for _ in images]
+        for k, grounded_text in enumerate(grounded):
+            if grounded_text.caption == texts[k]:
+                phrases[k] = [(phrase.start, phrase.end) for phrase in grounded_text.phrases]
+        default = caption_from_templates(templates[0] if templates else "", name, noun)
+        token_captions = tuple(
+            caption_with_token(text, name, noun, spans) if text.strip() else default
+            for text, spans in zip(texts, phrases, strict=True)
+        )
+        masks = _masks(images, mask or [], grounded, noun)
+        subject = Subject(tuple(images), token_captions, name, noun, masks)
         if crop and crop[0]:
             subject = _cropped(subject)
         model = diffusion[0] if diffusion else None
-        found = subject_warnings(
+        warnings = subject_warnings(
             subject, model.tokenizer if model else None, model.resolution if model else 0
         )
-        report = "\n".join(found) or "The subject looks ready to be learned."
+        report = "\n".join(warnings) or "No problems were found in the training set."
         host.show_text(report)
-        return io.NodeOutput(
-            subject,
-            list(personal),
-            draw_subject_sheet(subject.images, subject.captions, subject.masks),
-            report,
-        )
+        sheet = draw_subject_sheet(subject.images, subject.captions, subject.masks)
+        return io.NodeOutput(subject, list(token_captions), sheet, report)
 
 
 def _masks(
-    pictures: Sequence[np.ndarray],
-    given: Sequence[torch.Tensor] | None,
-    seen: Sequence[GroundedText],
+    images: Sequence[np.ndarray],
+    masks: Sequence[torch.Tensor],
+    grounded: Sequence[GroundedText],
     noun: str,
 ) -> tuple[np.ndarray, ...]:
-    """Return the masks that were given, else the boxes of the grounding, else none."""
+    """Return the masks as uint8 [H,W], else masks of the grounding's boxes, else none."""
     from ..training.data.masks import box_mask, subject_boxes
 
-    if given:
-        flat = [one for batch in given for one in batch.reshape(-1, *batch.shape[-2:])]
-        return tuple(np.asarray(to_uint8(one).cpu()) for one in flat)
+    if masks:
+        return tuple(np.asarray(to_uint8(mask).cpu()) for mask in split_masks(masks))
     return tuple(
-        box_mask(subject_boxes(one, noun), *picture.shape[:2])
-        for one, picture in zip(seen, pictures, strict=False)
+        box_mask(subject_boxes(text, noun), *image.shape[:2])
+        for text, image in zip(grounded, images, strict=False)
     )
 
 
 def _cropped(subject: Subject) -> Subject:
+    """Return the subject with images and masks cropped to squares around it."""
     from ..training.data.masks import crop_to_mask
 
     if not subject.masks:
         raise UserError(
-            "crop needs to know where the subject is: connect grounding or mask, or switch it off."
+            "crop needs masks or boxes of the subject: connect grounding or mask, or switch it off."
         )
     pairs = [crop_to_mask(*pair) for pair in zip(subject.images, subject.masks, strict=True)]
     return replace(
         subject,
-        images=tuple(picture for picture, _ in pairs),
+        images=tuple(image for image, _ in pairs),
         masks=tuple(mask for _, mask in pairs),
     )
 
 
-def _pixels(picture: torch.Tensor) -> np.ndarray:
-    """Turn [H,W,C] float 0..1 into uint8 [H,W,3]; grey becomes RGB, an alpha channel goes."""
-    pixels = picture[..., :3].expand(*picture.shape[:2], 3)
-    return np.asarray(to_uint8(pixels).cpu())
+def _to_rgb(image: torch.Tensor) -> np.ndarray:
+    """Return an image, float 0..1 [H,W,C], as uint8 RGB [H,W,3], without its alpha channel."""
+    return np.asarray(to_uint8(image[..., :3].expand(*image.shape[:2], 3)).cpu())

@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..training.config import Options
-from ..training.option import Option, options_of
+from ..training.option import options_of
 from .sockets import TRAINING_OPTIONS
+from .training.run_schema import option_input
 
 REQUIRED = 26
 """Widgets of the first version; workflows saved before a later one was added lack its value."""
@@ -20,7 +21,6 @@ class TrainingOptions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        defaults = Options()
         widgets = [(name, option) for name, option in options_of(Options).items() if option.widget]
         return io.Schema(
             node_id="TrainingOptions",
@@ -29,7 +29,7 @@ class TrainingOptions(io.ComfyNode):
             description="The other settings of a training run, for DreamBoothTrain and "
             "TextualInversionTrain. The defaults are what they use without this node.",
             inputs=[
-                _input(name, option, getattr(defaults, name))
+                option_input(Options, name, optional=option.widget > REQUIRED)
                 for name, option in sorted(widgets, key=lambda widget: widget[1].widget)
             ],
             outputs=[
@@ -45,18 +45,3 @@ class TrainingOptions(io.ComfyNode):
     def execute(cls, **settings: Any) -> io.NodeOutput:
         """Check the settings and return them as one object."""
         return io.NodeOutput(Options(**settings))
-
-
-def _input(name: str, option: Option, default: Any) -> io.WidgetInput:
-    """Return the widget of an option, of the type of its default."""
-    common = {"default": default, "tooltip": option.tooltip, "optional": option.widget > REQUIRED}
-    if option.choices:
-        return io.Combo.Input(name, options=list(option.choices), **common)
-    if isinstance(default, bool):
-        return io.Boolean.Input(name, **common)
-    if isinstance(default, str):
-        return io.String.Input(name, multiline=True, **common)
-    low, high = option.bounds
-    if isinstance(default, int):
-        return io.Int.Input(name, min=int(low), max=int(high), **common)
-    return io.Float.Input(name, min=low, max=high, step=option.step, round=False, **common)

@@ -85,6 +85,15 @@ def clip_vocabulary() -> Path:
     return Path(comfy.utils.__file__).parent / "sd1_tokenizer"
 
 
+def free_path(path: Path) -> Path:
+    """Return the path, or the first of path_2, path_3 ... that does not exist if it does."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free
+
+
 def output_folder(*parts: str) -> Path:
     """Return a path inside ComfyUI's output folder; it is the caller who makes it."""
     return _confined(Path(folder_paths.get_output_directory()), *parts)

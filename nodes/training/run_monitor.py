@@ -1,4 +1,4 @@
-"""Follow a run in its worker process."""
+"""Train a run in a worker process, and show its progress in the node."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from ...training.run.run_folder import RunFolder
 from ...training.run.worker_process import Worker
 from .. import host
 
-RUNS = "dreambooth"
-"""The folder below output/ that runs are kept in."""
+RUNS_FOLDER = "dreambooth"
+"""The folder of all runs, below ComfyUI's output folder."""
 
-PANEL = "kosmos_dreambooth.training"
-"""The message that web/kosmos_dreambooth.js waits for."""
+PANEL_EVENT = "kosmos_dreambooth.training"
+"""The event that web/kosmos_dreambooth.js listens to."""
 
 
-def finish(run: RunFolder) -> None:
-    """Train a run to its end, unless it is there. Raises UserError when the disk is full."""
+def train_to_end(run: RunFolder) -> None:
+    """Train a run unless it is finished. Raises UserError when its files cannot be written."""
     if run.is_finished():
         return
     host.unload_all_models()
     try:
         _train(run, read_config(run.config).steps)
     except OSError as error:
-        raise unwritable(run.path, error) from error
+        raise write_error(run.path, error) from error
 
 
-def unwritable(place: Path, error: OSError) -> UserError:
-    """What to say when the disk does not take a run."""
+def write_error(path: Path, error: OSError) -> UserError:
+    """Return the error for a run whose files cannot be written."""
     return UserError(
-        f"The run in {place} could not be written ({error}): free some disk space, and queue again "
-        "to go on."
+        f"The run in {path} could not be written ({error}): free some disk space, and queue again "
+        "to resume it."
     )
 
 
 def _train(run: RunFolder, steps: int) -> None:
-    """Show a run until it is finished; when this is left early, the worker saves and stops."""
+    """Run the worker and show its events; on Cancel or an error the worker saves and stops."""
     progress = host.Progress(steps)
-    chart, news = Chart(steps), Follower(run.events)
+    chart, follower = Chart(steps), Follower(run.events)
     last: Event | None = None
     preview: torch.Tensor | None = None
     try:
@@ -56,8 +56,8 @@ def _train(run: RunFolder, steps: int) -> None:
             for event in worker.events():
                 if event is None:
                     if last is not None:
-                        chart.take(news.new())
-                        host.send_event(PANEL, shown(run, chart))
+                        chart.take(follower.new())
+                        host.send_event(PANEL_EVENT, _panel(run, chart))
                         host.show_text(_status(chart))
                         progress.step(last.step, preview)
                         preview, last = None, None
@@ -67,47 +67,50 @@ def _train(run: RunFolder, steps: int) -> None:
                 if event.kind == "preview":
                     preview = to_tensor(read_rgb(run.path / str(event.file)))
     finally:
-        chart.take(news.new())
-        host.send_event(PANEL, shown(run, chart))
+        chart.take(follower.new())
+        host.send_event(PANEL_EVENT, _panel(run, chart))
     progress.step(steps, preview)
 
 
 def _status(chart: Chart) -> str:
-    """Say where a run is, in a line."""
-    now = chart.as_numbers()
-    where = f"step {now['step']} of {now['steps']}"
-    if not now["seconds_left"]:
-        return f"{where}, {now['state']}"
-    left = timedelta(seconds=round(now["seconds_left"]))
-    return f"{where}, loss {now['loss'][-1][1]:.4f}, {now['speed']:.1f} steps/s, {left} left"
+    """Return a line with the step, the loss, the speed and the time left."""
+    values = chart.as_numbers()
+    progress = f"step {values['step']} of {values['steps']}"
+    if not values["seconds_left"]:
+        return f"{progress}, {values['state']}"
+    left = timedelta(seconds=round(values["seconds_left"]))
+    return (
+        f"{progress}, loss {values['loss'][-1][1]:.4f}, {values['speed']:.1f} steps/s, {left} left"
+    )
 
 
-def charted(run: RunFolder) -> dict[str, Any]:
-    """Return what the panel shows of a run, from its folder alone."""
+def panel_data(run: RunFolder) -> dict[str, Any]:
+    """Return what the panel shows of a run, read from its folder."""
     chart = Chart(read_config(run.config).steps)
     chart.take(Follower(run.events).new())
-    return shown(run, chart)
+    return _panel(run, chart)
 
 
-def shown(run: RunFolder, chart: Chart) -> dict[str, Any]:
+def _panel(run: RunFolder, chart: Chart) -> dict[str, Any]:
     """Return a chart as the panel reads it.
 
-    On top come the run's `name`, where its picture is found, each checkpoint's `step`, whether it
-    is `kept` and, once EvaluateSubject has measured them, its scores; and the `best` one's step.
+    Added are the run's `name`, the address of its newest preview as `sample`, the `step` of each
+    checkpoint, whether it is `kept` and its scores, once EvaluateSubject has measured them, and
+    the step of the `best` one.
     """
-    numbers = chart.as_numbers()
-    sample = numbers["sample"] and host.address(run.path / numbers["sample"])
+    values = chart.as_numbers()
+    sample = values["sample"] and host.address(run.path / values["sample"])
     kept = checkpoint.kept(run.checkpoints)
-    judged = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
-    scores = {one["step"]: one for one in judged.get("checkpoints", ())}
+    evaluation = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
+    scores = {score["step"]: score for score in evaluation.get("checkpoints", ())}
     checkpoints = [
         {"step": step, "kept": step in kept, **scores.get(step, {})}
         for step in sorted({*kept, *scores})
     ]
     return {
-        **numbers,
+        **values,
         "name": run.path.name,
         "sample": sample,
         "checkpoints": checkpoints,
-        "best": judged.get("best"),
+        "best": evaluation.get("best"),
     }

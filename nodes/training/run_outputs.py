@@ -1,4 +1,4 @@
-"""What a run made, as sockets carry it."""
+"""The models that a run trained, as outputs of nodes."""
 
 from __future__ import annotations
 
@@ -19,43 +19,45 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode(False)
-def trained(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
-    """Load what a run made, at a kept checkpoint if one is given, and let ComfyUI move it."""
+def load_trained_diffusion(
+    run: RunFolder, dtype: torch.dtype, step: int | None = None
+) -> Diffusion:
+    """Load the result of a DreamBooth run, or its checkpoint of a step, and register it."""
     from ...training.run.run_results import load_result
 
     model = load_result(run, dtype, step)
     return replace(model, patcher=host.register_model(model.modules))
 
 
-def painter(run: RunFolder, step: int | None = None) -> object:
-    """Load what a run made; one of captions stands for the sentence that it is no DIFFUSION."""
-    if isinstance(read_config(run.config), CaptionConfig):
-        return host.block_output(
-            f"The run {run.path.name} taught a Kosmos-2: take the output kosmos."
-        )
-    return trained(run, host.torch_dtype("auto"), step)
-
-
 @torch.inference_mode(False)
-def captioner(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Kosmos:
-    """Load the Kosmos-2 that a run of captions made, and let ComfyUI move it."""
+def load_trained_kosmos(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Kosmos:
+    """Load the result of a run of captions, or its checkpoint of a step, and register it."""
     from ...training.captions.caption_results import load_result
 
     model = load_result(run, dtype, step)
     return replace(model, patcher=host.register_model(model.model))
 
 
-def captioner_of(run: RunFolder, step: int | None = None) -> object:
-    """Load the Kosmos-2 that a run made; one of DreamBooth stands for a sentence instead."""
+def diffusion_output(run: RunFolder, step: int | None = None) -> object:
+    """Return the run's DIFFUSION; a run of captions blocks the output with a message."""
+    if isinstance(read_config(run.config), CaptionConfig):
+        return host.block_output(
+            f"The run {run.path.name} trained a Kosmos-2: use the output kosmos."
+        )
+    return load_trained_diffusion(run, host.torch_dtype("auto"), step)
+
+
+def kosmos_output(run: RunFolder, step: int | None = None) -> object:
+    """Return the run's KOSMOS; a DreamBooth run blocks the output with a message."""
     if not isinstance(read_config(run.config), CaptionConfig):
         return host.block_output(
-            f"The run {run.path.name} taught no Kosmos-2: take the output trained."
+            f"The run {run.path.name} trained no Kosmos-2: use the output trained."
         )
-    return captioner(run, host.torch_dtype("auto"), step)
+    return load_trained_kosmos(run, host.torch_dtype("auto"), step)
 
 
-def lora_of(run: RunFolder, step: int | None = None) -> object:
-    """Load the LoRA that a run made; another method's stands for the sentence that it has none."""
+def lora_output(run: RunFolder, step: int | None = None) -> object:
+    """Return the run's LORA_MODEL; a run without one blocks the output with a message."""
     from safetensors.torch import load_file
 
     from ...training.run.run_results import result_at

@@ -1,9 +1,9 @@
-"""Begin a run, or find it begun: the settings that its inputs decide, and its folder."""
+"""Start a training run, or find the one that was started before, and train it to its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,44 +11,70 @@ from ...training.config import Options, TrainingConfig, suggested_batch_size
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 from .. import host
-from .run_monitor import RUNS, finish, unwritable
+from .run_monitor import RUNS_FOLDER, train_to_end, write_error
 
 if TYPE_CHECKING:
     from ...diffusion.diffusion_model import Diffusion
     from ...diffusion.priors import Priors
 
-BEFORE = "train the model as it was before, and quantize what comes of it"
-"""What to do in place of training a quantized model."""
+QUANTIZED_REMEDY = "train the model before quantizing it, and quantize the result"
+"""What to do in place of training a quantized model, for messages."""
+
+PREVIEWS = 8
+"""Previews of a run without TrainingOptions."""
 
 
-def learned_from(subject: Subject, options: Options) -> Subject:
-    """Return the subject without its masks where the loss looks at everything alike."""
-    return subject if options.background_weight < 1 else replace(subject, masks=())
+def options_or_default(options: Options | None, steps: int) -> Options:
+    """Return the connected options, or the defaults with PREVIEWS previews over the run."""
+    return options or Options(preview_every=max(1, steps // PREVIEWS))
 
 
-def batch_size_for(diffusion: Diffusion, options: Options) -> int:
-    """Return the batch size of a run whose user has chosen none."""
-    return suggested_batch_size(diffusion.unet.num_parameters(), options.processes)
+def config_device() -> str:
+    """Return the `device` of a run's config.yaml: "cpu" if ComfyUI runs on the CPU, or "auto"."""
+    return "cpu" if host.device_type() == "cpu" else "auto"
 
 
-def settings_of(
-    diffusion: Diffusion, subject: Subject, priors: Priors | None, options: Options
+def train_subject(
+    diffusion: Diffusion,
+    subject: Subject,
+    priors: Priors | None,
+    options: Options | None,
+    run_name: str,
+    *,
+    resume: bool,
+    **settings: Any,
+) -> RunFolder:
+    """Train a diffusion model on a subject, or find it trained; return the run's folder.
+
+    settings: the other values of `TrainingConfig` that the node's inputs give; with `batch_size` 0
+    the batch size is chosen by the model's size. Raises UserError for a quantized model.
+    """
+    options = options_or_default(options, settings["steps"])
+    if options.background_weight == 1:
+        subject = replace(subject, masks=())  # they have no effect on the loss
+    # With priors.deferred the worker generates the missing class images itself.
+    class_images = () if priors is None or priors.deferred else priors.files
+    if not settings["batch_size"]:
+        parameters = diffusion.unet.num_parameters()
+        settings["batch_size"] = suggested_batch_size(parameters, options.processes)
+    data = {"data": subject_fingerprint(subject, class_images)}
+    derived = _derived_settings(diffusion, subject, priors)
+    config = TrainingConfig(**(asdict(options) | derived | data | settings))
+    return start_run(
+        run_name,
+        lambda root, name: open_run(root, name, config, subject, class_images, resume=resume),
+    )
+
+
+def _derived_settings(
+    diffusion: Diffusion, subject: Subject, priors: Priors | None
 ) -> dict[str, Any]:
-    """Return the settings of a run that its model, subject and class pictures decide."""
+    """Return the settings of a run that follow from its model, subject and class images."""
     from ...diffusion.fingerprint import fingerprint as model_fingerprint
     from ...quantize.quantize_weights import require_unquantized
 
-    require_unquantized(diffusion.modules, diffusion.name, BEFORE)
-    painted: dict[str, Any] = {}
-    if priors and priors.deferred:
-        painted = {
-            "class_count": len(priors.files),
-            "class_steps": priors.settings.steps,
-            "class_guidance": priors.settings.guidance,
-            "class_seed": priors.seed,
-            "class_cache": str(priors.folder.parent),
-        }
-    return {
+    require_unquantized(diffusion.modules, diffusion.name, QUANTIZED_REMEDY)
+    settings = {
         "base": diffusion.source,
         "base_hash": model_fingerprint(diffusion),
         "base_loras": diffusion.loras,
@@ -56,36 +82,29 @@ def settings_of(
         "token": subject.token,
         "class_name": subject.class_name,
         "class_prompt": priors.prompt if priors else "",
-        "data": subject_fingerprint(learned_from(subject, options), _painted(priors)),
         "resolution": diffusion.resolution,
-        "device": "cpu" if host.device_type() == "cpu" else "auto",
-        **painted,
+        "device": config_device(),
     }
+    if priors and priors.deferred:
+        settings |= {
+            "class_count": len(priors.files),
+            "class_steps": priors.settings.steps,
+            "class_guidance": priors.settings.guidance,
+            "class_seed": priors.seed,
+            "class_cache": str(priors.folder.parent),
+        }
+    return settings
 
 
-def _painted(priors: Priors | None) -> tuple[Path, ...]:
-    """The class pictures that are there to be learned from; others are the worker's to paint."""
-    return () if priors is None or priors.deferred else priors.files
+def start_run(name: str, open_folder: Callable[[Path, str], RunFolder]) -> RunFolder:
+    """Train a run in output/dreambooth to its end, and return its folder.
 
-
-def train(
-    name: str, config: TrainingConfig, subject: Subject, priors: Priors | None, *, resume: bool
-) -> RunFolder:
-    """Train a run of a name in output/dreambooth, or find it trained; return its folder."""
-    subject = learned_from(subject, config)
-    class_pictures = _painted(priors)
-    return start(
-        name,
-        lambda root, own: open_run(root, own, config, subject, class_pictures, resume=resume),
-    )
-
-
-def start(name: str, opened: Callable[[Path, str], RunFolder]) -> RunFolder:
-    """Train the run that is `opened` by folder and name in output/dreambooth, if it is not yet."""
-    place = host.output_folder(RUNS, name.strip())
+    `open_folder` makes or finds the folder of the run, from the folder above it and its name.
+    """
+    path = host.output_folder(RUNS_FOLDER, name.strip())
     try:
-        run = opened(place.parent, place.name)
+        run = open_folder(path.parent, path.name)
     except OSError as error:
-        raise unwritable(place, error) from error
-    finish(run)
+        raise write_error(path, error) from error
+    train_to_end(run)
     return run

@@ -157,7 +157,7 @@ def test_a_run_of_captions_is_no_run_of_a_painter(client: Client) -> None:
     paint = {"class_type": "PreviewAny", "inputs": {"source": ["open", 1]}}
     failure = client.run(opening("language_story") | {"paint": paint}).failure
     assert failure is not None
-    assert "taught a Kosmos-2" in failure.sentence
+    assert "trained a Kosmos-2" in failure.sentence
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_run_of_captions_is_no_run_of_a_painter(client: Client) -> None:
         ("German", [], {"folder": ""}, "nothing to learn from"),
         ("German", [], {"folder": "gone"}, "There is no folder"),
         ("German", [], {"folder": "../.."}, 'give one without ".."'),
-        ("German", ["ein Hund"], {"image": ["two", 0]}, "is 2 and that of captions 1"),
+        ("German", ["ein Hund"], {"image": ["two", 0]}, "There are 2 images but 1 captions"),
         ("German", [" "], {"folder": ""}, "picture 1 is empty"),
         ("German", ["a dog in the snow"], {"folder": ""}, "not in German but in English"),
         ("Korean", ["눈 속의 개"], {"folder": ""}, "cannot write that language"),

@@ -287,8 +287,8 @@ def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
     [
         (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
         (("kept_slow", "best"), {}, "run EvaluateSubject"),
-        (("kept", "step", 2), {}, "give a branch_name"),
-        (("kept",), {"learning_rate": 0.5}, "give it a branch_name"),
+        (("kept", "step", 2), {}, "set branch_name"),
+        (("kept",), {"learning_rate": 0.5}, "set branch_name"),
         (("kept",), {"branch_name": "../out"}, "give one without"),
         (("never",), {}, 'There is no run "never"'),
     ],
