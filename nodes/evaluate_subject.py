@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -124,14 +123,14 @@ class EvaluateSubject(io.ComfyNode):
     ) -> io.NodeOutput:
         """Generate the images and score them."""
         from ..drawing.score_plot import draw_score_plot
-        from ..training.evaluate.evaluate_run import EvaluationPlan, best, evaluate, work
+        from ..training.evaluate.evaluate_run import EvaluationPlan, best, count_steps, evaluate
 
         plan = EvaluationPlan(tuple(text_lines(prompts)), count, seed, steps, guidance)
         image_scorer = _scorer(subject_judge, kosmos)
         prompt_scorer = (
             image_scorer if prompt_judge == subject_judge else _scorer(prompt_judge, kosmos)
         )
-        progress = host.Progress(work(run.folder, plan))
+        progress = host.Progress(count_steps(run.folder, plan))
         evaluated = []
         for checkpoint in evaluate(
             run.folder, plan, image_scorer, prompt_scorer, _load_to_device, progress.step
@@ -146,7 +145,7 @@ class EvaluateSubject(io.ComfyNode):
         host.send_event(run_monitor.PANEL_EVENT, panel)
         return io.NodeOutput(
             draw_score_plot({scores.step: scores.measures for scores in all_scores}, best_step),
-            [checkpoint.pictures for checkpoint in evaluated],
+            [checkpoint.images for checkpoint in evaluated],
             describe(run),
             best_step,
             ui={"training": [panel]},
@@ -176,11 +175,4 @@ def _scorer(choice: str, kosmos: Kosmos | None) -> ImageScorer:
             )
         scorer = KosmosScorer if choice == DECODER else LikelihoodScorer
         return scorer(kosmos, lambda: host.load_to_device(kosmos.patcher))
-    folder = hub_models.folder("clip", choice)
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'The config.json of "{choice}" is missing or unreadable: copy the model again.'
-        ) from error
-    return load_image_scorer(folder, str(model_type))
+    return load_image_scorer(hub_models.folder("clip", choice))

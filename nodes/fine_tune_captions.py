@@ -170,12 +170,12 @@ class FineTuneCaptions(io.ComfyNode):
         from ..quantize.quantize_weights import require_unquantized
         from ..training.captions.caption_dataset import (
             check_captions,
+            examples_fingerprint,
             examples_in,
-            fingerprint,
             write_examples,
         )
-        from ..training.captions.caption_examples import rows
-        from ..training.captions.caption_results import fingerprint as model_fingerprint
+        from ..training.captions.caption_examples import tokenize_captions
+        from ..training.captions.caption_results import kosmos_fingerprint
 
         (model,) = kosmos
         if not model.source:
@@ -193,16 +193,16 @@ class FineTuneCaptions(io.ComfyNode):
             )
         check_captions(examples, language[0])
         prompt = caption_prompt((style or ["brief"])[0], "", language[0])
-        rows(model, [example.text for example in examples], prompt)
+        tokenize_captions(model, [example.text for example in examples], prompt)
         chosen = run_setup.options_or_default(options[0] if options else None, steps[0])
         config = CaptionConfig(
             **{field.name: getattr(chosen, field.name) for field in fields(CommonOptions)},
             base=model.source,
-            base_hash=model_fingerprint(model),
+            base_hash=kosmos_fingerprint(model),
             base_loras=model.loras,
             language=language[0],
             prompt=prompt,
-            data=fingerprint(examples),
+            data=examples_fingerprint(examples),
             train_connector=bool(train_connector and train_connector[0]),
             rank=rank[0],
             keep_english=keep_english[0],

@@ -16,11 +16,11 @@ class JudgeScorer:
     def __init__(self) -> None:
         self._judge: Judge = load_judge()
 
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return unit vectors [N,64] of who is in pictures [N,H,W,3], float 0..1."""
         return self._judge.embed(images)
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Return 1 for a picture whose background is the one that its prompt names, else 0; [N].
 
         A prompt that names none is obeyed by every picture. The judge was not taught to say the

@@ -33,7 +33,7 @@ from ...diffusion.load.model_source import load_diffusion
 from ...sandbox import DIFFUSION as SANDBOX
 from ...shared.peak_memory import watch_peak
 from ...training.config import TrainingConfig, suggested_batch_size
-from ...training.data.latents import center_square
+from ...training.data.latents import center_squares
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import open_run
 from ...training.run.stop_request import StopRequest
@@ -189,7 +189,7 @@ def _theirs(row: str, base: Path, _: Path, options: argparse.Namespace, turn: in
     diffusion.modules.to(DEVICE)
 
     def examples(count: int, seed: int, caption: str) -> Examples:
-        pixels = torch.stack([center_square(picture, SIDE) for picture in _pictures(count, seed)])
+        pixels = center_squares(_pictures(count, seed), SIDE).movedim(-1, 1) * 2 - 1
         return Examples(pixels, captioned(diffusion, [caption] * count))
 
     documented(

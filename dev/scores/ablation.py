@@ -35,7 +35,7 @@ from ...sandbox.world.individual import SUBJECT
 from ...shared.atomic_files import write_text
 from ...shared.images import to_batch, to_pil
 from ...training.config import TrainingConfig
-from ...training.evaluate.evaluate_run import spread
+from ...training.evaluate.evaluate_run import mean_distance
 from ..sandbox.caption_facts import read
 from ..sandbox.draw_subject import portraits
 from .ablation_variants import OPTIONS, PRIORS, VARIANTS, Variant
@@ -93,7 +93,7 @@ def score(made: Personal, kosmos: Kosmos, judge: Judge) -> Scores:
         kept=_share([dog and not m for dog, m in zip(named, mistaken, strict=True)]),
         kept_in_scenes=1 - _share(nearer(judge.embed(made.class_scenes), own, elsewhere)),
         drift=float((after @ own.T).mean() - (before @ own.T).mean()),
-        diversity=spread(after) / spread(before),
+        diversity=mean_distance(after) / mean_distance(before),
     )
 
 

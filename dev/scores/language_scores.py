@@ -25,9 +25,8 @@ from ...sandbox.world.scene import HELD_OUT
 from ...shared.batching import BatchOptions
 from ...shared.images import to_batch
 from ...training.captions.caption_config import CaptionConfig
-from ...training.captions.caption_dataset import Example, fingerprint, write_examples
-from ...training.captions.caption_results import fingerprint as model_fingerprint
-from ...training.captions.caption_results import load_result
+from ...training.captions.caption_dataset import Example, examples_fingerprint, write_examples
+from ...training.captions.caption_results import kosmos_fingerprint, load_result
 from ...training.run.run_folder import find_or_make
 from ...training.run.worker_process import Worker
 from ..sandbox.caption_facts import read
@@ -62,10 +61,10 @@ def teach(base: Kosmos, language: str, pictures: int, folder: Path, **changes: A
     told = examples(language, pictures)
     config = CaptionConfig(
         base=base.source,
-        base_hash=model_fingerprint(base),
+        base_hash=kosmos_fingerprint(base),
         language=language,
         prompt=prompt_in(language, BRIEF, detailed=False),
-        data=fingerprint(told),
+        data=examples_fingerprint(told),
         device="cpu",
         **{"preview_every": 0, **changes},
     )

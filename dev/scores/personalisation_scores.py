@@ -29,7 +29,7 @@ from ...shared.images import to_batch
 from ...training.config import TrainingConfig
 from ...training.data.masks import box_mask
 from ...training.data.subject import Subject, subject_fingerprint
-from ...training.evaluate.evaluate_run import spread
+from ...training.evaluate.evaluate_run import mean_distance
 from ...training.run.run_folder import open_run
 from ...training.run.run_results import load_result
 from ...training.run.stop_request import StopRequest
@@ -167,8 +167,8 @@ def personalised(
             judged_after += [SUBJECT.kind in s.things for s in judge.look(made.class_after)]
             grounds = [s.background for s in judge.look(made.scenes)]
             obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
-            before.append(spread(known[1]))
-            after.append(spread(judge.embed(made.class_after)))
+            before.append(mean_distance(known[1]))
+            after.append(mean_distance(judge.embed(made.class_after)))
             pictures, asked = painted(made.model, OTHERS)
             others_after += right_kinds(judge.look(pictures), asked)
             seconds.append(made.seconds)

@@ -15,7 +15,7 @@ from ...kosmos.kosmos_model import Kosmos
 from ...quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from ...sandbox.world.captions import brief
 from ...training.captions.caption_config import CaptionConfig
-from ...training.captions.caption_dataset import Example, fingerprint, write_examples
+from ...training.captions.caption_dataset import Example, examples_fingerprint, write_examples
 from ...training.captions.caption_results import load_result
 from ...training.config import NO_QAT
 from ...training.run.run_folder import find_or_make
@@ -76,7 +76,7 @@ def _taught(base: Kosmos, folder: Path, aware: str, steps: int) -> Kosmos:
         base=base.source,
         language=ENGLISH,
         prompt=BRIEF,
-        data=fingerprint(examples),
+        data=examples_fingerprint(examples),
         keep_english=0.0,
         steps=steps,
         preview_every=0,

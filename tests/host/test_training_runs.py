@@ -200,7 +200,7 @@ def test_a_dino_and_a_clip_on_disk_judge_a_run(
     assert all(-1 <= one["subject"] <= 1 and -1 <= one["prompt"] <= 1 for one in found)
     failure = client.run(scored(judges[0], judges[0])).failure
     assert failure is not None
-    assert "reads no prompts: choose a CLIP or SigLIP" in failure.sentence
+    assert "has no text encoder: choose a CLIP or SigLIP" in failure.sentence
 
 
 @pytest.mark.parametrize("reader", ["kosmos", "kosmos likelihood"])

@@ -23,11 +23,11 @@ from kosmos_dreambooth.training.captions.caption_config import CaptionConfig
 from kosmos_dreambooth.training.captions.caption_dataset import (
     Example,
     check_captions,
+    examples_fingerprint,
     examples_in,
-    fingerprint,
     write_examples,
 )
-from kosmos_dreambooth.training.captions.caption_examples import rows
+from kosmos_dreambooth.training.captions.caption_examples import tokenize_captions
 from kosmos_dreambooth.training.captions.caption_results import load_result, result_at
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.run import checkpoints
@@ -74,7 +74,7 @@ def make_caption_run(tiny_folder: Path, examples: list[Example]) -> CaptionRun:
             "base": str(tiny_folder),
             "language": "German",
             "prompt": PROMPT,
-            "data": fingerprint(examples),
+            "data": examples_fingerprint(examples),
             "steps": 12,
             "batch_size": 2,
             "rank": 4,
@@ -232,22 +232,22 @@ def test_a_file_for_another_model_is_an_error_to_mend(
 def test_what_is_learned_is_what_is_read(tiny_folder: Path, text: str) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
     seen = parse(text)
-    (row,) = rows(kosmos, [seen], PROMPT)
-    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.written)) == seen
-    (continued,) = rows(kosmos, [parse(f"An image of{text}")], "An image of")
-    assert continued.written == rows(kosmos, [seen], "An image of")[0].written
+    (row,) = tokenize_captions(kosmos, [seen], PROMPT)
+    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.target_ids)) == seen
+    (continued,) = tokenize_captions(kosmos, [parse(f"An image of{text}")], "An image of")
+    assert continued.target_ids == tokenize_captions(kosmos, [seen], "An image of")[0].target_ids
 
 
 def test_what_cannot_be_written_is_told_before_training(tiny_folder: Path) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
-    with pytest.raises(UserError, match="vocabulary cannot write"):
-        rows(kosmos, [GroundedText("강아지")], PROMPT)
+    with pytest.raises(UserError, match="lacks characters"):
+        tokenize_captions(kosmos, [GroundedText("강아지")], PROMPT)
     with pytest.raises(UserError, match="shorten"):
-        rows(kosmos, [GroundedText("Hund " * 130)], PROMPT)
+        tokenize_captions(kosmos, [GroundedText("Hund " * 130)], PROMPT)
     picture = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(UserError, match="not in German but in English"):
         check_captions([Example(picture, GroundedText("a dog in the snow"))], "German")
-    with pytest.raises(UserError, match="picture 2 is empty"):
+    with pytest.raises(UserError, match="image 2 is empty"):
         check_captions([Example(picture, GroundedText(t)) for t in ("Hund", " ")], "German")
 
 
@@ -266,7 +266,7 @@ def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, examples: list[Example
     with pytest.raises(UserError, match="000001"):
         examples_in(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="has a caption beside it"):
+    with pytest.raises(UserError, match="has a caption file next to it"):
         examples_in(tmp_path / "empty")
 
 

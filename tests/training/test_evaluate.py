@@ -17,8 +17,8 @@ from kosmos_dreambooth.training.evaluate.evaluate_run import (
     EvaluationPlan,
     Scores,
     best,
+    count_steps,
     evaluate,
-    work,
 )
 from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodScorer, load_image_scorer
 from kosmos_dreambooth.training.run.saved_runs import choose
@@ -33,13 +33,13 @@ def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Pat
     train(run, StopRequest())
     plan = EvaluationPlan(("a {subject}", "a {subject} in the snow"), count=2, steps=2)
     done = []
-    eye = JudgeScorer()
+    scorer = JudgeScorer()
     judged = list(
-        evaluate(run, plan, eye, eye, lambda model: model, lambda step, _: done.append(step))
+        evaluate(run, plan, scorer, scorer, lambda model: model, lambda step, _: done.append(step))
     )
     assert [one.scores.step for one in judged] == [2, 4]
-    assert all(one.pictures.shape == (4, 16, 16, 3) for one in judged)
-    assert done[-1] == work(run, plan) == 4 * 2 * 5
+    assert all(one.images.shape == (4, 16, 16, 3) for one in judged)
+    assert done[-1] == count_steps(run, plan) == 4 * 2 * 5
     assert choose(run, "best", 0).step == best([one.scores for one in judged]).step
 
 
@@ -48,13 +48,13 @@ def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:
     train(run, StopRequest())
     told = []
 
-    class Listener(JudgeScorer):
-        def agreement(self, images, prompts):
+    class RecordingScorer(JudgeScorer):
+        def score_prompts(self, images, prompts):
             told.extend(prompts)
-            return super().agreement(images, prompts)
+            return super().score_prompts(images, prompts)
 
-    eye, plan = Listener(), EvaluationPlan(("a {subject}",), 1, steps=1)
-    assert list(evaluate(run, plan, eye, eye, lambda model: model, lambda *_: None))
+    scorer, plan = RecordingScorer(), EvaluationPlan(("a {subject}",), 1, steps=1)
+    assert list(evaluate(run, plan, scorer, scorer, lambda model: model, lambda *_: None))
     assert set(told) == {"a dog"}
 
 
@@ -74,26 +74,26 @@ def test_prompts_must_name_the_subject() -> None:
 
 def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
     pictures = torch.stack([to_tensor(picture).movedim(0, -1) for picture in portraits()])
-    eye = JudgeScorer()
-    vectors = eye.pictures(pictures)
+    scorer = JudgeScorer()
+    vectors = scorer.embed_images(pictures)
     assert (vectors @ vectors.T).min() > 0.5
     scenes = [f"a sks dog {BACKGROUNDS[name]}" for name in SEEN]
-    assert eye.agreement(pictures, scenes).tolist() == [1, 1, 1, 1]
-    assert eye.agreement(pictures, scenes[1:] + scenes[:1]).tolist() == [0, 0, 0, 0]
-    assert eye.agreement(pictures[:1], ["a sks dog"]).tolist() == [1]
+    assert scorer.score_prompts(pictures, scenes).tolist() == [1, 1, 1, 1]
+    assert scorer.score_prompts(pictures, scenes[1:] + scenes[:1]).tolist() == [0, 0, 0, 0]
+    assert scorer.score_prompts(pictures[:1], ["a sks dog"]).tolist() == [1]
 
 
 def test_the_likelihood_tells_which_prompt_a_picture_shows(sandbox_model: Kosmos) -> None:
     samples = distinct_scenes(6)
     pictures, prompts = as_images(samples), [true_caption(one) for one in samples]
-    eye = LikelihoodScorer(sandbox_model, lambda: None)
-    right = eye.agreement(pictures, prompts)
-    wrong = eye.agreement(pictures, prompts[1:] + prompts[:1])
+    scorer = LikelihoodScorer(sandbox_model, lambda: None)
+    right = scorer.score_prompts(pictures, prompts)
+    wrong = scorer.score_prompts(pictures, prompts[1:] + prompts[:1])
     assert right.mean() > 0.5 > wrong.mean()
     with pytest.raises(UserError, match="write a second line"):
-        eye.agreement(pictures, ["a dog"] * 6)
+        scorer.score_prompts(pictures, ["a dog"] * 6)
     with pytest.raises(UserError, match="choose another subject_judge"):
-        eye.pictures(pictures)
+        scorer.embed_images(pictures)
 
 
 def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
@@ -103,11 +103,12 @@ def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
     )
     Dinov2Model(config).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
-    eye = load_image_scorer(tmp_path, "dinov2")
-    vectors = eye.pictures(torch.rand(3, 40, 30, 3))
+    scorer = load_image_scorer(tmp_path)
+    vectors = scorer.embed_images(torch.rand(3, 40, 30, 3))
     assert vectors.shape == (3, 32)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
-    with pytest.raises(UserError, match="reads no prompts"):
-        eye.agreement(torch.rand(1, 8, 8, 3), ["a dog"])
-    with pytest.raises(UserError, match="no judge of pictures"):
-        load_image_scorer(tmp_path, "bert")
+    with pytest.raises(UserError, match="no text encoder"):
+        scorer.score_prompts(torch.rand(1, 8, 8, 3), ["a dog"])
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="cannot score images"):
+        load_image_scorer(tmp_path)

@@ -1,1 +1,1 @@
-"""A run that teaches a Kosmos-2 to write captions in another language, or in another manner."""
+"""Fine-tuning Kosmos-2 for captions in another language or style."""

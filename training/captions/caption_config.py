@@ -1,4 +1,4 @@
-"""All settings of a run that fine-tunes a captioner."""
+"""The settings of a run that fine-tunes Kosmos-2 for captions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import ClassVar
 from ..config import Config
 from ..option import Group, option
 
-PER_WIDTH = 2e-4 * 2048
-"""2e-4 is what LoRA on language models of Kosmos-2's width, 2048, is commonly run with; Adam's best
-rate goes with 1 / width (Yang et al. 2022, "Tensor Programs V")."""
+RATE_TIMES_WIDTH = 2e-4 * 2048
+"""2e-4 is a common rate for LoRA on language models of Kosmos-2's width, 2048; Adam's best rate is
+proportional to 1 / width (Yang et al. 2022, "Tensor Programs V")."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig(Config):
-    """The settings of a run of captions; its `config.yaml` is this, field by field.
+    """The settings of a caption run; its `config.yaml` has these fields.
 
     `base` is the folder of the Kosmos-2 to start from, `base_hash` its fingerprint, and
     `base_loras` are LoRA files that are merged into it first. The captions are in `language`, one
-    of `kosmos.language.LANGUAGES`, and are learned behind `prompt`. LoRAs of `rank` are trained in
-    the decoder and, with `train_connector`, in the connector between eyes and decoder.
-    `keep_english` is the share of slots in which a picture comes with what the model itself wrote
-    under it in English before: captions, and answers to a few questions.
+    of `kosmos.language.LANGUAGES`, and follow `prompt`. LoRAs of `rank` are trained in the decoder
+    and, with `train_connector`, in the connector between vision tower and decoder. `keep_english`
+    is the share of slots whose target is English text that the model generated before training:
+    captions, and answers to a few questions.
 
     Raises UserError for a value out of range or not among its choices.
     """
@@ -46,5 +46,5 @@ class CaptionConfig(Config):
 
 
 def suggested_learning_rate(width: int) -> float:
-    """Return a rate that suits a decoder of a width."""
-    return PER_WIDTH / width
+    """Return the learning rate to use by default for a decoder of a width."""
+    return RATE_TIMES_WIDTH / width

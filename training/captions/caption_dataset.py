@@ -1,4 +1,4 @@
-"""Pictures with the captions that are to be learned."""
+"""Images with the captions to train."""
 
 from __future__ import annotations
 
@@ -22,66 +22,67 @@ from ..data.subject import link_or_copy
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A picture, a file or uint8 [H,W,3], and what is to be written under it."""
+    """An image, a file or uint8 [H,W,3], and its target caption."""
 
-    picture: Path | np.ndarray
+    image: Path | np.ndarray
     text: GroundedText
 
 
 def examples_in(folder: Path) -> list[Example]:
-    """Return the pictures of a folder that have a caption beside them, as SaveCaptions writes it.
+    """Return the images of a folder that have caption files, as SaveCaptions writes them.
 
-    Raises UserError when there is no such picture.
+    Raises UserError when there is no such image.
     """
-    told = [(path, read_grounded(path)) for path in list_images(folder)]
-    found = [Example(path, text) for path, text in told if text is not None]
-    if not found:
+    captioned = [(path, read_grounded(path)) for path in list_images(folder)]
+    examples = [Example(path, text) for path, text in captioned if text is not None]
+    if not examples:
         raise UserError(
-            f'No picture in "{folder.name}" has a caption beside it: put a .txt of the same name '
-            "there, or connect image and captions."
+            f'No image in "{folder.name}" has a caption file next to it: add a .txt of the same '
+            "name, or connect image and captions."
         )
-    return found
+    return examples
 
 
 def check_captions(examples: Sequence[Example], language: str) -> None:
-    """Raise UserError for an empty caption, and when all of them are in English instead."""
-    for number, example in enumerate(examples, start=1):
-        if not example.text.caption.strip():
-            raise UserError(f"The caption of picture {number} is empty: write one.")
-    told = [example.text.caption for example in examples]
-    strange = not any(is_in(language, text) for text in told)
-    if language != ENGLISH and strange and all(is_in(ENGLISH, text) for text in told):
+    """Raise UserError for an empty caption, and when all are in English but `language` is not."""
+    captions = [example.text.caption for example in examples]
+    for number, caption in enumerate(captions, start=1):
+        if not caption.strip():
+            raise UserError(f"The caption of image {number} is empty: write one.")
+    if language == ENGLISH or any(is_in(language, caption) for caption in captions):
+        return
+    if all(is_in(ENGLISH, caption) for caption in captions):
         raise UserError(
-            f'The captions are not in {language} but in English ("{told[0][:60]}"): translate '
+            f'The captions are not in {language} but in English ("{captions[0][:60]}"): translate '
             "them, or set language to English."
         )
 
 
-def fingerprint(examples: Sequence[Example]) -> str:
-    """Return a hash of all that is learned from."""
+def examples_fingerprint(examples: Sequence[Example]) -> str:
+    """Return SHA-256, in hex, of all images and captions."""
     digest = hashlib.sha256()
     for example in examples:
-        if isinstance(example.picture, Path):
-            digest.update(file_hash(example.picture).encode())
+        if isinstance(example.image, Path):
+            digest.update(file_hash(example.image).encode())
         else:
-            digest.update(f"{example.picture.shape}".encode())
-            digest.update(np.ascontiguousarray(example.picture).tobytes())
+            digest.update(f"{example.image.shape}".encode())
+            digest.update(np.ascontiguousarray(example.image).tobytes())
         digest.update(f"{example.text}\n".encode())
     return digest.hexdigest()
 
 
 def write_examples(folder: Path, examples: Sequence[Example]) -> None:
-    """Write pictures and captions as `examples_in` reads them; files are linked where that goes."""
+    """Write images and captions as `examples_in` reads them; image files become hard links."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, example in enumerate(examples):
-        if isinstance(example.picture, Path):
-            target = folder / f"{number:06}{example.picture.suffix.lower()}"
-            link_or_copy(example.picture, target)
-            with Image.open(target) as picture:
-                width, height = picture.size
+        if isinstance(example.image, Path):
+            target = folder / f"{number:06}{example.image.suffix.lower()}"
+            link_or_copy(example.image, target)
+            with Image.open(target) as image:
+                width, height = image.size
         else:
             target = folder / f"{number:06}.png"
-            Image.fromarray(example.picture).save(target)
-            height, width = example.picture.shape[:2]
+            Image.fromarray(example.image).save(target)
+            height, width = example.image.shape[:2]
         entry = CaptionedImage(target.name, width, height, example.text)
         write_files(caption_file_contents(target, entry, "txt and json"), overwrite=True)

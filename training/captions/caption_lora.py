@@ -1,4 +1,4 @@
-"""Low-rank adapters for Kosmos-2: put in by peft, kept as `kosmos.kosmos_lora` reads them."""
+"""Low-rank adapters for Kosmos-2, injected by peft, saved as `kosmos.kosmos_lora` reads them."""
 
 from __future__ import annotations
 
@@ -17,58 +17,52 @@ DECODER = (
 CONNECTOR = r"image_to_text_projection\.(dense|x_attn\.(q_proj|k_proj|v_proj|out_proj))"
 
 
-def adapt(
+def inject_kosmos_lora(
     model: Kosmos2ForConditionalGeneration,
-    words: Sequence[int],
+    new_tokens: Sequence[int],
     *,
     rank: int,
     connector: bool,
     seed: int,
 ) -> LoraConfig:
-    """Put trainable adapters of scale 1 into the model; all other weights stay frozen.
+    """Inject trainable adapters of scale 1 into the model; all other weights are frozen.
 
-    `words` are tokens whose rows of the word embedding are trained as well: a model that never
-    wrote a language has no use of that language's tokens yet. At first nothing is changed: each
-    adapter's upper half is zero.
+    The token embeddings of `new_tokens` are trained too: the model has not generated these tokens
+    before. The adapters start with lora_B = 0, so they change nothing.
     """
     torch.manual_seed(seed)
-    choice = LoraConfig(
+    config = LoraConfig(
         r=rank,
         lora_alpha=rank,
         target_modules=f"{DECODER}|{CONNECTOR}" if connector else DECODER,
-        trainable_token_indices={"embed_tokens": list(words)} if words else None,
+        trainable_token_indices={"embed_tokens": list(new_tokens)} if new_tokens else None,
     )
     model.requires_grad_(False)
-    inject_adapter_in_model(choice, model)
-    return choice
+    inject_adapter_in_model(config, model)
+    return config
 
 
-def file_tensors(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def kosmos_lora_state_dict(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return trained weights by parameter name as float32, in `kosmos_lora`'s keys."""
-    tensors = {}
-    for name, tensor in weights.items():
-        key = PREFIX + name.removeprefix("model.").replace(".default", "")
-        tensors[key] = tensor.detach().float()
-    return tensors
-
-
-def word_rows(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the trained rows of the word embedding by their parameter's name; {} for none."""
     return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if f"{WORDS}.token_adapter.trainable_tokens_delta" in name
+        PREFIX + name.removeprefix("model.").replace(".default", ""): tensor.detach().float()
+        for name, tensor in weights.items()
     }
 
 
-def as_json(choice: LoraConfig) -> str:
-    """Return peft's configuration, as its own adapter_config.json has it."""
+def is_token_embedding(name: str) -> bool:
+    """Tell whether a parameter's name is that of the trained token embeddings."""
+    return f"{WORDS}.token_adapter.trainable_tokens_delta" in name
+
+
+def adapter_config_json(config: LoraConfig) -> str:
+    """Return peft's configuration as in its adapter_config.json."""
     return json.dumps(
         {
             "peft_type": "LORA",
-            "r": choice.r,
-            "lora_alpha": choice.lora_alpha,
-            "target_modules": choice.target_modules,
-            "trainable_token_indices": choice.trainable_token_indices,
+            "r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "target_modules": config.target_modules,
+            "trainable_token_indices": config.trainable_token_indices,
         }
     )

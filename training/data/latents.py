@@ -32,12 +32,14 @@ class Latents:
     std: torch.Tensor
 
 
-def center_square(image: np.ndarray, side: int) -> torch.Tensor:
-    """Crop a uint8 image [H,W,3] to its central square, float32 [3,side,side] in -1..1."""
-    return _pixels(image, Size(side, side))
+def center_squares(images: Sequence[np.ndarray], side: int) -> torch.Tensor:
+    """Crop uint8 images [H,W,3] to their central squares, float32 [N,side,side,3] in 0..1."""
+    pixels = torch.stack([_pixels(image, Size(side, side)) for image in images])
+    return (pixels.movedim(1, -1) + 1) / 2
 
 
 def _pixels(image: np.ndarray, size: Size) -> torch.Tensor:
+    """Center-crop and scale a uint8 image [H,W,3] to the VAE's input, [3,h,w] in -1..1."""
     pixels = _center_crop(image, size, Image.Resampling.LANCZOS)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 

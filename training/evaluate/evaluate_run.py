@@ -1,7 +1,8 @@
-"""How good a run is at each checkpoint: the subject's likeness, the prompt, and the class.
+"""Score a run at each checkpoint: subject similarity, prompt, class drift and diversity.
 
-The measures are those of Ruiz et al. 2022, "DreamBooth", section 4: with DINO vectors the subject's
-is the paper's DINO, with CLIP's its CLIP-I and CLIP-T; drift goes with its PRES, diversity its DIV.
+The measures follow Ruiz et al. 2022, "DreamBooth", section 4: subject similarity is the paper's
+DINO with DINO vectors, and CLIP-I with CLIP's; the prompt score is CLIP-T with CLIP's; drift
+corresponds to PRES and diversity to DIV.
 """
 
 from __future__ import annotations
@@ -20,34 +21,35 @@ from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..config_yaml import read_as
-from ..data.latents import center_square
+from ..data.latents import center_squares
 from ..data.subject import SUBJECT, read_images
 from ..run import checkpoints
 from ..run.run_folder import RunFolder
 from ..run.run_results import load_base, load_result
 
-LEAST = 1e-3
+MIN_SCORE = 1e-3
+"""Lower bound of each factor of the overall score, and of a diversity that is divided by."""
 
-Seat = Callable[[Diffusion], Diffusion]
+LoadToDevice = Callable[[Diffusion], Diffusion]
 OnStep = Callable[[int, torch.Tensor], None]
 
 
 class ImageScorer(Protocol):
-    """Whatever tells pictures apart, and how well they show a text."""
+    """A model that embeds images, and scores how well they show a text."""
 
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of images [N,H,W,3], float 0..1."""
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return how well picture k shows prompt k, [N], more is better."""
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return how well image k shows prompt k, [N]; more is better."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to paint at each checkpoint: `count` pictures of each prompt, and as many of the class.
+    """What to generate at each checkpoint: `count` images per prompt, and as many of the class.
 
-    `{subject}` in a prompt stands for the token and the class. `seed` is the first picture's;
-    `steps` and `guidance` are those of CFGSampler.
+    `{subject}` in a prompt stands for the token and the class. `seed` is that of the first image;
+    `steps` and `guidance` are those of CFGSampler. Raises UserError when no prompt has `{subject}`.
     """
 
     prompts: tuple[str, ...]
@@ -63,19 +65,20 @@ class EvaluationPlan:
                 f'{SUBJECT} in the snow".'
             )
 
-    def asked(self, subject: str) -> list[str]:
-        """Return a prompt for each picture of the subject."""
-        filled = (prompt.replace(SUBJECT, subject) for prompt in self.prompts)
-        return [prompt for prompt in filled for _ in range(self.count)]
+    def image_prompts(self, subject: str) -> list[str]:
+        """Return a prompt for each image, `{subject}` filled in."""
+        prompts = (prompt.replace(SUBJECT, subject) for prompt in self.prompts)
+        return [prompt for prompt in prompts for _ in range(self.count)]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One checkpoint's figures.
+    """The scores of one checkpoint.
 
-    `subject`: mean cosine of painted and given pictures. `prompt`: mean agreement. `drift`: how
-    much nearer to the subject the class's pictures have come, 0 or more. `diversity`: the class's
-    mean cosine distance from picture to picture, as a share of what it was before training.
+    `subject`: mean cosine similarity of generated and training images. `prompt`: mean prompt score.
+    `drift`: the increase, since before training, of the mean cosine similarity of class images and
+    training images; 0 or more. `diversity`: mean cosine distance between class images, relative to
+    before training.
     """
 
     step: int
@@ -86,9 +89,9 @@ class Scores:
 
     @property
     def overall(self) -> float:
-        """The geometric mean of all, so that no measure's own scale decides which is best."""
-        parts = (self.subject, self.prompt, 1 - self.drift, min(1.0, self.diversity))
-        return float(np.prod([max(LEAST, part) for part in parts]) ** (1 / len(parts)))
+        """The geometric mean, in which the scales of the scores do not matter for the ranking."""
+        factors = (self.subject, self.prompt, 1 - self.drift, min(1.0, self.diversity))
+        return float(np.prod([max(MIN_SCORE, one) for one in factors]) ** (1 / len(factors)))
 
     @property
     def measures(self) -> dict[str, float]:
@@ -104,41 +107,41 @@ class Scores:
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint's scores, and the pictures [N,H,W,3] of the subject that they are about."""
+    """A checkpoint's scores, and the images of the subject that it generated, [N,H,W,3], 0..1."""
 
     scores: Scores
-    pictures: torch.Tensor
+    images: torch.Tensor
 
 
 def evaluate(
     run: RunFolder,
     plan: EvaluationPlan,
-    eye: ImageScorer,
-    reader: ImageScorer,
-    seat: Seat,
+    subject_scorer: ImageScorer,
+    prompt_scorer: ImageScorer,
+    load_to_device: LoadToDevice,
     on_step: OnStep,
 ) -> Iterator[EvaluatedCheckpoint]:
-    """Yield each kept checkpoint's scores, and write them all into the run folder at the end.
+    """Yield the scores of each kept checkpoint; at the end write them into the run folder.
 
-    `eye` compares pictures and `reader` pictures with prompts, in which the token is left out, for
-    to others it is another word; both are asked once before anything is painted. `seat` moves a
-    model to the device to paint on. `on_step` is called as on_step(done, preview) while it paints,
-    `done` of all that `work` counts; what it raises ends the evaluation. Raises UserError when
-    the run keeps no checkpoint, and for judges that cannot do what they are to do.
+    `subject_scorer` compares images, `prompt_scorer` images with prompts, without the token, which
+    other models do not know. Both are tried before anything is generated. `load_to_device` moves a
+    model to the device to sample on. `on_step` is called with the number of steps done, of
+    `count_steps`, and a preview; what it raises ends the evaluation. Raises UserError when the run
+    keeps no checkpoint, and when a scorer does not support its task.
     """
     config = read_as(TrainingConfig, run.config)
-    kept = list(checkpoints.kept(run.checkpoints))
-    if not kept:
+    steps = list(checkpoints.kept(run.checkpoints))
+    if not steps:
         raise UserError(f"The run {run.path.name} has no checkpoint yet: train it first.")
-    asked = plan.asked(f"{config.token} {config.class_name}")
-    told = plan.asked(config.class_name)
-    class_asked = [config.class_caption] * len(asked)
-    painted = 0
+    subject_prompts = plan.image_prompts(f"{config.token} {config.class_name}")
+    scored_prompts = plan.image_prompts(config.class_name)
+    class_prompts = [config.class_caption] * len(subject_prompts)
+    steps_done = 0
 
-    def paint(model: Diffusion, prompts: list[str]) -> torch.Tensor:
-        nonlocal painted
-        before = painted
-        pictures = sample(
+    def generate(model: Diffusion, prompts: list[str]) -> torch.Tensor:
+        nonlocal steps_done
+        before = steps_done
+        images = sample(
             model,
             prompts,
             seed=plan.seed,
@@ -148,65 +151,54 @@ def evaluate(
             height=config.resolution,
             on_step=lambda done, _, preview: on_step(before + done, preview),
         )
-        painted += len(prompts) * plan.steps
-        return pictures
+        steps_done += len(prompts) * plan.steps
+        return images
 
-    pictures_given = given_pictures(run)
-    given = eye.pictures(pictures_given)
-    lines = list(dict.fromkeys(told))
-    reader.agreement(pictures_given[[0] * len(lines)], lines)
-    base = seat(load_base(config, torch.float32))
-    class_before = eye.pictures(paint(base, class_asked))
-    judged = []
-    for step in kept:
-        model = seat(load_result(run, torch.float32, step))
-        pictures = paint(model, asked)
-        class_after = eye.pictures(paint(model, class_asked))
-        nearer = _likeness(class_after, given) - _likeness(class_before, given)
+    training_images = center_squares(read_images(run.pictures)[0], config.resolution)
+    subject = subject_scorer.embed_images(training_images)
+    distinct = list(dict.fromkeys(scored_prompts))
+    prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
+    base = load_to_device(load_base(config, torch.float32))
+    class_before = subject_scorer.embed_images(generate(base, class_prompts))
+    evaluated = []
+    for step in steps:
+        model = load_to_device(load_result(run, torch.float32, step))
+        images = generate(model, subject_prompts)
+        class_after = subject_scorer.embed_images(generate(model, class_prompts))
+        drift = _mean_cosine(class_after, subject) - _mean_cosine(class_before, subject)
         scores = Scores(
             step=step,
-            subject=_likeness(eye.pictures(pictures), given),
-            prompt=float(reader.agreement(pictures, told).mean()),
-            drift=max(0.0, nearer),
-            diversity=spread(class_after) / max(LEAST, spread(class_before)),
+            subject=_mean_cosine(subject_scorer.embed_images(images), subject),
+            prompt=float(prompt_scorer.score_prompts(images, scored_prompts).mean()),
+            drift=max(0.0, drift),
+            diversity=mean_distance(class_after) / max(MIN_SCORE, mean_distance(class_before)),
         )
-        judged.append(scores)
-        yield EvaluatedCheckpoint(scores, pictures)
-    _write(run, judged)
+        evaluated.append(scores)
+        yield EvaluatedCheckpoint(scores, images)
+    report = {
+        "best": best(evaluated).step,
+        "checkpoints": [asdict(scores) | {"overall": scores.overall} for scores in evaluated],
+    }
+    write_text(run.scores, json.dumps(report, indent=2))
 
 
-def work(run: RunFolder, plan: EvaluationPlan) -> int:
-    """Return the denoising steps of single pictures that an evaluation takes."""
-    pictures = len(plan.prompts) * plan.count
-    return pictures * plan.steps * (2 * len(checkpoints.kept(run.checkpoints)) + 1)
-
-
-def given_pictures(run: RunFolder) -> torch.Tensor:
-    """Return the subject's pictures as they are learned from, [N,side,side,3], float 0..1."""
-    side = read_as(TrainingConfig, run.config).resolution
-    squares = [center_square(picture, side) for picture in read_images(run.pictures)[0]]
-    return (torch.stack(squares).permute(0, 2, 3, 1) + 1) / 2
+def count_steps(run: RunFolder, plan: EvaluationPlan) -> int:
+    """Return the denoising steps, of single images, that an evaluation takes."""
+    images = len(plan.prompts) * plan.count
+    return images * plan.steps * (2 * len(checkpoints.kept(run.checkpoints)) + 1)
 
 
 def best(scores: Sequence[Scores]) -> Scores:
-    """Return the best of all, the earliest of equals."""
+    """Return the scores with the highest overall score, the earliest of equals."""
     return max(scores, key=lambda one: one.overall)
 
 
-def _likeness(rows: torch.Tensor, columns: torch.Tensor) -> float:
-    return float((rows @ columns.T).mean())
+def _mean_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first @ second.T).mean())
 
 
-def spread(vectors: torch.Tensor) -> float:
-    """Mean cosine distance of all pairs of unit vectors [N,D]; 0 for a single picture."""
+def mean_distance(vectors: torch.Tensor) -> float:
+    """Return the mean cosine distance of all pairs of unit vectors [N,D]; 0 for a single one."""
     first, second = torch.triu_indices(len(vectors), len(vectors), offset=1)
     distances = 1 - (vectors[first] * vectors[second]).sum(-1)
     return float(distances.mean()) if len(distances) else 0.0
-
-
-def _write(run: RunFolder, judged: Sequence[Scores]) -> None:
-    found = {
-        "best": best(judged).step,
-        "checkpoints": [asdict(scores) | {"overall": scores.overall} for scores in judged],
-    }
-    write_text(run.scores, json.dumps(found, indent=2))

@@ -1,4 +1,4 @@
-"""Models that judge pictures: CLIP, SigLIP, Kosmos-2 and DINO."""
+"""Image scorers: CLIP, SigLIP, Kosmos-2 and DINO."""
 
 from __future__ import annotations
 
@@ -24,101 +24,102 @@ from ...kosmos.insight.embedding import l2_normalize
 from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.errors import UserError
+from ...shared.model_folders import model_kind
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
 
-DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
-AT_ONCE = 16
+DINO_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
+DINO_BATCH = 16
 
 
 @dataclass(frozen=True)
 class DualEncoderScorer:
-    """A CLIP or SigLIP: the paper's CLIP-I and CLIP-T."""
+    """CLIP or SigLIP: the paper's CLIP-I and CLIP-T."""
 
     dual: DualEncoder
 
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of images [N,H,W,3], float 0..1."""
         return embed_images(self.dual, images)
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return the cosine of picture k and prompt k, [N]."""
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine similarity of image k and prompt k, [N]."""
         return (embed_images(self.dual, images) * embed_texts(self.dual, prompts)).sum(-1)
 
 
 @dataclass(frozen=True)
 class KosmosScorer:
-    """Kosmos-2's decoder states; `load_to_device` moves the model before each use.
+    """Kosmos-2's decoder states: of images, and of the captions that it generates for them.
 
-    Behind a picture they say what it shows; how a prompt is obeyed is asked of what the model
-    itself writes under the picture.
+    `load_to_device` moves the model to the device before each use.
     """
 
     kosmos: Kosmos
     load_to_device: Callable[[], object]
 
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors [N,D] of pictures [N,H,W,3], float 0..1."""
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D] of images [N,H,W,3], float 0..1."""
         self.load_to_device()
         return l2_normalize(image_states(self.kosmos, images))
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return the cosine of what is written under picture k and prompt k, [N]."""
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the cosine similarity of image k's generated caption and prompt k, [N]."""
         self.load_to_device()
-        written = l2_normalize(caption_states(self.kosmos, images))
-        return (written * l2_normalize(text_states(self.kosmos, prompts))).sum(-1)
+        captions = l2_normalize(caption_states(self.kosmos, images))
+        return (captions * l2_normalize(text_states(self.kosmos, prompts))).sum(-1)
 
 
 @dataclass(frozen=True)
 class LikelihoodScorer:
-    """Kosmos-2's own loss: which of the prompts a picture makes likely. It compares no pictures.
+    """Kosmos-2's likelihood of the prompts, given an image. It does not compare images.
 
-    `load_to_device` puts the model where it computes, before each look.
+    `load_to_device` moves the model to the device before each use.
     """
 
     kosmos: Kosmos
     load_to_device: Callable[[], object]
 
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
-        """Raise UserError: it sees through texts alone."""
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Raise UserError: a likelihood is no vector."""
         raise UserError(
-            "The likelihood tells pictures from texts and not from each other: choose another "
+            "The likelihood compares images with texts and not with each other: choose another "
             "subject_judge, such as a DINOv2."
         )
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return the probability of prompt k, of all those asked for, under picture k, [N].
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the probability of prompt k among the distinct prompts, given image k, [N].
 
-        It is the softmax of `likelihood_scores`; chance is one over the number of prompts.
-        Raises UserError when they are all the same.
+        It is the softmax of `likelihood_scores`; chance level is 1 / the number of distinct
+        prompts. Raises UserError when all prompts are the same.
         """
-        choices = list(dict.fromkeys(prompts))
-        if len(choices) < 2:
+        distinct = list(dict.fromkeys(prompts))
+        if len(distinct) < 2:
             raise UserError(
-                "The likelihood asks which of several prompts a picture shows: write a second "
-                "line into prompts, or choose another prompt_judge."
+                "The likelihood ranks several prompts for an image: write a second line into "
+                "prompts, or choose another prompt_judge."
             )
         self.load_to_device()
-        sure = likelihood_scores(self.kosmos, images, choices).softmax(1)
-        return sure[torch.arange(len(prompts)), [choices.index(prompt) for prompt in prompts]]
+        probabilities = likelihood_scores(self.kosmos, images, distinct).softmax(1)
+        columns = [distinct.index(prompt) for prompt in prompts]
+        return probabilities[torch.arange(len(prompts)), columns]
 
 
 @dataclass(frozen=True)
 class DinoScorer:
-    """A DINO or DINOv2: sees who is in a picture, better than CLIP does, and reads nothing."""
+    """DINO or DINOv2, which separates individuals better than CLIP and has no text encoder."""
 
     model: Any
     processor: Any
     name: str
 
     @torch.no_grad()
-    def pictures(self, images: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors [N,D], of the class token, of pictures [N,H,W,3], float 0..1."""
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors [N,D], of the class token, of images [N,H,W,3], float 0..1."""
         vectors = []
-        for part in images.split(AT_ONCE):
+        for batch in images.split(DINO_BATCH):
             inputs = self.processor(
-                list(part.movedim(-1, 1)),
+                list(batch.movedim(-1, 1)),
                 do_rescale=False,
                 input_data_format="channels_first",
                 return_tensors="pt",
@@ -127,29 +128,32 @@ class DinoScorer:
             vectors.append(self.model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
         return normalize(torch.cat(vectors), dim=-1)
 
-    def agreement(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Raise UserError: it cannot read."""
-        raise UserError(f'"{self.name}" reads no prompts: choose a CLIP or SigLIP as prompt_judge.')
+    def score_prompts(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Raise UserError: there is no text encoder."""
+        raise UserError(
+            f'"{self.name}" has no text encoder: choose a CLIP or SigLIP as prompt_judge.'
+        )
 
 
-def load_image_scorer(folder: Path, kind: str) -> ImageScorer:
-    """Load what lies in `folder` in transformers' layout, of that `model_type`; nothing else.
+def load_image_scorer(folder: Path) -> ImageScorer:
+    """Load a CLIP, SigLIP or DINO from a folder in transformers' layout.
 
     Raises UserError when it is of another kind, incomplete or damaged.
     """
+    kind = model_kind(folder)
     if kind in MODEL_TYPES:
         return DualEncoderScorer(load_dual_encoder(folder, torch.float32))
-    if kind not in DINO:
+    if kind not in DINO_TYPES:
         raise UserError(
-            f'"{folder.name}" is a model of the kind "{kind}", which is no judge of pictures: '
-            "choose a DINOv2, CLIP or SigLIP."
+            f'"{folder.name}" is a model of the type "{kind}", which cannot score images: choose a '
+            "DINOv2, CLIP or SigLIP."
         )
     try:
         model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(
-            f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
+            f'"{folder.name}" is incomplete or damaged: it needs config.json, weights as '
             "safetensors and preprocessor_config.json, so copy it again."
         ) from error
     return DinoScorer(model.eval(), processor, folder.name)

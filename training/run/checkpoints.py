@@ -112,6 +112,18 @@ def kept(folder: Path) -> dict[int, Path]:
     return {step_of(path): path for path in sorted(folder.glob("*.safetensors"))}
 
 
+def at_step(folder: Path, step: int) -> Path:
+    """Return the checkpoint of a step; UserError, which names the kept steps, when it is gone."""
+    checkpoints = kept(folder)
+    if step not in checkpoints:
+        steps = ", ".join(map(str, checkpoints)) or "none"
+        raise UserError(
+            f"The run {folder.parent.name} keeps no checkpoint of step {step}: choose one of "
+            f"{steps}."
+        )
+    return checkpoints[step]
+
+
 def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint of a run."""
     return max(folder.glob("*.safetensors"), default=None)

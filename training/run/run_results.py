@@ -81,13 +81,7 @@ def result_at(run: RunFolder, step: int) -> Path:
     target = run.path / "steps" / f"{step:08}" / run.made(config.method).name
     if target.exists():
         return target
-    kept = checkpoints.kept(run.checkpoints)
-    if step not in kept:
-        steps = ", ".join(map(str, kept)) or "none"
-        raise UserError(
-            f"The run {run.path.name} keeps no checkpoint of step {step}: choose one of {steps}."
-        )
-    weights = checkpoints.result_weights(kept[step])
+    weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
     diffusion = load_base(config, torch.float32)
     if config.method == "embedding":
         [vectors] = weights.values()
