@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..training.config import Options
 from ..training.data.subject import Subject
 from ..training.run.events import loss_curve
-from ..training.run.saved_runs import ChosenRun
+from ..training.run.saved_runs import RunCheckpoint
 from .seed_input import seed_input
 from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish as publishing
@@ -158,6 +158,6 @@ class DreamBoothTrain(io.ComfyNode):
             run_outputs.lora_output(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
-            ChosenRun(run, steps),
+            RunCheckpoint(run, steps),
             ui={"training": [run_monitor.panel_data(run)]},
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..training.run.saved_runs import ChosenRun, describe
+from ..training.run.saved_runs import RunCheckpoint, describe_run
 from . import host, hub_models
 from .sampling_inputs import cfg_scale_input, sampling_steps_input
 from .seed_input import seed_input
@@ -111,7 +111,7 @@ class EvaluateSubject(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        run: ChosenRun,
+        run: RunCheckpoint,
         subject_judge: str,
         prompt_judge: str,
         prompts: str,
@@ -146,7 +146,7 @@ class EvaluateSubject(io.ComfyNode):
         return io.NodeOutput(
             draw_score_plot({scores.step: scores.measures for scores in all_scores}, best_step),
             [checkpoint.images for checkpoint in evaluated],
-            describe(run),
+            describe_run(run),
             best_step,
             ui={"training": [panel]},
         )

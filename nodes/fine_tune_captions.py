@@ -15,8 +15,8 @@ from ..shared.errors import UserError
 from ..training.captions.caption_config import CaptionConfig
 from ..training.config import CommonOptions, Options
 from ..training.run.events import loss_curve
-from ..training.run.run_folder import find_or_make
-from ..training.run.saved_runs import ChosenRun
+from ..training.run.run_folder import find_or_create
+from ..training.run.saved_runs import RunCheckpoint
 from . import host
 from .caption_inputs import caption_prompt
 from .image_inputs import split_images
@@ -214,11 +214,11 @@ class FineTuneCaptions(io.ComfyNode):
         )
         run = run_setup.start_run(
             run_name[0],
-            lambda root, name: find_or_make(
+            lambda root, name: find_or_create(
                 root,
                 name,
                 config,
-                lambda draft: write_examples(draft.pictures, examples),
+                lambda draft: write_examples(draft.images, examples),
                 resume=resume[0],
             ),
         )
@@ -228,7 +228,7 @@ class FineTuneCaptions(io.ComfyNode):
             {"loss": loss_curve(run.events)},
             lora.relative_to(host.models_folder("loras")[0]).as_posix(),
             str(run.path),
-            ChosenRun(run, steps[0]),
+            RunCheckpoint(run, steps[0]),
             ui={"training": [run_monitor.panel_data(run)]},
         )
 

@@ -8,7 +8,7 @@ from ..shared.errors import UserError
 from ..shared.images import read_rgb, to_batch
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import RunFolder
-from ..training.run.saved_runs import ChosenRun, choose, describe, runs_below
+from ..training.run.saved_runs import RunCheckpoint, choose_checkpoint, describe_run, list_runs
 from . import host
 from .sockets import (
     DIFFUSION,
@@ -37,7 +37,7 @@ class LoadTrainingRun(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run",
-                    options=[*runs_below(host.output_folder(run_monitor.RUNS_FOLDER)), NONE],
+                    options=[*list_runs(host.output_folder(run_monitor.RUNS_FOLDER)), NONE],
                     tooltip="A run in output/dreambooth, the newest first. Press R after a new "
                     "run. Not used when training is connected.",
                 ),
@@ -106,7 +106,7 @@ class LoadTrainingRun(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, run: str, checkpoint: str, step: int, training: ChosenRun | None = None
+        cls, run: str, checkpoint: str, step: int, training: RunCheckpoint | None = None
     ) -> io.NodeOutput:
         """Load the model of the checkpoint."""
         path = host.output_folder(run_monitor.RUNS_FOLDER, run)
@@ -116,7 +116,7 @@ class LoadTrainingRun(io.ComfyNode):
                 f'There is no run "{run}" in output/{run_monitor.RUNS_FOLDER}: train one with '
                 "DreamBooth Train, press R and choose it."
             )
-        chosen = choose(folder, checkpoint, step)
+        chosen = choose_checkpoint(folder, checkpoint, step)
         previews = [to_batch([read_rgb(file)]) for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(
             chosen,
@@ -124,7 +124,7 @@ class LoadTrainingRun(io.ComfyNode):
             run_outputs.lora_output(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
             previews or [host.block_output("This run has no preview images.")],
-            describe(chosen),
+            describe_run(chosen),
             run_outputs.kosmos_output(folder, chosen.step),
             ui={"training": [run_monitor.panel_data(folder)]},
         )

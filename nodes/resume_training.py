@@ -10,10 +10,9 @@ from ..shared.atomic_files import write_text
 from ..shared.errors import UserError
 from ..training.config import Options
 from ..training.config_yaml import read_config, to_yaml
-from ..training.run import checkpoints as checkpoint
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import RunFolder
-from ..training.run.saved_runs import ChosenRun, branch
+from ..training.run.saved_runs import RunCheckpoint, branch_run
 from . import host
 from .sockets import (
     DIFFUSION,
@@ -91,7 +90,7 @@ class ResumeTraining(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        run: ChosenRun,
+        run: RunCheckpoint,
         steps: int,
         branch_name: str,
         learning_rate: float,
@@ -106,14 +105,14 @@ class ResumeTraining(io.ComfyNode):
             run_outputs.lora_output(folder),
             {"loss": loss_curve(folder.events)},
             str(folder.path),
-            ChosenRun(folder, read_config(folder.config).steps),
+            RunCheckpoint(folder, read_config(folder.config).steps),
             run_outputs.kosmos_output(folder),
             ui={"training": [run_monitor.panel_data(folder)]},
         )
 
 
 def _prepared_folder(
-    run: ChosenRun, steps: int, name: str, learning_rate: float, options: Options | None
+    run: RunCheckpoint, steps: int, name: str, learning_rate: float, options: Options | None
 ) -> RunFolder:
     """Return the folder to train in, after writing the new settings to its config.yaml."""
     saved = read_config(run.folder.config)
@@ -127,12 +126,12 @@ def _prepared_folder(
             f"The selected checkpoint has {run.step} steps already: set steps to more, or to 0."
         )
     if name:
-        return branch(run, host.output_folder(run_monitor.RUNS_FOLDER, name), config)
+        return branch_run(run, host.output_folder(run_monitor.RUNS_FOLDER, name), config)
     if changed := config.changes_from(saved):
         raise UserError(
             f"The run has another {', '.join(changed)}: set branch_name to start a new run."
         )
-    newest = max(checkpoint.kept(run.folder.checkpoints))
+    newest = run.folder.steps_saved()
     if run.step != newest:
         raise UserError(
             f"The newest checkpoint of the run is step {newest}: set branch_name to resume at step "

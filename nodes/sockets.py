@@ -35,7 +35,7 @@ TRAINING_OPTIONS = io.Custom("TRAINING_OPTIONS")
 """How to train, beside what DreamBoothTrain asks for: `training.config.Options`."""
 
 TRAINING_RUN = io.Custom("TRAINING_RUN")
-"""A run on disk and one of its checkpoints: `training.runs.ChosenRun`."""
+"""A run on disk and one of its checkpoints: `training.runs.RunCheckpoint`."""
 
 TOKEN_EMBEDDING = io.Custom("TOKEN_EMBEDDING")
 """The vectors that a word stands for: `training.dreambooth.textual_inversion.TokenEmbedding`."""

@@ -1,4 +1,4 @@
-"""What every run has in common, whatever it learns: its optimizer, its rate and its averages."""
+"""The LightningModule of all kinds of runs: optimizer, learning rate, weight averaging."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from lightning import LightningModule
 
 from .config import Config
-from .optim.optimizers import Group, make_optimizer, rate_schedule
+from .optim.optimizers import ParamGroup, lr_schedule, make_optimizer
 from .optim.weight_averaging import WeightAverage, Weights, schedule_free_weights
-from .optim.zero_optimizer import groups_of
+from .optim.zero_optimizer import param_groups
 from .run import checkpoints
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Learner(LightningModule, ABC):
-    """A run as a LightningModule, without what is learned.
+    """The base class of what `train` trains.
 
-    `resume_from` is the checkpoint to go on from, and `first_step` the step that it holds.
-    `losses` gathers the loss of each part of a step, until who watches takes them out. A subclass
-    sets `peak_rate`, the highest learning rate, and in `training_step` sets `step`.
+    `resume_from` is the checkpoint to resume, and `first_step` its step. `losses` has the loss of
+    each batch of the present step; StepCallback clears it. A subclass sets `peak_rate`, the peak
+    learning rate, and calls `slots` in `training_step`, which sets `step`.
     """
 
     peak_rate: float
@@ -33,7 +33,7 @@ class Learner(LightningModule, ABC):
     def __init__(self, config: Config, resume_from: Path | None) -> None:
         super().__init__()
         self.config: Config = config
-        self._rate_at = rate_schedule(config)
+        self._rate_fraction = lr_schedule(config)
         self.resume_from = resume_from
         self.first_step = checkpoints.step_of(resume_from)
         self.average: WeightAverage | None = None
@@ -41,59 +41,59 @@ class Learner(LightningModule, ABC):
         self.gradient_norm: torch.Tensor | None = None
 
     @abstractmethod
-    def parameter_groups(self) -> list[Group]:
-        """Return what is trained, each group with its peak rate."""
+    def parameter_groups(self) -> list[ParamGroup]:
+        """Return the trainable parameters, each group with its peak learning rate."""
 
     @abstractmethod
     def preview(self) -> torch.Tensor:
-        """Show what was learned so far, [H,W,3], float 0..1."""
+        """Return a preview image of the present state, [H,W,3], float 0..1."""
 
     @abstractmethod
     def write_result(self, run: RunFolder) -> None:
-        """Write what was learned into the run folder, and mark the run as finished."""
+        """Write the result into the run folder, and mark the run as finished."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer, in the state of the checkpoint if there is one."""
+        """Return the optimizer, with the state of the checkpoint if the run is resumed."""
         optimizer = make_optimizer(self.config, self.parameter_groups())
-        held: Weights = {}
+        average: Weights = {}
         if self.resume_from is not None:
-            held = checkpoints.restore(self.resume_from, self, optimizer)
+            average = checkpoints.restore(self.resume_from, self, optimizer)
         if self.config.optimizer == "schedulefree":
             optimizer.train()  # type: ignore[attr-defined]
         if self.config.ema:
-            self.average = WeightAverage(self, self.config.ema, self.first_step, held)
+            self.average = WeightAverage(self, self.config.ema, self.first_step, average)
         return optimizer
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        return self.peak_rate * self._rate_at(step)
+        """Return the learning rate of a step, counted from 0."""
+        return self.peak_rate * self._rate_fraction(step)
 
     def slots(self, index: int) -> range:
-        """Begin a part of a step, and return this process's slots of the global batch.
+        """Set `step`, and return this process's slots among those of all the step's batches.
 
-        `index` is step * accumulation + part.
+        `index` is step * accumulation + batch.
         """
-        self.step, part = divmod(index, self.config.accumulation)
+        self.step, batch = divmod(index, self.config.accumulation)
         size = self.config.batch_size
-        return range(part * size, (part + 1) * size)[self.global_rank :: self.trainer.world_size]
+        return range(batch * size, (batch + 1) * size)[self.global_rank :: self.trainer.world_size]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients' norm, and set the step's learning rate."""
+        """Clip the gradient norm, and set the step's learning rate."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(
             parameters, self.config.clip_norm or float("inf")
         )
-        for group in groups_of(optimizer):
-            group["lr"] = group["initial_lr"] * self._rate_at(self.step)
+        for group in param_groups(optimizer):
+            group["lr"] = group["initial_lr"] * self._rate_fraction(self.step)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Make the step, and take it into the average."""
+        """Update the weights and their average."""
         super().optimizer_step(*arguments, **named)
         if self.average is not None:
             self.average.step()
 
     def result_weights(self, optimizer: torch.optim.Optimizer) -> Weights:
-        """Return the weights by name that the result has in place of those that are trained."""
+        """Return the averaged weights by name, which the result has; {} without averaging."""
         if self.average is not None:
             return self.average.weights()
         if self.config.optimizer == "schedulefree":
@@ -101,6 +101,6 @@ class Learner(LightningModule, ABC):
         return {}
 
 
-def group(parameters: list[torch.nn.Parameter], rate: float) -> Group:
-    """Return parameters as a group with a peak rate."""
+def param_group(parameters: list[torch.nn.Parameter], rate: float) -> ParamGroup:
+    """Return a parameter group of an optimizer with its peak learning rate."""
     return {"params": parameters, "lr": rate, "initial_lr": rate}

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of this folder
     from as_package import load
 
     load("training.run.worker_main").main()

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from ...sandbox import DIFFUSION as SANDBOX
 from ...training.run import checkpoints
-from ...training.run.events import Follower, loss_curve
+from ...training.run.events import EventReader, loss_curve
 from ...training.run.run_folder import RunFolder
 from ...training.run.worker_process import WORKER
 from .small_run import small_run
@@ -123,12 +123,12 @@ def kill(run: RunFolder, moment: Moment) -> Killed:
 
     Raises RuntimeError when the worker ends before that.
     """
-    follower = Follower(run.events, from_end=True)
+    follower = EventReader(run.events, from_end=True)
     told, deadline = 0, time.monotonic() + LONGEST
     worker = start(run)
     try:
         while worker.poll() is None and time.monotonic() < deadline:
-            told = max([told, *(e.step for e in follower.new() if e.kind == "step")])
+            told = max([told, *(e.step for e in follower.read_new() if e.kind == "step")])
             if told < moment.step:
                 time.sleep(0.001)
             elif not moment.writing or _stopped_in_a_write(run, worker):
@@ -138,7 +138,7 @@ def kill(run: RunFolder, moment: Moment) -> Killed:
     finally:
         worker.kill()
         worker.wait()
-    for file in checkpoints.kept(run.checkpoints).values():
+    for file in checkpoints.by_step(run.checkpoints).values():
         load_file(file)
     return Killed(told, run.steps_saved(), ", ".join(_drafts(run)))
 

@@ -27,7 +27,7 @@ from ...shared.images import to_batch
 from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, examples_fingerprint, write_examples
 from ...training.captions.caption_results import kosmos_fingerprint, load_result
-from ...training.run.run_folder import find_or_make
+from ...training.run.run_folder import find_or_create
 from ...training.run.worker_process import Worker
 from ..sandbox.caption_facts import read
 from ..sandbox.captioner_exercises import grounded_text
@@ -68,8 +68,8 @@ def teach(base: Kosmos, language: str, pictures: int, folder: Path, **changes: A
         device="cpu",
         **{"preview_every": 0, **changes},
     )
-    run = find_or_make(
-        folder, language, config, lambda draft: write_examples(draft.pictures, told), resume=False
+    run = find_or_create(
+        folder, language, config, lambda draft: write_examples(draft.images, told), resume=False
     )
     began = time.monotonic()
     with Worker(run) as worker:

@@ -18,7 +18,7 @@ from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, examples_fingerprint, write_examples
 from ...training.captions.caption_results import load_result
 from ...training.config import NO_QAT
-from ...training.run.run_folder import find_or_make
+from ...training.run.run_folder import find_or_create
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
 from ..sandbox.captioner_exercises import grounded_text
@@ -83,11 +83,11 @@ def _taught(base: Kosmos, folder: Path, aware: str, steps: int) -> Kosmos:
         device="cpu",
         quantization_aware=aware,
     )
-    run = find_or_make(
+    run = find_or_create(
         folder,
         f"captions_{aware}",
         config,
-        lambda draft: write_examples(draft.pictures, examples),
+        lambda draft: write_examples(draft.images, examples),
         resume=True,
     )
     if not train(run, StopRequest()):

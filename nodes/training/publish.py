@@ -33,7 +33,7 @@ def publish(run: RunFolder) -> Path:
     hold it. Other results are hard links where the file system has them, or copies; after
     EvaluateSubject they are copies with the scores in their metadata.
     """
-    from ...training.run.run_results import write_origin, write_scored
+    from ...training.run.run_results import write_model_metadata, write_with_scores
 
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
@@ -43,10 +43,10 @@ def publish(run: RunFolder) -> Path:
     method = read_as(TrainingConfig, run.config).method
     if method == "full" and (checkpoint := _publish_checkpoint(run)):
         return checkpoint
-    result, target = run.made(method), _target(run, method)
+    result, target = run.result_path(method), _target(run, method)
     if result.is_file() and run.scores.exists():
         if not _is_newer(target, result, run.scores):
-            write_scored(run, target)
+            write_with_scores(run, target)
         return target
     if result.is_file():
         link_or_copy(result, target)
@@ -54,7 +54,7 @@ def publish(run: RunFolder) -> Path:
     for file in sorted(result.rglob("*.*")):
         if file.is_file():
             link_or_copy(file, target / file.relative_to(result))
-    write_origin(run, target)
+    write_model_metadata(run, target)
     return target
 
 
@@ -69,7 +69,9 @@ def publish_scores(run: RunFolder) -> None:
 def _target(run: RunFolder, method: str) -> Path:
     """Return where a result is published that is no checkpoint file."""
     kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
-    return host.models_folder(kind)[0] / PUBLISHED / f"{name_of(run)}{run.made(method).suffix}"
+    return (
+        host.models_folder(kind)[0] / PUBLISHED / f"{name_of(run)}{run.result_path(method).suffix}"
+    )
 
 
 def _is_newer(target: Path, *sources: Path) -> bool:

@@ -12,9 +12,9 @@ import torch
 from ...shared.errors import UserError
 from ...shared.images import read_rgb, to_tensor
 from ...training.config_yaml import read_config
-from ...training.run import checkpoints as checkpoint
-from ...training.run.events import Event, Follower
-from ...training.run.loss_chart import Chart
+from ...training.run import checkpoints as saved_checkpoints
+from ...training.run.events import Event, EventReader, read_events
+from ...training.run.loss_chart import LossChart
 from ...training.run.run_folder import RunFolder
 from ...training.run.worker_process import Worker
 from .. import host
@@ -48,7 +48,7 @@ def write_error(path: Path, error: OSError) -> UserError:
 def _train(run: RunFolder, steps: int) -> None:
     """Run the worker and show its events; on Cancel or an error the worker saves and stops."""
     progress = host.Progress(steps)
-    chart, follower = Chart(steps), Follower(run.events)
+    chart, follower = LossChart(steps), EventReader(run.events)
     last: Event | None = None
     preview: torch.Tensor | None = None
     try:
@@ -56,7 +56,7 @@ def _train(run: RunFolder, steps: int) -> None:
             for event in worker.events():
                 if event is None:
                     if last is not None:
-                        chart.take(follower.new())
+                        chart.add(follower.read_new())
                         host.send_event(PANEL_EVENT, _panel(run, chart))
                         host.show_text(_status(chart))
                         progress.step(last.step, preview)
@@ -67,14 +67,14 @@ def _train(run: RunFolder, steps: int) -> None:
                 if event.kind == "preview":
                     preview = to_tensor(read_rgb(run.path / str(event.file)))
     finally:
-        chart.take(follower.new())
+        chart.add(follower.read_new())
         host.send_event(PANEL_EVENT, _panel(run, chart))
     progress.step(steps, preview)
 
 
-def _status(chart: Chart) -> str:
+def _status(chart: LossChart) -> str:
     """Return a line with the step, the loss, the speed and the time left."""
-    values = chart.as_numbers()
+    values = chart.to_json()
     progress = f"step {values['step']} of {values['steps']}"
     if not values["seconds_left"]:
         return f"{progress}, {values['state']}"
@@ -86,21 +86,21 @@ def _status(chart: Chart) -> str:
 
 def panel_data(run: RunFolder) -> dict[str, Any]:
     """Return what the panel shows of a run, read from its folder."""
-    chart = Chart(read_config(run.config).steps)
-    chart.take(Follower(run.events).new())
+    chart = LossChart(read_config(run.config).steps)
+    chart.add(read_events(run.events))
     return _panel(run, chart)
 
 
-def _panel(run: RunFolder, chart: Chart) -> dict[str, Any]:
+def _panel(run: RunFolder, chart: LossChart) -> dict[str, Any]:
     """Return a chart as the panel reads it.
 
     Added are the run's `name`, the address of its newest preview as `sample`, the `step` of each
     checkpoint, whether it is `kept` and its scores, once EvaluateSubject has measured them, and
     the step of the `best` one.
     """
-    values = chart.as_numbers()
+    values = chart.to_json()
     sample = values["sample"] and host.address(run.path / values["sample"])
-    kept = checkpoint.kept(run.checkpoints)
+    kept = saved_checkpoints.by_step(run.checkpoints)
     evaluation = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
     scores = {score["step"]: score for score in evaluation.get("checkpoints", ())}
     checkpoints = [

@@ -20,7 +20,7 @@ from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.diffusion.load.detect_checkpoint import SD1
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
-from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors.torch import load_file
@@ -142,7 +142,7 @@ def test_a_subject_is_trained_painted_and_given_to_core(server: ComfyUI, client:
     workflow["train"]["inputs"]["preview_prompt"] = "a sks dog"
     assert run_of(client.run(workflow)) == run
     assert run.lora.stat().st_mtime_ns == made
-    assert len([event for event in Follower(run.events).new() if event.kind == "resumed"]) == 1
+    assert len([event for event in read_events(run.events) if event.kind == "resumed"]) == 1
 
 
 def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) -> None:
@@ -161,7 +161,7 @@ def test_class_pictures_are_left_to_the_worker(server: ComfyUI, client: Client) 
         },
     }
     run = run_of(client.run(workflow))
-    assert len(list(run.class_pictures.glob("*.png"))) == 3
+    assert len(list(run.class_images.glob("*.png"))) == 3
     assert read_config(run.config).batch_size == 4
     assert (
         server.base / "models" / "loras" / "dreambooth" / "apart" / "during.safetensors"
@@ -193,7 +193,7 @@ def test_cancel_reaches_the_worker_and_the_next_run_goes_on(
 
     assert run_of(client.run(training("personal_cancelled", steps=saved + 2))) == run
     assert len(loss_curve(run.events)) == saved + 2
-    resumed = [event.step for event in Follower(run.events).new() if event.kind == "resumed"]
+    resumed = [event.step for event in read_events(run.events) if event.kind == "resumed"]
     assert resumed == [0, saved]
 
 
@@ -214,7 +214,7 @@ def test_a_killed_worker_is_told_in_a_sentence_and_the_server_lives(
     assert failure.kind.endswith("UserError")
     assert "\n" not in failure.sentence
     assert str(run.log) in failure.sentence
-    assert "queueing again" in failure.sentence
+    assert "Queueing again" in failure.sentence
     assert client.get("/system_stats")
 
 

@@ -115,7 +115,7 @@ def test_a_hard_subject_is_warned_of_and_learned_all_the_same(hard: tuple) -> No
     for warning in ("are the same", "may not know it", "is blown up"):
         assert warning in report
     assert len(loss_curve(run.events)) == 2
-    assert {path.read_text() for path in run.pictures.glob("*.txt")} == {"a sks xyzzy"}
+    assert {path.read_text() for path in run.images.glob("*.txt")} == {"a sks xyzzy"}
 
 
 def test_a_run_of_the_first_version_still_opens(client: Client, hard: tuple) -> None:
@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     wild = {"method": "full", "learning_rate": 1.0, "steps": 400}
     failure = client.run(training(client, "wild", options, **wild)).failure
     assert failure is not None
-    assert "set a lower learning_rate" in failure.sentence
+    assert "Lower the learning rate" in failure.sentence
     assert "\n" not in failure.sentence
     run = RunFolder(server.output / "dreambooth" / "wild")
     saved = run.steps_saved()

@@ -141,7 +141,7 @@ def test_a_run_is_extended_in_its_folder(client: Client, run: RunFolder) -> None
     longer = run_of(client.run(go_on("kept", open_run("kept"), steps=6)))
     assert longer.path == run.path
     assert len(loss_curve(run.events)) == 6
-    assert list(checkpoints.kept(run.checkpoints)) == [2, 4, 6]
+    assert list(checkpoints.by_step(run.checkpoints)) == [2, 4, 6]
     shown = client.run(open_run("kept")).outputs["report"]["text"][0]
     assert "2, 4, 6" in shown
 
@@ -196,7 +196,7 @@ def test_a_dino_and_a_clip_on_disk_judge_a_run(
     outcome = client.run(scored(*judges))
     assert outcome.failure is None
     found = json.loads(run.scores.read_text(encoding="utf-8"))["checkpoints"]
-    assert [one["step"] for one in found] == list(checkpoints.kept(run.checkpoints))
+    assert [one["step"] for one in found] == list(checkpoints.by_step(run.checkpoints))
     assert all(-1 <= one["subject"] <= 1 and -1 <= one["prompt"] <= 1 for one in found)
     failure = client.run(scored(judges[0], judges[0])).failure
     assert failure is not None
@@ -285,7 +285,7 @@ def test_a_subject_is_cropped_checked_and_shown(client: Client) -> None:
 @pytest.mark.parametrize(
     ("opened", "changes", "named"),
     [
-        (("kept", "step", 3), {}, "keeps no checkpoint of step 3"),
+        (("kept", "step", 3), {}, "has no checkpoint of step 3"),
         (("kept_slow", "best"), {}, "run EvaluateSubject"),
         (("kept", "step", 2), {}, "set branch_name"),
         (("kept",), {"learning_rate": 0.5}, "set branch_name"),

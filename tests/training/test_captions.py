@@ -32,8 +32,8 @@ from kosmos_dreambooth.training.captions.caption_results import load_result, res
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.run import checkpoints
 from kosmos_dreambooth.training.run.events import loss_curve
-from kosmos_dreambooth.training.run.run_folder import RunFolder, find_or_make
-from kosmos_dreambooth.training.run.saved_runs import ChosenRun, branch, describe
+from kosmos_dreambooth.training.run.run_folder import RunFolder, find_or_create
+from kosmos_dreambooth.training.run.saved_runs import RunCheckpoint, branch_run, describe_run
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -85,8 +85,8 @@ def make_caption_run(tiny_folder: Path, examples: list[Example]) -> CaptionRun:
             "checkpoint_every": 4,
         }
         config = CaptionConfig(**defaults | settings)
-        return find_or_make(
-            root, name, config, lambda run: write_examples(run.pictures, examples), resume=resume
+        return find_or_create(
+            root, name, config, lambda run: write_examples(run.images, examples), resume=resume
         )
 
     return make
@@ -124,7 +124,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     whole = make_caption_run(tmp_path, "whole", preview_every=20, **settings)
     assert train(whole, StopRequest())
     run = make_caption_run(tmp_path, **settings)
-    with pytest.raises(UserError, match="queueing again"):
+    with pytest.raises(UserError, match="Queueing again"):
         work(run, send(signal.SIGKILL, at=4, kind="checkpoint"))
     assert 4 <= run.steps_saved() < 40
     work(make_caption_run(tmp_path, **settings))
@@ -177,12 +177,12 @@ def test_an_earlier_checkpoint_and_a_branch_are_to_be_had(
     assert not torch.equal(*(next(iter(tensors.values())) for tensors in (early, late)))
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         result_at(run, 3)
-    assert "captions in German, 4 of 4 steps" in describe(ChosenRun(run, 4))
+    assert "captions in German, 4 of 4 steps" in describe_run(RunCheckpoint(run, 4))
     config = replace(read_as(CaptionConfig, run.config), steps=3, learning_rate=1e-4)
-    other = branch(ChosenRun(run, 2), tmp_path / "branch", config)
+    other = branch_run(RunCheckpoint(run, 2), tmp_path / "branch", config)
     assert train(other, StopRequest())
     assert loss_curve(other.events)[:2] == loss_curve(run.events)[:2]
-    assert list(checkpoints.kept(other.checkpoints)) == [2, 3]
+    assert list(checkpoints.by_step(other.checkpoints)) == [2, 3]
 
 
 def test_the_file_means_the_same_to_peft(taught: RunFolder, tiny_folder: Path) -> None:

@@ -9,7 +9,7 @@ from kosmos_dreambooth.diffusion.priors import generate_priors
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.data.subject import Subject, subject_fingerprint
-from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import open_run
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -43,10 +43,10 @@ def test_pictures_painted_by_the_worker_are_those_painted_before(
     config = TrainingConfig(**settings, **later, data=subject_fingerprint(subject, ()))
     run = open_run(tmp_path, "during", config, subject, (), resume=True)
     assert train(run, StopRequest())
-    told = [event.text for event in Follower(run.events).new() if event.kind == "phase"]
+    told = [event.text for event in read_events(run.events) if event.kind == "phase"]
     assert "generating class images" in told
     assert before.files[0].stat().st_mtime_ns == kept
-    painted = sorted(run.class_pictures.glob("*.png"))
+    painted = sorted(run.class_images.glob("*.png"))
     assert [p.read_bytes() for p in painted] == [file.read_bytes() for file in before.files]
 
     config = TrainingConfig(**settings, data=subject_fingerprint(subject, before.files))

@@ -21,7 +21,7 @@ from kosmos_dreambooth.training.evaluate.evaluate_run import (
     evaluate,
 )
 from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodScorer, load_image_scorer
-from kosmos_dreambooth.training.run.saved_runs import choose
+from kosmos_dreambooth.training.run.saved_runs import choose_checkpoint
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from torchvision.transforms.functional import to_tensor
@@ -40,7 +40,7 @@ def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Pat
     assert [one.scores.step for one in judged] == [2, 4]
     assert all(one.images.shape == (4, 16, 16, 3) for one in judged)
     assert done[-1] == count_steps(run, plan) == 4 * 2 * 5
-    assert choose(run, "best", 0).step == best([one.scores for one in judged]).step
+    assert choose_checkpoint(run, "best", 0).step == best([one.scores for one in judged]).step
 
 
 def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.run.events import loss_curve
-from kosmos_dreambooth.training.run.failure_messages import sentence
+from kosmos_dreambooth.training.run.failure_messages import failure_message
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -41,14 +41,14 @@ def test_a_port_that_is_taken_is_named(make_run, tmp_path: Path, monkeypatch) ->
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
         told = failure_of(run)
     assert "set MASTER_PORT to a free one" in told
-    assert "starts it again" in told
+    assert "starts from the beginning" in told
 
 
 def test_a_process_that_vanishes_loses_nothing_that_was_saved(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, devices=2, steps=5000, checkpoint_every=4)
     told = failure_of(run, lose_a_process_at=4)
     saved = run.steps_saved()
-    assert "Another process of the run is gone" in told or "killed by signal" in told
+    assert "Another process of the run has ended" in told or "killed by signal" in told
     assert f"resumes at step {saved}" in told
     before = loss_curve(run.events)[:saved]
     assert make_run(tmp_path, steps=saved + 2) == run
@@ -59,7 +59,7 @@ def test_a_process_that_vanishes_loses_nothing_that_was_saved(make_run, tmp_path
 
 def test_a_picture_that_cannot_be_read_is_named_and_can_be_mended(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2)
-    picture = run.pictures / "01.png"
+    picture = run.images / "01.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2])
     assert f"{picture} is no readable picture: remove or replace it" in failure_of(run)
@@ -86,11 +86,11 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_without_it(
     ("text", "remedy"),
     [
         ("CUDA error: unspecified launch failure", "set device to cpu"),
-        ("NCCL error: remote process exited", "set devices and nodes lower"),
+        ("NCCL error: remote process exited", "lower devices and nodes"),
         ("something new", "RuntimeError: something new and a second line"),
     ],
 )
 def test_what_no_cpu_can_do_is_told_in_a_sentence_too(text: str, remedy: str) -> None:
-    told = sentence(RuntimeError(f"{text}\nand a second line.\n"))
+    told = failure_message(RuntimeError(f"{text}\nand a second line.\n"))
     assert remedy in told
     assert "\n" not in told

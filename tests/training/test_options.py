@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import SCHEDULES
 from kosmos_dreambooth.training.dreambooth import textual_inversion
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
-from kosmos_dreambooth.training.optim.optimizers import rate_schedule
+from kosmos_dreambooth.training.optim.optimizers import lr_schedule
 from kosmos_dreambooth.training.run import checkpoints
-from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.run_results import load_base, load_result
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -88,7 +89,7 @@ def test_an_option_changes_what_is_learned(make_run, plain, tmp_path: Path, opti
 def test_each_schedule_is_one_of_its_own() -> None:
     curves = {}
     for name in SCHEDULES:
-        rate = rate_schedule(replace(PLAIN, schedule=name, steps=100, warmup=4))
+        rate = lr_schedule(replace(PLAIN, schedule=name, steps=100, warmup=4))
         curves[name] = [rate(step) for step in range(100)]
         assert curves[name][:3] == pytest.approx([0.2, 0.4, 0.6], abs=0.05)
         assert curves[name][99] == pytest.approx(1 if name == "constant" else 0, abs=0.05)
@@ -233,7 +234,7 @@ def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
 
     monkeypatch.setattr(DreamBoothModule, "_sample_caption", listen)
     run = make_run(tmp_path, steps=8, plain_captions=0.3)
-    for file in run.pictures.glob("*.txt"):
+    for file in run.images.glob("*.txt"):
         file.write_text("my sks dog\nthis sks dog")
     assert train(run, StopRequest())
     assert {line for line in said if "sks" in line} == {
@@ -245,7 +246,7 @@ def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
 
 def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:
     run = trained(make_run, tmp_path, steps=8, checkpoint_every=2, keep_checkpoints=3)
-    assert list(checkpoints.kept(run.checkpoints)) == [4, 6, 8]
+    assert list(checkpoints.by_step(run.checkpoints)) == [4, 6, 8]
 
 
 def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Pat
 def test_the_curves_are_drawn_for_tensorboard(plain: RunFolder) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    reader = EventAccumulator(str(plain.curves))
+    reader = EventAccumulator(str(plain.tensorboard))
     reader.Reload()
     drawn = [scalar.value for scalar in reader.Scalars("loss")]
     assert drawn == pytest.approx(loss_curve(plain.events))
@@ -322,8 +323,12 @@ def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
 
     monkeypatch.setattr(DreamBoothModule, "on_before_optimizer_step", spoil)
     run = make_run(tmp_path, checkpoint_every=1)
-    with pytest.raises(UserError, match="after step 2: set a lower learning_rate"):
+    message = "Loss became NaN after step 2; the checkpoint of step 2 is kept. Lower the learning"
+    with pytest.raises(UserError, match=re.escape(message)):
         train(run, StopRequest())
     assert run.steps_saved() == 2
     assert all(np.isfinite(loss) for loss in loss_curve(run.events))
-    assert [event.step for event in Follower(run.events).new() if event.kind == "step"] == [1, 2]
+    assert [event.step for event in read_events(run.events) if event.kind == "step"] == [
+        1,
+        2,
+    ]

@@ -9,7 +9,7 @@ import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.run import preflight
-from kosmos_dreambooth.training.run.events import Follower
+from kosmos_dreambooth.training.run.events import read_events
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
@@ -17,7 +17,7 @@ from kosmos_dreambooth.training.run.train_loop import train
 def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2)
     train(run, StopRequest())
-    events = Follower(run.events).new()
+    events = read_events(run.events)
     told = next(k for k, event in enumerate(events) if event.text and "GB" in event.text)
     assert "s a step" in str(events[told].text)
     assert all(event.kind != "step" for event in events[:told])
@@ -27,14 +27,14 @@ def test_a_run_that_goes_on_is_not_measured_again(make_run, tmp_path: Path) -> N
     assert train(make_run(tmp_path, steps=2), StopRequest())
     run = make_run(tmp_path, steps=4)
     assert train(run, StopRequest())
-    told = [event.text for event in Follower(run.events).new() if "GB" in (event.text or "")]
+    told = [event.text for event in read_events(run.events) if "GB" in (event.text or "")]
     assert len(told) == 1
 
 
 def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_free", lambda device: -1)
+    monkeypatch.setattr(preflight, "_free_memory", lambda device: -1)
     run = make_run(tmp_path, steps=2)
     with pytest.raises(UserError, match="switch gradient_checkpointing on"):
         train(run, StopRequest())
@@ -51,20 +51,20 @@ def test_each_advice_leads_to_a_cheaper_one(make_run, tmp_path: Path) -> None:
         {"method": "lora"},
         {"train_text_encoder": False},
     ):
-        advices.append(preflight.cheapest_change(config))
+        advices.append(preflight.suggest_change(config))
         for name, value in change.items():
             assert name in advices[-1]
             assert isinstance(value, bool | str) or str(value) in advices[-1]
         config = replace(config, **change)
-    assert "smaller model" in preflight.cheapest_change(config)
+    assert "smaller model" in preflight.suggest_change(config)
 
 
 def test_the_change_that_is_named_is_enough(make_run, tmp_path: Path) -> None:
     config = replace(read_config(make_run(tmp_path).config), method="full", batch_size=4)
 
     def advice(lacking: int) -> str:
-        measured = preflight.Estimate(100 + lacking, 100, 1.0, passing=40, trained=10)
-        return preflight.cheapest_change(config, measured)
+        measured = preflight.Estimate(100 + lacking, 100, 1.0, activations=40, trainable=10)
+        return preflight.suggest_change(config, measured)
 
     assert advice(20).startswith("switch gradient_checkpointing on")
     assert advice(30).startswith("set batch_size to 1 and accumulation to 4")

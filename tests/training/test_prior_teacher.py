@@ -112,7 +112,7 @@ def test_the_model_is_held_in_the_scenes_of_the_subject_and_under_other_words(
     monkeypatch.setattr(PriorTeacher, "predict", listen)
     settings = {"class_scenes": 0.4, "class_caption_dropout": 0.2, "other_words": 0.5}
     run = make_run(tmp_path, steps=16, **settings)
-    for file in run.pictures.glob("*.txt"):
+    for file in run.images.glob("*.txt"):
         file.write_text("a sks dog by the sea\na sks dog")
     assert train(run, StopRequest())
     others = set(asked) - {"", "a dog", "a dog by the sea"}

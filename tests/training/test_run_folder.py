@@ -9,7 +9,7 @@ import pytest
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.data.subject import read_images
-from kosmos_dreambooth.training.run.saved_runs import runs_below
+from kosmos_dreambooth.training.run.saved_runs import list_runs
 
 
 def test_the_same_settings_find_the_same_run_and_others_do_not(make_run, tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_a_run_of_an_older_version_is_left_alone(make_run, tmp_path: Path) -> No
 
 def test_the_folder_alone_holds_the_pictures(make_run, subject, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    assert len(read_images(run.pictures)[0]) == len(subject.images)
-    assert len(read_images(run.class_pictures)[0]) == 5
+    assert len(read_images(run.images)[0]) == len(subject.images)
+    assert len(read_images(run.class_images)[0]) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -72,4 +72,4 @@ def test_runs_are_listed_with_the_folders_that_they_are_in(tmp_path: Path) -> No
     for name in ("one", "people/anna", "one/wandb/run/files", "one/model"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.yaml").touch()
-    assert sorted(runs_below(tmp_path)) == ["one", "people/anna"]
+    assert sorted(list_runs(tmp_path)) == ["one", "people/anna"]

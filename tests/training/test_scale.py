@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -28,7 +28,7 @@ def test_two_processes_learn_what_one_does(make_run, tmp_path: Path) -> None:
     one, two = runs
     assert loss_curve(two.events) == pytest.approx(loss_curve(one.events), rel=1e-5)
     assert two.is_finished()
-    kinds = [event.kind for event in Follower(two.events).new()]
+    kinds = [event.kind for event in read_events(two.events)]
     assert kinds.count("step") == 50
     assert kinds.count("finished") == 1
 

@@ -87,7 +87,7 @@ def test_a_finished_run_has_its_result_curve_and_previews(reference: RunFolder) 
 
 def test_a_killed_run_is_told_in_a_sentence(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with pytest.raises(UserError, match="queueing again") as told:
+    with pytest.raises(UserError, match="Queueing again") as told:
         work(run, send(signal.SIGKILL, at=4, kind="checkpoint"))
     assert run.steps_saved() in (4, 8)  # the signal arrives a moment after the checkpoint
     assert f"resumes at step {run.steps_saved()}" in str(told.value)
@@ -154,7 +154,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_a_sentence(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # less than a checkpoint
     try:
-        with pytest.raises(UserError, match="free some disk space") as told:
+        with pytest.raises(UserError, match="free disk space") as told:
             work(run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -166,7 +166,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_a_sentence(
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(make_run, tmp_path: Path) -> None:
     settings = {"learning_rate": 1.0, "warmup": 0, "method": "full", "checkpoint_every": 1}
     run = make_run(tmp_path, steps=400, **settings)
-    with pytest.raises(UserError, match="lower learning_rate"):
+    with pytest.raises(UserError, match=r"became NaN after step .* is kept\. Lower the learning"):
         train(run, StopRequest())
     assert all(value.isfinite().all() for key, value in state(run).items() if "weights" in key)
 

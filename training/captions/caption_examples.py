@@ -75,7 +75,7 @@ class EncodedExamples:
 
 def encode_examples(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> EncodedExamples:
     """Return a run's training data; features and English texts are cached in its folder."""
-    examples = examples_in(run.pictures)
+    examples = examples_in(run.images)
     captions = tokenize_captions(kosmos, [example.text for example in examples], config.prompt)
     english: tuple[TokenizedExample, ...] = ()
     if config.language != ENGLISH:

@@ -19,8 +19,8 @@ from ...shared.atomic_files import write_text
 from ...shared.images import to_rgb
 from ..data.latents import center_squares
 from ..data.step_sampler import generator, shuffled_index
-from ..learner import Learner, group
-from ..optim.optimizers import Group, peak_rate
+from ..learner import Learner, param_group
+from ..optim.optimizers import ParamGroup, peak_learning_rate
 from ..optim.weight_averaging import trainable
 from ..quantization_aware import prepare_qat
 from . import caption_lora
@@ -50,7 +50,7 @@ def prepare(
     kosmos.model.to(device)
     on_phase("encoding the images")
     examples = encode_examples(run, config, kosmos)
-    files = list_images(run.pictures)[:PREVIEW_IMAGES]
+    files = list_images(run.images)[:PREVIEW_IMAGES]
     images = [to_rgb(read_image(file)[0][None])[0].numpy() for file in files]
     preview_images = center_squares(images, PREVIEW_SIDE)
     module = CaptionModule(config, kosmos, examples, preview_images, resume_from)
@@ -81,7 +81,7 @@ class CaptionModule(Learner):
         self.kosmos, self.examples, self.preview_images = kosmos, examples, preview_images
         self.model = kosmos.model
         width = self.model.config.text_config.embed_dim
-        self.peak_rate = peak_rate(config, suggested_learning_rate(width))
+        self.peak_rate = peak_learning_rate(config, suggested_learning_rate(width))
         self.adapter = prepare_qat(config.quantization_aware, [self.model], self._inject_lora)
         _disable_dropout(self.model)
         if config.gradient_checkpointing:
@@ -97,7 +97,7 @@ class CaptionModule(Learner):
             seed=self.config.seed,
         )
 
-    def parameter_groups(self) -> list[Group]:
+    def parameter_groups(self) -> list[ParamGroup]:
         """Return the adapters and the new token embeddings, each with its peak rate."""
         adapters: list[torch.nn.Parameter] = []
         embeddings: list[torch.nn.Parameter] = []
@@ -105,7 +105,10 @@ class CaptionModule(Learner):
             is_embedding = caption_lora.is_token_embedding(name)
             (embeddings if is_embedding else adapters).append(parameter)
         rate = self.peak_rate
-        groups = [group(adapters, rate), group(embeddings, EMBEDDING_RATE_FACTOR * rate)]
+        groups = [
+            param_group(adapters, rate),
+            param_group(embeddings, EMBEDDING_RATE_FACTOR * rate),
+        ]
         return [one for one in groups if one["params"]]
 
     def training_step(self, index: int, _index: int) -> Tensor:

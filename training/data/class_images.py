@@ -62,10 +62,10 @@ def provide_class_images(
         on_step=report,
     )
     diffusion.modules.to("cpu")
-    shutil.rmtree(run.class_pictures, ignore_errors=True)
-    with atomic_folder(run.class_pictures) as draft:
+    shutil.rmtree(run.class_images, ignore_errors=True)
+    with atomic_folder(run.class_images) as draft:
         write_class_images(draft, priors.files)
 
 
 def _is_complete(run: RunFolder, config: TrainingConfig) -> bool:
-    return len(list(run.class_pictures.glob("*.png"))) >= config.class_count
+    return len(list(run.class_images.glob("*.png"))) >= config.class_count

@@ -47,8 +47,8 @@ def load_training_images(
             f"bucket_step is {config.bucket_step}, which does not fit this model's latents: set it "
             f"to a multiple of {diffusion.vae_factor}, or to 0."
         )
-    images, captions = read_images(run.pictures)
-    class_images, _ = read_images(run.class_pictures)
+    images, captions = read_images(run.images)
+    class_images, _ = read_images(run.class_images)
     masks = []
     if config.background_weight < 1:
         masks = [mask[..., 0] for mask in read_images(run.masks)[0]]

@@ -24,8 +24,8 @@ from ..config import NO_QAT, TrainingConfig, suggested_learning_rate
 from ..data.class_images import provide_class_images
 from ..data.step_sampler import StepSample, StepSampler, choose_bucket
 from ..data.training_data import TrainingImages, load_training_images
-from ..learner import Learner, group
-from ..optim.optimizers import Group, peak_rate
+from ..learner import Learner, param_group
+from ..optim.optimizers import ParamGroup, peak_learning_rate
 from ..quantization_aware import fake_quantization_disabled, prepare_qat
 from ..run.run_results import load_base, write_result
 from . import textual_inversion
@@ -104,7 +104,7 @@ class DreamBoothModule(Learner):
         super().__init__(config, resume_from)
         self._frozen_dtype = frozen_dtype
         suggested = suggested_learning_rate(config.method, diffusion.unet.num_parameters())
-        self.peak_rate = peak_rate(config, suggested)
+        self.peak_rate = peak_learning_rate(config, suggested)
         self.forward_process = forward_process_for(diffusion.scheduler_config)
         self.buckets = {"subject": subject}
         self._has_masks = any(bucket.masks is not None for bucket in subject)
@@ -187,15 +187,15 @@ class DreamBoothModule(Learner):
             ids = tokenize(self.diffusion, list(self.prompt_embeds))
             self.token_ids = dict(zip(self.prompt_embeds, ids, strict=True))
 
-    def parameter_groups(self) -> list[Group]:
+    def parameter_groups(self) -> list[ParamGroup]:
         """Return the trained parameters of UNet and text encoder, each with its peak rate."""
         trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         text_rate = self.config.text_learning_rate
         if not text_rate or not self.config.encodes_text_each_step:
-            return [group([p for _, p in trained], self.peak_rate)]
+            return [param_group([p for _, p in trained], self.peak_rate)]
         unet = [p for name, p in trained if name.startswith("unet.")]
         text = [p for name, p in trained if not name.startswith("unet.")]
-        groups = [group(unet, self.peak_rate), group(text, text_rate)]
+        groups = [param_group(unet, self.peak_rate), param_group(text, text_rate)]
         return [one for one in groups if one["params"]]
 
     def training_step(self, index: int, _index: int) -> torch.Tensor:

@@ -130,7 +130,7 @@ def evaluate(
     keeps no checkpoint, and when a scorer does not support its task.
     """
     config = read_as(TrainingConfig, run.config)
-    steps = list(checkpoints.kept(run.checkpoints))
+    steps = list(checkpoints.by_step(run.checkpoints))
     if not steps:
         raise UserError(f"The run {run.path.name} has no checkpoint yet: train it first.")
     subject_prompts = plan.image_prompts(f"{config.token} {config.class_name}")
@@ -154,7 +154,7 @@ def evaluate(
         steps_done += len(prompts) * plan.steps
         return images
 
-    training_images = center_squares(read_images(run.pictures)[0], config.resolution)
+    training_images = center_squares(read_images(run.images)[0], config.resolution)
     subject = subject_scorer.embed_images(training_images)
     distinct = list(dict.fromkeys(scored_prompts))
     prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
@@ -185,7 +185,7 @@ def evaluate(
 def count_steps(run: RunFolder, plan: EvaluationPlan) -> int:
     """Return the denoising steps, of single images, that an evaluation takes."""
     images = len(plan.prompts) * plan.count
-    return images * plan.steps * (2 * len(checkpoints.kept(run.checkpoints)) + 1)
+    return images * plan.steps * (2 * len(checkpoints.by_step(run.checkpoints)) + 1)
 
 
 def best(scores: Sequence[Scores]) -> Scores:

@@ -1,4 +1,4 @@
-"""The optimizers by the names that users know, each from the library that maintains it."""
+"""Optimizers by name, each from the library that maintains it, and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from diffusers.optimization import get_scheduler
 
 from ...shared.errors import UserError
 from ..config import Config
-from .zero_optimizer import share, shares_state
+from .zero_optimizer import shard_optimizer, shards_state
 
-Group = dict[str, Any]
+ParamGroup = dict[str, Any]
 
-RESTARTS, POWER = 4, 2.0
-"""Falls of "cosine_with_restarts", and how "polynomial" falls: as the square of what is left."""
+COSINE_CYCLES = 4
+POLYNOMIAL_POWER = 2.0
 
 
-def make_optimizer(config: Config, groups: list[Group]) -> torch.optim.Optimizer:
-    """Return the optimizer of a run, for groups of `params` with their peak rate `lr`.
+def make_optimizer(config: Config, groups: list[ParamGroup]) -> torch.optim.Optimizer:
+    """Return the optimizer of a run, for groups of `params` with their peak learning rate `lr`.
 
-    Raises UserError when its library is not installed, and for an average of averages.
+    Raises UserError when its library is not installed, and for `ema` with "schedulefree".
     """
     if config.ema and config.optimizer == "schedulefree":
-        raise UserError(
-            'The optimizer "schedulefree" averages the weights by itself: set ema to 0.'
-        )
-    kind, settings = _kind(config)
+        raise UserError('The optimizer "schedulefree" averages the weights itself: set ema to 0.')
+    optimizer_class, settings = _optimizer_class(config)
     settings["weight_decay"] = config.weight_decay
-    return share(kind, groups, settings) if shares_state(config) else kind(groups, **settings)
+    if shards_state(config):
+        return shard_optimizer(optimizer_class, groups, settings)
+    return optimizer_class(groups, **settings)
 
 
-def _kind(config: Config) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """What the optimizer is, and what it is told beside the decay of the weights."""
+def _optimizer_class(config: Config) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The class of the optimizer, and its arguments except `weight_decay`."""
     if config.optimizer == "adamw8bit":
-        return _library("bitsandbytes", "adamw8bit").optim.AdamW8bit, {}
+        return _import("bitsandbytes", "adamw8bit").optim.AdamW8bit, {}
     if config.optimizer == "prodigy":
-        library = _library("prodigyopt", "prodigy")
-        return library.Prodigy, {"use_bias_correction": True, "safeguard_warmup": True}
+        prodigyopt = _import("prodigyopt", "prodigy")
+        return prodigyopt.Prodigy, {"use_bias_correction": True, "safeguard_warmup": True}
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
         return Adafactor, {"scale_parameter": False, "relative_step": False}
     if config.optimizer == "schedulefree":
-        return _library("schedulefree", "schedulefree").AdamWScheduleFree, {}
-    # A fused step unscales fp16 gradients by itself, too late for their norm to be cut.
+        return _import("schedulefree", "schedulefree").AdamWScheduleFree, {}
+    # A fused step unscales fp16 gradients itself, after gradient clipping.
     return torch.optim.AdamW, {"fused": config.precision != "fp16"}
 
 
-def _library(name: str, optimizer: str) -> ModuleType:
+def _import(name: str, optimizer: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -61,8 +61,8 @@ def _library(name: str, optimizer: str) -> ModuleType:
         ) from error
 
 
-def peak_rate(config: Config, suggested: float) -> float:
-    """Return the highest rate of a run; Prodigy (Mishchenko & Defazio 2023) finds its own scale."""
+def peak_learning_rate(config: Config, suggested: float) -> float:
+    """Return the peak learning rate; Prodigy (Mishchenko & Defazio 2023) scales 1.0 by itself."""
     if config.learning_rate:
         return config.learning_rate
     if config.optimizer == "prodigy":
@@ -70,20 +70,20 @@ def peak_rate(config: Config, suggested: float) -> float:
     return suggested
 
 
-def rate_schedule(config: Config) -> Callable[[int], float]:
-    """Return the function from a step's number to its share of the peak rate.
+def lr_schedule(config: Config) -> Callable[[int], float]:
+    """Return a function from a step to its learning rate as a fraction of the peak.
 
-    The rate rises linearly for `warmup` steps, times what diffusers' scheduler of that name says
-    for a run of `steps`. It is a function of the step alone, so it needs no state to go on.
+    It is diffusers' schedule of that name over `steps` steps times a linear warm-up of `warmup`
+    steps. It has no state, so a resumed run needs none.
     """
-    stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    placeholder = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(
         config.schedule,
-        stand_in,
+        placeholder,
         num_warmup_steps=0,
         num_training_steps=config.steps,
-        num_cycles=RESTARTS,
-        power=POWER,
+        num_cycles=COSINE_CYCLES,
+        power=POLYNOMIAL_POWER,
     )
-    [later] = scheduler.lr_lambdas
-    return lambda step: min(1.0, (step + 1) / (config.warmup + 1)) * later(step)
+    [fraction] = scheduler.lr_lambdas
+    return lambda step: min(1.0, (step + 1) / (config.warmup + 1)) * fraction(step)

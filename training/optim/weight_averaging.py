@@ -1,4 +1,4 @@
-"""Weights that are the mean of those of many steps, and become the result in their place."""
+"""Averages of the weights over many steps, which replace the trained weights in the result."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Weights = dict[str, torch.Tensor]
 
 
 def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that training changes, by name."""
+    """Return the parameters with `requires_grad`, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 class WeightAverage:
-    """The exponential moving average of a module's weights, by diffusers' EMAModel.
+    """The exponential moving average (EMA) of a module's weights, by diffusers' EMAModel.
 
-    After step n its decay is min(decay, n / (9 + n)), so that a short run has an average as well.
-    `held` is what a checkpoint kept of it after `steps` steps.
+    The decay after step n is min(decay, n / (9 + n)), which suits short runs too. `average` is the
+    average in the checkpoint of step `steps`, by parameter name.
     """
 
     def __init__(
-        self, module: torch.nn.Module, decay: float, steps: int, held: Mapping[str, torch.Tensor]
+        self, module: torch.nn.Module, decay: float, steps: int, average: Mapping[str, torch.Tensor]
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -31,11 +31,11 @@ class WeightAverage:
         self._ema = EMAModel(self._parameters.values(), decay=decay)
         self._ema.optimization_step = steps
         for shadow, name in zip(self._ema.shadow_params, self._parameters, strict=True):
-            if name in held:
-                shadow.copy_(held[name])
+            if name in average:
+                shadow.copy_(average[name])
 
     def step(self) -> None:
-        """Take in the weights after a step."""
+        """Update the average after an optimizer step."""
         self._ema.step(self._parameters.values())
 
     def weights(self) -> Weights:
@@ -44,22 +44,22 @@ class WeightAverage:
 
 
 def schedule_free_weights(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Weights:
-    """Return the mean that a schedule-free optimizer keeps (Defazio et al. 2024, eq. 5).
+    """Return the averaged weights of a schedule-free optimizer (Defazio et al. 2024, eq. 5).
 
-    It trains at another point, to which the way back rounds: the weights are put back bit for bit.
+    Its `eval` and `train` swap the weights with rounding errors, so they are restored from a copy.
     """
     parameters = trainable(module)
     trained = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer.eval()  # type: ignore[attr-defined]
-    mean = {name: p.detach().clone() for name, p in parameters.items()}
+    average = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer.train()  # type: ignore[attr-defined]
     load_weights(module, trained)
-    return mean
+    return average
 
 
 @torch.no_grad()
 def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give a module's parameters of these names these values."""
+    """Copy values into the parameters of these names."""
     parameters = dict(module.named_parameters())
     for name, value in weights.items():
         parameters[name].copy_(value)
@@ -67,11 +67,11 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -
 
 @contextmanager
 def swap_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Put weights into a module for a while; afterwards it has its own again, bit for bit."""
+    """Load weights into a module for the duration of a `with` block, and then restore its own."""
     parameters = dict(module.named_parameters())
-    own = {name: parameters[name].detach().clone() for name in weights}
+    original = {name: parameters[name].detach().clone() for name in weights}
     load_weights(module, weights)
     try:
         yield
     finally:
-        load_weights(module, own)
+        load_weights(module, original)

@@ -1,7 +1,7 @@
-"""One optimizer that all processes of a run share: each keeps the state of some parameters.
+"""An optimizer whose state is sharded over the processes of a run (ZeRO stage 1).
 
-Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
-stage 1. A checkpoint holds the state of all, so it goes on with any number of processes.
+Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models". A
+checkpoint has the state of all parameters, so it can be resumed with any number of processes.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from ...shared.errors import UserError
 from ..config import Config
 
-DIVISIBLE = ("adamw", "adamw8bit", "adafactor")
-"""Optimizers that look at each parameter alone."""
+SHARDABLE = ("adamw", "adamw8bit", "adafactor")
+"""Optimizers that update each parameter independently of the others."""
 
 
-def shares_state(config: Config) -> bool:
-    """Tell whether each process keeps a part of the optimizer's state only."""
+def shards_state(config: Config) -> bool:
+    """Whether each process has only a shard of the optimizer's state."""
     return config.strategy == "zero" and config.processes > 1
 
 
-def check(config: Config) -> None:
-    """Raise UserError when a run is to share an optimizer that cannot be divided."""
-    if shares_state(config) and config.optimizer not in DIVISIBLE:
+def check_optimizer(config: Config) -> None:
+    """Raise UserError when the optimizer's state cannot be sharded as the settings say."""
+    if shards_state(config) and config.optimizer not in SHARDABLE:
         raise UserError(
-            f"The optimizer {config.optimizer} looks at all parameters together and cannot be "
-            "shared: set strategy to ddp, or the optimizer to adamw."
+            f"The optimizer {config.optimizer} cannot be sharded as the strategy zero does: "
+            "set strategy to ddp, or the optimizer to adamw."
         )
 
 
-def share(
-    kind: type[torch.optim.Optimizer],
+def shard_optimizer(
+    optimizer_class: type[torch.optim.Optimizer],
     groups: list[dict[str, Any]],
     settings: dict[str, Any],
 ) -> torch.optim.Optimizer:
-    """Return an optimizer of a kind for groups of parameters, this process's part of it inside."""
-    return ZeroRedundancyOptimizer(groups, optimizer_class=kind, **settings)
+    """Return an optimizer for parameter groups that has this process's shard of the state."""
+    return ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
 
 
-def groups_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Return the groups that the next step reads: those of this process too, if it is shared."""
+def param_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return all parameter groups to set a learning rate in: with ZeRO also those of the shard."""
     if isinstance(optimizer, ZeroRedundancyOptimizer):
         return [*optimizer.param_groups, *optimizer.optim.param_groups]
     return optimizer.param_groups
 
 
-def gather(optimizer: torch.optim.Optimizer) -> None:
-    """Bring the first process what all know, for `states`; every process has to call this."""
+def consolidate_state(optimizer: torch.optim.Optimizer) -> None:
+    """Gather a sharded state in the first process, for `optimizer_states`; all have to call it."""
     if isinstance(optimizer, ZeroRedundancyOptimizer):
         optimizer.consolidate_state_dict(to=0)
 
 
-def states(optimizer: torch.optim.Optimizer) -> Mapping[torch.Tensor, dict[str, Any]]:
-    """Return what an optimizer keeps of each parameter."""
+def optimizer_states(optimizer: torch.optim.Optimizer) -> Mapping[torch.Tensor, dict[str, Any]]:
+    """Return the state of each parameter, in a sharded optimizer after `consolidate_state`."""
     if not isinstance(optimizer, ZeroRedundancyOptimizer):
         return optimizer.state
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    held = optimizer.state_dict()["state"]
-    return {parameters[place]: state for place, state in held.items()}
+    states = optimizer.state_dict()["state"]
+    return {parameters[index]: state for index, state in states.items()}
 
 
-def put_states(
-    optimizer: torch.optim.Optimizer, held: Mapping[torch.Tensor, dict[str, Any]]
+def load_optimizer_states(
+    optimizer: torch.optim.Optimizer, states: Mapping[torch.Tensor, dict[str, Any]]
 ) -> None:
-    """Give an optimizer what it kept of each parameter; of a shared one each its part."""
-    part = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
-    for group in part.param_groups:
+    """Load the state of each parameter; a sharded optimizer loads its shard."""
+    shard = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+    for group in shard.param_groups:
         for parameter in group["params"]:
-            part.state[parameter] = held[parameter]
+            shard.state[parameter] = states[parameter]

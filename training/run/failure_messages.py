@@ -1,4 +1,4 @@
-"""What went wrong, as a sentence that says what a user can do about it."""
+"""Error messages of the worker: what failed, and what the user can do about it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ import errno
 from ...shared.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LONGEST = 200
+MAX_LENGTH = 200
 
-# What torch says when something that a run is made of goes away, and what helps then.
-GONE = {
-    "EADDRINUSE": "The port that the run's processes meet at is used by another program ({}): set "
-    "MASTER_PORT to a free one",
-    "gloo": "Another process of the run is gone ({}): see that its machine and device are there, "
-    "or set devices and nodes lower",
-    "NCCL": "Another process of the run is gone ({}): see that its machine and device are there, "
-    "or set devices and nodes lower",
-    "CUDA": "The GPU has failed or is gone ({}): see that the driver still lists it, or set "
+LOST_PROCESS = (
+    "Another process of the run has ended ({}): check its machine and GPU, or lower devices and "
+    "nodes"
+)
+ADVICE = {
+    "EADDRINUSE": "The port at which the run's processes connect is in use ({}): set MASTER_PORT "
+    "to a free one",
+    "gloo": LOST_PROCESS,
+    "NCCL": LOST_PROCESS,
+    "CUDA": "The GPU failed or was disconnected ({}): check that nvidia-smi lists it, or set "
     "device to cpu in the run's config.yaml",
 }
+"""Text in an error of torch, and the message for it."""
 
 
-def sentence(error: Exception) -> str:
-    """Say what a user can do about an error; without a full stop, for the reader goes on."""
+def failure_message(error: Exception) -> str:
+    """Return the message for an error of a run, without a final full stop."""
     text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, UserError):
         return text
     if isinstance(error, OSError) and (error.errno in NO_SPACE or error.errno is None):
-        return f"The run could not be saved ({text}): free some disk space"
+        return f"The run could not be saved ({text}): free disk space"
     kind = type(error).__name__
     if kind == "OutOfMemoryError":
-        return "The training does not fit into memory: set a smaller batch_size, or method to lora"
-    for sign, advice in GONE.items():
-        if sign in text:
-            return advice.format(text[:LONGEST])
-    return f"The training failed ({kind}: {text[:LONGEST]})"
+        return "Out of memory: lower batch_size, or set method to lora"
+    for cause, advice in ADVICE.items():
+        if cause in text:
+            return advice.format(text[:MAX_LENGTH])
+    return f"The training failed ({kind}: {text[:MAX_LENGTH]})"

@@ -1,111 +1,75 @@
-"""A run as curves in TensorBoard and in Weights & Biases, beside its own event stream."""
+"""TensorBoard and Weights & Biases logs of a run, in addition to its event stream."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import torch
+from lightning.fabric.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import WandbLogger
 
 from ...shared.errors import UserError
 from ..config import Config
 from .events import Event
+from .run_folder import RunFolder
 
-SMOOTHING = 0.98
-
-
-class MetricLogger(Protocol):
-    """Where the figures of a run are drawn."""
-
-    def losses(self, steps: Sequence[Event]) -> None:
-        """Add steps, in order."""
-
-    def preview(self, step: int, picture: torch.Tensor) -> None:
-        """Add a picture [H,W,3], float 0..1."""
-
-    def close(self) -> None:
-        """Write what is not written yet."""
+MetricLogger: TypeAlias = TensorBoardLogger | WandbLogger
 
 
-class _Smooth:
-    """The mean of the losses so far, in which a loss counts 0.98 times the one after it."""
+def make_loggers(run: RunFolder, config: Config, start: int) -> list[MetricLogger]:
+    """Return the loggers of a run that starts at a step, or is resumed there.
 
-    def __init__(self) -> None:
-        self._sum = self._weight = 0.0
-
-    def __call__(self, loss: float) -> float:
-        self._sum = SMOOTHING * self._sum + loss
-        self._weight = SMOOTHING * self._weight + 1
-        return self._sum / self._weight
-
-
-def _figures(step: Event, smooth: _Smooth) -> dict[str, float]:
-    loss = float(step.loss or 0.0)
-    return {"loss": loss, "loss_smoothed": smooth(loss), "learning_rate": float(step.rate or 0.0)}
+    TensorBoard ignores what was logged after that step. Weights & Biases logs offline unless
+    WANDB_MODE is set. Raises UserError when the package wandb is missing.
+    """
+    purge_step = start + 1 if start else None
+    tensorboard = TensorBoardLogger(
+        run.path, run.tensorboard.name, version="", purge_step=purge_step, flush_secs=1
+    )
+    return [tensorboard, _wandb_logger(run, config)] if config.wandb else [tensorboard]
 
 
-class TensorBoard:
-    """`tensorboard --logdir <folder>` shows it; what came after the step `start` is void."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-        self._smooth = _Smooth()
-
-    def losses(self, steps: Sequence[Event]) -> None:
-        """Add steps, in order."""
-        for step in steps:
-            for name, value in _figures(step, self._smooth).items():
-                self._writer.add_scalar(name, value, step.step, walltime=step.time)
-        self._writer.flush()
-
-    def preview(self, step: int, picture: torch.Tensor) -> None:
-        """Add a picture [H,W,3], float 0..1."""
-        self._writer.add_image("preview", picture, step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Write what is not written yet."""
-        self._writer.close()
-
-
-class WeightsAndBiases:
-    """A run of Weights & Biases in a run's `folder`, kept there unless WANDB_MODE says "online"."""
-
-    def __init__(self, folder: Path, config: Config) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError as error:
-            raise UserError(
-                "Logging to Weights & Biases needs the package wandb: install it into ComfyUI's "
-                "Python, or switch wandb off."
-            ) from error
-        self._wandb = wandb
-        self._run = wandb.init(
+def _wandb_logger(run: RunFolder, config: Config) -> WandbLogger:
+    try:
+        logger = WandbLogger(
             project=config.task,
-            name=folder.name,
-            id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(folder),
+            name=run.path.name,
+            id=hashlib.sha256(str(run.path).encode()).hexdigest()[:16],
+            save_dir=run.path,
             config=asdict(config),
             mode=os.environ.get("WANDB_MODE", "offline"),
         )
-        self._smooth = _Smooth()
+        _ = logger.experiment  # starts the W&B run
+    except ImportError as error:
+        raise UserError(
+            "Logging to Weights & Biases needs the package wandb: install it into ComfyUI's "
+            "Python, or switch wandb off."
+        ) from error
+    return logger
 
-    def losses(self, steps: Sequence[Event]) -> None:
-        """Add steps, in order."""
-        for step in steps:
-            self._run.log(_figures(step, self._smooth), step=step.step)
 
-    def preview(self, step: int, picture: torch.Tensor) -> None:
-        """Add a picture [H,W,3], float 0..1."""
-        self._run.log({"preview": self._wandb.Image(picture.numpy())}, step=step)
+def log_steps(logger: MetricLogger, steps: Iterable[Event]) -> None:
+    """Log the loss and learning rate of "step" events."""
+    for event in steps:
+        metrics = {"loss": event.loss or 0.0, "learning_rate": event.rate or 0.0}
+        logger.log_metrics(metrics, event.step)
 
-    def close(self) -> None:
-        """Write what is not written yet."""
-        self._run.finish()
+
+def log_preview(logger: MetricLogger, step: int, image: torch.Tensor) -> None:
+    """Log a preview image [H,W,3], float 0..1."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image("preview", [image.numpy()], step)
+    else:
+        logger.experiment.add_image("preview", image, step, dataformats="HWC")
+
+
+def close_logger(logger: MetricLogger) -> None:
+    """Write what is not written yet."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+    else:
+        logger.finalize("success")

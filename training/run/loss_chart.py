@@ -1,4 +1,4 @@
-"""A run in so few numbers that they can be shown while it goes on."""
+"""The loss curve and progress of a run, as the browser's training panel shows them."""
 
 from __future__ import annotations
 
@@ -8,68 +8,68 @@ from typing import Any
 from .events import Event
 
 POINTS = 200
-"""A curve is drawn with about as many points, however long the run is."""
+"""The curve of a longer run has about as many points, each the mean of several steps."""
 
 
-class Chart:
-    """What there is to show of a run of so many `steps`, kept up to date event by event."""
+class LossChart:
+    """Collects the events of a run of `steps` steps."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._width = -(-steps // POINTS)
-        self._sums: dict[int, tuple[float, int]] = {}
-        self._first: Event | None = None  # step of this session: its speed is measured from there
-        self._step: Event | None = None
+        self._steps_per_point = -(-steps // POINTS)
+        self._sums: dict[int, tuple[float, int]] = {}  # point: sum of losses, number of losses
+        self._first_step: Event | None = None  # since the run was resumed
+        self._last_step: Event | None = None
         self._preview: Event | None = None
         self._last: Event | None = None
 
-    def take(self, events: Iterable[Event]) -> None:
-        """Add what happened, in order."""
+    def add(self, events: Iterable[Event]) -> None:
+        """Add events, in order."""
         for event in events:
-            self._take(event)
+            self._add(event)
 
-    def _take(self, event: Event) -> None:
+    def _add(self, event: Event) -> None:
         self._last = event
         if event.kind == "phase":
-            self._first = None
-        elif event.kind == "resumed":  # a point that is only in part from before is drawn anew
-            whole = event.step // self._width
-            self._sums = {place: sums for place, sums in self._sums.items() if place < whole}
+            self._first_step = None
+        elif event.kind == "resumed":  # also drops the steps before it that share its point
+            complete = event.step // self._steps_per_point
+            self._sums = {point: sums for point, sums in self._sums.items() if point < complete}
         elif event.kind == "step" and event.loss is not None:
-            self._first = self._first or event
-            self._step = event
-            place = (event.step - 1) // self._width
-            total, count = self._sums.get(place, (0.0, 0))
-            self._sums[place] = (total + event.loss, count + 1)
+            self._first_step = self._first_step or event
+            self._last_step = event
+            point = (event.step - 1) // self._steps_per_point
+            total, count = self._sums.get(point, (0.0, 0))
+            self._sums[point] = (total + event.loss, count + 1)
         elif event.kind == "preview":
             self._preview = event
 
     @property
     def speed(self) -> float | None:
-        """Steps in a second, in this session; None before its second step."""
-        if self._first is None or self._step is None or self._step.step == self._first.step:
+        """Steps per second since the run was resumed; None before the second step."""
+        first, last = self._first_step, self._last_step
+        if first is None or last is None or last.step == first.step:
             return None
-        return (self._step.step - self._first.step) / max(self._step.time - self._first.time, 1e-3)
+        return (last.step - first.step) / max(last.time - first.time, 1e-3)
 
-    def as_numbers(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it.
+    def to_json(self) -> dict[str, Any]:
+        """Return the progress and the curve as JSON values.
 
-        `step` of `steps` and `state`, in words; `loss` as [step, mean loss of the steps up to it
-        since the point before]; `rate`, the learning rate; `speed` in steps a second and
-        `seconds_left`; `sample`, the newest preview's file below the run folder, and `sample_step`.
-        What is not known is None. `time` is that of the last event.
+        `loss` is a list of [step, mean loss since the previous point], `rate` the learning rate,
+        `speed` in steps per second, `sample` the newest preview's file in the run folder and
+        `sample_step` its step, `time` that of the last event. Unknown values are None.
         """
         step = self._last.step if self._last else 0
         points = [
-            [min((place + 1) * self._width, step), total / count]
-            for place, (total, count) in sorted(self._sums.items())
+            [min((point + 1) * self._steps_per_point, step), total / count]
+            for point, (total, count) in sorted(self._sums.items())
         ]
         return {
             "step": step,
             "steps": self._steps,
             "state": _state(self._last),
             "loss": points,
-            "rate": self._step.rate if self._step else None,
+            "rate": self._last_step.rate if self._last_step else None,
             "speed": self.speed,
             "seconds_left": (self._steps - step) / self.speed if self.speed else None,
             "sample": self._preview.file if self._preview else None,

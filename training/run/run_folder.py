@@ -1,4 +1,4 @@
-"""The run folder: everything about one run lies in it, and it alone is enough to go on."""
+"""The run folder: all files of a run; it alone is enough to resume the run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ...shared.errors import UserError
 from ..config import Config, TrainingConfig
 from ..config_yaml import read_config, to_yaml
 from ..data.subject import Subject, write_class_images, write_images, write_subject
-from . import checkpoints as checkpoint
+from . import checkpoints
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run lie below `path`."""
+    """The paths of the files of a run below `path`."""
 
     path: Path
 
@@ -33,38 +33,38 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
-    def pictures(self) -> Path:
-        """What is learned from: pictures, each with its caption beside it."""
+    def images(self) -> Path:
+        """The training images, each with a caption file."""
         return self.path / "pictures"
 
     @property
     def masks(self) -> Path:
-        """Where the subject is in its pictures; empty when nobody said."""
+        """The masks of the subject in its images, if there are any."""
         return self.path / "masks"
 
     @property
-    def class_pictures(self) -> Path:
-        """The class: pictures for prior preservation."""
+    def class_images(self) -> Path:
+        """The class images for prior preservation."""
         return self.path / "priors"
 
     @property
     def latents(self) -> Path:
-        """What the VAE made of both."""
+        """The VAE's latents of training and class images."""
         return self.path / "latents.safetensors"
 
     @property
     def features(self) -> Path:
-        """What a captioner's frozen eyes made of the pictures."""
+        """The image features of a captioner's frozen vision tower."""
         return self.path / "features.safetensors"
 
     @property
     def own_captions(self) -> Path:
-        """What the captioner wrote in English before it was trained."""
+        """The captioner's own English captions from before the training."""
         return self.path / "own_captions.json"
 
     @property
     def adapter(self) -> Path:
-        """What a captioner's LoRA is made of, as peft writes it."""
+        """The peft configuration of a captioner's LoRA."""
         return self.path / "adapter_config.json"
 
     @property
@@ -74,27 +74,27 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What the worker had to say to a developer."""
+        """The worker's log, for developers."""
         return self.path / "worker.log"
 
     @property
     def checkpoints(self) -> Path:
-        """The newest checkpoints, as many as the settings keep."""
+        """The newest `keep_checkpoints` checkpoints."""
         return self.path / "checkpoint"
 
     @property
     def previews(self) -> Path:
-        """Pictures painted on the way."""
+        """Preview images."""
         return self.path / "previews"
 
     @property
-    def curves(self) -> Path:
-        """What TensorBoard shows."""
+    def tensorboard(self) -> Path:
+        """The TensorBoard logs."""
         return self.path / "tensorboard"
 
     @property
     def lora(self) -> Path:
-        """The result of the methods "lora" and "dora", and of a run of captions."""
+        """The result of the methods "lora" and "dora", and of a captions run."""
         return self.path / "lora.safetensors"
 
     @property
@@ -107,33 +107,33 @@ class RunFolder:
         """The result of the method "full", a diffusers folder."""
         return self.path / "model"
 
-    def made(self, method: str) -> Path:
+    def result_path(self, method: str) -> Path:
         """The result of a method of DreamBooth."""
         return {"full": self.model, "embedding": self.embedding}.get(method, self.lora)
 
     @property
     def scores(self) -> Path:
-        """What EvaluateSubject found at each checkpoint."""
+        """EvaluateSubject's scores of each checkpoint."""
         return self.path / "scores.json"
 
     @property
     def result(self) -> Path:
-        """Says of how many steps the result is; written last."""
+        """The number of steps of the result; written last."""
         return self.path / "result.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from training this run; a process that dies lets go.
+        """Lock the run against other processes; the lock of a killed process is released.
 
-        Raises UserError when another one is at it.
+        Raises UserError when another process trains the run.
         """
         lock = FileLock(self.path / "lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
             raise UserError(
-                f"The run {self.path} is being trained by another process: wait until that has "
-                "ended, or choose another run_name."
+                f"The run {self.path} is being trained by another process: wait until it ends, or "
+                "choose another run_name."
             ) from error
         try:
             yield
@@ -141,18 +141,18 @@ class RunFolder:
             lock.release()
 
     def steps_saved(self) -> int:
-        """Return the step at which the run would go on."""
-        return checkpoint.step_of(checkpoint.latest(self.checkpoints))
+        """Return the step of the newest checkpoint, at which the run resumes; 0 without one."""
+        return checkpoints.step_of(checkpoints.latest(self.checkpoints))
 
     def is_finished(self) -> bool:
-        """Tell whether the result of all the steps in `config.yaml` is there."""
+        """Whether the result of all the steps in `config.yaml` exists."""
         if not self.result.exists():
             return False
-        made = json.loads(self.result.read_text(encoding="utf-8"))
-        return bool(made["steps"] == read_config(self.config).steps)
+        result = json.loads(self.result.read_text(encoding="utf-8"))
+        return bool(result["steps"] == read_config(self.config).steps)
 
     def mark_finished(self, steps: int) -> None:
-        """Say that the result of so many steps is complete."""
+        """Record that the result of so many steps is complete."""
         write_text(self.result, json.dumps({"steps": steps}))
 
 
@@ -165,39 +165,38 @@ def open_run(
     *,
     resume: bool,
 ) -> RunFolder:
-    """Return the folder of a run of DreamBooth: see `find_or_make`."""
+    """Return the folder of a DreamBooth run, found or created by `find_or_create`."""
 
-    def fill(draft: RunFolder) -> None:
-        write_subject(draft.pictures, subject)
+    def write_data(draft: RunFolder) -> None:
+        write_subject(draft.images, subject)
         write_images(draft.masks, subject.masks)
-        write_class_images(draft.class_pictures, class_pictures)
+        write_class_images(draft.class_images, class_pictures)
 
-    return find_or_make(root, name, config, fill, resume=resume)
+    return find_or_create(root, name, config, write_data, resume=resume)
 
 
-def find_or_make(
-    root: Path, name: str, config: Config, fill: Callable[[RunFolder], None], *, resume: bool
+def find_or_create(
+    root: Path, name: str, config: Config, write_data: Callable[[RunFolder], None], *, resume: bool
 ) -> RunFolder:
-    """Return the folder of a run that these settings continue, or make one and `fill` it.
+    """Return the folder of the run that these settings resume, or create one with `write_data`.
 
-    Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or other pictures
-    never touch an earlier run. With `resume`, the first that fits goes on where it was;
-    it may get more steps than it had. Raises OSError when the disk does not take the files, and
-    UserError when another process is training that run.
+    Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or images start a new
+    run. With `resume`, the first run that can be resumed is; `config` may have more steps than it
+    had. Raises OSError when the disk is full, and UserError when another process trains that run.
     """
     for number in count(1):
         run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
         if not run.path.exists():
-            _make(run, config, fill)
+            _create(run, config, write_data)
             return run
-        if resume and _fits(run, config):
+        if resume and _can_resume(run, config):
             with run.locked():
                 write_text(run.config, to_yaml(config))
             return run
     raise AssertionError("count() never ends")
 
 
-def _fits(run: RunFolder, config: Config) -> bool:
+def _can_resume(run: RunFolder, config: Config) -> bool:
     if not run.config.exists():
         return False
     try:
@@ -206,11 +205,11 @@ def _fits(run: RunFolder, config: Config) -> bool:
         return False
 
 
-def _make(run: RunFolder, config: Config, fill: Callable[[RunFolder], None]) -> None:
-    """Make the folder aside and move it into place, so that a folder that exists is complete."""
+def _create(run: RunFolder, config: Config, write_data: Callable[[RunFolder], None]) -> None:
+    """Create the folder under a temporary name and rename it, so that it appears atomically."""
     draft = RunFolder(run.path.with_name(f"{run.path.name}.{os.getpid()}.tmp"))
     try:
-        fill(draft)
+        write_data(draft)
         write_text(draft.config, to_yaml(config))
         draft.path.replace(run.path)
     finally:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, from its newest checkpoint or an earlier one."""
+"""The result of a DreamBooth run, of its last step or of a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .run_folder import RunFolder
 
 
 def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
-    """Load the model to start from, its own LoRAs merged in."""
+    """Load the base model with its LoRAs merged."""
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
     diffusion = load_diffusion(config.base, dtype, vocabulary)
     for file in config.base_loras:
@@ -35,25 +35,25 @@ def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
 
 
 def _merge(diffusion: Diffusion, file: Path) -> Diffusion:
-    """Merge a LoRA or an embedding into a model that was just loaded, and list it in its `loras`.
+    """Merge a LoRA or add an embedding's token, and append the file to the model's `loras`.
 
-    Raises UserError when the file was made for another model.
+    Raises UserError when the file does not fit the model.
     """
     if not textual_inversion.is_embedding(file):
         return merge_lora(diffusion, file)
     try:
-        with_token = textual_inversion.add_token(diffusion, textual_inversion.read_embedding(file))
+        extended = textual_inversion.add_token(diffusion, textual_inversion.read_embedding(file))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{file} does not fit {diffusion.name} ({error}): choose the base model that it was "
             "made for."
         ) from error
-    return replace(with_token, loras=(*diffusion.loras, str(file)))
+    return replace(extended, loras=(*diffusion.loras, str(file)))
 
 
 def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
-    """Write what was trained, and mark the run as finished."""
-    _write(run.made(config.method), run, config, diffusion)
+    """Write the result, and mark the run as finished."""
+    _write(run.result_path(config.method), run, config, diffusion)
     run.mark_finished(config.steps)
 
 
@@ -62,31 +62,31 @@ def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diff
         shutil.rmtree(target, ignore_errors=True)
         save_folder(diffusion, target)
     elif config.method == "embedding":
-        learned = textual_inversion.trained_embedding(diffusion, config.token)
-        textual_inversion.write_embedding(target, learned, metadata(run, config))
+        embedding = textual_inversion.trained_embedding(diffusion, config.token)
+        textual_inversion.write_embedding(target, embedding, metadata(run, config))
     else:
         tensors = lora_adapters.lora_state_dict(diffusion.unet, *diffusion.text_encoders)
         checkpoints.write_tensors(target, tensors, metadata(run, config))
 
 
 def result_at(run: RunFolder, step: int) -> Path:
-    """Return the result that the run would have had at a kept checkpoint, made on first use.
+    """Return the result of a checkpoint, written on first use.
 
-    It is a LoRA, an embedding or a model folder, as the run's own. Raises UserError when no
-    checkpoint of that step is kept.
+    It is a LoRA, an embedding or a model folder, as the method says. Raises UserError when there is
+    no checkpoint of that step.
     """
     config = read_as(TrainingConfig, run.config)
     if run.is_finished() and step == config.steps:
-        return run.made(config.method)
-    target = run.path / "steps" / f"{step:08}" / run.made(config.method).name
+        return run.result_path(config.method)
+    target = run.path / "steps" / f"{step:08}" / run.result_path(config.method).name
     if target.exists():
         return target
     weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
     diffusion = load_base(config, torch.float32)
     if config.method == "embedding":
         [vectors] = weights.values()
-        learned = textual_inversion.TokenEmbedding(config.token, vectors)
-        textual_inversion.write_embedding(target, learned, metadata(run, config))
+        embedding = textual_inversion.TokenEmbedding(config.token, vectors)
+        textual_inversion.write_embedding(target, embedding, metadata(run, config))
         return target
     if config.method != "full":
         lora_adapters.inject_configured_lora(diffusion, config)
@@ -96,8 +96,8 @@ def result_at(run: RunFolder, step: int) -> Path:
 
 
 def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
-    """Return what a file says about where it came from."""
-    _, captions = read_images(run.pictures)
+    """Return the metadata of a result file: base model, subject, captions, settings, scores."""
+    _, captions = read_images(run.images)
     scores = {"scores": run.scores.read_text(encoding="utf-8")} if run.scores.exists() else {}
     return scores | {
         "base": config.base,
@@ -109,45 +109,45 @@ def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
     }
 
 
-def write_scored(run: RunFolder, target: Path) -> None:
-    """Write a copy of a run's LoRA or vectors that says how its checkpoints scored.
+def write_with_scores(run: RunFolder, target: Path) -> None:
+    """Write a copy of a run's LoRA or embedding that has the scores in its metadata.
 
-    The run's own file stays as it is: models and class pictures are known by its bytes. Raises
-    OSError when the disk is full.
+    The run's own file stays unchanged, as its hash is part of model fingerprints. Raises OSError
+    when the disk is full.
     """
     config = read_as(TrainingConfig, run.config)
-    tensors = load_file(run.made(config.method))
+    tensors = load_file(run.result_path(config.method))
     checkpoints.write_tensors(target, tensors, metadata(run, config))
 
 
-def write_origin(run: RunFolder, folder: Path) -> None:
-    """Write `dreambooth.json` beside a model's folders, for they have no place for metadata.
+def write_model_metadata(run: RunFolder, folder: Path) -> None:
+    """Write the metadata of a diffusers folder as its `dreambooth.json`.
 
     Raises OSError when the disk is full.
     """
-    says = metadata(run, read_as(TrainingConfig, run.config))
-    write_text(folder / "dreambooth.json", json.dumps(says, indent=2, ensure_ascii=False))
+    values = metadata(run, read_as(TrainingConfig, run.config))
+    write_text(folder / "dreambooth.json", json.dumps(values, indent=2, ensure_ascii=False))
 
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
-    """Load the model that a run made, or would have made at a kept checkpoint, on the CPU."""
+    """Load the model that a run trained, at its last step or at a checkpoint, on the CPU."""
     config = read_as(TrainingConfig, run.config)
-    made = run.made(config.method) if step is None else result_at(run, step)
+    result = run.result_path(config.method) if step is None else result_at(run, step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":
-        return replace(load_diffusion(made, dtype), name=name)
-    return replace(_merge(load_base(config, dtype), made), name=name)
+        return replace(load_diffusion(result, dtype), name=name)
+    return replace(_merge(load_base(config, dtype), result), name=name)
 
 
 def write_checkpoint(run: RunFolder, target: Path, architecture: Path | None = None) -> bool:
-    """Write the model of a run of the method "full" as a checkpoint file, in half precision.
+    """Write the model of a run of the method "full" as a checkpoint file, in fp16.
 
-    Returns False, and writes nothing, when a checkpoint cannot hold such a model. Raises
-    UserError when the disk is full. The run folder keeps the model as precise as it is.
+    Returns False, and writes nothing, when the checkpoint format does not support the model. Raises
+    UserError when the disk is full.
     """
     model = load_result(run, torch.float16)
     if checkpoint_incompatibility(model, architecture):
         return False
-    says = metadata(run, read_as(TrainingConfig, run.config))
-    save_checkpoint(model, target, architecture, says)
+    config = read_as(TrainingConfig, run.config)
+    save_checkpoint(model, target, architecture, metadata(run, config))
     return True

@@ -1,4 +1,4 @@
-"""What is done after each step: losses written down, checkpoints, preview pictures, stopping."""
+"""What happens after each step: events, checkpoints, preview images, stopping."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
 from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
-from ...shared.images import to_pil
 from ..learner import Learner
 from ..optim.weight_averaging import swap_weights
-from ..optim.zero_optimizer import gather
+from ..optim.zero_optimizer import consolidate_state
 from . import checkpoints
-from .events import Event, append
-from .loggers import MetricLogger
+from .events import Event, append_events
+from .loggers import MetricLogger, close_logger, log_preview, log_steps
 from .run_folder import RunFolder
 from .stop_request import StopRequest
 
@@ -29,124 +29,128 @@ WRITE_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class _Step:
-    """A step that is done, its figures [] still on their device."""
+    """A completed step; `loss` and `gradient_norm` [] are still on their device."""
 
     number: int
     loss: torch.Tensor
     gradient_norm: torch.Tensor | None
     time: float
 
+    def is_finite(self) -> bool:
+        """Whether neither the loss nor the gradient norm is NaN or infinite."""
+        values = (self.loss, self.gradient_norm)
+        return all(value is None or math.isfinite(value) for value in values)
+
 
 class StepCallback(Callback):
-    """Keeps the run folder up to date while a run goes on.
+    """Writes events, logs, checkpoints and previews of a run into its folder.
 
-    Losses stay on their device until they are written, a few times a second, so that no step
-    waits for another. They are written before each checkpoint, so the curve is never behind it.
-    Of several processes only the first one writes. `done` is the number of steps that are done.
+    Losses stay on their device until they are written, every WRITE_SECONDS, so that steps do not
+    wait for the GPU; they are written before each checkpoint. With several processes only the
+    first one writes. `completed_steps` includes those of the checkpoint that the run resumed from.
     """
 
-    def __init__(self, run: RunFolder, stop: StopRequest, curves: Sequence[MetricLogger]) -> None:
+    def __init__(self, run: RunFolder, stop: StopRequest, loggers: Sequence[MetricLogger]) -> None:
         self._run = run
         self._stop = stop
-        self._curves = curves
-        self._steps: list[_Step] = []
-        self._written = time.monotonic()
-        self.done = 0
+        self._loggers = loggers
+        self._unwritten: list[_Step] = []
+        self._written_at = time.monotonic()
+        self.completed_steps = 0
 
     def on_train_start(self, trainer: Trainer, module: Learner) -> None:
-        """From here on, a request to stop waits for a checkpoint."""
+        """Defer stop requests to the end of a step, and restore the fp16 gradient scaler."""
         self._stop.defer()
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaler = _scaler(trainer)
         if scaler is not None and module.resume_from is not None:
             checkpoints.restore_scaler(module.resume_from, scaler)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: Learner, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        """Write down a step that is done, and what is due after it."""
-        done, parts = divmod(batch + 1, module.config.accumulation)
-        if parts:
-            return
-        self.done = done
+        """After the last batch of a step, record the step and do what is due after it."""
         config, strategy = module.config, trainer.strategy
+        step, remaining = divmod(batch + 1, config.accumulation)
+        if remaining:
+            return
+        self.completed_steps = step
         stopping = strategy.reduce_boolean_decision(self._stop.requested, all=False)
         loss = strategy.reduce(torch.stack(module.losses).mean(), reduce_op="mean")
         module.losses.clear()
-        self._steps.append(_Step(done, loss, self._norm(trainer, module), time.time()))
-        if time.monotonic() - self._written > WRITE_SECONDS:
+        # A gradient scaler skips steps whose gradient norm is infinite: they are no failure.
+        norm = module.gradient_norm if _scaler(trainer) is None else None
+        self._unwritten.append(_Step(step, loss, norm, time.time()))
+        if time.monotonic() - self._written_at > WRITE_SECONDS:
             self._write_steps(trainer, module)
-        if stopping or done == config.steps or done % config.checkpoint_every == 0:
+        if stopping or step == config.steps or step % config.checkpoint_every == 0:
             self._write_steps(trainer, module)
-            self._save(trainer, module, done)
-        if config.preview_every and done % config.preview_every == 0 and not stopping:
-            self._paint(trainer, module, done)
+            self._save_checkpoint(trainer, module, step)
+        if config.preview_every and step % config.preview_every == 0 and not stopping:
+            self._save_preview(trainer, module, step)
         trainer.should_stop = stopping
 
-    @staticmethod
-    def _norm(trainer: Trainer, module: Learner) -> torch.Tensor | None:
-        """The gradients' norm; None where a scaler passes over steps whose norm is infinite."""
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        return None if scaled else module.gradient_norm
-
     def _write_steps(self, trainer: Trainer, module: Learner) -> None:
-        """Write what is not written yet.
+        """Write the completed steps to the event stream and the loggers.
 
-        Raises UserError at the first step whose loss or gradient is not a number: it has
-        spoilt the weights, and what the last checkpoint holds is well.
+        Raises UserError at the first step whose loss or gradient norm is NaN or infinite: the
+        weights are useless from that step on, and the newest checkpoint is from before it.
         """
-        if not self._steps:
-            return
-        losses = torch.stack([step.loss for step in self._steps]).tolist()
-        norms = [0.0 if s.gradient_norm is None else float(s.gradient_norm) for s in self._steps]
-        good = [math.isfinite(a) and math.isfinite(b) for a, b in zip(losses, norms, strict=True)]
-        whole = good.index(False) if False in good else len(good)
+        finite = [step.is_finite() for step in self._unwritten]
+        valid = finite.index(False) if False in finite else len(finite)
         if trainer.is_global_zero:
             events = [
-                Event("step", step.number, loss, module.rate(step.number - 1), time=step.time)
-                for step, loss in zip(self._steps[:whole], losses, strict=False)
+                Event("step", s.number, s.loss.item(), module.rate(s.number - 1), time=s.time)
+                for s in self._unwritten[:valid]
             ]
-            append(self._run.events, events)
-            for curve in self._curves:
-                curve.losses(events)
-        if whole < len(good):
+            append_events(self._run.events, events)
+            for logger in self._loggers:
+                log_steps(logger, events)
+        if valid < len(finite):
+            saved = self._run.steps_saved()
+            kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint"
             raise UserError(
-                f"The loss was no number any more after step {self._steps[whole].number - 1}: set "
-                "a lower learning_rate."
+                f"Loss became NaN after step {self._unwritten[valid].number - 1}; {kept}. "
+                "Lower the learning rate."
             )
-        self._steps = []
-        self._written = time.monotonic()
+        self._unwritten = []
+        self._written_at = time.monotonic()
 
-    def _save(self, trainer: Trainer, module: Learner, done: int) -> None:
+    def _save_checkpoint(self, trainer: Trainer, module: Learner, step: int) -> None:
         optimizer = trainer.optimizers[0]
-        gather(optimizer)
+        consolidate_state(optimizer)
         if not trainer.is_global_zero:
             return
         checkpoints.save(
             self._run.checkpoints,
-            done,
+            step,
             module,
             optimizer,
             average=module.result_weights(optimizer),
-            scaler=getattr(trainer.precision_plugin, "scaler", None),
+            scaler=_scaler(trainer),
             keep=module.config.keep_checkpoints,
         )
-        append(self._run.events, [Event("checkpoint", done)])
+        append_events(self._run.events, [Event("checkpoint", step)])
 
-    def _paint(self, trainer: Trainer, module: Learner, done: int) -> None:
-        """Show what was learned so far, as the result would."""
+    def _save_preview(self, trainer: Trainer, module: Learner, step: int) -> None:
+        """Generate preview images with the weights that the result would have."""
         if not trainer.is_global_zero:
             return
         with swap_weights(module, module.result_weights(trainer.optimizers[0])):
-            strip = module.preview()
-        path = self._run.previews / f"{done:08}.png"
+            preview = module.preview()
+        path = self._run.previews / f"{step:08}.png"
         with atomic_write(path) as draft:
-            to_pil(strip).save(draft, "PNG")
+            Image.fromarray(preview.mul(255).round().byte().numpy()).save(draft, "PNG")
         file = path.relative_to(self._run.path).as_posix()
-        append(self._run.events, [Event("preview", done, file=file)])
-        for curve in self._curves:
-            curve.preview(done, strip)
+        append_events(self._run.events, [Event("preview", step, file=file)])
+        for logger in self._loggers:
+            log_preview(logger, step, preview)
 
     def on_train_end(self, trainer: Trainer, module: Learner) -> None:
-        """Close the curves."""
-        for curve in self._curves:
-            curve.close()
+        """Close the loggers."""
+        for logger in self._loggers:
+            close_logger(logger)
+
+
+def _scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
+    """The gradient scaler of fp16 training."""
+    return getattr(trainer.precision_plugin, "scaler", None)

@@ -1,4 +1,4 @@
-"""How a worker is asked to stop: SIGTERM, Ctrl-C, or the end of its standard input."""
+"""Requests to stop a worker: SIGTERM, SIGINT, or the end of its standard input."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 STOPPED = 3
-"""Exit code of a worker that was asked to stop, and did."""
+"""Exit code of a worker that stopped on request."""
 
-LAST_WORD_SECONDS = 120
+STOP_SECONDS = 120
 
 
 class StopRequest:
-    """A request to stop, from whoever may ask.
+    """Whether the worker was asked to stop.
 
-    Until `defer` is called there is nothing to save, and a request ends the process at once.
-    Afterwards it is for the training loop to look at `requested` after each step.
+    Before `defer` is called there is nothing to save, and a request ends the process at once.
+    Afterwards it sets `requested`, which the training loop reads after each step.
     """
 
     def __init__(self) -> None:
@@ -30,19 +30,19 @@ class StopRequest:
         self._deferred = False
 
     def listen(self, *, attended: bool) -> None:
-        """Listen for SIGTERM and SIGINT and, if `attended`, for the end of standard input.
+        """Handle SIGTERM and SIGINT and, if `attended`, the end of standard input.
 
-        An attended worker was started by a process that holds the other end of its standard input
-        and ends it to say stop; when that process dies in whatever way, the input ends as well.
+        The process that started an attended worker closes the pipe to its standard input to stop
+        it; when that process is killed, the operating system closes it.
         """
         self._catch_signals()
         if attended:
             threading.Thread(target=self._on_end_of_input, daemon=True).start()
 
     def defer(self) -> None:
-        """From now on there is something to save."""
+        """Let requests wait for the end of a step from now on."""
         self._deferred = True
-        self._catch_signals()  # anew, for Lightning has its own idea of SIGTERM
+        self._catch_signals()  # Lightning has replaced the handler of SIGTERM
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,8 +55,8 @@ class StopRequest:
         while os.read(sys.stdin.fileno(), 1):
             pass
         self._request()
-        time.sleep(LAST_WORD_SECONDS)
-        log.error("The worker did not stop in %s seconds: it ends now.", LAST_WORD_SECONDS)
+        time.sleep(STOP_SECONDS)
+        log.error("The worker did not stop in %s seconds: exiting.", STOP_SECONDS)
         os._exit(STOPPED)
 
     def _request(self) -> None:

@@ -1,10 +1,9 @@
-"""A run from its folder to its result."""
+"""Train a run from its folder to its result."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -20,95 +19,70 @@ from ..learner import Learner
 from ..optim import zero_optimizer
 from ..optim.weight_averaging import load_weights
 from . import checkpoints
-from .events import Event, append
-from .loggers import MetricLogger, TensorBoard, WeightsAndBiases
-from .preflight import Preflight, cheapest_change
+from .events import Event, append_events
+from .loggers import make_loggers
+from .preflight import Preflight, suggest_change
 from .run_folder import RunFolder
 from .step_callback import StepCallback
 from .stop_request import StopRequest
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-FROZEN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""Lightning computes in these: weights that do not learn need no more."""
+FROZEN_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Frozen weights are stored in the dtype in which mixed precision computes with them."""
 
 
-def train(run: RunFolder, stop: StopRequest, *, leads: bool = True) -> bool:
-    """Train until all steps are done and the result is written; False when asked to stop before.
+def train(run: RunFolder, stop: StopRequest, *, is_leader: bool = True) -> bool:
+    """Train until the result is written; return False when stopped on request before.
 
-    Goes on from the newest checkpoint. Of the processes that share a run one `leads`: it alone
-    writes to the run folder. Raises UserError for settings that do not fit the model, and
-    OSError when the disk is full.
+    Resumes at the newest checkpoint. With several processes only the leader writes to the run
+    folder. Raises UserError for settings that do not fit the model, and OSError when the disk is
+    full.
     """
     config = read_config(run.config)
     start = run.steps_saved()
 
-    def say(kind: str, text: str | None = None) -> None:
-        if leads:
-            append(run.events, [Event(kind, start, text=text)])
+    def report(text: str | None, kind: str = "phase") -> None:
+        if is_leader:
+            append_events(run.events, [Event(kind, start, text=text)])
 
-    say("resumed")
-    say("phase", "loading the model")
-    journal = StepCallback(run, stop, _curves(run, config, start) if leads else [])
-    callbacks: list[Callback] = [journal]
-    if leads and not start:
-        callbacks.append(Preflight(lambda needs: say("phase", needs)))
+    report(None, "resumed")
+    report("loading the model")
+    steps = StepCallback(run, stop, make_loggers(run, config, start) if is_leader else [])
+    callbacks: list[Callback] = [steps]
+    if is_leader and not start:
+        callbacks.append(Preflight(report))
     trainer = make_trainer(config, callbacks)
-    module = _learner(
-        run,
-        config,
-        trainer.strategy.root_device,
-        lambda what: say("phase", what),
-        leads=leads,
-    )
-    say("phase", "training")
-    parts = range(start * config.accumulation, config.steps * config.accumulation)
+    device, resume_from = trainer.strategy.root_device, checkpoints.latest(run.checkpoints)
+    module: Learner
+    if isinstance(config, TrainingConfig):
+        from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
+
+        dtype = FROZEN_DTYPES.get(_precision(config), torch.float32)
+        module = prepare_dreambooth(
+            run, config, device, report, resume_from, frozen_dtype=dtype, leads=is_leader
+        )
+    elif isinstance(config, CaptionConfig):
+        from ..captions.caption_module import prepare as prepare_captions
+
+        module = prepare_captions(run, config, device, report, resume_from)
+    else:
+        raise TypeError(f"{type(config).__name__} is no config of a task.")
+    report("training")
+    batches = range(start * config.accumulation, config.steps * config.accumulation)
     try:
-        trainer.fit(module, DataLoader(cast("Dataset[int]", parts), batch_size=None))
+        trainer.fit(module, DataLoader(cast("Dataset[int]", batches), batch_size=None))
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"The training does not fit into memory (it ran out): {cheapest_change(config)}."
-        ) from error
-    if max(start, journal.done) < config.steps:
+        raise UserError(f"Out of memory: {suggest_change(config)}.") from error
+    if max(start, steps.completed_steps) < config.steps:
         return False
-    if leads:
+    if is_leader:
         load_weights(module, module.result_weights(trainer.optimizers[0]))
         module.write_result(run)
     return True
 
 
-def _learner(
-    run: RunFolder,
-    config: Config,
-    device: torch.device,
-    say: Callable[[str], None],
-    *,
-    leads: bool,
-) -> Learner:
-    """Return what the run's task trains, with all that it learns from."""
-    resume_from = checkpoints.latest(run.checkpoints)
-    if isinstance(config, TrainingConfig):
-        from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
-
-        dtype = FROZEN.get(_precision(config), torch.float32)
-        return prepare_dreambooth(
-            run, config, device, say, resume_from, frozen_dtype=dtype, leads=leads
-        )
-    if isinstance(config, CaptionConfig):
-        from ..captions.caption_module import prepare as prepare_captions
-
-        return prepare_captions(run, config, device, say, resume_from)
-    raise TypeError(f"No task has settings like {type(config).__name__}.")
-
-
-def _curves(run: RunFolder, config: Config, start: int) -> list[MetricLogger]:
-    curves: list[MetricLogger] = [TensorBoard(run.curves, start)]
-    if config.wandb:
-        curves.append(WeightsAndBiases(run.path, config))
-    return curves
-
-
 def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
-    """Return a Trainer that does nothing but train: all else is the callbacks'."""
+    """Return a Trainer whose logging, checkpoints and progress are left to the callbacks."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*in eval mode at the start of training.*"):
@@ -116,14 +90,14 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
     processes = config.processes
     if config.batch_size % processes:
         raise UserError(
-            f"A batch of {config.batch_size} pictures cannot be shared by {processes} processes: "
-            f"set batch_size to a multiple of {processes}."
+            f"batch_size is {config.batch_size}, and {processes} processes share it: set it to a "
+            f"multiple of {processes}."
         )
-    zero_optimizer.check(config)
-    there = torch.cuda.device_count()
-    if config.device != "cpu" and there and config.devices > there:
+    zero_optimizer.check_optimizer(config)
+    gpus = torch.cuda.device_count()
+    if config.device != "cpu" and gpus and config.devices > gpus:
         raise UserError(
-            f"devices is {config.devices} and this computer has {there}: set it to {there}."
+            f"devices is {config.devices}, and this computer has {gpus} GPUs: set it to {gpus}."
         )
     return Trainer(
         accelerator=config.device,

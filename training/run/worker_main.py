@@ -1,4 +1,4 @@
-"""The worker's program: light to import, so that it listens before anything heavy is loaded."""
+"""The worker's main program, which handles signals before it imports torch."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from pathlib import Path
 from typing import NoReturn
 
 from ...shared.errors import UserError
-from .events import Event, append
-from .failure_messages import sentence
+from .events import Event, append_events
+from .failure_messages import failure_message
 from .run_folder import RunFolder
 from .stop_request import STOPPED, StopRequest
 
 log = logging.getLogger(__name__)
 
 FAILED = 4
-"""Exit code of a worker that says in its log, and if it can in its events, what went wrong."""
+"""Exit code of a worker that failed; its log and its last event have the message."""
 
 
 def main() -> None:
-    """Train the run whose config.yaml is named on the command line."""
-    parser = argparse.ArgumentParser(description="Train a DreamBooth run; it resumes by itself.")
+    """Train the run whose config.yaml is given on the command line."""
+    parser = argparse.ArgumentParser(description="Train a run, or resume it at its checkpoint.")
     parser.add_argument("config", type=Path, help="config.yaml in a run folder")
     parser.add_argument(
         "--attended",
         action="store_true",
-        help="save and stop when standard input ends, as it does when the starter dies",
+        help="save a checkpoint and stop when standard input is closed",
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     stop = StopRequest()
     stop.listen(attended=arguments.attended)
     run = RunFolder(arguments.config.resolve().parent)
-    if not is_first_process():
-        sys.exit(_help(run, stop))
+    if not is_rank_zero():
+        from .train_loop import train
+
+        sys.exit(0 if train(run, stop, is_leader=False) else STOPPED)
     try:
         with run.locked():
             code = _train(run, stop)
@@ -44,42 +46,36 @@ def main() -> None:
         log.error("%s", error)
         code = FAILED
     if arguments.attended and code != FAILED:
-        _leave(code)
+        _exit_at_once(code)
     sys.exit(code)
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once, for all is written and somebody waits: taking torch apart takes seconds."""
+def _exit_at_once(code: int) -> NoReturn:
+    """Exit without torch's cleanup, which takes seconds while the user waits."""
     logging.shutdown()
     os._exit(code)
 
 
-def is_first_process() -> bool:
-    """Tell whether this process leads those that share a run, by the names of their launchers."""
+def is_rank_zero() -> bool:
+    """Whether this is the first of a run's processes, by what Lightning, torchrun or SLURM set."""
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def _help(run: RunFolder, stop: StopRequest) -> int:
-    """Share the work of the first process, which alone writes to the run folder."""
-    from .train_loop import train
-
-    return 0 if train(run, stop, leads=False) else STOPPED
-
-
 def _train(run: RunFolder, stop: StopRequest) -> int:
     try:
-        append(run.events, [Event("phase", run.steps_saved(), text="starting")])
-        from .train_loop import train  # takes seconds
+        append_events(run.events, [Event("phase", run.steps_saved(), text="starting")])
+        from .train_loop import train  # imports torch, which takes seconds
 
         finished = train(run, stop)
-        ending = Event("finished" if finished else "stopped", run.steps_saved())
-        append(run.events, [ending])
-        log.info("The run %s %s at step %d.", run.path, ending.kind, ending.step)
+        event = Event("finished" if finished else "stopped", run.steps_saved())
+        append_events(run.events, [event])
+        log.info("The run %s %s at step %d.", run.path, event.kind, event.step)
     except Exception as error:
         log.exception("The run failed.")
+        event = Event("failed", run.steps_saved(), text=failure_message(error))
         try:
-            append(run.events, [Event("failed", run.steps_saved(), text=sentence(error))])
+            append_events(run.events, [event])
         except OSError:
             log.exception("The failure could not be written to %s.", run.events)
         return FAILED

@@ -1,4 +1,4 @@
-"""A worker process seen from the one who started it."""
+"""Start a training run in a worker process and follow its events."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from types import TracebackType
 
 from ...shared.errors import UserError
-from .events import Event, Follower
+from .events import Event, EventReader
 from .run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 120
-"""A checkpoint of a large model may take long on a slow disk."""
+STOP_SECONDS = 120
+"""A worker that stops writes a checkpoint first, which takes time for a large model."""
 
 
 class Worker:
-    """Trains a run in a process of its own; on leaving the `with`, the process has ended.
+    """A context in which a worker process trains a run; the process has ended when it is left.
 
-    When the block is left early, by whatever exception, the worker is asked to save a checkpoint
-    and stop, and killed when it does not.
+    When it is left early, by any exception, the worker is asked to save a checkpoint and stop, and
+    is killed after STOP_SECONDS.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._follower = Follower(run.events, from_end=True)
+        self._events = EventReader(run.events, from_end=True)
 
     def __enter__(self) -> Worker:
         command = [sys.executable, str(WORKER), str(self._run.config), "--attended"]
@@ -53,9 +53,9 @@ class Worker:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            self._process.wait(GRACE_SECONDS)
+            self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("The training worker did not stop in time and is killed.")
+            log.warning("The training worker did not stop in %s seconds: killing it.", STOP_SECONDS)
             self._process.kill()
             self._process.wait()
 
@@ -65,14 +65,14 @@ class Worker:
         return self._process.pid
 
     def events(self) -> Iterator[Event | None]:
-        """Yield what happens until the run is finished; None now and then while nothing does.
+        """Yield the run's events until it is finished, and None after each poll.
 
-        Raises UserError, in one sentence, when the worker fails or disappears.
+        Raises UserError when the worker fails or is killed.
         """
         failure = None
         while True:
             ended = self._process.poll() is not None
-            for event in self._follower.new():
+            for event in self._events.read_new():
                 failure = event.text if event.kind == "failed" else failure
                 yield event
             if ended:
@@ -83,12 +83,11 @@ class Worker:
             except subprocess.TimeoutExpired:
                 continue
         if not self._run.is_finished():
-            raise UserError(self._what_happened(failure))
+            raise UserError(self._failure_message(failure))
 
-    def _what_happened(self, failure: str | None) -> str:
-        code = self._process.returncode
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        what = failure or f"The training worker ended before its run was finished ({how})"
-        step = self._run.steps_saved()
-        onward = f"resumes at step {step}" if step else "starts it again"
-        return f"{what}; its log is {self._run.log}, and queueing again {onward}."
+    def _failure_message(self, failure: str | None) -> str:
+        code, step = self._process.returncode, self._run.steps_saved()
+        reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        failure = failure or f"The training worker ended before the run was finished ({reason})"
+        resumes = f"resumes at step {step}" if step else "starts from the beginning"
+        return f"{failure}. Queueing again {resumes}; the log is {self._run.log}."
