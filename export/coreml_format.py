@@ -1,4 +1,4 @@
-"""Core ML as ML programs, by coremltools; run where the machine is a Mac, inspected elsewhere."""
+"""Core ML export as ML programs, by coremltools; they run on a Mac and are inspected elsewhere."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ COMPUTE_PRECISIONS = {
     "int8": ct.precision.FLOAT16,
 }
 
-_KINDS = {torch.float32: np.float32, torch.int32: np.int32}
+_NUMPY_DTYPES = {torch.float32: np.float32, torch.int32: np.int32}
 
 
 def write(part: Part, file: Path, precision: Precision) -> None:
-    """Write a part as an ML program for iOS 17 and macOS 14, and see that it says so.
+    """Write a part as an ML program for iOS 17 and macOS 14, and check its inputs and outputs.
 
-    Integer inputs become int32, for Core ML knows no longer ones. int8 stores weights as int8 with
-    a scale for each output, and computes in fp16.
+    Integer inputs become int32, the only integer type of Core ML. int8 stores weights as int8 with
+    a scale for each output channel, and computes in fp16.
 
-    Raises UserError when the program that was written is not what was asked for.
+    Raises UserError when the written program has other inputs or outputs than the part.
     """
     with quiet_logs():
         program = torch.export.export(part.module, tuple(part.example.values()), strict=False)
         model = ct.convert(
             program.run_decompositions({}),
             inputs=[
-                ct.TensorType(name=name, shape=value.shape, dtype=_KINDS[_torch_kind(value)])
+                ct.TensorType(
+                    name=name, shape=value.shape, dtype=_NUMPY_DTYPES[_torch_dtype(value)]
+                )
                 for name, value in part.example.items()
             ],
             outputs=[ct.TensorType(name=name) for name in part.outputs],
@@ -55,14 +57,15 @@ def write(part: Part, file: Path, precision: Precision) -> None:
             skip_model_load=True,
         )
         if precision == "int8":
-            way = OpLinearQuantizerConfig(mode="linear_symmetric")
-            model = linear_quantize_weights(model, OptimizationConfig(global_config=way))
+            quantizer = OpLinearQuantizerConfig(mode="linear_symmetric")
+            config = OptimizationConfig(global_config=quantizer)
+            model = linear_quantize_weights(model, config)
         model.save(str(file))
-    _inspect(part, file)
+    _check_program(part, file)
 
 
 class Graph:
-    """An ML program as Core ML runs it; elsewhere than on a Mac it cannot be called."""
+    """An ML program run by Core ML; it can only be called on a Mac."""
 
     runs_here = sys.platform == "darwin"
 
@@ -70,27 +73,29 @@ class Graph:
         self._model = ct.models.MLModel(str(file), skip_model_load=not self.runs_here)
         self._outputs = [entry.name for entry in self._model.get_spec().description.output]
 
-    def __call__(self, given: Case) -> list[Tensor]:
-        """Return all outputs, for tensors by the names of the inputs."""
-        feeds = {name: value.to(_torch_kind(value)).numpy() for name, value in given.items()}
-        told = self._model.predict(feeds)
-        return [torch.from_numpy(told[name]) for name in self._outputs]
+    def __call__(self, inputs: Case) -> list[Tensor]:
+        """Return all outputs for tensors by input name."""
+        feeds = {name: value.to(_torch_dtype(value)).numpy() for name, value in inputs.items()}
+        outputs = self._model.predict(feeds)
+        return [torch.from_numpy(outputs[name]) for name in self._outputs]
 
 
-def _inspect(part: Part, file: Path) -> None:
-    """Read a program back: is it one, and has it the inputs and outputs of the part?"""
+def _check_program(part: Part, file: Path) -> None:
+    """Raise UserError unless the file is an ML program with the inputs and outputs of the part."""
     spec = ct.models.MLModel(str(file), skip_model_load=True).get_spec()
-    found = {entry.name: tuple(entry.type.multiArrayType.shape) for entry in spec.description.input}
-    wanted = {name: tuple(value.shape) for name, value in part.example.items()}
+    inputs = {
+        entry.name: tuple(entry.type.multiArrayType.shape) for entry in spec.description.input
+    }
+    expected = {name: tuple(value.shape) for name, value in part.example.items()}
     outputs = [entry.name for entry in spec.description.output]
     kind = spec.WhichOneof("Type")
-    if kind != "mlProgram" or found != wanted or outputs != list(part.outputs):
+    if kind != "mlProgram" or inputs != expected or outputs != list(part.outputs):
         raise UserError(
-            f"coremltools wrote {part.name} as a {kind} with the inputs {sorted(found)} and not as "
-            "the program that was asked for: install the version of coremltools that is in the "
+            f"coremltools wrote {part.name} as a {kind} with the inputs {sorted(inputs)} "
+            f"instead of {sorted(expected)}: install the version of coremltools that is in the "
             "pack's constraints.txt."
         )
 
 
-def _torch_kind(value: Tensor) -> torch.dtype:
+def _torch_dtype(value: Tensor) -> torch.dtype:
     return torch.float32 if value.is_floating_point() else torch.int32

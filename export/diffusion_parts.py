@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion, with the real inputs that real pictures give them."""
+"""The parts of a Stable Diffusion for export, with inputs computed from images and prompts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from ..shared.images import to_rgb
 from .export_part import Part
 
 PROMPTS = ("a dog", "a red cat in the snow", "")
-"""What the text encoder and the UNet are compared on."""
+"""Prompts on which the text encoder and the UNet are compared."""
 
 NOISE_LEVELS = (0.2, 0.6, 0.95)
-"""How far along the noise schedule the UNet is compared, 0 a picture and 1 noise."""
-
+"""Timesteps on which the UNet is compared, as shares of the noise schedule."""
 
 STATE_OUTPUTS = ["last_hidden_state"]
 
 
 class TextEncoder(nn.Module):
-    """Tokens, int64 [B,T], to the states that the UNet reads [B,T,width]."""
+    """Token ids, int64 [B,T], to the last hidden states [B,T,width]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         super().__init__()
@@ -36,9 +35,9 @@ class TextEncoder(nn.Module):
 
 
 class TextEncoderXL(nn.Module):
-    """Likewise an encoder of XL, which gives its last states but one.
+    """A text encoder of XL: token ids, int64 [B,T], to the penultimate hidden states [B,T,width].
 
-    The second one gives each prompt as a whole besides, [B,width].
+    The second encoder also returns the pooled `text_embeds` [B,width].
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -47,13 +46,13 @@ class TextEncoderXL(nn.Module):
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        told = self.encoder(input_ids=input_ids, output_hidden_states=True)
-        states: Tensor = told.hidden_states[-2]
-        return (states, told.text_embeds) if hasattr(told, "text_embeds") else (states,)
+        output = self.encoder(input_ids=input_ids, output_hidden_states=True)
+        states: Tensor = output.hidden_states[-2]
+        return (states, output.text_embeds) if hasattr(output, "text_embeds") else (states,)
 
 
 class UNet(nn.Module):
-    """The UNet: scaled latents [B,C,h,w], timesteps, float32 [B], and text states [B,T,width]."""
+    """The UNet: scaled latents [B,C,h,w], timesteps float32 [B] and text states [B,T,width]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class UNet(nn.Module):
 
 
 class UNetXL(UNet):
-    """XL's: told besides each prompt as a whole [B,width], and `predict.frame` [B,6]."""
+    """The UNet of XL, with pooled `text_embeds` [B,width] and `add_time_ids` [B,6] in addition."""
 
     def forward(  # type: ignore[override]
         self,
@@ -77,14 +76,15 @@ class UNetXL(UNet):
         time_ids: Tensor,
     ) -> Tensor:
         """See the class."""
-        more = {"text_embeds": text_embeds, "time_ids": time_ids}
-        told = self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=more)
-        predicted: Tensor = told.sample
+        added = {"text_embeds": text_embeds, "time_ids": time_ids}
+        predicted: Tensor = self.unet(
+            sample, timestep, encoder_hidden_states, added_cond_kwargs=added
+        ).sample
         return predicted
 
 
 class VAEEncoder(nn.Module):
-    """Pictures [B,3,H,W] in -1..1 to the means of their scaled latents [B,C,h,w]."""
+    """Images [B,3,H,W] in -1..1 to the means of their scaled latents [B,C,h,w]."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class VAEEncoder(nn.Module):
 
 
 class VAEDecoder(nn.Module):
-    """Scaled latents [B,C,h,w] to pictures [B,3,H,W] in -1..1."""
+    """Scaled latents [B,C,h,w] to images [B,3,H,W] in -1..1."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         super().__init__()
@@ -105,53 +105,58 @@ class VAEDecoder(nn.Module):
 
     def forward(self, latent_sample: Tensor) -> Tensor:
         """See the class."""
-        pictures: Tensor = self.vae.decode(latent_sample / self.vae.config.scaling_factor).sample
-        return pictures
+        images: Tensor = self.vae.decode(latent_sample / self.vae.config.scaling_factor).sample
+        return images
 
 
 @torch.no_grad()
 def diffusion_parts(diffusion: Diffusion, images: Tensor) -> list[Part]:
-    """All parts, for pictures of the size that the model was trained on; the batch is free.
+    """Return all parts, for images of the model's resolution and with a dynamic batch size.
 
-    images: float [B,H,W,C] in 0..1 of any size, as `to_rgb` takes them. The UNet is compared on
-    their latents under noise.
+    images: float [B,H,W,C] in 0..1 of any size, as in `to_rgb`. The UNet is compared on their
+    noised latents.
     """
     side = diffusion.resolution
-    pictures = to_rgb(images).movedim(-1, 1).float() / 255
-    pixels = interpolate(pictures, (side, side), mode="area") * 2 - 1
+    rgb = to_rgb(images).movedim(-1, 1).float() / 255
+    pixels = interpolate(rgb, (side, side), mode="area") * 2 - 1
     ids = tokenize(diffusion, PROMPTS)
-    said = encode_tokens(diffusion, ids)
+    prompt_embeds = encode_tokens(diffusion, ids)
     encoder, decoder = VAEEncoder(diffusion), VAEDecoder(diffusion)
     latents = encoder(pixels)
     steps = diffusion.scheduler_config.get("num_train_timesteps", 1000)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy = [
         {
-            "sample": (1 - share) ** 0.5 * latents + share**0.5 * noise,
-            "timestep": torch.full((len(latents),), float(round(share * (steps - 1)))),
-            "encoder_hidden_states": said.states[k].expand(len(latents), -1, -1),
+            "sample": (1 - level) ** 0.5 * latents + level**0.5 * noise,
+            "timestep": torch.full((len(latents),), float(round(level * (steps - 1)))),
+            "encoder_hidden_states": prompt_embeds.states[k].expand(len(latents), -1, -1),
         }
-        for k, share in enumerate(NOISE_LEVELS)
+        for k, level in enumerate(NOISE_LEVELS)
     ]
-    if said.pooled is None:
-        readers = [
+    if prompt_embeds.pooled is None:
+        text_encoders = [
             _part("text_encoder", TextEncoder(diffusion), STATE_OUTPUTS, [{"input_ids": ids[:, 0]}])
         ]
         unet = UNet(diffusion)
     else:
-        told = [STATE_OUTPUTS, [*STATE_OUTPUTS, "text_embeds"]]
-        readers = [
-            _part(name, TextEncoderXL(each), outputs, [{"input_ids": ids[:, k]}])
-            for k, (name, each, outputs) in enumerate(
-                zip(("text_encoder", "text_encoder_2"), diffusion.text_encoders, told, strict=True)
+        outputs_by_encoder = [STATE_OUTPUTS, [*STATE_OUTPUTS, "text_embeds"]]
+        text_encoders = [
+            _part(name, TextEncoderXL(text_encoder), outputs, [{"input_ids": ids[:, k]}])
+            for k, (name, text_encoder, outputs) in enumerate(
+                zip(
+                    ("text_encoder", "text_encoder_2"),
+                    diffusion.text_encoders,
+                    outputs_by_encoder,
+                    strict=True,
+                )
             )
         ]
         unet = UNetXL(diffusion)
-        for case, pooled in zip(noisy, said.pooled, strict=True):
+        for case, pooled in zip(noisy, prompt_embeds.pooled, strict=True):
             case["text_embeds"] = pooled.expand(len(latents), -1)
             case["time_ids"] = add_time_ids(side, side).expand(len(latents), -1)
     return [
-        *readers,
+        *text_encoders,
         _part("unet", unet, ["out_sample"], noisy),
         _part("vae_encoder", encoder, ["latent_sample"], [{"sample": pixels}]),
         _part("vae_decoder", decoder, ["sample"], [{"latent_sample": latents}]),

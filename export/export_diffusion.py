@@ -1,8 +1,7 @@
-"""Export a Stable Diffusion: text encoder, UNet and both ways through the VAE."""
+"""Export a Stable Diffusion: text encoders, UNet, VAE encoder and VAE decoder."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from ..shared.errors import UserError
 from ..shared.images import check_images
 from .diffusion_parts import diffusion_parts
 from .export_folder import Json, Manifest, new_export_folder
+from .export_part import to_cpu_float32
 from .export_readme import write_readme
 from .tolerance import Precision
-from .write_parts import BEFORE, OnStep, versions, write_parts
+from .write_parts import UNQUANTIZED_REMEDY, OnStep, versions, write_parts
 
 KIND, KIND_XL = "stable-diffusion", "stable-diffusion-xl"
 
 STEPS = 20
-"""Of the schedule that comes with an export."""
+"""Steps of the DDIM schedule in an export."""
 
 
 @torch.inference_mode(False)
@@ -36,19 +36,22 @@ def export_diffusion(
     images: torch.Tensor,
     on_step: OnStep = lambda done, total: None,
 ) -> Manifest:
-    """Write a model as `folder`, which is whole or not there; return what its manifest says.
+    """Export a model into `folder`, which is written atomically; return the manifest.
 
-    images: pictures [B,H,W,3], float 0..1, on which every graph is compared with PyTorch.
+    images: [B,H,W,C], float 0..1, on which every graph is compared with PyTorch.
 
-    Raises UserError for another format than "onnx", when the model is no plain one, there is
-    no picture, the format's packages are missing, the folder exists, the disk is full, or a graph
-    is further off than its precision allows.
+    Raises UserError for another format than "onnx", when the model is quantized, the batch is
+    empty, the format's packages are missing, the folder exists or cannot be written, or the error
+    of a graph is above its tolerance.
     """
     if format_ != "onnx":
         raise UserError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
-    require_unquantized(diffusion.modules, diffusion.name, BEFORE)
+    require_unquantized(diffusion.modules, diffusion.name, UNQUANTIZED_REMEDY)
     check_images(images)
-    diffusion = _in_float(diffusion)
+    modules: dict[str, Any] = {
+        name: to_cpu_float32(module) for name, module in diffusion.modules.named_children()
+    }
+    diffusion = dataclasses.replace(diffusion, **modules)
     with new_export_folder(folder) as draft:
         with torch.no_grad():
             written = write_parts(
@@ -74,47 +77,37 @@ def export_diffusion(
 
 
 def runtime_settings(diffusion: Diffusion) -> Json:
-    """What a program without transformers and diffusers has to know to feed the graphs.
+    """Return what a program without transformers and diffusers needs to run the graphs.
 
-    tokenizers: for each folder with one, the `length` in tokens that its text encoder reads, and
-    `pad`, the token that fills up a shorter prompt. frame: what XL's UNet is told as time_ids, [6].
-    schedule: for each of STEPS steps of DDIM its timestep, and the factors of the latents and of
-    the UNet's prediction in the sum that is the next step's latents.
+    tokenizers: for each tokenizer folder the sequence `length` of its text encoder, and `pad`, the
+    padding token. frame: the time_ids of XL's UNet, [6]. schedule: for each of STEPS DDIM steps
+    [timestep, a, b], where the next latents are a * latents + b * prediction.
     """
-    one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    keep, add = (make_scheduler("ddim", diffusion.scheduler_config) for _ in range(2))
-    keep.set_timesteps(STEPS)
-    add.set_timesteps(STEPS)
+    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    of_latents, of_prediction = (
+        make_scheduler("ddim", diffusion.scheduler_config) for _ in range(2)
+    )
+    of_latents.set_timesteps(STEPS)
+    of_prediction.set_timesteps(STEPS)
     schedule = [
         [
             int(timestep),
-            float(keep.step(none, timestep, one).prev_sample),
-            float(add.step(one, timestep, none).prev_sample),
+            float(of_latents.step(zero, timestep, one).prev_sample),
+            float(of_prediction.step(one, timestep, zero).prev_sample),
         ]
-        for timestep in keep.timesteps
+        for timestep in of_latents.timesteps
     ]
     tokenizers = {
-        name: {"length": each.model_max_length, "pad": each.pad_token_id}
-        for name, each in _tokenizers(diffusion)
+        name: {"length": tokenizer.model_max_length, "pad": tokenizer.pad_token_id}
+        for name, tokenizer in _tokenizers(diffusion)
     }
-    told = {"tokenizers": tokenizers, "schedule": schedule}
+    settings: Json = {"tokenizers": tokenizers, "schedule": schedule}
     if diffusion.text_encoder_2 is not None:
-        told["frame"] = add_time_ids(diffusion.resolution, diffusion.resolution).tolist()
-    return told
+        settings["frame"] = add_time_ids(diffusion.resolution, diffusion.resolution).tolist()
+    return settings
 
 
 def _tokenizers(diffusion: Diffusion) -> list[tuple[str, Any]]:
-    """The model's one or two, by the names of their folders."""
-    both = (("tokenizer", diffusion.tokenizer), ("tokenizer_2", diffusion.tokenizer_2))
-    return [(name, each) for name, each in both if each is not None]
-
-
-def _in_float(diffusion: Diffusion) -> Diffusion:
-    """The model in float32 on the CPU: itself, or a copy."""
-    if diffusion.dtype == torch.float32 and diffusion.device.type == "cpu":
-        return diffusion
-    modules: dict[str, Any] = {
-        name: copy.deepcopy(module).cpu().float()
-        for name, module in diffusion.modules.named_children()
-    }
-    return dataclasses.replace(diffusion, **modules)
+    """Return the one or two tokenizers with the names of their folders."""
+    tokenizers = (("tokenizer", diffusion.tokenizer), ("tokenizer_2", diffusion.tokenizer_2))
+    return [(name, each) for name, each in tokenizers if each is not None]

@@ -1,4 +1,4 @@
-"""An export on disk: a folder that is whole or not there, and says what it holds."""
+"""The folder of an export, written atomically, and its manifest."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..shared.atomic_files import atomic_folder, write_text
 from ..shared.errors import UserError
 
 MANIFEST_FILE = "export.json"
-"""The file that tells an export from any other folder."""
+"""The file by which the folder of an export is recognised."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
-"""What a disk says when it does not take a file."""
+"""Errors of the file system that the user can mend."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `export.json` says.
+    """The content of `export.json`.
 
-    kind: "kosmos-2" or "stable-diffusion". format and precision: as they were chosen.
-    made_from: the model's name. parameters: how many weights it had.
-    parts: for each graph its file, bytes, seconds to write, inputs, outputs, and its difference to
-        PyTorch (`export.tolerance.relative_error`; None where this machine cannot run it).
+    kind: "kosmos-2", "stable-diffusion" or "stable-diffusion-xl".
+    made_from: name of the model. parameters: its number of weights.
+    parts: for each graph its file, bytes, seconds to write, inputs, outputs, and its relative error
+        (`tolerance.relative_error`; None where this machine cannot run the graph).
     made_with: versions of the packages that wrote it.
-    compared: on how many pictures, and how many captions were the same.
-    reads: what a program needs to know that feeds the graphs (see `runtime_settings` in
-        `export_kosmos` and `export_diffusion`).
+    compared: the number of images, and of identical captions.
+    reads: settings for a program that runs the graphs, from `runtime_settings` in
+        `export_kosmos` or `export_diffusion`.
     """
 
     kind: str
@@ -48,13 +48,13 @@ class Manifest:
     reads: Json = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder."""
+        """Write the manifest into a folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         write_text(folder / MANIFEST_FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read it from a folder; UserError when that is no export."""
+        """Read the manifest of a folder. Raises UserError when the folder is not an export."""
         try:
             return cls(**json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
@@ -69,21 +69,19 @@ class Manifest:
 
 
 def is_export(folder: Path) -> bool:
-    """Tell whether a folder is one that ExportModel wrote."""
+    """Return whether a folder was written by ExportModel."""
     return (folder / MANIFEST_FILE).is_file()
 
 
 @contextmanager
 def new_export_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder to write into, which becomes `folder` when the block ends well.
+    """Yield a temporary folder, which is renamed to `folder` when the block ends without an error.
 
-    Whatever happens meanwhile, there is never a half-written `folder`; what an error or a Cancel
-    leaves is removed at once, and what a killed process left, by the next export of that name.
-
-    Raises UserError when `folder` exists, and when the disk does not take it.
+    After an error or a Cancel it is removed; one that a killed process left is removed by the next
+    export of that name. Raises UserError when `folder` exists or cannot be written.
     """
     if folder.exists():
-        raise UserError(f'There is already a "{folder.name}" there: give another name.')
+        raise UserError(f'An export "{folder.name}" exists already: choose another name.')
     try:
         with atomic_folder(folder) as draft:
             yield draft
@@ -91,6 +89,5 @@ def new_export_folder(folder: Path) -> Iterator[Path]:
         if error.errno not in DISK_ERRORS:
             raise
         raise UserError(
-            f"{folder} could not be written ({error.strerror}): make room on that disk "
-            "and queue again."
+            f"{folder} could not be written ({error.strerror}): free disk space and queue again."
         ) from error

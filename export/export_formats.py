@@ -1,4 +1,4 @@
-"""The formats that models are exported to, and what each needs on this machine."""
+"""The formats that models are exported to, and the packages that each needs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .quiet_exporters import quiet_logs
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format: how a person calls it, and which packages write and run it.
+    """A format: its title, and the packages that write and run it.
 
-    fixed: whether every axis has one length, so that a decoder is two graphs, one that reads a
-        picture and one that goes on token by token.
+    fixed: whether all axes are static, so that a decoder becomes two graphs: prefill of the image,
+        and decoding of one token.
     """
 
     title: str
@@ -24,10 +24,10 @@ class ExportFormat:
 
     @property
     def remedy(self) -> str:
-        """What to do when its packages are missing."""
+        """How to install missing packages, for an error message."""
         return (
-            f'run "python -m pip install {" ".join(self.packages)}" in the Python that runs '
-            "ComfyUI, and start it again"
+            f'run "python -m pip install {" ".join(self.packages)}" with the Python that runs '
+            "ComfyUI, and restart ComfyUI"
         )
 
 
@@ -39,24 +39,24 @@ EXPORT_FORMATS = {
 
 
 def format_module(name: str) -> ModuleType:
-    """Return the module of a format: `write(part, file, precision)`, `Graph(file)` and `SUFFIX`.
+    """Import the module of a format: `write(part, file, precision)`, `Graph(file)` and `SUFFIX`.
 
-    Raises UserError when its packages are not installed, or not for this platform.
+    Raises UserError when its packages are not installed or do not run on this platform.
     """
-    return _bring(f"{name}_format", EXPORT_FORMATS[name])
+    return _import(f"{name}_format", EXPORT_FORMATS[name])
 
 
 def onnx_session_module() -> ModuleType:
-    """Return the module that runs ONNX files, `Graph(file)`; UserError without onnxruntime."""
-    return _bring("onnx_session", ExportFormat("Running ONNX", ("onnxruntime",), fixed=False))
+    """Import the module that runs ONNX graphs, `Graph(file)`; UserError without onnxruntime."""
+    return _import("onnx_session", ExportFormat("Running ONNX", ("onnxruntime",), fixed=False))
 
 
-def _bring(module: str, wanted: ExportFormat) -> ModuleType:
+def _import(module: str, format_: ExportFormat) -> ModuleType:
     try:
         with quiet_logs():
             return importlib.import_module(f".{module}", __package__)
     except (ImportError, OSError) as error:
         raise UserError(
-            f"{wanted.title} needs packages that are not there or do not run on this machine "
-            f"({error}): {wanted.remedy}, or choose another format."
+            f"{format_.title} needs packages that are not installed or do not run on this machine "
+            f"({error}): {format_.remedy}, or choose another format."
         ) from error

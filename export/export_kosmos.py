@@ -1,8 +1,7 @@
-"""Export a Kosmos-2: the whole captioner, from pixels to tokens."""
+"""Export a Kosmos-2: image encoder and decoder."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 
@@ -18,11 +17,12 @@ from ..shared.errors import UserError
 from ..shared.images import Images, check_images
 from .export_folder import Json, Manifest, new_export_folder
 from .export_formats import EXPORT_FORMATS
+from .export_part import to_cpu_float32
 from .export_readme import write_readme
 from .kosmos_parts import NEW_TOKENS, dynamic_parts, eager_for_export, static_parts
 from .onnx_kosmos import load_onnx_kosmos
 from .tolerance import Precision
-from .write_parts import BEFORE, OnStep, versions, write_parts
+from .write_parts import UNQUANTIZED_REMEDY, OnStep, versions, write_parts
 
 KIND = "kosmos-2"
 
@@ -36,19 +36,22 @@ def export_kosmos(
     images: Images,
     on_step: OnStep = lambda done, total: None,
 ) -> Manifest:
-    """Write a model as `folder`, which is whole or not there; return what its manifest says.
+    """Export a model into `folder`, which is written atomically; return the manifest.
 
-    format_: one of FORMATS. images: the pictures on which every graph is compared with PyTorch.
+    format_: one of EXPORT_FORMATS. images: as in `preprocess`; every graph is compared with PyTorch
+    on them, and so are the captions of an ONNX export.
 
-    Raises UserError when the model is no plain one, there is no picture, the format's packages
-    are missing, the folder exists, the disk is full, or a graph is further off than its precision
-    allows.
+    Raises UserError when the model is quantized or an export, the batch is empty, the format's
+    packages are missing, the folder exists or cannot be written, or the error of a graph is above
+    its tolerance.
     """
     if isinstance(kosmos.model, SupportsImageEncoding):
-        raise UserError(f"{kosmos.name} is an export itself: load the model that it was made from.")
-    require_unquantized(kosmos.model, kosmos.name, BEFORE)
+        raise UserError(
+            f"{kosmos.name} is an export itself: load the model that it was exported from."
+        )
+    require_unquantized(kosmos.model, kosmos.name, UNQUANTIZED_REMEDY)
     check_images(images)
-    kosmos = _in_float(kosmos)
+    kosmos = dataclasses.replace(kosmos, model=to_cpu_float32(kosmos.model))
     with new_export_folder(folder) as draft:
         parts = (static_parts if EXPORT_FORMATS[format_].fixed else dynamic_parts)(kosmos, images)
         with eager_for_export(kosmos):
@@ -78,11 +81,11 @@ def export_kosmos(
 
 
 def runtime_settings(kosmos: Kosmos) -> Json:
-    """What a program without transformers has to know to feed the graphs.
+    """Return what a program without transformers needs to run the graphs.
 
-    picture: the tokens up to the picture's end; slots: from which of them to behind which the
-    picture's slots go. end: the token that ends a text. first_position: of the first token.
-    most_tokens: that the decoder reads. mean, std: [3], of the channels of its pixels in 0..1.
+    picture: the tokens up to the end of the image; slots: [start, stop] of the image embeddings in
+    them. end: the end-of-text token. first_position: position of the first token. most_tokens: the
+    context length. mean, std: [3], by which pixels in 0..1 are normalized.
     """
     prompt, config = tokenize(kosmos, "", 0), kosmos.model.config.text_config
     pixels = kosmos.processor.image_processor
@@ -97,32 +100,26 @@ def runtime_settings(kosmos: Kosmos) -> Json:
     }
 
 
-def _in_float(kosmos: Kosmos) -> Kosmos:
-    """The model in float32 on the CPU: itself, or a copy."""
-    if kosmos.model.dtype == torch.float32 and kosmos.model.device.type == "cpu":
-        return kosmos
-    return dataclasses.replace(kosmos, model=copy.deepcopy(kosmos.model).cpu().float())
-
-
 def _same_captions(kosmos: Kosmos, folder: Path, precision: Precision, images: Images) -> Json:
-    """How many captions the export writes token for token as PyTorch does.
+    """Return how many captions of the export have exactly the tokens of PyTorch.
 
-    Raises UserError when in fp32 any is another.
+    Raises UserError when one differs in fp32.
     """
-    theirs, ours = brief_captions(kosmos, images), brief_captions(load_onnx_kosmos(folder), images)
-    same = sum(a.ids == b.ids for a, b in zip(ours, theirs, strict=True))
-    if precision == "fp32" and same < len(theirs):
+    expected = brief_captions(kosmos, images)
+    exported = brief_captions(load_onnx_kosmos(folder), images)
+    same = sum(a.ids == b.ids for a, b in zip(exported, expected, strict=True))
+    if precision == "fp32" and same < len(expected):
         raise UserError(
-            f"The exported captioner writes {len(theirs) - same} of {len(theirs)} captions "
-            "differently from PyTorch: report which model and versions these are, and use PyTorch."
+            f"{len(expected) - same} of {len(expected)} captions of the exported model differ from "
+            "PyTorch: use PyTorch, and report the model and the installed versions."
         )
     return {"same_captions": same}
 
 
 def brief_captions(kosmos: Kosmos, images: Images, tokens: int = NEW_TOKENS) -> list[Completion]:
-    """The beginning of a brief caption of each picture, as tokens."""
+    """Return a brief caption of each image, cut off after `tokens` tokens."""
     prompt = tokenize(kosmos, BRIEF, tokens)
-    replies = generate(
+    completions = generate(
         kosmos, EncodedImages(kosmos, images), [[prompt]] * len(images), max_new_tokens=tokens
     )
-    return [only for (only,) in replies]
+    return [completion for (completion,) in completions]

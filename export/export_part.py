@@ -1,28 +1,33 @@
-"""A part of a model on its way out of PyTorch."""
+"""A part of a model that is exported as one graph."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
+Module = TypeVar("Module", bound=nn.Module)
+
 Axes = Mapping[int, str]
-"""The axes of a tensor whose length is free, by the names that their lengths have."""
+"""Names of the dynamic axes of a tensor, by axis number."""
 
 Case = Mapping[str, Tensor]
-"""What a part is given: tensors by the names of its inputs, in the order of its `forward`."""
+"""Inputs of a part: tensors by input name, in the order of its `forward`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A module that becomes one graph.
+    """A module that is exported as one graph.
 
-    name: of its file, without an ending.
-    example: what the module is traced with; a free axis must be at least 2 long in it.
-    outputs: names of what the module returns, in order.
-    axes: the free axes of inputs, by their names; all other axes are as long as in the example.
-    cases: gives the real inputs on which the graph is compared with the module, one at a time.
+    name: of the file, without a suffix.
+    example: inputs that the module is traced with; dynamic axes must be at least 2 long.
+    outputs: names of the outputs, in order.
+    axes: dynamic axes by input name; all other axes have the length of the example.
+    cases: yields the inputs on which the graph is compared with the module.
     """
 
     name: str
@@ -34,5 +39,13 @@ class Part:
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
+        """The number of weights."""
         return sum(weight.numel() for weight in self.module.parameters())
+
+
+def to_cpu_float32(module: Module) -> Module:
+    """Return a module in float32 on the CPU: itself, or a copy."""
+    weight = next(module.parameters())
+    if weight.dtype == torch.float32 and weight.device.type == "cpu":
+        return module
+    return copy.deepcopy(module).cpu().float()

@@ -1,4 +1,4 @@
-"""The parts of a Kosmos-2, with the real inputs that captions of real pictures give them."""
+"""The parts of a Kosmos-2 for export, with inputs computed from images and their captions."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .export_part import Case, Part
 from .kosmos_modules import Decoder, ImageEncoder
 
 NEW_TOKENS = 24
-"""How much of each caption is compared, on the tokens that PyTorch writes."""
+"""Tokens of each caption on which the decoder is compared."""
 
 MAX_CACHE_LENGTH = 256
-"""Tokens, the picture's included, that a decoder without free axes remembers at most."""
+"""Length of the KV cache of a decoder with static axes, image tokens included."""
 
 
 def cache_names(kosmos: Kosmos, when: str) -> list[str]:
-    """Names of the decoder's keys and values, of what is "past" or "new", in its order."""
+    """Return the names of the decoder's keys and values, "past" or "new", in its order."""
     layers = range(kosmos.model.config.text_config.layers)
     return [f"{when}_{layer}_{kind}" for layer in layers for kind in ("key", "value")]
 
 
 def dynamic_parts(kosmos: Kosmos, images: Images) -> list[Part]:
-    """Two graphs in which the batch, the length of a prompt and that of the past are free."""
+    """Return two parts with dynamic batch size, prompt length and cache length."""
     prompt = {0: "batch", 1: "length"}
     decoder = Decoder(kosmos.model)
     pixels = preprocess(kosmos, images)
@@ -62,26 +62,28 @@ def dynamic_parts(kosmos: Kosmos, images: Images) -> list[Part]:
                 "image_embeds_position_mask": prompt,
                 **{name: {0: "batch", 2: "past"} for name in cache_names(kosmos, "past")},
             },
-            cases=lambda: (case for each in images for case in _caption(kosmos, decoder, each)),
+            cases=lambda: (
+                case for each in images for case in _decoder_inputs(kosmos, decoder, each)
+            ),
         ),
     ]
 
 
 def static_parts(kosmos: Kosmos, images: Images) -> list[Part]:
-    """Three graphs without a free axis, for one picture at a time.
+    """Return three parts with static axes, for one image at a time.
 
-    `decoder_read` reads the tokens up to the picture's end, with nothing before them;
-    `decoder_write` reads one token, with ROOM places for the past, of which attention_mask tells
-    those that are in use.
+    `decoder_read` is the prefill of the tokens up to the end of the image, without a cache;
+    `decoder_write` decodes one token with a cache of MAX_CACHE_LENGTH positions, of which
+    attention_mask marks those in use.
     """
     decoder = Decoder(kosmos.model)
     pixels = preprocess(kosmos, images)
-    room = min(MAX_CACHE_LENGTH, kosmos.model.config.text_config.max_position_embeddings)
+    cache_length = min(MAX_CACHE_LENGTH, kosmos.model.config.text_config.max_position_embeddings)
     outputs = ["logits", *cache_names(kosmos, "new")]
 
     def steps(first: int, last: int | None) -> Iterator[Case]:
         for image in images:
-            yield from islice(_caption(kosmos, decoder, image, room), first, last)
+            yield from islice(_decoder_inputs(kosmos, decoder, image, cache_length), first, last)
 
     return [
         Part(
@@ -99,18 +101,18 @@ def static_parts(kosmos: Kosmos, images: Images) -> list[Part]:
 
 @contextmanager
 def eager_for_export(kosmos: Kosmos) -> Iterator[None]:
-    """Let attention be computed openly, in plain products that every format has."""
+    """Use eager attention within the block: matrix products that every format supports."""
     config = kosmos.model.vision_model.config
-    before = config._attn_implementation
+    implementation = config._attn_implementation
     config._attn_implementation = "eager"
     try:
         with eager_attention(kosmos.model), torch.no_grad():
             yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = implementation
 
 
-def _memory(kosmos: Kosmos, batch: int, length: int) -> list[Tensor]:
+def _empty_cache(kosmos: Kosmos, batch: int, length: int) -> list[Tensor]:
     config = kosmos.model.config.text_config
     heads = config.attention_heads
     shape = (batch, heads, length, config.embed_dim // heads)
@@ -127,7 +129,7 @@ def _example(kosmos: Kosmos) -> Case:
         "attention_mask": torch.ones(batch, past + length, dtype=torch.long),
         "image_embeds": torch.zeros(batch, 2, config.embed_dim),
         "image_embeds_position_mask": torch.zeros_like(ids),
-        **_named(kosmos, _memory(kosmos, batch, past)),
+        **_named(kosmos, _empty_cache(kosmos, batch, past)),
     }
 
 
@@ -136,40 +138,41 @@ def _named(kosmos: Kosmos, past: list[Tensor]) -> Case:
 
 
 @torch.no_grad()
-def _caption(
-    kosmos: Kosmos, decoder: Decoder, image: Tensor, room: int | None = None
+def _decoder_inputs(
+    kosmos: Kosmos, decoder: Decoder, image: Tensor, cache_length: int | None = None
 ) -> Iterator[Case]:
-    """What the decoder is given while PyTorch's caption of a picture is read, step by step.
+    """Yield the decoder inputs of each step of PyTorch's caption of an image.
 
-    First comes the whole prompt, then a token at a time with all that was before it. With `room`,
-    first comes the prompt up to the picture's end, without any past, and the past of each token
-    behind it is filled up to that length with what is masked.
+    The first is the whole prompt, then one token at a time with its cache. With `cache_length`, the
+    first is the prompt up to the end of the image without a cache, and the cache of every later
+    token is padded to that length and masked.
     """
     prompt = tokenize(kosmos, BRIEF, NEW_TOKENS)
-    pictures = EncodedImages(kosmos, [image])
-    [[written]] = generate(kosmos, pictures, [[prompt]], max_new_tokens=NEW_TOKENS)
-    slots = encode_images(kosmos, preprocess(kosmos, [image]))
-    first = len(prompt.ids) if room is None else prompt.text_at
-    here = torch.zeros(1, first, dtype=torch.long)
-    here[:, slice(*prompt.slots)] = 1
-    origin = kosmos.model.config.text_config.pad_token_id + 1
+    encoded = EncodedImages(kosmos, [image])
+    [[completion]] = generate(kosmos, encoded, [[prompt]], max_new_tokens=NEW_TOKENS)
+    image_embeds = encode_images(kosmos, preprocess(kosmos, [image]))
+    first = len(prompt.ids) if cache_length is None else prompt.text_at
+    slot_mask = torch.zeros(1, first, dtype=torch.long)
+    slot_mask[:, slice(*prompt.slots)] = 1
+    first_position = kosmos.model.config.text_config.pad_token_id + 1
 
-    past = _memory(kosmos, 1, 0)
-    tokens = torch.tensor([[*prompt.ids, *written.ids]])
+    past = _empty_cache(kosmos, 1, 0)
+    tokens = torch.tensor([[*prompt.ids, *completion.ids]])
     for ids in (tokens[:, :first], *tokens[:, first:].split(1, 1)):
-        length, given = past[0].shape[2], past
-        seen = torch.ones(1, length + ids.shape[1], dtype=torch.long)
-        if room is not None and length:
-            given = [pad(state, (0, 0, 0, room - length)) for state in past]
-            seen = torch.cat([pad(seen[:, :length], (0, room - length)), seen[:, length:]], 1)
+        length, inputs = past[0].shape[2], past
+        mask = torch.ones(1, length + ids.shape[1], dtype=torch.long)
+        if cache_length is not None and length:
+            padding = cache_length - length
+            inputs = [pad(state, (0, 0, 0, padding)) for state in past]
+            mask = torch.cat([pad(mask[:, :length], (0, padding)), mask[:, length:]], 1)
         case = {
             "input_ids": ids,
-            "position_ids": torch.arange(origin + length, origin + length + ids.shape[1])[None],
-            "attention_mask": seen,
-            "image_embeds": slots,
-            "image_embeds_position_mask": torch.zeros_like(ids) if length else here,
-            **(_named(kosmos, given) if length or room is None else {}),
+            "position_ids": torch.arange(length, length + ids.shape[1])[None] + first_position,
+            "attention_mask": mask,
+            "image_embeds": image_embeds,
+            "image_embeds_position_mask": torch.zeros_like(ids) if length else slot_mask,
+            **(_named(kosmos, inputs) if length or cache_length is None else {}),
         }
         yield case
         _, *new = decoder(*case.values())
-        past = [torch.cat(both, 2) for both in zip(past, new, strict=True)]
+        past = [torch.cat(states, 2) for states in zip(past, new, strict=True)]

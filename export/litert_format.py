@@ -1,4 +1,4 @@
-"""LiteRT (TFLite), by litert-torch; run by ai-edge-litert."""
+"""LiteRT (TFLite) export by litert-torch; ai-edge-litert runs the graphs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ FP16_WEIGHTS = qtyping.OpQuantizationConfig(
 def write(part: Part, file: Path, precision: Precision) -> None:
     """Write a part as one graph with inputs `args_0`, ... and outputs `output_0`, ... in order.
 
-    Integer inputs become int32. fp16 stores the weights of products, convolutions and embeddings
-    as fp16 and computes in float32; int8 stores them as int8, with a scale for each output, and
-    quantizes inputs as they come.
+    Integer inputs become int32. fp16 stores the weights of linear layers, convolutions and
+    embeddings as fp16 and computes in float32; int8 stores them as int8 with a scale for each
+    output channel, and quantizes activations dynamically.
     """
     with quiet_logs():
         litert_torch.convert(part.module.eval(), tuple(part.example.values())).export(str(file))
@@ -51,28 +51,28 @@ def write(part: Part, file: Path, precision: Precision) -> None:
                 recipe.add_quantization_config(
                     ".*", operation, FP16_WEIGHTS, AlgorithmName.FLOAT_CASTING
                 )
-        smaller = quantizer.Quantizer(str(file), recipe.get_quantization_recipe()).quantize()
+        quantized = quantizer.Quantizer(str(file), recipe.get_quantization_recipe()).quantize()
         file.unlink()
-        smaller.export_model(str(file))
+        quantized.export_model(str(file))
 
 
 class Graph:
-    """A LiteRT file as ai-edge-litert runs it, on the CPU."""
+    """A LiteRT graph run by ai-edge-litert on the CPU."""
 
     runs_here = True
 
     def __init__(self, file: Path) -> None:
         self._interpreter = Interpreter(str(file), num_threads=torch.get_num_threads())
         self._run = self._interpreter.get_signature_runner()
-        self._kinds = {
+        self._dtypes = {
             name: entry["dtype"] for name, entry in self._run.get_input_details().items()
         }
 
-    def __call__(self, given: Case) -> list[Tensor]:
+    def __call__(self, inputs: Case) -> list[Tensor]:
         """Return all outputs, for tensors in the order of the part's inputs."""
         feeds = {
-            f"args_{k}": np.ascontiguousarray(value.numpy(), self._kinds[f"args_{k}"])
-            for k, value in enumerate(given.values())
+            f"args_{k}": np.ascontiguousarray(value.numpy(), self._dtypes[f"args_{k}"])
+            for k, value in enumerate(inputs.values())
         }
-        told = self._run(**feeds)
-        return [torch.from_numpy(told[f"output_{k}"]) for k in range(len(told))]
+        outputs = self._run(**feeds)
+        return [torch.from_numpy(outputs[f"output_{k}"]) for k in range(len(outputs))]

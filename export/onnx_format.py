@@ -1,4 +1,4 @@
-"""ONNX, by PyTorch's exporter and onnxruntime's converters."""
+"""ONNX export by PyTorch's exporter and onnxruntime's converters."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ SUFFIX = ".onnx"
 __all__ = ["SUFFIX", "Graph", "write"]
 
 MAX_EMBEDDED_BYTES = 1_500_000_000
-"""Bytes of weights that go into the file itself; protobuf ends at 2 GB, more go beside it."""
+"""Bytes of weights; larger models keep them in an external data file (protobuf ends at 2 GB)."""
 
 
 def write(part: Part, file: Path, precision: Precision) -> None:
-    """Write a part as `file`, and beside it `<file>.data` when its weights are too large for one.
+    """Write a part as `file`, with external weights in `<file>.data` above MAX_EMBEDDED_BYTES.
 
-    Inputs and outputs are float32 in every precision. int8 is dynamic quantization: constant
-    factors of products and convolutions are stored as int8, for each output by its own scale where
-    that is possible, activations are quantized as they come, and all else stays float32.
+    Inputs and outputs are float32 in every precision. int8 is dynamic quantization: weights of
+    matrix products and convolutions are int8, with a scale for each output channel where possible,
+    activations are quantized at run time, and everything else stays float32.
     """
     if precision == "fp32":
         _trace(part, file)
         return
-    whole = file.with_name(f"{part.name}.fp32{SUFFIX}")
-    _trace(part, whole)
+    fp32_file = file.with_name(f"{part.name}.fp32{SUFFIX}")
+    _trace(part, fp32_file)
     large = _is_large(part)
     with quiet_logs():
         if precision == "fp16":
             half = convert_float_to_float16(
-                onnx.load(whole), keep_io_types=True, disable_shape_infer=large
+                onnx.load(fp32_file), keep_io_types=True, disable_shape_infer=large
             )
             onnx.save(half, file, save_as_external_data=large, location=f"{file.name}.data")
         else:
             quantize_dynamic(
-                whole,
+                fp32_file,
                 file,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=["Conv", "Gemm", "MatMul"],
                 use_external_data_format=large,
             )
-    for left in whole.parent.glob(f"{whole.name}*"):
-        left.unlink()
+    for temporary in fp32_file.parent.glob(f"{fp32_file.name}*"):
+        temporary.unlink()
 
 
 def _trace(part: Part, file: Path) -> None:
@@ -59,7 +59,7 @@ def _trace(part: Part, file: Path) -> None:
             part.module,
             tuple(part.example.values()),
             dynamo=True,
-            dynamic_shapes=_free(part),
+            dynamic_shapes=_dynamic_shapes(part),
             input_names=list(part.example),
             output_names=list(part.outputs),
             verbose=False,
@@ -72,8 +72,8 @@ def _is_large(part: Part) -> bool:
     return 4 * part.parameters > MAX_EMBEDDED_BYTES
 
 
-def _free(part: Part) -> tuple[object, ...]:
-    """The free axes as torch.export reads them: those of `*args` come as one tuple at the end."""
+def _dynamic_shapes(part: Part) -> tuple[object, ...]:
+    """Return the dynamic axes for torch.export, which takes those of `*args` as one last tuple."""
     axes = [dict(part.axes.get(name, {})) for name in part.example]
     named = part.module.forward.__code__.co_argcount - 1
     return (*axes[:named], tuple(axes[named:])) if len(axes) > named else tuple(axes)

@@ -1,4 +1,4 @@
-"""Kosmos-2 as onnxruntime runs it, in the place of transformers' model."""
+"""A Kosmos-2 that onnxruntime runs, in place of the model of transformers."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ if TYPE_CHECKING:
 
 
 def load_onnx_kosmos(folder: Path) -> Kosmos:
-    """Load a Kosmos-2 that was exported as ONNX into `folder`; it computes on the CPU.
+    """Load the ONNX export of a Kosmos-2 in `folder`; it runs on the CPU.
 
-    Raises UserError when the folder holds no such export, or a damaged one, and when
-    onnxruntime is not installed.
+    Raises UserError for another or a damaged export, and when onnxruntime is not installed.
     """
     manifest = Manifest.read(folder)
     if (manifest.kind, manifest.format) != ("kosmos-2", "onnx"):
         raise UserError(
             f'"{folder.name}" is a {manifest.format} export of {manifest.kind}, and only ONNX '
-            "exports of Kosmos-2 run here: choose another one."
+            "exports of Kosmos-2 can be loaded: choose another one."
         )
     runner = onnx_session_module()
     try:
         graphs = [runner.Graph(folder / f"{name}.onnx") for name in ("vision", "decoder")]
         model = OnnxKosmos(folder, manifest.parameters, *graphs)
         processor = Kosmos2Processor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
+    except Exception as error:  # onnxruntime raises many exception types
         raise UserError(
-            f'The export in "{folder.name}" is damaged or was made by a newer onnxruntime: export '
-            "the model again."
+            f'The export in "{folder.name}" is damaged or was written by a newer onnxruntime: '
+            "export the model again."
         ) from error
     return Kosmos(model, processor, folder.name)
 
 
 class OnnxKosmos(nn.Module):
-    """Answers as transformers' Kosmos2ForConditionalGeneration, as far as text is written.
+    """The part of transformers' Kosmos2ForConditionalGeneration that text generation uses.
 
-    What looks inside the model (attention, patches, hidden states, likelihood, beams, training)
-    ends in a UserError.
+    Everything else (attention, patches, hidden states, likelihood, beam search, training) raises
+    UserError.
     """
 
     device = torch.device("cpu")
@@ -57,7 +56,7 @@ class OnnxKosmos(nn.Module):
     def __init__(self, folder: Path, parameters: int, vision: Graph, decoder: Graph) -> None:
         super().__init__()
         self.config = Kosmos2Config.from_pretrained(folder, local_files_only=True)
-        self._parameters_counted = parameters
+        self._parameter_count = parameters
         self._vision = vision
         self.text_model = OnnxDecoder(
             decoder,
@@ -66,32 +65,32 @@ class OnnxKosmos(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """Return how many weights the model had that was exported."""
-        return self._parameters_counted
+        """Return the number of weights of the exported model."""
+        return self._parameter_count
 
     def look(self, pixels: Tensor) -> Tensor:
-        """Return the slots [B,Q,D] of pixel values [B,3,S,S], both float32."""
+        """Return the image embeddings [B,Q,D] of pixel values [B,3,S,S], both float32."""
         return self._vision({"pixel_values": pixels})[0]
 
     @property
     def vision_model(self) -> NoReturn:
-        """Not in an export."""
-        _refuse()
+        """Not in an export: raises UserError."""
+        _unsupported()
 
     @property
     def image_to_text_projection(self) -> NoReturn:
-        """Not in an export."""
-        _refuse()
+        """Not in an export: raises UserError."""
+        _unsupported()
 
 
 class DecoderOutput(NamedTuple):
-    """What the decoder says: logits of the next token, float32 [B,1,V]."""
+    """Logits of the next token, float32 [B,1,V]."""
 
     logits: Tensor
 
 
 class OnnxDecoder(nn.Module):
-    """Answers as transformers' Kosmos2TextForCausalLM while text is written, token by token."""
+    """The part of transformers' Kosmos2TextForCausalLM that prefill and decoding use."""
 
     def __init__(self, graph: Graph, config: Any, generation_config: GenerationConfig) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class OnnxDecoder(nn.Module):
 
     @property
     def model(self) -> OnnxDecoder:
-        """The decoder without its last layer; in an export that cannot be taken off."""
+        """The decoder; an export always includes the output layer."""
         return self
 
     def forward(
@@ -116,11 +115,14 @@ class OnnxDecoder(nn.Module):
         logits_to_keep: int = 1,
         output_attentions: bool = False,
     ) -> DecoderOutput:
-        """Read tokens behind what `past_key_values` holds, and remember them there."""
+        """Run the decoder on new tokens, and append their keys and values to `past_key_values`.
+
+        Raises UserError for anything but the next-token logits with a cache.
+        """
         if position_ids is None or past_key_values is None or not use_cache:
-            _refuse()
+            _unsupported()
         if logits_to_keep != 1 or output_attentions:
-            _refuse()
+            _unsupported()
         rows, length = input_ids.shape
         past = past_key_values.get_seq_length()
         if attention_mask is None:
@@ -128,18 +130,18 @@ class OnnxDecoder(nn.Module):
         if image_embeds is None or image_embeds_position_mask is None:
             image_embeds = torch.zeros(rows, 1, self.config.embed_dim)
             image_embeds_position_mask = torch.zeros_like(input_ids)
-        given = [input_ids, position_ids, attention_mask, image_embeds]
-        given += [image_embeds_position_mask.long(), *self._remembered(past_key_values, rows)]
-        logits, *new = self._graph(dict(zip(self._graph.inputs, given, strict=True)))
+        inputs = [input_ids, position_ids, attention_mask, image_embeds]
+        inputs += [image_embeds_position_mask.long(), *self._cached(past_key_values, rows)]
+        logits, *new = self._graph(dict(zip(self._graph.inputs, inputs, strict=True)))
         for layer in range(self.config.layers):
             past_key_values.update(new[2 * layer], new[2 * layer + 1], layer)
         return DecoderOutput(logits)
 
     def generate(self, *_: object, **__: object) -> NoReturn:
-        """Beam search of transformers', which needs its own model."""
-        _refuse()
+        """The beam search of transformers, which an export does not support: raises UserError."""
+        _unsupported()
 
-    def _remembered(self, past: Cache, rows: int) -> list[Tensor]:
+    def _cached(self, past: Cache, rows: int) -> list[Tensor]:
         if past.get_seq_length():
             return [state for layer in past.layers for state in (layer.keys, layer.values)]
         heads = self.config.attention_heads
@@ -148,8 +150,8 @@ class OnnxDecoder(nn.Module):
         )
 
 
-def _refuse() -> NoReturn:
+def _unsupported() -> NoReturn:
     raise UserError(
-        "This Kosmos-2 is an ONNX export, which describes, answers and grounds by greedy decoding "
-        "or sampling and can do nothing else: load the model that it was made from."
+        "This Kosmos-2 is an ONNX export, which only captions, answers and grounds, by greedy "
+        "decoding or sampling: load the model that it was exported from."
     )

@@ -1,4 +1,4 @@
-"""ONNX files as onnxruntime runs them."""
+"""ONNX graphs run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .export_part import Case
 
 
 class Graph:
-    """An ONNX file as onnxruntime runs it, on the CPU with as many threads as PyTorch has."""
+    """An ONNX graph run by onnxruntime on the CPU, with as many threads as PyTorch uses."""
 
     runs_here = True
 
     def __init__(self, file: Path) -> None:
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads()
-        settings.log_severity_level = 3
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            file, settings, providers=["CPUExecutionProvider"]
+            file, options, providers=["CPUExecutionProvider"]
         )
         self.inputs = [entry.name for entry in self._session.get_inputs()]
 
-    def __call__(self, given: Case) -> list[Tensor]:
-        """Return all outputs, for tensors by the names of the inputs."""
-        feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in given.items()}
+    def __call__(self, inputs: Case) -> list[Tensor]:
+        """Return all outputs for tensors by input name."""
+        feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
         return [torch.from_numpy(value) for value in self._session.run(None, feeds)]

@@ -1,4 +1,4 @@
-"""Exporters talk much, and mostly to their own developers."""
+"""Silence the log messages and warnings of the exporters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ NOISY_LOGGERS = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.ex
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Keep what they say below an error out of the user's log."""
+    """Suppress warnings, and log messages below ERROR, within the block."""
     loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -22,5 +22,5 @@ def quiet_logs() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

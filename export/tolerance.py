@@ -1,4 +1,4 @@
-"""How exactly an export keeps the numbers, and how far off it may be."""
+"""Compare the outputs of an exported graph with PyTorch, and bound their difference."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS = list(get_args(Precision))
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
-"""The largest difference to PyTorch with which an export counts as one, by `relative_error`."""
+"""Largest allowed relative error of an export, by precision."""
 
 
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """Return |ours - theirs| / |theirs|, in Euclid's norm over all numbers together."""
-    ours, theirs = ours.double(), theirs.double()
-    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
+def relative_error(exported: Tensor, expected: Tensor) -> float:
+    """Return |exported - expected| / |expected|, Euclidean norms over all elements."""
+    exported, expected = exported.double(), expected.double()
+    return float((exported - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
 @torch.no_grad()
 def check_difference(
     part: Part, graph: Callable[[Case], list[Tensor]], precision: Precision
 ) -> float:
-    """Return the difference of a graph's first output to the module's, over all cases together.
+    """Return the relative error of a graph's first output over all cases of a part.
 
-    Raises UserError when it is above LIMITS.
+    Raises UserError when it is above TOLERANCES.
     """
-    ours, theirs = [], []
+    exported, expected = [], []
     for case in part.cases():
-        told = part.module(*case.values())
-        theirs.append((told[0] if isinstance(told, tuple) else told).flatten())
-        ours.append(graph(case)[0].flatten())
-    off = relative_error(torch.cat(ours), torch.cat(theirs))
-    if not off <= TOLERANCES[precision]:
+        output = part.module(*case.values())
+        expected.append((output[0] if isinstance(output, tuple) else output).flatten())
+        exported.append(graph(case)[0].flatten())
+    error = relative_error(torch.cat(exported), torch.cat(expected))
+    if not error <= TOLERANCES[precision]:
         raise UserError(
-            f"The exported {part.name} is {off:.2g} off what PyTorch computes, and {precision} may "
-            f"be {TOLERANCES[precision]:.2g} off: choose a finer precision."
+            f"The output of the exported {part.name} differs from PyTorch by {error:.2g}, and "
+            f"{precision} allows {TOLERANCES[precision]:.2g}: choose a higher precision."
         )
-    return off
+    return error

@@ -1,4 +1,4 @@
-"""Write the parts of a model into a folder, and hold each to what PyTorch computes."""
+"""Write the parts of a model into a folder, and compare each graph with PyTorch."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ from .tolerance import Precision, check_difference
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
-"""Hears how many steps of how many are done; what it raises ends the export."""
+"""Called as on_step(done, total); an exception that it raises ends the export."""
 
 STEPS_PER_PART = 2
 
-BEFORE = "connect the model as it was before, and choose a precision here"
-"""What to do with a model that is quantized already."""
+UNQUANTIZED_REMEDY = "connect the original model, and choose a precision here"
 
 
 def write_parts(
     parts: Sequence[Part], folder: Path, format_: str, precision: Precision, on_step: OnStep
 ) -> list[Json]:
-    """Write each part as one graph, compare it, and say for `Manifest.parts` what came of it.
+    """Write each part as one graph, compare it, and return the entries of `Manifest.parts`.
 
-    Raises UserError when the format's packages are missing, and when a graph is off.
+    Raises UserError when the format's packages are missing, and when the error of a graph is above
+    its tolerance.
     """
-    module = format_module(format_)
+    writer = format_module(format_)
     written: list[Json] = []
     total = STEPS_PER_PART * len(parts)
     for number, part in enumerate(parts):
-        file = folder / f"{part.name}{module.SUFFIX}"
+        file = folder / f"{part.name}{writer.SUFFIX}"
         on_step(STEPS_PER_PART * number, total)
-        began = time.perf_counter()
-        module.write(part, file, precision)
-        seconds = time.perf_counter() - began
+        start = time.perf_counter()
+        writer.write(part, file, precision)
+        seconds = time.perf_counter() - start
         on_step(STEPS_PER_PART * number + 1, total)
-        graph = module.Graph(file)
-        off = check_difference(part, graph, precision) if graph.runs_here else None
+        graph = writer.Graph(file)
+        error = check_difference(part, graph, precision) if graph.runs_here else None
         del graph
-        logger.info("Exported %s, %s off", file.name, off)
+        logger.info("Exported %s, relative error %s", file.name, error)
         written.append(
             {
                 "file": file.name,
-                "bytes": _bytes(folder, file),
+                "bytes": _file_size(folder, file),
                 "seconds": round(seconds, 1),
-                "inputs": {name: _axes(part, name) for name in part.example},
+                "inputs": {name: _shape(part, name) for name in part.example},
                 "outputs": list(part.outputs),
-                "difference": off,
+                "difference": error,
             }
         )
     on_step(total, total)
     return written
 
 
-def _bytes(folder: Path, file: Path) -> int:
-    """Bytes of a graph with all that lies beside it or in it."""
-    found = [each for each in folder.glob(f"{file.name}*") if each.is_file()]
-    found += [each for each in file.rglob("*") if each.is_file()] if file.is_dir() else []
-    return sum(each.stat().st_size for each in found)
+def _file_size(folder: Path, file: Path) -> int:
+    """Return the bytes of a graph: its file with external data, or all files of its folder."""
+    files = [each for each in folder.glob(f"{file.name}*") if each.is_file()]
+    files += [each for each in file.rglob("*") if each.is_file()] if file.is_dir() else []
+    return sum(each.stat().st_size for each in files)
 
 
-def _axes(part: Part, name: str) -> list[Any]:
-    """The shape of an input, with names where it is free."""
-    free = part.axes.get(name, {})
-    return [free.get(axis, size) for axis, size in enumerate(part.example[name].shape)]
+def _shape(part: Part, name: str) -> list[Any]:
+    """Return the shape of an input, with names for dynamic axes."""
+    dynamic = part.axes.get(name, {})
+    return [dynamic.get(axis, size) for axis, size in enumerate(part.example[name].shape)]
 
 
 def versions(format_: str) -> dict[str, str]:
-    """The packages that write a format, as they are installed."""
+    """Return the installed versions of the packages that write a format."""
     return {name: metadata.version(name) for name in ("torch", *EXPORT_FORMATS[format_].packages)}

@@ -1,4 +1,4 @@
-"""Models as they are before they leave PyTorch, and one captioner that has left it."""
+"""Small models to export, and an exported captioner."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def tiny() -> Kosmos:
 
 
 @pytest.fixture(scope="session")
-def painter() -> Diffusion:
-    """The sandbox's words, and a UNet and a VAE of random weights for pictures of 16 pixels."""
+def small_diffusion() -> Diffusion:
+    """The sandbox's text encoder, and an untrained UNet and VAE for images of 16 pixels."""
     torch.manual_seed(0)
     sandbox = load_diffusion(DIFFUSION)
     unet = UNet2DConditionModel(
@@ -103,11 +103,11 @@ def run_readme(monkeypatch: pytest.MonkeyPatch) -> RunReadme:
 
     def run(folder: Path, *arguments: str) -> None:
         [program] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-        with monkeypatch.context() as there:
-            there.chdir(folder)
-            there.setattr("sys.argv", ["program.py", *arguments])
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr("sys.argv", ["program.py", *arguments])
             for heavy in ("diffusers", "torch", "transformers"):
-                there.setitem(sys.modules, heavy, None)  # as where they are not installed
+                patch.setitem(sys.modules, heavy, None)  # as if not installed
             exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
 
     return run

@@ -78,7 +78,7 @@ def exported(server: ComfyUI, client: Client) -> Path:
     outcome = client.run(export("taken/out"))
     assert not left.exists()
     assert outcome.failure is None, outcome.failure
-    assert "captions are the same, token for token" in outcome.outputs["report"]["text"][0]
+    assert "captions have exactly the tokens of PyTorch" in outcome.outputs["report"]["text"][0]
     return Path(outcome.outputs["folder"]["text"][0])
 
 
@@ -97,7 +97,7 @@ def test_the_loader_lists_an_export_and_it_writes_the_same(
 @pytest.mark.parametrize(
     ("more", "node", "remedy"),
     [
-        ({"decoding": "beam"}, "describe", "load the model that it was made from"),
+        ({"decoding": "beam"}, "describe", "load the model that it was exported from"),
         ({"loras": "any.safetensors"}, "load", "merge before you export"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A captioner outside PyTorch writes what it wrote inside, and what is off is refused."""
+"""An exported Kosmos-2 generates the same captions, and inaccurate exports are refused."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ from PIL import Image
 PROMPTS = [BRIEF, "A", "Question: what colour is the dog in the picture of the house? Answer:"]
 
 
-def replies(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[list[Completion]]:
+def completions(kosmos: Kosmos, images: torch.Tensor, batch_size: int) -> list[list[Completion]]:
     prompts = [tokenize(kosmos, text, 24) for text in PROMPTS]
     batching = BatchOptions(batch_size=batch_size)
-    pictures = EncodedImages(kosmos, images)
-    return generate(kosmos, pictures, [prompts] * len(images), max_new_tokens=24, batching=batching)
+    encoded = EncodedImages(kosmos, images)
+    return generate(kosmos, encoded, [prompts] * len(images), max_new_tokens=24, batching=batching)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 15])
-def test_prompts_of_any_length_in_any_batch_get_the_same_tokens(
+def test_all_prompt_lengths_and_batch_sizes_give_the_same_tokens(
     tiny: Kosmos, onnx_captioner: Kosmos, scenes: torch.Tensor, batch_size: int
 ) -> None:
-    ours = replies(onnx_captioner, scenes, batch_size)
-    theirs = replies(tiny, scenes, batch_size)
-    assert [[one.ids for one in each] for each in ours] == [
-        [one.ids for one in each] for each in theirs
+    exported = completions(onnx_captioner, scenes, batch_size)
+    expected = completions(tiny, scenes, batch_size)
+    assert [[one.ids for one in each] for each in exported] == [
+        [one.ids for one in each] for each in expected
     ]
-    sure = [one.probabilities for replies in (ours, theirs) for each in replies for one in each]
-    half = len(sure) // 2
-    for here, there in zip(sure[:half], sure[half:], strict=True):
-        assert here == pytest.approx(there, abs=1e-4)
+    for row, expected_row in zip(exported, expected, strict=True):
+        for one, other in zip(row, expected_row, strict=True):
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 @pytest.fixture
@@ -63,24 +62,24 @@ def readme_agrees(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[[Path], None]:
-    """See that the program in the README of an export of the tiny captioner writes as it does."""
+    """A check that the program in an export's README prints the caption of the tiny captioner."""
 
-    def look(folder: Path) -> None:
-        picture = tmp_path / "scene.png"
+    def check(folder: Path) -> None:
+        file = tmp_path / "scene.png"
         square = torch.nn.functional.avg_pool2d(scenes[1].movedim(-1, 0), 2).movedim(0, -1)
-        square = (square * 255).round() / 255  # of its own size, so that nobody scales it
-        Image.fromarray((square * 255).round().byte().numpy()).save(picture)
+        square = (square * 255).round() / 255  # of the model's size, so that it is not resized
+        Image.fromarray((square * 255).round().byte().numpy()).save(file)
         capsys.readouterr()
-        run_readme(folder, str(picture))
-        [reply] = brief_captions(tiny, square[None], 40)
-        written = tiny.processor.tokenizer.decode([*reply.ids])
-        told = capsys.readouterr().out.strip().splitlines()[-1]
-        assert told.removeprefix("<grounding> An image of").startswith(written)
+        run_readme(folder, str(file))
+        [completion] = brief_captions(tiny, square[None], 40)
+        expected = tiny.processor.tokenizer.decode([*completion.ids])
+        printed = capsys.readouterr().out.strip().splitlines()[-1]
+        assert printed.removeprefix("<grounding> An image of").startswith(expected)
 
-    return look
+    return check
 
 
-def test_the_program_in_the_readme_writes_the_caption(
+def test_the_readme_program_prints_the_caption(
     exported: Path, readme_agrees: Callable[[Path], None]
 ) -> None:
     readme_agrees(exported)
@@ -90,7 +89,7 @@ def beam(kosmos: Kosmos, scenes: torch.Tensor) -> object:
     return caption(kosmos, scenes, decoding=Decoding(beams=2), max_new_tokens=8)
 
 
-def slots_and_states(kosmos: Kosmos, scenes: torch.Tensor) -> object:
+def hidden_states(kosmos: Kosmos, scenes: torch.Tensor) -> object:
     ids = torch.ones(1, 4, dtype=torch.long)
     return kosmos.model.text_model.model(input_ids=ids, use_cache=False).last_hidden_state
 
@@ -99,17 +98,17 @@ def patches(kosmos: Kosmos, scenes: torch.Tensor) -> object:
     return patch_features(kosmos, preprocess(kosmos, scenes))
 
 
-@pytest.mark.parametrize("look_inside", [beam, slots_and_states, patches])
-def test_what_looks_inside_an_export_is_told_what_to_load(
+@pytest.mark.parametrize("unsupported", [beam, hidden_states, patches])
+def test_unsupported_uses_of_an_export_raise_a_user_error(
     onnx_captioner: Kosmos,
     scenes: torch.Tensor,
-    look_inside: Callable[[Kosmos, torch.Tensor], object],
+    unsupported: Callable[[Kosmos, torch.Tensor], object],
 ) -> None:
-    with pytest.raises(UserError, match="load the model that it was made from"):
-        look_inside(onnx_captioner, scenes[:1])
+    with pytest.raises(UserError, match="load the model that it was exported from"):
+        unsupported(onnx_captioner, scenes[:1])
 
 
-def test_without_onnxruntime_an_export_says_what_to_install(
+def test_without_onnxruntime_the_error_names_the_install_command(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -118,21 +117,21 @@ def test_without_onnxruntime_an_export_says_what_to_install(
         load_onnx_kosmos(exported)
 
 
-@pytest.mark.parametrize(("precision", "loaded_in"), [("fp16", "float32"), ("int8", "float16")])
-def test_smaller_precisions_are_smaller_and_say_how_far_off(
+@pytest.mark.parametrize(("precision", "loaded_dtype"), [("fp16", "float32"), ("int8", "float16")])
+def test_lower_precisions_report_their_error(
     tiny: Kosmos,
     scenes: torch.Tensor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     precision: Precision,
-    loaded_in: str,
+    loaded_dtype: str,
 ) -> None:
-    # As if the weights were too many for one file.
+    # Weights are external, as for a large model.
     monkeypatch.setattr(onnx_format, "MAX_EMBEDDED_BYTES", 0)
-    loaded = copy.deepcopy(tiny.model).to(getattr(torch, loaded_in))
+    loaded = copy.deepcopy(tiny.model).to(getattr(torch, loaded_dtype))
     kosmos = dataclasses.replace(tiny, model=loaded)
     manifest = export_kosmos(kosmos, tmp_path / "made", "onnx", precision, scenes[:1])
-    assert loaded.dtype == getattr(torch, loaded_in)
+    assert loaded.dtype == getattr(torch, loaded_dtype)
     assert manifest == Manifest.read(tmp_path / "made")
     for part in manifest.parts:
         assert 1e-6 < part["difference"] <= TOLERANCES[precision]
@@ -142,44 +141,44 @@ def test_smaller_precisions_are_smaller_and_say_how_far_off(
         assert {"fp16": "FLOAT16", "int8": "INT8"}[precision] in kinds
 
 
-def test_without_a_picture_to_compare_on_nothing_is_exported(tiny: Kosmos, tmp_path: Path) -> None:
+def test_an_empty_batch_is_refused(tiny: Kosmos, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is an empty batch"):
         export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", torch.zeros(0, 8, 8, 3))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_that_is_off_never_becomes_a_folder(
+def test_an_inaccurate_export_leaves_no_folder(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TOLERANCES, "fp32", 1e-12)
-    with pytest.raises(UserError, match=r"exported vision is \S+e-0\d off what PyTorch"):
+    with pytest.raises(UserError, match=r"exported vision differs from PyTorch by \S+e-0\d"):
         export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_export_leaves_nothing_and_the_model_as_it_was(
+def test_an_interrupted_export_leaves_no_files_and_an_unchanged_model(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path
 ) -> None:
     configs = [tiny.model.text_model.config, tiny.model.vision_model.config]
     attention = [config._attn_implementation for config in configs]
-    slots = encode_images(tiny, preprocess(tiny, scenes))
-    seen: list[str] = []
+    image_embeds = encode_images(tiny, preprocess(tiny, scenes))
+    files: list[str] = []
 
-    def stop_after_a_graph(done: int, total: int) -> None:
-        seen.extend(path.name for path in tmp_path.rglob("*.onnx"))
+    def stop_after_first_graph(done: int, total: int) -> None:
+        files.extend(path.name for path in tmp_path.rglob("*.onnx"))
         if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_after_a_graph)
-    assert seen == ["vision.onnx"]
+        export_kosmos(tiny, tmp_path / "made", "onnx", "fp32", scenes[:1], stop_after_first_graph)
+    assert files == ["vision.onnx"]
     assert not list(tmp_path.iterdir())
     assert [config._attn_implementation for config in configs] == attention
-    assert torch.equal(encode_images(tiny, preprocess(tiny, scenes)), slots)
+    assert torch.equal(encode_images(tiny, preprocess(tiny, scenes)), image_embeds)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}'])
-def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path, content: str) -> None:
+def test_a_folder_that_is_not_an_export_raises_a_user_error(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match=r"holds no export\.json\. Choose"):
         Manifest.read(tmp_path)
     (tmp_path / "export.json").write_text(content)
@@ -187,7 +186,7 @@ def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path, content: str
         Manifest.read(tmp_path)
 
 
-def test_core_ml_gets_a_program_of_three_graphs(
+def test_core_ml_export_has_three_graphs(
     tiny: Kosmos, scenes: torch.Tensor, tmp_path: Path
 ) -> None:
     ct = pytest.importorskip("coremltools")
@@ -201,14 +200,14 @@ def test_core_ml_gets_a_program_of_three_graphs(
     [block] = spec.mlProgram.functions["main"].block_specializations.values()
     kinds = [operation.type for operation in block.operations]
     assert {"softmax", "linear", "layer_norm"} <= set(kinds)
-    memory = next(e for e in spec.description.input if e.name == "past_0_key")
-    assert list(memory.type.multiArrayType.shape) == [1, 2, 64, 16]
-    written = json.loads((tmp_path / "made" / "export.json").read_text())
-    assert list(written["parts"][2]["inputs"])[-2:] == ["past_1_key", "past_1_value"]
+    cache = next(e for e in spec.description.input if e.name == "past_0_key")
+    assert list(cache.type.multiArrayType.shape) == [1, 2, 64, 16]
+    manifest_json = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert list(manifest_json["parts"][2]["inputs"])[-2:] == ["past_1_key", "past_1_value"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_lite_rt_computes_the_whole_captioner(
+def test_litert_export_computes_the_captions(
     tiny: Kosmos,
     scenes: torch.Tensor,
     tmp_path: Path,
@@ -216,7 +215,7 @@ def test_lite_rt_computes_the_whole_captioner(
     readme_agrees: Callable[[Path], None],
 ) -> None:
     pytest.importorskip(
-        "litert_torch", reason="litert-torch wants older packages than this environment has"
+        "litert_torch", reason="litert-torch needs older packages than this environment has"
     )
     manifest = export_kosmos(tiny, tmp_path / "made", "litert", precision, scenes[:2])
     assert len(manifest.parts) == 3
