@@ -1,4 +1,4 @@
-"""One checkpoint file in core's own layout is a whole model, without a network."""
+"""Checkpoint files in the original (ldm) layout: load, save, detect; compared with core."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 COMFYUI = home()
 VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
-CONFIGS = ROOT / "diffusion" / "configs"
+CONFIGS = ROOT / "diffusion" / "load" / "configs"
 SMALLER = {
     "unet/config.json": {
         "block_out_channels": [32, 64],
@@ -85,7 +85,7 @@ SMALLER_XL = {
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("core")
-    script = Path(__file__).with_name("core_models.py")
+    script = Path(__file__).with_name("write_core_models.py")
     subprocess.run([python(), script, "--cpu", folder], cwd=COMFYUI, check=True, timeout=120)
     return folder
 
@@ -119,7 +119,7 @@ def loaded_xl(core: Path, smaller_xl: Path) -> Diffusion:
     return load_checkpoint(core / "small_xl.safetensors", torch.float32, VOCABULARY, smaller_xl)
 
 
-def test_every_part_answers_as_core_does(core: Path, loaded: Diffusion) -> None:
+def test_each_part_computes_what_core_computes(core: Path, loaded: Diffusion) -> None:
     known = load_file(core / "answers.safetensors")
     with torch.no_grad():
         states = loaded.text_encoder(known["tokens"]).last_hidden_state
@@ -130,7 +130,7 @@ def test_every_part_answers_as_core_does(core: Path, loaded: Diffusion) -> None:
     assert torch.allclose(pictures, known["pictures"], atol=1e-4)
 
 
-def test_every_part_of_xl_answers_as_core_does(core: Path, loaded_xl: Diffusion) -> None:
+def test_each_part_of_xl_computes_what_core_computes(core: Path, loaded_xl: Diffusion) -> None:
     known = load_file(core / "answers_xl.safetensors")
     tokens = known["tokens"][:, None].expand(-1, 2, -1)
     with torch.no_grad():
@@ -143,19 +143,19 @@ def test_every_part_of_xl_answers_as_core_does(core: Path, loaded_xl: Diffusion)
     assert torch.allclose(prediction, known["prediction"], atol=1e-4)
 
 
-def test_xl_reads_prompts_as_core_does(loaded_xl: Diffusion) -> None:
+def test_xl_tokenizes_prompts_as_core_does(loaded_xl: Diffusion) -> None:
     [[first, second]] = tokenize(loaded_xl, ["a photograph of a dog"])
     assert first.tolist() == [49406, 320, 8853, 539, 320, 1929] + [49407] * 71
     assert second.tolist() == [49406, 320, 8853, 539, 320, 1929, 49407] + [0] * 70
 
 
-def test_it_paints(loaded: Diffusion) -> None:
+def test_a_loaded_checkpoint_samples_images(loaded: Diffusion) -> None:
     assert loaded.name == "small"
     assert sample(loaded, ["a photograph of a dog"], steps=2).shape == (1, 32, 32, 3)
 
 
 @pytest.mark.parametrize("name", ["small", "small_xl"])
-def test_written_again_it_is_the_same_file(
+def test_saving_gives_the_same_keys_and_weights(
     core: Path, loaded: Diffusion, loaded_xl: Diffusion, name: str
 ) -> None:
     original = load_file(core / f"{name}.safetensors")
@@ -164,7 +164,7 @@ def test_written_again_it_is_the_same_file(
     assert all(torch.equal(written[key], weight) for key, weight in original.items())
 
 
-def test_saved_and_loaded_it_is_the_same_model(
+def test_a_saved_checkpoint_loads_as_the_same_model(
     core: Path, loaded: Diffusion, smaller: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "deep" / "again.safetensors"
@@ -174,14 +174,14 @@ def test_saved_and_loaded_it_is_the_same_model(
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_model_that_was_trained_whole_is_published_as_a_checkpoint(
+def test_a_fully_trained_model_is_published_as_a_checkpoint(
     loaded: Diffusion, smaller: Path, tmp_path: Path
 ) -> None:
     save_folder(loaded, tmp_path / "base")
     run = small_run(tmp_path / "base", tmp_path, "run", method="full", steps=1, batch_size=1)
     assert train(run, StopRequest())
     file = tmp_path / "sks.safetensors"
-    assert not write_checkpoint(run, file)  # it has not the real size, which core asks for
+    assert not write_checkpoint(run, file)  # core loads only the real sizes
     assert not file.exists()
     assert write_checkpoint(run, file, smaller)
     trained, again = (
@@ -203,8 +203,8 @@ def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def write_hollow(file: Path, shapes: dict[str, list[int]]) -> None:
-    """A half-precision safetensors file of zeros that takes no room on the disk."""
+def write_zeros(file: Path, shapes: dict[str, list[int]]) -> None:
+    """A half-precision safetensors file of zeros that takes no space on the disk."""
     head, end = {}, 0
     for key, shape in shapes.items():
         size = 2 * math.prod(shape)
@@ -216,9 +216,9 @@ def write_hollow(file: Path, shapes: dict[str, list[int]]) -> None:
         stream.truncate(8 + len(text) + end)
 
 
-def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> None:
+def test_sd1_at_the_real_size_loads(core: Path, tmp_path: Path) -> None:
     file = tmp_path / "v1-5-pruned.safetensors"
-    write_hollow(file, json.loads((core / "full.json").read_text()))
+    write_zeros(file, json.loads((core / "full.json").read_text()))
     diffusion = load_diffusion(file, torch.float16, VOCABULARY)
     assert (diffusion.name, diffusion.resolution) == ("v1-5-pruned", 512)
     assert diffusion.tokenizer.model_max_length == 77
@@ -228,8 +228,8 @@ def test_the_real_size_fits_the_configurations(core: Path, tmp_path: Path) -> No
     assert shapes == json.loads((core / "full.json").read_text())
 
 
-def hollow(kind: str) -> Diffusion:
-    """A model of the real size with weights that have shapes and nothing else."""
+def meta_model(kind: str) -> Diffusion:
+    """A model of the real size on the meta device."""
 
     def read(part: str) -> dict:
         return json.loads((CONFIGS / kind / part / "config.json").read_text())
@@ -245,8 +245,8 @@ def hollow(kind: str) -> Diffusion:
     return Diffusion(**parts, tokenizer=None, scheduler_config={}, source="", name="", resolution=0)
 
 
-def test_xl_at_the_real_size_is_written_whole(core: Path) -> None:
-    diffusion = hollow("sdxl")
+def test_xl_at_the_real_size_is_saved(core: Path) -> None:
+    diffusion = meta_model("sdxl")
     sizes = {
         name: sum(p.numel() for p in part.parameters()) for name, part in diffusion.modules.items()
     }
@@ -260,17 +260,17 @@ def test_xl_at_the_real_size_is_written_whole(core: Path) -> None:
     assert written == json.loads((core / "full_xl.json").read_text())
 
 
-def test_stable_diffusion_2_at_the_real_size_is_written_whole(core: Path) -> None:
-    written = checkpoint_weights(hollow("sd2"))
+def test_sd2_at_the_real_size_is_saved(core: Path) -> None:
+    written = checkpoint_weights(meta_model("sd2"))
     shapes = {key: list(weight.shape) for key, weight in written.items()}
     known = json.loads((core / "full2.json").read_text())
     assert known.keys() - shapes.keys() == {"cond_stage_model.model.text_projection"}
     assert shapes == {key: known[key] for key in shapes}
 
 
-def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
+def test_core_finds_the_layer_of_each_key_of_an_xl_lora(core: Path) -> None:
     known = json.loads((core / "lora_xl.json").read_text())
-    model = hollow("sdxl")
+    model = meta_model("sdxl")
     unet, encoders = model.unet, (model.text_encoder, model.text_encoder_2)
     with torch.device("meta"):
         layers = {
@@ -287,9 +287,9 @@ def test_core_finds_the_layer_of_every_key_of_an_xl_lora(core: Path) -> None:
     assert sum(name.startswith("lora_te2_") for name in written) == 32 * 6
 
 
-def test_stable_diffusion_2_loads_whole(core: Path, tmp_path: Path) -> None:
+def test_sd2_at_the_real_size_loads(core: Path, tmp_path: Path) -> None:
     file = tmp_path / "v2-1.safetensors"
-    write_hollow(file, json.loads((core / "full2.json").read_text()))
+    write_zeros(file, json.loads((core / "full2.json").read_text()))
     diffusion = load_diffusion(file, torch.float16, VOCABULARY)
     assert diffusion.unet.config.cross_attention_dim == 1024
     assert sum(p.numel() for p in diffusion.unet.parameters()) == 865_910_724
@@ -314,10 +314,12 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
         ({PROMPT: [320, 1024]}, "does not contain a complete Stable Diffusion unet"),
     ],
 )
-def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sentence: str) -> None:
+def test_unsupported_stable_diffusion_models_are_named(
+    tmp_path: Path, shapes: dict[str, list[int]], sentence: str
+) -> None:
     layers = {"input_blocks.0.0.weight": [320, 4, 3, 3], PROMPT: [320, 768], **shapes}
     file = tmp_path / "other.safetensors"
-    write_hollow(file, {UNET + key: shape for key, shape in layers.items()})
+    write_zeros(file, {UNET + key: shape for key, shape in layers.items()})
     with pytest.raises(UserError, match=sentence):
         load_diffusion(file, torch.float16, VOCABULARY)
 
@@ -338,14 +340,14 @@ def test_other_kinds_are_named(tmp_path: Path, shapes: dict[str, list[int]], sen
         ("layer.weight", "no Stable Diffusion checkpoint"),
     ],
 )
-def test_models_of_another_make_are_named(tmp_path: Path, key: str, sentence: str) -> None:
+def test_other_model_files_are_named(tmp_path: Path, key: str, sentence: str) -> None:
     file = tmp_path / "other.safetensors"
-    write_hollow(file, {key: [4, 4]})
+    write_zeros(file, {key: [4, 4]})
     with pytest.raises(UserError, match=rf"^other.safetensors is {sentence}"):
         load_diffusion(file, torch.float16, VOCABULARY)
 
 
-def test_other_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Path) -> None:
+def test_edm_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Path) -> None:
     file = tmp_path / "playground.safetensors"
     weights = load_file(core / "small_xl.safetensors")
     save_file({**weights, "edm_mean": torch.zeros(4)}, file)
@@ -354,7 +356,7 @@ def test_other_noise_levels_are_named(core: Path, smaller_xl: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("zero_snr", [True, False])
-def test_a_velocity_xl_says_so_in_its_file(
+def test_v_prediction_is_read_from_and_written_to_the_file(
     core: Path, smaller_xl: Path, tmp_path: Path, zero_snr: bool
 ) -> None:
     file, again = tmp_path / "v.safetensors", tmp_path / "again.safetensors"
@@ -369,7 +371,7 @@ def test_a_velocity_xl_says_so_in_its_file(
 
 
 @pytest.mark.parametrize("part", ["first_stage_model.", "cond_stage_model."])
-def test_a_checkpoint_without_a_part_says_which(
+def test_a_checkpoint_without_a_part_is_refused(
     core: Path, smaller: Path, tmp_path: Path, part: str
 ) -> None:
     weights = load_file(core / "small.safetensors")

@@ -1,27 +1,14 @@
-"""The guider on a flow model of core's, inside a ComfyUI without a server."""
+"""The guider on a flow matching model of core's, inside a ComfyUI without a server."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import textwrap
-
 import pytest
-from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, home, python
+
+from .conftest import run_in_comfyui
 
 PROBE = """
-    import importlib.util, json, sys
-    from pathlib import Path
-
-    sys.path.insert(0, ".")
-    import comfy.options
-    comfy.options.enable_args_parsing()
-    import utils.extra_config  # first, as in ComfyUI's main.py: comfy/ has a module of that name
     import comfy.samplers, torch
 
-    spec = importlib.util.spec_from_file_location("as_package", Path(ROOT) / "as_package.py")
-    as_package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(as_package)
     host = as_package.load("nodes.host")
     Options = as_package.load("diffusion.sample.guidance").GuidanceOptions
 
@@ -61,25 +48,16 @@ PROBE = """
 
 @pytest.fixture(scope="module")
 def runs() -> dict:
-    program = f"ROOT = {str(ROOT)!r}\n{textwrap.dedent(PROBE)}"
-    done = subprocess.run(
-        [python(), "-", "--cpu"],
-        cwd=home(),
-        input=program,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_in_comfyui(PROBE)
 
 
-def test_both_predictions_are_one_pass_and_the_second_only_where_it_counts(runs: dict) -> None:
+def test_cfg_is_one_batch_and_skips_the_uncond_pass_where_it_can(runs: dict) -> None:
     assert runs["plain"][0] == [2, 2, 2, 2]
     assert runs["interval"][0] == [1, 1, 2, 1]
     assert runs["rising"][0] == [1, 2, 2, 2]
 
 
-def test_zero_init_leaves_the_noise_where_it_is(runs: dict) -> None:
+def test_zero_init_does_not_change_the_noise(runs: dict) -> None:
     batches, change = runs["still"]
     assert batches == []
     assert change < 1e-5

@@ -1,4 +1,4 @@
-"""Patches inside a real ComfyUI: their colours, what is like a phrase, what is like a patch."""
+"""PatchTokens: PCA colours, and the patches similar to a phrase or to a patch."""
 
 from __future__ import annotations
 
@@ -8,82 +8,59 @@ import numpy as np
 import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
-from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
-from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
-from PIL import Image
+
+from .conftest import Graph, images, scene, texts
 
 
-def graph(server: ComfyUI, **settings: object) -> dict:
-    """Look at the patches of one scene, and search them for the patch in row 0, column 0."""
-    sample = draw_sample(HELD_OUT + 940_000_000, 112, 2)
-    Image.fromarray(sample.pixels).resize((200, 100)).save(server.input / "patches.png")
-    wanted = {"compare_with": "phrase", "phrase": "a dog", "row": 0, "column": 0, **settings}
-    return {
-        "image": {"class_type": "LoadImage", "inputs": {"image": "patches.png"}},
-        "kosmos": {
-            "class_type": "LoadKosmos",
-            "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
-        },
-        "patches": {
-            "class_type": "PatchTokens",
-            "inputs": {"kosmos": ["kosmos", 0], "image": ["image", 0], **wanted},
-        },
-        "compare": {
-            "class_type": "CompareEmbeddings",
-            "inputs": {"rows": ["patches", 0], "columns": ["patches", 0], "top": 1},
-        },
-        "best": {"class_type": "PreviewAny", "inputs": {"source": ["compare", 1]}},
-        "matrix": {"class_type": "PreviewImage", "inputs": {"images": ["compare", 4]}},
-        "slots": {
-            "class_type": "CompareEmbeddings",
-            "inputs": {"rows": ["patches", 1], "columns": ["patches", 1], "top": 1},
-        },
-        "slots best": {"class_type": "PreviewAny", "inputs": {"source": ["slots", 1]}},
-        "colours": {
-            "class_type": "SaveImage",
-            "inputs": {"images": ["patches", 2], "filename_prefix": "patch_colours"},
-        },
-        "overlay": {"class_type": "PreviewImage", "inputs": {"images": ["patches", 3]}},
-        "as image": {"class_type": "MaskToImage", "inputs": {"mask": ["patches", 4]}},
-        "mask": {
-            "class_type": "SaveImage",
-            "inputs": {"images": ["as image", 0], "filename_prefix": "patch_mask"},
-        },
-    }
+def patches_graph(server: ComfyUI, **settings: object) -> Graph:
+    """Compare the patches of one scene with a phrase or a patch, and all with one another."""
+    inputs = {"kosmos": ["kosmos", 0], "image": ["images", 0], **settings}
+    return (
+        Graph()
+        .load_images(server.input, scene(940_000_000, 112, 2).resize((200, 100)))
+        .add("kosmos", "LoadKosmos")
+        .add("patches", "PatchTokens", **inputs)
+        .add("compare", "CompareEmbeddings", rows=["patches", 0], columns=["patches", 0], top=1)
+        .add("best", "PreviewAny", source=["compare", 1])
+        .add("matrix", "PreviewImage", images=["compare", 4])
+        .add("slots", "CompareEmbeddings", rows=["patches", 1], columns=["patches", 1], top=1)
+        .add("best slots", "PreviewAny", source=["slots", 1])
+        .add("colours", "SaveImage", images=["patches", 2])
+        .add("overlay", "PreviewImage", images=["patches", 3])
+        .add("as image", "MaskToImage", mask=["patches", 4])
+        .add("mask", "SaveImage", images=["as image", 0])
+    )
 
 
 @pytest.mark.parametrize("compare_with", ["phrase", "patch"])
-def test_a_picture_has_colours_a_mask_and_numbers(
+def test_an_image_gets_colours_a_mask_and_similarities(
     client: Client, server: ComfyUI, compare_with: str
 ) -> None:
-    outcome = client.run(graph(server, compare_with=compare_with, row=2, column=5))
-    assert outcome.failure is None, outcome.failure
+    outcome = patches_graph(server, compare_with=compare_with, row=2, column=5).outputs(client)
     [similarity] = outcome.outputs["patches"]["similarity"]
     assert [len(row) for row in similarity["grid"]] == [8] * 8
     alike = np.frombuffer(b64decode(similarity["alike"]), np.uint8).reshape(64, 64)
     assert (alike.argmax(1) == np.arange(64)).all()
     if compare_with == "patch":
         assert similarity["grid"][2][5] == max(max(row) for row in similarity["grid"])
-    assert [int(text) for text in outcome.outputs["best"]["text"]] == list(range(64))
-    assert [int(text) for text in outcome.outputs["slots best"]["text"]] == list(range(16))
+    assert [int(text) for text in texts(outcome, "best")] == list(range(64))
+    assert [int(text) for text in texts(outcome, "best slots")] == list(range(16))
     for node in ("colours", "mask"):
-        [image] = outcome.outputs[node]["images"]
-        assert Image.open(server.output / image["filename"]).size == (200, 100)
+        [image] = images(server, outcome, node)
+        assert image.size == (200, 100)
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         ({"compare_with": "patch", "row": 8}, "from 0 to 7"),
         ({"phrase": "  "}, "empty"),
         ({"phrase": "a dog " * 200}, "shorten it"),
     ],
 )
-def test_what_is_not_there_is_named_in_one_sentence(
-    client: Client, server: ComfyUI, settings: dict, sentence: str
+def test_a_wrong_input_is_one_sentence(
+    client: Client, server: ComfyUI, settings: dict, message: str
 ) -> None:
-    failure = client.run(graph(server, **settings)).failure
-    assert failure is not None
-    assert failure.node_type == "PatchTokens"
-    assert sentence in failure.sentence
-    assert failure.sentence.count(".") == 1
+    sentence = patches_graph(server, **settings).failure(client, "PatchTokens")
+    assert message in sentence
+    assert sentence.count(".") == 1

@@ -1,4 +1,4 @@
-"""A schema is a promise: what was saved once still opens after every later change.
+"""Node schemas stay compatible: a workflow that was saved once opens after every later change.
 
 `promises.json` holds every node's inputs and outputs as they were released. Saved workflows store
 widget values by position and links by slot number, so a node may only add at the end, and what it
@@ -17,13 +17,13 @@ PROMISES = json.loads(Path(__file__).with_name("promises.json").read_text(encodi
 
 
 @pytest.mark.parametrize("node", PROMISES)
-def test_a_node_keeps_what_it_promised(client: Client, node: str) -> None:
+def test_a_node_keeps_its_inputs_and_outputs(client: Client, node: str) -> None:
     info = client.get(f"/object_info/{node}")[node]
     promised, outputs = PROMISES[node]["inputs"], PROMISES[node]["outputs"]
     required, optional = (inputs_of(info, section) for section in ("required", "optional"))
     assert required == promised["required"]
-    kept = promised.get("optional", [])
-    assert optional[: len(kept)] == kept
+    promised_optional = promised.get("optional", [])
+    assert optional[: len(promised_optional)] == promised_optional
     assert info["output"][: len(outputs)] == outputs
 
 

@@ -1,7 +1,7 @@
-"""What was saved once opens and means the same: every workflow, now and as it was released.
+"""Saved workflows open with the same meaning: those of today and those of the last release.
 
-`held/` is the last release as people have it on disk: its workflows, and the values that its
-widgets took. `python tests/host/write_promises.py` writes it when a version is released.
+`held/` has the workflows of the last release, and the values that its widgets took.
+`python tests/host/write_promises.py` writes it when a version is released.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.playground import lay_out
 from kosmos_dreambooth.dev.demo.server_client import Client
 
-from tests.host.saved import NOTES, fields, is_allowed, values
+from tests.host.node_schema import NOTES, fields, is_allowed, widget_values
 
 HELD = Path(__file__).with_name("held")
 WORKFLOWS = [*sorted((ROOT / "workflows").glob("*.json")), *sorted(HELD.glob("workflows/*.json"))]
@@ -41,43 +41,43 @@ def nodes_of(file: Path) -> list[dict[str, Any]]:
 
 
 @every_workflow
-def test_its_widgets_take_the_values_that_were_saved(known: dict[str, Any], file: Path) -> None:
+def test_widgets_take_the_saved_values(known: dict[str, Any], file: Path) -> None:
     for node in nodes_of(file):
-        for field, value in values(node, known[node["type"]]):
+        for field, value in widget_values(node, known[node["type"]]):
             if (node["type"], field.name) not in FREE:
                 assert is_allowed(field, value), f"{node['title']}: {field.name} = {value!r}"
 
 
 @every_workflow
-def test_its_inputs_and_outputs_are_still_there(known: dict[str, Any], file: Path) -> None:
+def test_saved_inputs_and_outputs_exist(known: dict[str, Any], file: Path) -> None:
     for node in nodes_of(file):
         schema = known[node["type"]]
-        there = {field.name: field.kind for field in fields(schema)}
+        types = {field.name: field.kind for field in fields(schema)}
         for slot in node["inputs"]:
-            assert there[slot["name"]] == slot["type"], f"{node['title']}: {slot['name']}"
+            assert types[slot["name"]] == slot["type"], f"{node['title']}: {slot['name']}"
         linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
         for field in fields(schema):
             if field.name in schema["input"]["required"] and not field.is_widget:
                 assert field.name in linked, f"{node['title']} lacks {field.name}"
-        given = [output["type"] for output in node["outputs"]]
-        assert schema["output"][: len(given)] == given, node["title"]
+        outputs = [output["type"] for output in node["outputs"]]
+        assert schema["output"][: len(outputs)] == outputs, node["title"]
 
 
 @every_workflow
-def test_its_links_join_what_fits(file: Path) -> None:
+def test_links_connect_matching_types(file: Path) -> None:
     graph = json.loads(file.read_text(encoding="utf-8"))
     by_id = {node["id"]: node for node in graph["nodes"]}
     for link, source, output, target, slot, kind in graph["links"]:
-        given, taken = by_id[source]["outputs"][output], by_id[target]["inputs"][slot]
-        assert link in given["links"]
-        assert link == taken["link"]
-        assert kind == given["type"]
-        assert {kind, "*"} & set(taken["type"].split(","))
+        output_slot, input_slot = by_id[source]["outputs"][output], by_id[target]["inputs"][slot]
+        assert link in output_slot["links"]
+        assert link == input_slot["link"]
+        assert kind == output_slot["type"]
+        assert {kind, "*"} & set(input_slot["type"].split(","))
 
 
 @pytest.mark.parametrize("node", VALUES)
-def test_no_value_that_a_release_took_is_refused(known: dict[str, Any], node: str) -> None:
+def test_values_of_the_last_release_are_taken(known: dict[str, Any], node: str) -> None:
     now = {field.name: field for field in fields(known[node])}
-    for name, held in VALUES[node].items():
-        for value in held if (node, name) not in FREE else ():
+    for name, values in VALUES[node].items():
+        for value in values if (node, name) not in FREE else ():
             assert is_allowed(now[name], value), f"{node}.{name} = {value!r}"

@@ -1,4 +1,4 @@
-"""What a ComfyUI user is promised of the pack as a whole."""
+"""The pack on a ComfyUI server: its nodes, help pages and templates; an error ends one prompt."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 
+from .conftest import Graph
+
 NODES = tuple(json.loads(Path(__file__).with_name("promises.json").read_text(encoding="utf-8")))
 
 
@@ -20,19 +22,19 @@ def known(client: Client) -> dict:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_server_has_the_node_from_this_pack_and_not_from_core(known: dict, node: str) -> None:
+def test_the_node_comes_from_this_pack_and_not_from_core(known: dict, node: str) -> None:
     # ComfyUI keeps its own node when a pack brings one of the same id.
     assert known[node]["python_module"] == f"custom_nodes.{PACK_NAME}"
     assert known[node]["category"].startswith("Kosmos DreamBooth/")
 
 
-def test_the_pack_brings_no_other_nodes(known: dict) -> None:
+def test_the_pack_registers_no_other_nodes(known: dict) -> None:
     ours = {name for name, info in known.items() if info["python_module"].endswith(PACK_NAME)}
     assert ours == set(NODES)
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str) -> None:
+def test_the_node_has_a_description_and_tooltips(known: dict, node: str) -> None:
     assert len(known[node]["description"]) > 20
     for kind in ("required", "optional"):
         for name, (_, options) in known[node]["input"].get(kind, {}).items():
@@ -42,7 +44,7 @@ def test_the_node_explains_itself_and_each_of_its_inputs(known: dict, node: str)
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_browser_finds_a_help_page_of_all_inputs_with_a_picture_and_the_costs(
+def test_the_help_page_names_all_inputs_and_outputs_and_has_an_image(
     server: ComfyUI, known: dict, node: str
 ) -> None:
     docs = f"{server.address}/extensions/{PACK_NAME}/docs"
@@ -65,37 +67,17 @@ def test_the_workflows_are_in_the_template_browser(client: Client) -> None:
     assert {"personalize_and_caption", "vision_alignment"} <= saved
 
 
-def test_a_failing_node_gives_one_sentence_and_the_server_lives_on(
+def test_a_failing_node_gives_one_sentence_and_the_server_goes_on(
     server: ComfyUI, client: Client
 ) -> None:
     (server.base / "models" / "kosmos" / "unfinished").mkdir(parents=True)
     (server.base / "models" / "kosmos" / "unfinished" / "config.json").write_text("{}")
-    look = {
-        "1": {
-            "class_type": "LoadKosmos",
-            "inputs": {"model": "unfinished", "dtype": "auto", "attention": "auto"},
-        },
-        "2": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0},
-        },
-        "3": {
-            "class_type": "GroundedCaption",
-            "inputs": {
-                "kosmos": ["1", 0],
-                "image": ["2", 0],
-                "style": "brief",
-                "prompt": "",
-                "max_new_tokens": 8,
-                "batch_size": 0,
-            },
-        },
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 2]}},
-    }
-    failure = client.run(look).failure
-    assert failure is not None
-    assert failure.node == "1"
-    assert failure.kind.endswith("UserError")
-    assert "\n" not in failure.sentence
-    paint = {"2": look["2"], "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}
-    assert client.run(paint).failure is None
+    graph = (
+        Graph()
+        .add("load", "LoadKosmos", model="unfinished")
+        .add("image", "EmptyImage", width=64, height=64)
+        .add("caption", "GroundedCaption", kosmos=["load", 0], image=["image", 0])
+        .add("show", "PreviewImage", images=["caption", 2])
+    )
+    assert graph.failure(client, "load")
+    Graph(image=graph["image"]).add("show", "PreviewImage", images=["image", 0]).outputs(client)

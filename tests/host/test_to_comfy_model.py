@@ -1,4 +1,4 @@
-"""What is painted here and what core's own nodes paint with the same model are the same."""
+"""ToComfyModel: CFGSampler and core's own nodes sample the same with the same model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
-from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
+from kosmos_dreambooth.dev.demo.server_client import Client
 from kosmos_dreambooth.diffusion.load.ldm_keys import text_weights, unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION
@@ -26,6 +26,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     PreTrainedTokenizerBase,
 )
+
+from .conftest import Graph, correlation, latents
 
 PROMPT = "a red dog in the meadow"
 # Core's samplers begin at the last timestep and space the others over all 1000.
@@ -41,12 +43,12 @@ SCHEDULER = DDIMScheduler(
 
 @pytest.fixture(scope="module")
 def narrow(server: ComfyUI) -> str:
-    """A Stable Diffusion whose UNet core knows as one: 320 channels, prompts of 768, little else.
+    """A Stable Diffusion whose UNet core detects: 320 channels, prompts of width 768.
 
-    Random weights; the words are the sandbox's.
+    Random weights and the sandbox's tokenizer.
     """
     torch.manual_seed(0)
-    words = load_diffusion(DIFFUSION).tokenizer
+    tokenizer = load_diffusion(DIFFUSION).tokenizer
     pipeline = StableDiffusionPipeline(
         unet=UNet2DConditionModel(
             sample_size=16,
@@ -64,8 +66,8 @@ def narrow(server: ComfyUI) -> str:
             latent_channels=4,
             norm_num_groups=8,
         ),
-        text_encoder=CLIPTextModel(text_config(words, 768, num_hidden_layers=1)),
-        tokenizer=words,
+        text_encoder=CLIPTextModel(text_config(tokenizer, 768, num_hidden_layers=1)),
+        tokenizer=tokenizer,
         scheduler=SCHEDULER,
         safety_checker=None,
         feature_extractor=None,
@@ -79,7 +81,7 @@ def narrow(server: ComfyUI) -> str:
 def xl(server: ComfyUI) -> str:
     """A Stable Diffusion XL with random weights, much too small for core's own modules."""
     torch.manual_seed(0)
-    words = load_diffusion(DIFFUSION).tokenizer
+    tokenizer = load_diffusion(DIFFUSION).tokenizer
     pipeline = StableDiffusionXLPipeline(
         unet=UNet2DConditionModel(
             sample_size=8,
@@ -103,167 +105,89 @@ def xl(server: ComfyUI) -> str:
             norm_num_groups=8,
             scaling_factor=0.13025,
         ),
-        text_encoder=CLIPTextModel(text_config(words, 64, num_hidden_layers=3)),
-        tokenizer=words,
+        text_encoder=CLIPTextModel(text_config(tokenizer, 64, num_hidden_layers=3)),
+        tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(
-            text_config(words, 96, num_hidden_layers=3, hidden_act="gelu")
+            text_config(tokenizer, 96, num_hidden_layers=3, hidden_act="gelu")
         ),
-        tokenizer_2=words,
+        tokenizer_2=tokenizer,
         scheduler=SCHEDULER,
     )
     pipeline.save_pretrained(server.base / "models" / "diffusers" / "xl")
     return "xl"
 
 
-def text_config(words: PreTrainedTokenizerBase, width: int, **changes: object) -> CLIPTextConfig:
+def text_config(
+    tokenizer: PreTrainedTokenizerBase, width: int, **changes: object
+) -> CLIPTextConfig:
     sizes = {
-        "vocab_size": len(words),
+        "vocab_size": len(tokenizer),
         "hidden_size": width,
         "projection_dim": width,
         "intermediate_size": width,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "max_position_embeddings": words.model_max_length,
-        "bos_token_id": words.bos_token_id,
-        "eos_token_id": words.eos_token_id,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
     }
     return CLIPTextConfig(**{**sizes, **changes})
 
 
-def load(model: str, **inputs: object) -> dict:
-    return {
-        "load": {
-            "class_type": "LoadDiffusion",
-            "inputs": {"model": model, "dtype": "fp32", **inputs},
-        }
-    }
+def load_graph(model: str, **inputs: object) -> Graph:
+    return Graph().add("load", "LoadDiffusion", **{"model": model, "dtype": "fp32", **inputs})
 
 
-def ours(name: str, scheduler: str, steps: int, **inputs: object) -> dict:
-    sampler = {
-        "diffusion": ["load", 0],
-        "prompt": PROMPT,
-        "negative": "",
-        "steps": steps,
-        "guidance": 4.0,
-        "scheduler": scheduler,
-        "seed": 3,
-        "count": 1,
-        "width": 64,
-        "height": 64,
-        **inputs,
-    }
-    return {
-        f"{name} paint": {"class_type": "CFGSampler", "inputs": sampler},
-        f"{name} keep": {
-            "class_type": "SaveLatent",
-            "inputs": {"samples": [f"{name} paint", 2], "filename_prefix": name},
-        },
-    }
+def add_ours(graph: Graph, scheduler: str, steps: int, side: int = 64) -> Graph:
+    """Sample with CFGSampler; "ours" saves the latents."""
+    inputs = {"diffusion": ["load", 0], "prompt": PROMPT, "steps": steps, "guidance": 4.0}
+    inputs |= {"scheduler": scheduler, "seed": 3, "width": side, "height": side}
+    graph.add("cfg", "CFGSampler", **inputs)
+    return graph.add("ours", "SaveLatent", samples=["cfg", 2], filename_prefix="ours")
 
 
-def cores(
-    name: str, sampler: str, steps: int, cells: int, lora: str | None = None, cfg: float = 4.0
-) -> dict:
-    """Core's own text-to-image graph; `cells` are those along a side of the latents."""
-    graph: dict = {
-        "core": {"class_type": "ToComfyModel", "inputs": {"diffusion": ["load", 0]}},
-        "empty": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 8 * cells, "height": 8 * cells, "batch_size": 1},
-        },
-        f"{name} paint": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["core", 0],
-                "positive": ["prompt", 0],
-                "negative": ["nothing", 0],
-                "latent_image": ["empty", 0],
-                "seed": 3,
-                "steps": steps,
-                "cfg": cfg,
-                "sampler_name": sampler,
-                "scheduler": "simple",
-                "denoise": 1.0,
-            },
-        },
-        f"{name} picture": {
-            "class_type": "VAEDecode",
-            "inputs": {"samples": [f"{name} paint", 0], "vae": ["core", 2]},
-        },
-        f"{name} show": {
-            "class_type": "PreviewImage",
-            "inputs": {"images": [f"{name} picture", 0]},
-        },
-        f"{name} keep": {
-            "class_type": "SaveLatent",
-            "inputs": {"samples": [f"{name} paint", 0], "filename_prefix": name},
-        },
-    }
-    clip = ["core", 1]
+def add_cores(
+    graph: Graph, sampler: str, steps: int, cells: int = 8, lora: str | None = None
+) -> Graph:
+    """Sample with core's text-to-image nodes; "core's" saves latents of `cells` along a side."""
+    model, clip = ["core", 0], ["core", 1]
+    graph.add("core", "ToComfyModel", diffusion=["load", 0])
     if lora:
-        graph["lora"] = {
-            "class_type": "LoraLoader",
-            "inputs": {
-                "model": ["core", 0],
-                "clip": ["core", 1],
-                "lora_name": lora,
-                "strength_model": 1.0,
-                "strength_clip": 1.0,
-            },
-        }
-        graph[f"{name} paint"]["inputs"]["model"] = ["lora", 0]
-        clip = ["lora", 1]
-    for node, text in (("prompt", PROMPT), ("nothing", "")):
-        graph[node] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
-    return graph
-
-
-def latents(server: ComfyUI, outcome: Outcome, name: str) -> torch.Tensor:
-    assert outcome.failure is None
-    [entry] = outcome.outputs[f"{name} keep"]["latents"]
-    return load_file(server.output / entry["filename"])["latent_tensor"]
-
-
-def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    assert one.shape == other.shape
-    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+        graph.add("lora", "LoraLoader", model=model, clip=clip, lora_name=lora)
+        model, clip = ["lora", 0], ["lora", 1]
+    inputs = {"model": model, "positive": ["positive", 0], "negative": ["negative", 0]}
+    inputs |= {"latent_image": ["empty", 0], "seed": 3, "steps": steps, "cfg": 4.0}
+    return (
+        graph.add("positive", "CLIPTextEncode", clip=clip, text=PROMPT)
+        .add("negative", "CLIPTextEncode", clip=clip, text="")
+        .add("empty", "EmptyLatentImage", width=8 * cells, height=8 * cells)
+        .add("ksampler", "KSampler", **inputs, sampler_name=sampler, scheduler="simple")
+        .add("decode", "VAEDecode", samples=["ksampler", 0], vae=["core", 2])
+        .add("show", "PreviewImage", images=["decode", 0])
+        .add("core's", "SaveLatent", samples=["ksampler", 0], filename_prefix="cores")
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
-def test_the_sandbox_paints_the_same_in_core(server: ComfyUI, client: Client, sampler: str) -> None:
-    graph = {**load("sandbox"), **ours("here", sampler, 8), **cores("there", sampler, 8, 8)}
-    outcome = client.run(graph)
-    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.99999
-    assert len(outcome.outputs["there show"]["images"]) == 1
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "euler"])
-def test_a_model_that_core_has_a_module_for_paints_the_same(
-    server: ComfyUI, client: Client, narrow: str, sampler: str
+@pytest.mark.parametrize(
+    ("model", "steps", "side", "cells"),
+    [("sandbox", 8, 64, 8), ("narrow", 4, 32, 16), ("xl", 4, 64, 8)],
+    ids=["sandbox", "core's own UNet", "xl"],
+)
+@pytest.mark.usefixtures("narrow", "xl")
+def test_core_samples_the_same_latents(
+    server: ComfyUI, client: Client, model: str, steps: int, side: int, cells: int, sampler: str
 ) -> None:
-    graph = {
-        **load(narrow),
-        **ours("here", sampler, 4, width=32, height=32),
-        **cores("there", sampler, 4, 16),
-    }
-    outcome = client.run(graph)
-    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.99999
+    graph = add_ours(load_graph(model), sampler, steps, side)
+    outcome = add_cores(graph, sampler, steps, cells).outputs(client)
+    ours, cores = latents(server, outcome, "ours"), latents(server, outcome, "core's")
+    assert correlation(ours, cores) >= 0.99999
+    assert len(outcome.outputs["show"]["images"]) == 1
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler"])
-def test_xl_paints_the_same(server: ComfyUI, client: Client, xl: str, sampler: str) -> None:
-    graph = {**load(xl), **ours("here", sampler, 4), **cores("there", sampler, 4, 8)}
-    outcome = client.run(graph)
-    here, there = latents(server, outcome, "here"), latents(server, outcome, "there")
-    assert correlation(here, there) >= 0.99999
-
-
-@pytest.mark.parametrize(("model", "cells"), [("sandbox", 8), ("narrow", 16)])
-def test_core_loads_every_layer_of_a_lora_that_was_trained_here(
-    server: ComfyUI, client: Client, narrow: str, model: str, cells: int
+@pytest.mark.parametrize(("model", "side", "cells"), [("sandbox", 64, 8), ("narrow", 32, 16)])
+def test_core_loads_every_layer_of_a_trained_lora(
+    server: ComfyUI, client: Client, narrow: str, model: str, side: int, cells: int
 ) -> None:
     name = f"{model}_subject.safetensors"
     write_lora(
@@ -271,15 +195,12 @@ def test_core_loads_every_layer_of_a_lora_that_was_trained_here(
         server.base / "models" / "loras" / name,
     )
     before = len(server.log.read_text())
-    side = 64 if model == "sandbox" else 32
-    here = client.run(
-        {**load(model, loras=name), **ours("here", "ddim", 2, width=side, height=side)}
-    )
-    there = client.run({**load(model), **cores("there", "ddim", 2, cells, name)})
-    plain = client.run({**load(model), **cores("plain", "ddim", 2, cells)})
-    merged = latents(server, there, "there")
-    assert correlation(latents(server, here, "here"), merged) >= 0.999
-    assert correlation(latents(server, plain, "plain"), merged) < 0.995
+    ours = add_ours(load_graph(model, loras=name), "ddim", 2, side).run(client)
+    cores = add_cores(load_graph(model), "ddim", 2, cells, name).run(client)
+    plain = add_cores(load_graph(model), "ddim", 2, cells).run(client)
+    merged = latents(server, cores, "core's")
+    assert correlation(latents(server, ours, "ours"), merged) >= 0.999
+    assert correlation(latents(server, plain, "core's"), merged) < 0.995
     assert "not loaded" not in server.log.read_text()[before:]
 
 
@@ -290,26 +211,17 @@ def test_core_merges_a_lora_into_the_same_weights(
     folder, name = server.base / "models" / "diffusers", f"{model}_whole.safetensors"
     write_lora(folder / model, server.base / "models" / "loras" / name)
     before = len(server.log.read_text())
-    saved = {
-        "load": load(model, dtype="fp16", loras=name)["load"],
-        "save": {
-            "class_type": "SaveDiffusion",
-            "inputs": {"diffusion": ["load", 0], "format": "diffusers", "name": f"{model}_merged"},
-        },
-        "plain": load(model, dtype="fp16")["load"],
-        "core": {"class_type": "ToComfyModel", "inputs": {"diffusion": ["plain", 0]}},
-        "lora": cores("", "ddim", 1, 8, name)["lora"],
-        "save model": {
-            "class_type": "ModelSave",
-            "inputs": {"model": ["lora", 0], "filename_prefix": model},
-        },
-        "save clip": {
-            "class_type": "CLIPSave",
-            "inputs": {"clip": ["lora", 1], "filename_prefix": model},
-        },
-    }
-    outcome = client.run(saved)
-    assert outcome.failure is None
+    save = {"diffusion": ["load", 0], "format": "diffusers", "name": f"{model}_merged"}
+    (
+        load_graph(model, dtype="fp16", loras=name)
+        .add("save", "SaveDiffusion", **save)
+        .add("plain", "LoadDiffusion", model=model, dtype="fp16")
+        .add("core", "ToComfyModel", diffusion=["plain", 0])
+        .add("lora", "LoraLoader", model=["core", 0], clip=["core", 1], lora_name=name)
+        .add("save model", "ModelSave", model=["lora", 0], filename_prefix=model)
+        .add("save clip", "CLIPSave", clip=["lora", 1], filename_prefix=model)
+        .outputs(client)
+    )
     assert "not loaded" not in server.log.read_text()[before:]
 
     here, plain = load_diffusion(folder / f"{model}_merged"), load_diffusion(folder / model)
@@ -349,42 +261,34 @@ def write_lora(folder: Path, file: Path, seed: int = 0) -> None:
     save_file(lora_state_dict(model.unet, *encoders), file)
 
 
-def test_a_lora_that_was_written_anew_is_read_again(server: ComfyUI, client: Client) -> None:
+def test_a_lora_file_that_changed_is_read_again(server: ComfyUI, client: Client) -> None:
     file = server.base / "models" / "loras" / "rewritten.safetensors"
-    graph = {**load("sandbox", loras=file.name), **ours("anew", "ddim", 1)}
-    made = []
+    graph = add_ours(load_graph("sandbox", loras=file.name), "ddim", 1)
+    results = []
     for seed in range(2):
         write_lora(DIFFUSION, file, seed)
-        made.append(latents(server, client.run(graph), "anew"))
-    assert not torch.equal(*made)
+        results.append(latents(server, graph.run(client), "ours"))
+    assert not torch.equal(*results)
 
 
-def test_pictures_become_latents_and_pictures_again(server: ComfyUI, client: Client) -> None:
-    graph = {
-        **load("sandbox"),
-        **ours("here", "ddim", 8),
-        **cores("there", "ddim", 8, 8),
-        "encode": {
-            "class_type": "VAEEncode",
-            "inputs": {"pixels": ["here paint", 0], "vae": ["core", 2]},
-        },
-        "again keep": {
-            "class_type": "SaveLatent",
-            "inputs": {"samples": ["encode", 0], "filename_prefix": "again"},
-        },
-    }
-    outcome = client.run(graph)
-    here, again = latents(server, outcome, "here"), latents(server, outcome, "again")
-    assert correlation(here, again) >= 0.9
+def test_images_are_encoded_to_latents_again(server: ComfyUI, client: Client) -> None:
+    graph = (
+        add_ours(load_graph("sandbox"), "ddim", 8)
+        .add("core", "ToComfyModel", diffusion=["load", 0])
+        .add("encode", "VAEEncode", pixels=["cfg", 0], vae=["core", 2])
+        .add("encoded", "SaveLatent", samples=["encode", 0], filename_prefix="encoded")
+    )
+    outcome = graph.outputs(client)
+    ours, encoded = latents(server, outcome, "ours"), latents(server, outcome, "encoded")
+    assert correlation(ours, encoded) >= 0.9
 
 
 def test_a_lora_for_another_model_is_named(server: ComfyUI, client: Client, narrow: str) -> None:
     file = server.base / "models" / "loras" / "other.safetensors"
     write_lora(server.base / "models" / "diffusers" / narrow, file)
-    failure = client.run({**load("sandbox", loras=file.name), **ours("x", "ddim", 1)}).failure
-    assert failure is not None
-    assert failure.node == "load"
-    assert "made for another model than sandbox" in failure.sentence
-    missing = client.run({**load("sandbox", loras="nowhere.safetensors"), **ours("x", "ddim", 1)})
-    assert missing.failure is not None
-    assert 'no model "nowhere.safetensors"' in missing.failure.sentence
+    for name, message in (
+        (file.name, "made for another model than sandbox"),
+        ("nowhere.safetensors", 'no model "nowhere.safetensors"'),
+    ):
+        graph = add_ours(load_graph("sandbox", loras=name), "ddim", 1)
+        assert message in graph.failure(client, "load")

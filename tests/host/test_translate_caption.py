@@ -1,90 +1,61 @@
-"""Translation in a real ComfyUI, as far as it goes without a model that is gigabytes large."""
+"""TranslateCaption with a small NLLB of random weights."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 from PIL import Image
 
 from tests.kosmos.translators import TEXTS, write_nllb
 
+from .conftest import Graph, texts
 
-def test_a_missing_or_unfit_translator_is_one_sentence(client: Client, server: ComfyUI) -> None:
-    Image.new("RGB", (32, 32)).save(server.input / "translate.png")
+
+def translate_graph(server: ComfyUI, translator: str, language: str) -> Graph:
+    ground = {"phrases": "a red dog\na blue house", "verify": False}
+    return (
+        Graph()
+        .load_images(server.input, Image.new("RGB", (32, 32)), name="translate")
+        .add("model", "LoadKosmos")
+        .add("ground", "GroundPhrase", kosmos=["model", 0], image=["images", 0], **ground)
+        .add("translate", "TranslateCaption", grounding=["ground", 0])
+        .set("translate", translator=translator, language=language)
+        .add("caption", "PreviewAny", source=["translate", 0])
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bert(server: ComfyUI, client: Client) -> None:
+    """A model that does not translate, the only one in models/translation at first."""
     folder = server.base / "models" / "translation" / "no-translator"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    options = client.nodes()["TranslateCaption"]["input"]["required"]["translator"][1]["options"]
-    assert options == ["none", "no-translator"]
-    model = {"model": "sandbox", "dtype": "auto", "attention": "auto"}
-    for translator, words in (("none", "No translator is chosen"), ("no-translator", '"bert"')):
-        outcome = client.run(
-            {
-                "image": {"class_type": "LoadImage", "inputs": {"image": "translate.png"}},
-                "model": {"class_type": "LoadKosmos", "inputs": model},
-                "seen": {
-                    "class_type": "GroundPhrase",
-                    "inputs": {
-                        "kosmos": ["model", 0],
-                        "image": ["image", 0],
-                        "phrases": "a dog",
-                        "verify": True,
-                        "batch_size": 0,
-                    },
-                },
-                "translate": {
-                    "class_type": "TranslateCaption",
-                    "inputs": {
-                        "grounding": ["seen", 0],
-                        "translator": translator,
-                        "language": "German",
-                    },
-                },
-                "show": {"class_type": "PreviewAny", "inputs": {"source": ["translate", 0]}},
-            }
-        )
-        assert outcome.failure is not None
-        assert outcome.failure.node_type == "TranslateCaption"
-        assert outcome.failure.kind.endswith("UserError")
-        assert words in outcome.failure.sentence
+    choices = client.nodes()["TranslateCaption"]["input"]["required"]["translator"][1]["options"]
+    assert choices == ["none", "no-translator"]
 
 
-def test_an_nllb_writes_the_language_that_is_asked_for(client: Client, server: ComfyUI) -> None:
-    Image.new("RGB", (32, 32)).save(server.input / "translate.png")
+@pytest.mark.parametrize(
+    ("translator", "message"), [("none", "No translator is chosen"), ("no-translator", '"bert"')]
+)
+def test_a_missing_or_wrong_translator_is_one_sentence(
+    client: Client, server: ComfyUI, translator: str, message: str
+) -> None:
+    graph = translate_graph(server, translator, "German")
+    assert message in graph.failure(client, "TranslateCaption")
+
+
+def test_an_nllb_translates_and_keeps_the_boxes(client: Client, server: ComfyUI) -> None:
     write_nllb(server.base / "models" / "translation" / "tiny-nllb")
-    model = {"model": "sandbox", "dtype": "auto", "attention": "auto"}
-    phrases = {"phrases": "a red dog\na blue house", "verify": False, "batch_size": 0}
-    translator = {"translator": "tiny-nllb", "language": "French"}
-    outcome = client.run(
-        {
-            "image": {"class_type": "LoadImage", "inputs": {"image": "translate.png"}},
-            "model": {"class_type": "LoadKosmos", "inputs": model},
-            "seen": {
-                "class_type": "GroundPhrase",
-                "inputs": {"kosmos": ["model", 0], "image": ["image", 0], **phrases},
-            },
-            "translate": {
-                "class_type": "TranslateCaption",
-                "inputs": {"grounding": ["seen", 0], **translator},
-            },
-            "house": {
-                "class_type": "GroundingToMask",
-                "inputs": {
-                    "image": ["image", 0],
-                    "grounding": ["translate", 1],
-                    "select": "phrase",
-                    "phrase": "maison",
-                    "box_index": 0,
-                    "padding": 0.0,
-                },
-            },
-            "show": {"class_type": "PreviewAny", "inputs": {"source": ["translate", 0]}},
-            "boxes": {"class_type": "PreviewAny", "inputs": {"source": ["house", 2]}},
-        }
+    house = {"image": ["images", 0], "grounding": ["translate", 1]}
+    graph = (
+        translate_graph(server, "tiny-nllb", "French")
+        .add("house", "GroundingToMask", **house, select="phrase", phrase="maison")
+        .add("boxes", "PreviewAny", source=["house", 2])
     )
-    assert outcome.failure is None, outcome.failure
-    assert outcome.outputs["show"]["text"] == [TEXTS["a red dog, a blue house"][1]]
-    (box,) = json.loads(outcome.outputs["boxes"]["text"][0])
+    outcome = graph.outputs(client)
+    assert texts(outcome, "caption") == [TEXTS["a red dog, a blue house"][1]]
+    (box,) = json.loads(texts(outcome, "boxes")[0])
     assert 0 <= box[0] < box[2] <= 32

@@ -1,4 +1,4 @@
-"""Keep what is here as the last release: `python tests/host/write_promises.py`.
+"""Record this version as the last release: `python tests/host/write_promises.py`.
 
 Writes `held/workflows/`, the saved workflows, and `held/values.json`: every choice of each combo
 and the least and greatest value of each number, on a server that has no models of its own.
@@ -17,24 +17,24 @@ HELD = Path(__file__).with_name("held")
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from as_package import ROOT, load
-    from tests.host.saved import fields
+    from tests.host.node_schema import fields
 
     comfyui, client = load("dev.demo.comfyui_server"), load("dev.demo.server_client")
     with tempfile.TemporaryDirectory() as base, comfyui.ComfyUI(Path(base)) as server:
-        known = client.Client(server.address).nodes()
-    held: dict[str, dict[str, list]] = {}
-    for name, schema in known.items():
+        schemas = client.Client(server.address).nodes()
+    values: dict[str, dict[str, list]] = {}
+    for name, schema in schemas.items():
         if schema["python_module"].endswith(comfyui.PACK_NAME):
-            held[name] = {
+            values[name] = {
                 field.name: field.options["options"]
                 if field.kind == "COMBO"
                 else [field.options["min"], field.options["max"]]
                 for field in fields(schema)
                 if field.is_widget and field.kind in ("COMBO", "INT", "FLOAT")
             }
-    if not held:
+    if not values:
         sys.exit("The pack did not load: start it with `make serve` and read the log.")
-    (HELD / "values.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    (HELD / "values.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(HELD / "workflows", ignore_errors=True)
     (HELD / "workflows").mkdir(parents=True)
     for file in (ROOT / "workflows").glob("*.json"):

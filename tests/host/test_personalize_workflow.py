@@ -1,15 +1,16 @@
-"""The saved workflow tells its whole story, here in few steps: nobody looks at the pictures."""
+"""The workflow personalize_and_caption, run with few steps: captions, training, new images."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.dev.demo.comfy_cli import as_sent
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from PIL import Image
+
+from .conftest import image_files
 
 WORKFLOW = ROOT / "workflows" / "personalize_and_caption.json"
 FEW = {
@@ -28,8 +29,8 @@ def graph(server: ComfyUI) -> dict:
 
 @pytest.fixture(scope="module")
 def outcome(server: ComfyUI, client: Client, graph: dict) -> Outcome:
-    for picture in (ROOT / "sandbox" / "subject").glob("*.png"):
-        shutil.copy(picture, server.input)
+    for image in (ROOT / "sandbox" / "subject").glob("*.png"):
+        shutil.copy(image, server.input)
     for node in graph.values():
         node["inputs"] |= FEW.get(node["class_type"], {})
     return client.run(graph)
@@ -39,38 +40,34 @@ def titled(graph: dict, title: str) -> str:
     return next(name for name, node in graph.items() if node["_meta"]["title"] == title)
 
 
-def test_it_reaches_its_end(outcome: Outcome) -> None:
+def test_the_workflow_runs_to_its_end(outcome: Outcome) -> None:
     assert outcome.failure is None
 
 
-def test_every_picture_is_saved_and_described(
-    outcome: Outcome, graph: dict, server: ComfyUI
-) -> None:
+def test_every_image_is_saved_and_captioned(outcome: Outcome, graph: dict, server: ComfyUI) -> None:
     for who in ("subject", "class"):
-        pictures = outcome.outputs[titled(graph, f"Pictures of the {who}")]["images"]
+        files = image_files(server, outcome, titled(graph, f"Pictures of the {who}"))
         prompts = outcome.outputs[titled(graph, f"Prompts of the {who}")]["text"]
-        seen = outcome.outputs[titled(graph, f"Seen in the {who}")]["text"]
-        assert len(pictures) == len(prompts) == len(seen) == 4
-        for picture in pictures:
-            path = Path(server.output, picture["subfolder"], picture["filename"])
-            with Image.open(path) as image:
+        captions = outcome.outputs[titled(graph, f"Seen in the {who}")]["text"]
+        assert len(files) == len(prompts) == len(captions) == 4
+        for file in files:
+            assert file.is_relative_to(server.output)
+            with Image.open(file) as image:
                 assert image.size == (64, 64)
 
 
-def test_the_captions_to_learn_from_call_the_subject_by_its_word(
-    outcome: Outcome, graph: dict
-) -> None:
+def test_training_captions_contain_the_trigger_word(outcome: Outcome, graph: dict) -> None:
     captions = outcome.outputs[titled(graph, "Captions to learn from")]["text"]
     assert len(captions) == 4
     assert all("sks dog" in caption for caption in captions)
 
 
-def test_training_shows_its_progress_its_loss_and_a_preview(outcome: Outcome, graph: dict) -> None:
+def test_training_shows_progress_loss_and_previews(outcome: Outcome, graph: dict) -> None:
     node = titled(graph, "Learn the subject")
     assert [step.done for step in outcome.steps if step.node == node][-1] == 4
     assert any("loss" in text for where, text in outcome.texts if where == node)
     assert any(preview.node == node for preview in outcome.previews)
 
 
-def test_the_loss_and_the_lora_fit_into_core(outcome: Outcome, graph: dict) -> None:
+def test_core_plots_the_loss(outcome: Outcome, graph: dict) -> None:
     assert outcome.outputs[titled(graph, "Loss")]["images"]

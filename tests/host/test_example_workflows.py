@@ -1,4 +1,4 @@
-"""The other saved workflows run as they are saved, here in fewer steps: nobody looks at them."""
+"""Every example workflow runs to its end with fewer steps and shows its images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from kosmos_dreambooth.dev.demo.playground import lay_out
 from kosmos_dreambooth.dev.demo.server_client import Client
 from PIL import Image
 
+from .conftest import images
+
 FEW = {
     "CFGSampler": {"steps": 4},
     "DreamBoothTrain": {"steps": 4, "batch_size": 1},
     "EvaluateSubject": {"steps": 2, "count": 1, "prompts": "a {subject} in the snow"},
     "FineTuneCaptions": {"steps": 2, "batch_size": 1, "keep_english": 0.0},
-    "GroundedCaption": {"language": "English"},  # two steps teach no other
+    "GroundedCaption": {"language": "English"},  # two steps train no other
     "KSampler": {"steps": 2},
     "PriorGenerator": {"count": 2, "steps": 2},
     "TextualInversionTrain": {"steps": 2, "batch_size": 1},
 }
 
-# Each with the nodes that show pictures, by their titles, and how many pictures they show.
+# For each workflow the titles of nodes that show images, and how many they show.
 WORKFLOWS = {
     "caption_a_folder": {"Its sixteen pictures": 16, "Described and boxed": 16},
     "choose_the_best_checkpoint": {
@@ -48,26 +50,24 @@ WORKFLOWS = {
     "translate_captions": {"Described in German": 16},
 }
 ELSEWHERE = {"personalize_and_caption", "vision_alignment"}
-"""What test_story.py and test_insight_story.py run."""
+"""Run by test_personalize_workflow.py and test_vision_alignment_workflow.py."""
 
 
-def test_no_workflow_is_forgotten() -> None:
+def test_every_workflow_is_tested() -> None:
     assert {file.stem for file in (ROOT / "workflows").glob("*.json")} == {*WORKFLOWS, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workflows").glob("*.json")), ids=lambda f: f.stem)
-def test_it_explains_itself_and_has_a_picture(file: Path) -> None:
+def test_a_workflow_has_a_note_and_a_thumbnail(file: Path) -> None:
     nodes = json.loads(file.read_text(encoding="utf-8"))["nodes"]
     [note] = [node for node in nodes if node["type"] == "MarkdownNote"]
     assert note["widgets_values"][0].startswith("# ")
-    with Image.open(file.with_suffix(".jpg")) as picture:
-        assert picture.size == (512, 512)
+    with Image.open(file.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.size == (512, 512)
 
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
-def test_it_reaches_its_end_and_shows_its_pictures(
-    server: ComfyUI, client: Client, name: str
-) -> None:
+def test_a_workflow_runs_and_shows_its_images(server: ComfyUI, client: Client, name: str) -> None:
     lay_out(server.input)
     graph = as_sent(server, ROOT / "workflows" / f"{name}.json")
     for node in graph.values():
@@ -78,8 +78,6 @@ def test_it_reaches_its_end_and_shows_its_pictures(
     assert outcome.failure is None
     titles = {node["_meta"]["title"]: key for key, node in graph.items()}
     for title, count in WORKFLOWS[name].items():
-        pictures = outcome.outputs[titles[title]]["images"]
-        assert len(pictures) == count, title
-        for one in pictures:
-            with Image.open(server.base / one["type"] / one["subfolder"] / one["filename"]) as seen:
-                assert seen.width >= 64
+        shown = images(server, outcome, titles[title])
+        assert len(shown) == count, title
+        assert all(image.width >= 64 for image in shown)

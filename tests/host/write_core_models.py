@@ -1,6 +1,6 @@
-"""Run inside ComfyUI: write a small checkpoint of core's own modules, and what they answer.
+"""Run inside ComfyUI: write a small checkpoint of core's own modules, and their outputs.
 
-    python core_models.py --cpu FOLDER
+    python write_core_models.py --cpu FOLDER
 
 FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), answers.safetensors
 (inputs and outputs of its modules), small_xl and answers_xl (the same of Stable Diffusion XL), and

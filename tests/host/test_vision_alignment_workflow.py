@@ -1,4 +1,4 @@
-"""The saved workflow that looks inside runs to its end, here with pictures that nobody looks at."""
+"""The workflow vision_alignment, run with few steps: attention maps, image search, patches."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def outcome(client: Client, graph: dict) -> Outcome:
     return client.run(graph)
 
 
-def titled(graph: dict, outcome: Outcome, title: str) -> dict:
+def shown_by(graph: dict, outcome: Outcome, title: str) -> dict:
     assert outcome.failure is None, outcome.failure
     name = next(name for name, node in graph.items() if node["_meta"]["title"] == title)
     return outcome.outputs[name]
 
 
-def test_every_word_of_the_caption_has_its_map(outcome: Outcome, graph: dict) -> None:
-    [caption] = titled(graph, outcome, "Its caption")["text"]
-    words = titled(graph, outcome, "The words")["text"]
-    assert len(titled(graph, outcome, "Words on the picture")["images"]) == len(words)
+def test_each_word_of_the_caption_has_a_map(outcome: Outcome, graph: dict) -> None:
+    [caption] = shown_by(graph, outcome, "Its caption")["text"]
+    words = shown_by(graph, outcome, "The words")["text"]
+    assert len(shown_by(graph, outcome, "Words on the picture")["images"]) == len(words)
     assert all(word in caption for word in words)
-    [raw] = titled(graph, outcome, "What each word rests on")["attention"]
+    [raw] = shown_by(graph, outcome, "What each word rests on")["attention"]
     assert [word["word"] for word in raw["words"]] == words
 
 
-def test_every_text_finds_a_picture(outcome: Outcome, graph: dict) -> None:
-    ranking = titled(graph, outcome, "Ranking")["text"]
-    assert len(ranking) == len(titled(graph, outcome, "Found by text")["images"]) == 4
-    assert len(titled(graph, outcome, "All numbers")["images"]) == 1
+def test_each_text_finds_an_image(outcome: Outcome, graph: dict) -> None:
+    ranking = shown_by(graph, outcome, "Ranking")["text"]
+    assert len(ranking) == len(shown_by(graph, outcome, "Found by text")["images"]) == 4
+    assert len(shown_by(graph, outcome, "All numbers")["images"]) == 1
 
 
 def test_the_patches_are_shown(outcome: Outcome, graph: dict) -> None:
     for title in ("Like the phrase", "Patches in colours"):
-        assert len(titled(graph, outcome, title)["images"]) == 6
+        assert len(shown_by(graph, outcome, title)["images"]) == 6

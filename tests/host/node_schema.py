@@ -1,4 +1,4 @@
-"""Read saved workflows as the browser does: widgets by position, links by slot."""
+"""Read a node's `/object_info` and saved workflows as the browser does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Schema = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """An input of a schema: its name, its type, and what it says of its values."""
+    """An input of a schema: name, type, and options such as `default`, `min` and `max`."""
 
     name: str
     kind: str
@@ -22,31 +22,37 @@ class Field(NamedTuple):
         """Whether the browser draws it as a field to fill in."""
         return self.kind in WIDGETS and not self.options.get("forceInput")
 
+    @property
+    def default(self) -> Any:
+        """The value of a new node's widget, or None: a combo begins with its first choice."""
+        choices = self.options.get("options") or [None]
+        return self.options.get("default", choices[0])
 
-def fields(schema: Schema) -> list[Field]:
-    """The inputs of a node's `/object_info`, in the browser's order."""
-    found = []
-    for section in ("required", "optional"):
+
+def fields(schema: Schema, *sections: str) -> list[Field]:
+    """The required and optional inputs of a schema, or those of `sections`, in browser order."""
+    inputs = []
+    for section in sections or ("required", "optional"):
         for name in schema["input_order"].get(section, []):
             kind, *rest = schema["input"][section][name]
             options = dict(rest[0]) if rest else {}
-            if isinstance(kind, list):  # how the first kind of nodes writes a combo
+            if isinstance(kind, list):  # a combo of the V1 schema
                 kind, options = "COMBO", options | {"options": kind}
-            found.append(Field(name, kind, options))
-    return found
+            inputs.append(Field(name, kind, options))
+    return inputs
 
 
-def values(node: dict[str, Any], schema: Schema) -> Iterator[tuple[Field, Any]]:
-    """Each widget with the value that a saved node has for it; later widgets may have none."""
-    left = list(node.get("widgets_values", []))
+def widget_values(node: dict[str, Any], schema: Schema) -> Iterator[tuple[Field, Any]]:
+    """Yield each widget with its value in a saved node; widgets added later may have none."""
+    values = list(node.get("widgets_values", []))
     for field in fields(schema):
-        if not left:
+        if not values:
             return
         if field.is_widget:
-            yield field, left.pop(0)
+            yield field, values.pop(0)
             if field.options.get("control_after_generate") or field.options.get("image_upload"):
-                left.pop(0)  # the browser's own widget behind it
-    assert not left, f"{node['type']} has no widgets for {left}"
+                values.pop(0)  # the browser's own widget after it
+    assert not values, f"{node['type']} has no widgets for {values}"
 
 
 def is_allowed(field: Field, value: Any) -> bool:
