@@ -103,7 +103,7 @@ def test_a_quantized_diffusion_model_samples_and_is_loaded_again(
     ("graph", "message"),
     [
         (quantize_graph(format="fp8"), "fp8 needs an NVIDIA GPU"),
-        (quantize_graph(keep="."), 'out of "keep"'),
+        (quantize_graph(keep="."), 'remove entries from "keep"'),
         (quantize_graph(save_as="../outside"), "is no name inside"),
         (quantize_graph("LoadDiffusion", prompt=" \n"), "write at least one line"),
     ],
@@ -136,7 +136,7 @@ def test_a_quantized_model_is_not_quantized_again(client: Client) -> None:
     graph = quantize_graph()
     graph.add("again", "Quantize", **{**graph["quantize"]["inputs"], "model": KOSMOS})
     sentence = graph.failure(client, "again")
-    assert "is quantized: connect the model as it was before" in sentence
+    assert "is quantized: connect the original model" in sentence
 
 
 def test_a_quantized_model_is_not_trained(client: Client, server: ComfyUI) -> None:
