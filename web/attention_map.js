@@ -2,9 +2,9 @@ import { caption } from "./caption.js";
 import { element, svg } from "./element.js";
 import { bytes, OPACITY, heat } from "./heat.js";
 import { Pager } from "./pager.js";
-import { Stage } from "./picture.js";
+import { Stage } from "./stage.js";
 
-/** Each picture and its caption; a word that is chosen lays its heat over the picture. */
+/** Each image and its caption; the heatmap of the chosen word is drawn over the image. */
 export function attentionMap() {
   const stage = new Stage();
   const words = element("div", { class: "kd-words" });
@@ -12,8 +12,8 @@ export function attentionMap() {
     stage.drawing.setAttribute("opacity", opacity.value),
   );
   const layer = slider({ max: 0, value: 0 }, draw);
-  const which = element("output");
-  const layers = element("label", { class: "kd-slider" }, "Layer", layer, which);
+  const layerName = element("output");
+  const layers = element("label", { class: "kd-slider" }, "Layer", layer, layerName);
   const pager = new Pager(turn);
   const sliders = [element("label", { class: "kd-slider" }, "Heat", opacity), layers];
   const bar = element("div", { class: "kd-bar" }, ...sliders, pager.element);
@@ -37,21 +37,21 @@ export function attentionMap() {
     if (maps.length) choose(maps.length - 1);
   }
 
-  /** Lay the chosen word's heat over the picture, in all or of the chosen layer. */
+  /** Draw the heatmap of the chosen word: of all layers, or of the chosen one. */
   function draw() {
     const { width, height, layers: numbers } = results[pager.at];
     const k = Number(layer.value) - 1;
-    which.textContent = k < 0 ? "all" : numbers[k];
+    layerName.textContent = k < 0 ? "all" : numbers[k];
     const values = k < 0 ? word.grid.flat() : bytes(word.layers[k]);
     const href = heat(values, word.grid[0].length, OPACITY);
-    const laid = { class: "kd-heat", href, width, height, preserveAspectRatio: "none" };
-    stage.drawing.replaceChildren(svg("image", laid));
+    const attributes = { class: "kd-heat", href, width, height, preserveAspectRatio: "none" };
+    stage.drawing.replaceChildren(svg("image", attributes));
   }
 
   return {
     element: element("div", { class: "kd-view" }, stage.element, words, bar),
-    show(given) {
-      results = given;
+    show(batch) {
+      results = batch;
       pager.begin(results.length);
     },
   };

@@ -1,11 +1,11 @@
 import { element } from "./element.js";
 
 /**
- * A caption of which some pieces can be pointed at: with the mouse, or with Tab and arrow keys.
+ * A caption with parts to point at: with the mouse, or with Tab and arrow keys.
  *
- * `pieces` are `{ start, end, colour? }` in reading order, none overlapping another. `onpoint(k)`
- * is told the piece below the pointer or with the focus, null when there is none any more, and
- * `onchoose(k)` the piece that was clicked, entered or reached by arrow keys.
+ * `pieces` are `{ start, end, colour? }` in reading order, without overlaps. `onpoint(k)`
+ * gets the piece under the pointer or with the focus, or null, and `onchoose(k)` the piece that was
+ * clicked, entered or reached by arrow keys.
  */
 export function caption(text, pieces, { onpoint = () => {}, onchoose = () => {} }) {
   const letters = [...text]; // Python counts characters, JavaScript UTF-16 units

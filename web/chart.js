@@ -4,7 +4,7 @@ const WIDTH = 300;
 const HEIGHT = 110;
 const SMOOTHING = 0.85;
 
-/** A loss curve, `points` being [step, loss] in order: as it is, faint, and smoothed over it. */
+/** A loss curve of `points` [step, loss]: the values (faint) and their moving average. */
 export function lossCurve(points, steps) {
   const losses = points.map(([, loss]) => loss);
   const low = Math.min(...losses);
@@ -33,13 +33,13 @@ export function lossCurve(points, steps) {
   );
 }
 
-/** A number to three digits, small ones by their power of ten. */
+/** A number with three significant digits, small ones in scientific notation. */
 export function number(value) {
   if (value && Math.abs(value) < 1e-3) return value.toExponential(1);
   return String(Number(value.toPrecision(3)));
 }
 
-/** The mean of what came before, in which each value counts less than the one after it. */
+/** Exponential moving average. */
 function smoothed(values) {
   let [sum, weight] = [0, 0];
   return values.map((value) => {

@@ -1,11 +1,11 @@
 import { app } from "../../scripts/app.js";
 
-/** The graph that all others lie in; `app.graph` alone in frontends that know no subgraphs. */
+/** The root graph; `app.graph` in frontends without subgraphs. */
 export function rootGraph() {
   return app.rootGraph ?? app.graph;
 }
 
-/** The node that the server means: "12", or "7:12" for the node 12 inside the subgraph node 7. */
+/** The node of a server's id: "12", or "7:12" for the node 12 inside the subgraph node 7. */
 export function located(id) {
   const parts = String(id).split(":");
   const last = parts.pop();

@@ -2,13 +2,13 @@ import { caption } from "./caption.js";
 import { copy } from "./clipboard.js";
 import { element, svg } from "./element.js";
 import { Pager } from "./pager.js";
-import { Stage } from "./picture.js";
+import { Stage } from "./stage.js";
 
 /** As in drawing/boxes.py: the colours of Okabe and Ito. */
 const PALETTE = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"];
-const TOLD_MS = 1200;
+const COPIED_MS = 1200;
 
-/** Each picture with its boxes, and the caption below; phrases and boxes light each other. */
+/** Each image with its boxes and the caption below; pointing at a phrase or box highlights both. */
 export function groundedCaption() {
   const stage = new Stage();
   const words = element("div", { class: "kd-words" });
@@ -19,20 +19,20 @@ export function groundedCaption() {
 
   function turn(k) {
     const { image, width, height, caption: text, phrases } = results[k];
-    const seen = phrases.filter((phrase) => phrase.boxes.length);
-    const pieces = seen.map(({ start, end }, p) => ({
+    const grounded = phrases.filter((phrase) => phrase.boxes.length);
+    const pieces = grounded.map(({ start, end }, p) => ({
       start,
       end,
       colour: PALETTE[p % PALETTE.length],
     }));
     const { element: paragraph, marks } = caption(text, pieces, { onpoint: light });
-    const boxes = seen.flatMap(({ boxes }, p) =>
+    const boxes = grounded.flatMap(({ boxes }, p) =>
       boxes.map((box) => ({ p, area: area(box), drawn: draw(box, pieces[p].colour, p) })),
     );
-    boxes.sort((one, other) => other.area - one.area); // a small box is reached over a large one
+    boxes.sort((one, other) => other.area - one.area); // small boxes on top
 
     function draw([x0, y0, x1, y1], colour, p) {
-      const title = svg("title", {}, seen[p].text);
+      const title = svg("title", {}, grounded[p].text);
       const place = {
         x: x0 * width,
         y: y0 * height,
@@ -60,13 +60,13 @@ export function groundedCaption() {
   async function copyCaption() {
     await copy(results[pager.at].caption);
     button.textContent = "Copied";
-    setTimeout(() => (button.textContent = "Copy caption"), TOLD_MS);
+    setTimeout(() => (button.textContent = "Copy caption"), COPIED_MS);
   }
 
   return {
     element: element("div", { class: "kd-view" }, stage.element, words, bar),
-    show(given) {
-      results = given;
+    show(batch) {
+      results = batch;
       pager.begin(results.length);
     },
   };

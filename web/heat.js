@@ -3,10 +3,10 @@ const STOPS = ["#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725"].map((stop)
   [1, 3, 5].map((place) => parseInt(stop.slice(place, place + 2), 16)),
 );
 const SOLID = [1, 1];
-/** As in drawing/patch_overlay.py: opacity of the colours where a map is lowest, and where it is highest. */
+/** As in drawing/patch_overlay.py: the opacity at the lowest and at the highest value. */
 export const OPACITY = [0.25, 0.8];
 
-/** Numbers, `columns` of them a row, as a tiny picture with one pixel each: a data address. */
+/** A heatmap as a data URL: an image with one pixel per value, `columns` to a row. */
 export function heat(values, columns, opacity = SOLID) {
   const low = values.reduce((one, other) => Math.min(one, other));
   const range = values.reduce((one, other) => Math.max(one, other)) - low || 1;
@@ -19,12 +19,12 @@ export function heat(values, columns, opacity = SOLID) {
   return canvas.toDataURL();
 }
 
-/** The numbers, 0 to 255, that base64 text stands for. */
+/** The bytes of a base64 text. */
 export function bytes(text) {
   return Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** The colour of letters that are read on a share of the way from the lowest to the highest. */
+/** The text colour on a cell whose value is at `share` (0..1) of the range. */
 export function inkOn(share) {
   return share > 0.6 ? "#111" : "#fff";
 }

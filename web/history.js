@@ -1,20 +1,20 @@
 import { api } from "../../scripts/api.js";
 import { located, rootGraph } from "./graph.js";
 
-const LOOKED_AT = 16;
-const FRESH_MS = 2000;
+const MAX_RUNS = 16;
+const CACHE_MS = 2000;
 
-let asked = null;
+let request = null;
 
-/** What the server still knows of its last runs, the newest first; many nodes ask at once. */
+/** The server's last runs, newest first; simultaneous calls share one request. */
 function lastRuns() {
-  asked ??= api
-    .fetchApi(`/history?max_items=${LOOKED_AT}`)
+  request ??= api
+    .fetchApi(`/history?max_items=${MAX_RUNS}`)
     .then((answer) => answer.json())
     .then((runs) => Object.values(runs).reverse())
-    .catch(() => []); // a server that has just gone away
-  setTimeout(() => (asked = null), FRESH_MS);
-  return asked;
+    .catch(() => []); // the server is down
+  setTimeout(() => (request = null), CACHE_MS);
+  return request;
 }
 
 /** The newest results of a node under a key of its `ui`, from before the page was loaded. */

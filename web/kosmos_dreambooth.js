@@ -27,7 +27,7 @@ const PANELS = {
 
 const panels = new WeakMap();
 
-/** The panels in which a training run is to be seen already. */
+/** The panels that show this training run. */
 function showing({ name }) {
   const open = [...allNodes()].map((node) => panels.get(node));
   return open.filter((panel) => panel?.key === "training" && panel.results?.[0].name === name);
@@ -40,8 +40,8 @@ app.registerExtension({
     const href = new URL("panel.css", import.meta.url).href;
     document.head.append(element("link", { rel: "stylesheet", href }));
     api.addEventListener("kosmos_dreambooth.training", ({ detail }) => {
-      const told = new Set([panels.get(located(detail.node)), ...showing(detail)]);
-      told.forEach((panel) => panel?.show([detail]));
+      const targets = new Set([panels.get(located(detail.node)), ...showing(detail)]);
+      targets.forEach((panel) => panel?.show([detail]));
     });
   },
 

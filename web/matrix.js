@@ -1,13 +1,13 @@
 import { number } from "./chart.js";
 import { element, svg } from "./element.js";
 import { heat, inkOn } from "./heat.js";
-import { addressOf } from "./picture.js";
+import { addressOf } from "./stage.js";
 
 const CELL = 40;
-const MOST_WRITTEN = 10;
-const MOST_PICTURED = 24;
+const MAX_NUMBERS = 10;
+const MAX_THUMBNAILS = 24;
 
-/** How alike rows and columns are; of the pair below the pointer, or chosen by keys, all is told. */
+/** A similarity matrix, with the details of the pair under the pointer or chosen by keys. */
 export function matrix() {
   const stage = svg("svg", {
     class: "kd-stage kd-matrix",
@@ -17,20 +17,20 @@ export function matrix() {
     onpointermove: follow,
     onkeydown: press,
   });
-  const told = element("p", { class: "kd-told kd-scroll", "aria-live": "polite" });
+  const details = element("p", { class: "kd-told kd-scroll", "aria-live": "polite" });
   const pair = element("div", { class: "kd-pair" });
-  const below = element("div", { class: "kd-bar" }, told, pair);
+  const below = element("div", { class: "kd-bar" }, details, pair);
   let compared = null;
   let cells = null;
   let cursor = null;
   let place = [0, 0];
 
-  function show([given]) {
-    compared = given;
-    const { values, rows, columns } = given;
+  function show([results]) {
+    compared = results;
+    const { values, rows, columns } = results;
     const [height, width] = [values.length, values[0].length];
-    const left = pictured(rows) ? CELL : 0;
-    const top = pictured(columns) ? CELL : 0;
+    const left = hasThumbnails(rows) ? CELL : 0;
+    const top = hasThumbnails(columns) ? CELL : 0;
     const size = { width: width * CELL, height: height * CELL };
     const href = heat(values.flat(), width);
     cells = svg("image", { class: "kd-cells", href, ...size, preserveAspectRatio: "none" });
@@ -41,31 +41,31 @@ export function matrix() {
       ...(left ? values.map((_, k) => thumbnail(rows, k, { x: -CELL, y: k * CELL })) : []),
       ...(top ? values[0].map((_, k) => thumbnail(columns, k, { x: k * CELL, y: -CELL })) : []),
     ];
-    const written = Math.max(width, height) <= MOST_WRITTEN ? numbers(values) : [];
-    stage.replaceChildren(cells, ...heads, ...written, ...best, cursor);
-    tell(Math.min(place[0], height - 1), Math.min(place[1], width - 1));
+    const texts = Math.max(width, height) <= MAX_NUMBERS ? numbers(values) : [];
+    stage.replaceChildren(cells, ...heads, ...texts, ...best, cursor);
+    select(Math.min(place[0], height - 1), Math.min(place[1], width - 1));
   }
 
-  /** Say of a row and a column how alike they are, and which of the row's columns that makes it. */
-  function tell(row, column) {
+  /** Show the similarity of a row and a column, and its rank in the row. */
+  function select(row, column) {
     place = [row, column];
     const { values, rows, columns } = compared;
     const value = values[row][column];
     const above = values[row].filter((other) => other > value).length;
     cursor.setAttribute("x", column * CELL);
     cursor.setAttribute("y", row * CELL);
-    told.replaceChildren(
+    details.replaceChildren(
       element("span", {}, rows.names[row]),
       " × ",
       element("span", {}, columns.names[column]),
-      element("output", {}, `${number(value)}, number ${above + 1} of ${columns.count}`),
+      element("output", {}, `${number(value)}, rank ${above + 1} of ${columns.count}`),
     );
-    const pictures = [
+    const thumbnails = [
       [rows, row],
       [columns, column],
     ].filter(([things]) => things.strip);
     pair.replaceChildren(
-      ...pictures.map(([things, k]) =>
+      ...thumbnails.map(([things, k]) =>
         svg("svg", { viewBox: `0 0 ${CELL} ${CELL}` }, thumbnail(things, k, { x: 0, y: 0 })),
       ),
     );
@@ -75,7 +75,7 @@ export function matrix() {
     const box = cells.getBoundingClientRect();
     const column = Math.floor(((clientX - box.left) / box.width) * compared.values[0].length);
     const row = Math.floor(((clientY - box.top) / box.height) * compared.values.length);
-    if (compared.values[row]?.[column] !== undefined) tell(row, column);
+    if (compared.values[row]?.[column] !== undefined) select(row, column);
   }
 
   function press(event) {
@@ -89,17 +89,17 @@ export function matrix() {
     event.preventDefault();
     event.stopPropagation();
     const [row, column] = [place[0] + down, place[1] + right];
-    if (compared.values[row]?.[column] !== undefined) tell(row, column);
+    if (compared.values[row]?.[column] !== undefined) select(row, column);
   }
 
   return { element: element("div", { class: "kd-view" }, stage, below), show };
 }
 
-function pictured({ strip, names }) {
-  return strip && names.length <= MOST_PICTURED;
+function hasThumbnails({ strip, names }) {
+  return strip && names.length <= MAX_THUMBNAILS;
 }
 
-/** The k-th of the square pictures that a strip holds, one below the other. */
+/** The k-th square image of a vertical strip. */
 function thumbnail({ strip, names }, k, place) {
   const all = { width: CELL, height: CELL * names.length, preserveAspectRatio: "none" };
   return svg(

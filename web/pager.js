@@ -7,21 +7,21 @@ export class Pager {
     this.slider = element("input", {
       type: "range",
       min: 0,
-      "aria-label": "Picture of the batch",
+      "aria-label": "Image of the batch",
       oninput: () => this.turn(Number(this.slider.value)),
     });
     this.place = element("output");
     this.element = element(
       "span",
       { class: "kd-pager" },
-      this.#arrow("‹", "Previous picture", -1),
+      this.#arrow("‹", "Previous image", -1),
       this.slider,
-      this.#arrow("›", "Next picture", 1),
+      this.#arrow("›", "Next image", 1),
       this.place,
     );
   }
 
-  /** Begin with a batch of so many, at the picture that was shown of the last one if it has it. */
+  /** Begin with a batch of `count` images, at the index of the last batch if it exists. */
   begin(count) {
     this.count = count;
     this.element.hidden = count < 2;

@@ -7,12 +7,12 @@ const WIDTH = 340;
 const MARGIN = 10;
 
 /**
- * A panel inside a node: without height until the first results, so that a node that has none
- * looks as its workflow was saved. `view` makes `{ element, show(results) }`; `key` names the
- * results in what the node hands to the browser; `kept` finds those that the browser itself kept.
+ * A panel inside a node: without height until the first results, so that a node without results
+ * keeps its saved size. `view` makes `{ element, show(results) }`; `key` is the results' key in the
+ * node's `ui`; `kept` returns results from the browser's storage.
  *
- * Its widget is there from the node's beginning on: a node that Vue draws looks for widgets only
- * until its first link changes.
+ * The widget is added when the node is created: Vue nodes read widgets only until their first link
+ * changes.
  */
 export class Panel {
   constructor(node, { key, view, height, kept = () => null }) {
@@ -24,7 +24,7 @@ export class Panel {
     this.frame = element("div", {
       class: "kd-panel",
       onwheel: zoomUnlessScrolling,
-      onpointerdown: holdNode,
+      onpointerdown: keepPointer,
     });
     const widget = node.addDOMWidget(`${key} panel`, "kosmos", this.frame, {
       getMinHeight: () => (this.view ? height : 0),
@@ -48,10 +48,10 @@ export class Panel {
     this.view.show(results);
   }
 
-  /** Show what is remembered of the time before the page was loaded. */
+  /** Show results from before the page was loaded. */
   async restore() {
-    const remembered = [this.kept(this.node), await lastResults(this.node, this.key)];
-    const [newest] = remembered.filter(Boolean).sort((a, b) => (b[0].time ?? 0) - (a[0].time ?? 0));
+    const stored = [this.kept(this.node), await lastResults(this.node, this.key)];
+    const [newest] = stored.filter(Boolean).sort((a, b) => (b[0].time ?? 0) - (a[0].time ?? 0));
     if (!this.view) this.show(newest);
   }
 
@@ -59,20 +59,20 @@ export class Panel {
     const view = this.makeView(this.node);
     this.frame.append(view.element);
     this.frame.style.minHeight = `${this.height - 2 * MARGIN}px`;
-    const room = this.node.computeSize()[1] + this.height;
+    const needed = this.node.computeSize()[1] + this.height;
     const [width, height] = this.node.size;
-    this.node.setSize([Math.max(width, WIDTH), Math.max(height, room)]);
+    this.node.setSize([Math.max(width, WIDTH), Math.max(height, needed)]);
     app.graph.setDirtyCanvas(true, true);
     return view;
   }
 }
 
-/** A click or a drag in the panel is the panel's, and does not move the node that Vue draws. */
-function holdNode(event) {
+/** A click or a drag in the panel does not move a Vue node. */
+function keepPointer(event) {
   if (event.button === 0) event.stopPropagation();
 }
 
-/** The wheel moves the canvas, unless what is below the pointer can be scrolled. */
+/** The wheel moves the canvas, unless the element under the pointer scrolls. */
 function zoomUnlessScrolling(event) {
   const scrollable = event.target.closest(".kd-scroll");
   if (scrollable && scrollable.scrollHeight > scrollable.clientHeight) event.stopPropagation();

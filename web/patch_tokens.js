@@ -1,13 +1,13 @@
 import { element, svg } from "./element.js";
 import { bytes, OPACITY, heat } from "./heat.js";
 import { Pager } from "./pager.js";
-import { Stage } from "./picture.js";
+import { Stage } from "./stage.js";
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /**
- * Each picture under the heat of what the node compared its patches with; a patch that is clicked, or
- * reached by the arrow keys, shows at once what is like it, and is what the node compares with next.
+ * Each image with a heatmap of the patch similarities; a patch that is clicked, or reached by the
+ * arrow keys, shows its own similarities and sets the node's widgets for the next run.
  */
 export function patchTokens(node) {
   const stage = new Stage({
@@ -17,24 +17,24 @@ export function patchTokens(node) {
     onclick: point,
     onkeydown: press,
   });
-  const told = element("output", { "aria-live": "polite" });
+  const label = element("output", { "aria-live": "polite" });
   const back = element("button", { type: "button", onclick: () => show(null) }, "Back");
   const pager = new Pager(() => show(null));
   let results = [];
   let chosen = null;
 
-  /** Lay over the picture what is like a patch, [row, column], or what the node was asked for. */
+  /** Draw the similarities of a patch [row, column], or the node's result. */
   function show(patch) {
     const { image, width, height, to, grid, alike } = results[pager.at];
     const side = grid.length;
     chosen = patch;
     back.hidden = !patch;
-    told.textContent = patch ? `like the patch in row ${patch[0]}, column ${patch[1]}` : `like ${to}`;
+    label.textContent = patch ? `similar to the patch in row ${patch[0]}, column ${patch[1]}` : `similar to ${to}`;
     const first = patch && (patch[0] * side + patch[1]) * side * side;
     const values = patch ? bytes(alike).slice(first, first + side * side) : grid.flat();
-    const laid = { class: "kd-heat", href: heat(values, side, OPACITY), width, height };
+    const attributes = { class: "kd-heat", href: heat(values, side, OPACITY), width, height };
     stage.show(image, width, height);
-    stage.drawing.append(svg("image", { ...laid, preserveAspectRatio: "none" }));
+    stage.drawing.append(svg("image", { ...attributes, preserveAspectRatio: "none" }));
     if (!patch) return;
     const [high, wide] = [height / side, width / side];
     const place = { x: patch[1] * wide, y: patch[0] * high, width: wide, height: high };
@@ -70,11 +70,11 @@ export function patchTokens(node) {
     else choose(row, column);
   }
 
-  const bar = element("div", { class: "kd-bar" }, told, back, pager.element);
+  const bar = element("div", { class: "kd-bar" }, label, back, pager.element);
   return {
     element: element("div", { class: "kd-view" }, stage.element, bar),
-    show(given) {
-      results = given;
+    show(batch) {
+      results = batch;
       pager.begin(results.length);
     },
   };

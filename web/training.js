@@ -1,13 +1,12 @@
 import { lossCurve, number } from "./chart.js";
 import { element } from "./element.js";
 import { rootGraph } from "./graph.js";
-import { addressOf } from "./picture.js";
+import { addressOf } from "./stage.js";
 
 /**
- * A run while it is trained and afterwards: where it is, its loss, its newest picture, and how good
- * its checkpoints are.
+ * A training run: its step, loss curve, newest sample image and the scores of its checkpoints.
  *
- * What was shown last stays in the browser, for a run that was cancelled has no results to find.
+ * The last state is stored in the browser, because a cancelled run has no results in the history.
  */
 export function training(node) {
   const where = element("p", { class: "kd-where", "aria-live": "polite" });
@@ -26,18 +25,18 @@ export function training(node) {
       bar.max = run.steps;
       bar.value = run.step;
       curve.replaceChildren(...(run.loss.length ? [lossCurve(run.loss, run.steps)] : []));
-      facts.replaceChildren(...told(run));
-      checkpoints.replaceChildren(...scored(run));
+      facts.replaceChildren(...factsOf(run));
+      checkpoints.replaceChildren(...scoreTable(run));
       sample.hidden = !run.sample;
       if (!run.sample) return;
       const source = addressOf(run.sample);
       if (sample.getAttribute("src") !== source) sample.src = source;
-      sample.alt = sample.title = `Painted at step ${run.sample_step}`;
+      sample.alt = sample.title = `Generated at step ${run.sample_step}`;
     },
   };
 }
 
-/** Remember a run in this browser, as long as it has room for it: workflows fill it up as well. */
+/** Store a run in the browser, unless its quota is used up (also by workflows). */
 function keep(node, run) {
   try {
     localStorage.setItem(place(node), JSON.stringify(run));
@@ -46,7 +45,7 @@ function keep(node, run) {
   }
 }
 
-/** What the panel of this node showed last, in this browser. */
+/** The last stored run of this node. */
 export function lastShown(node) {
   const kept = localStorage.getItem(place(node));
   return kept && [JSON.parse(kept)];
@@ -56,7 +55,7 @@ function place(node) {
   return `kosmos_dreambooth.training.${(node.graph ?? rootGraph()).id}.${node.id}`;
 }
 
-function told({ loss, rate, speed, seconds_left: left }) {
+function factsOf({ loss, rate, speed, seconds_left: left }) {
   const facts = [
     ["loss", loss.length && number(loss.at(-1)[1])],
     ["learning rate", rate && number(rate)],
@@ -68,8 +67,8 @@ function told({ loss, rate, speed, seconds_left: left }) {
     .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }
 
-/** A table of the checkpoints, as far as there are any: those that are gone faint, the best marked. */
-function scored({ checkpoints, best }) {
+/** A table of the checkpoints' scores: deleted ones are faint, the best is marked. */
+function scoreTable({ checkpoints, best }) {
   if (!checkpoints?.length) return [];
   const { step, kept, ...scores } = Object.assign({}, ...checkpoints);
   const names = Object.keys(scores);
@@ -82,7 +81,7 @@ function scored({ checkpoints, best }) {
         one.step === best ? `★ ${one.step}` : String(one.step),
         ...names.map((name) => (name in one ? one[name].toFixed(3) : "")),
       ],
-      { class: one.kept ? "" : "kd-gone", title: one.kept ? "" : "This checkpoint is not kept." },
+      { class: one.kept ? "" : "kd-gone", title: one.kept ? "" : "This checkpoint was deleted." },
     ),
   );
   return [element("table", {}, row("th", ["checkpoint", ...names]), ...rows)];

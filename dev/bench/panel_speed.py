@@ -126,7 +126,7 @@ def scroll(browser: Browser, server: ComfyUI, repeats: int) -> None:
     tab.open()
     tab.build(_many())
     tab.run("GroundedCaption", ".kd-box")
-    slider = tab.page.get_by_label("Picture of the batch")
+    slider = tab.page.get_by_label("Image of the batch")
     slider.focus()
 
     def through() -> None:

@@ -61,7 +61,7 @@ def test_the_pair_below_the_pointer_is_told(shown: Tab, tmp_path: Path) -> None:
     place = {"x": box["width"] * 0.75, "y": box["height"] * 0.9}
     shown.page.mouse.move(box["x"] + place["x"], box["y"] + place["y"])
     assert told(shown) == [TEXTS[2], "picture 2"]
-    assert "number 1 of 2" in shown.page.inner_text(".kd-told output")
+    assert "rank 1 of 2" in shown.page.inner_text(".kd-told output")
     assert shown.page.locator(".kd-pair svg image").count() == 1
     shown.picture(tmp_path / "matrix.png")
     assert shown.errors == []

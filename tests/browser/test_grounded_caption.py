@@ -100,7 +100,7 @@ def test_tab_goes_through_the_panel_and_enter_presses(shown: Tab) -> None:
     for _ in range(4):
         page.keyboard.press("Tab")
         reached.append(page.evaluate(focused))
-    assert reached == ["Copy caption", "Previous picture", "Picture of the batch", "Next picture"]
+    assert reached == ["Copy caption", "Previous image", "Image of the batch", "Next image"]
     page.keyboard.press("Enter")
     assert page.inner_text(".kd-pager output") == "2 / 2"
     page.keyboard.press("Enter")
@@ -110,7 +110,7 @@ def test_tab_goes_through_the_panel_and_enter_presses(shown: Tab) -> None:
 def test_dragging_in_the_panel_leaves_the_node_where_it_is(shown: Tab) -> None:
     place = "() => [...app.graph.nodes.find((node) => node.type === 'GroundedCaption').pos]"
     before = shown.page.evaluate(place)
-    slider = shown.page.get_by_label("Picture of the batch")
+    slider = shown.page.get_by_label("Image of the batch")
     slider.drag_to(slider, source_position={"x": 6, "y": 6}, target_position={"x": 66, "y": 6})
     assert shown.page.evaluate(place) == before
     assert shown.page.inner_text(".kd-pager output") == "2 / 2"
@@ -130,13 +130,13 @@ def test_it_is_read_in_the_dark_and_in_the_light(shown: Tab, tmp_path: Path) -> 
 def test_the_batch_is_stepped_through_and_the_caption_copied(shown: Tab) -> None:
     page = shown.page
     first = caption(shown)
-    page.get_by_label("Next picture").click()
+    page.get_by_label("Next image").click()
     assert page.inner_text(".kd-pager output") == "2 / 2"
     assert caption(shown) != first
     page.get_by_text("Copy caption").click()
     page.wait_for_selector("text=Copied")
     assert page.evaluate("() => navigator.clipboard.readText()") == caption(shown)
-    page.get_by_label("Previous picture").click()
+    page.get_by_label("Previous image").click()
     assert caption(shown) == first
 
 
@@ -167,7 +167,7 @@ def test_a_batch_of_64_puts_one_picture_at_a_time_into_the_page(shown: Tab) -> N
     page = shown.page
     page.wait_for_selector(".kd-box", state="detached")
     shown.run("GroundedCaption", ".kd-box")
-    page.get_by_label("Picture of the batch").focus()
+    page.get_by_label("Image of the batch").focus()
     page.keyboard.press("End")
     assert page.inner_text(".kd-pager output") == f"{MANY} / {MANY}"
     assert page.locator(".kd-stage image").count() == 1

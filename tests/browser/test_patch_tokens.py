@@ -51,11 +51,11 @@ def heat(tab: Tab) -> str:
 def test_a_patch_that_is_clicked_shows_what_is_like_it(shown: Tab, tmp_path: Path) -> None:
     page = shown.page
     asked = heat(shown)
-    assert page.inner_text(".kd-bar output >> nth=0") == "like a dog"
+    assert page.inner_text(".kd-bar output >> nth=0") == "similar to a dog"
     box = page.locator(".kd-heat").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * 5.5 / 8, box["y"] + box["height"] * 2.5 / 8)
-    assert page.inner_text(".kd-bar output >> nth=0") == "like the patch in row 2, column 5"
+    assert page.inner_text(".kd-bar output >> nth=0") == "similar to the patch in row 2, column 5"
     clicked = heat(shown)
     assert clicked != asked
     told = page.evaluate(WIDGETS)

@@ -172,7 +172,7 @@ def test_images_without_captions_get_the_templates(client: Client) -> None:
     ("settings", "message"),
     [
         ({"token": "my dog"}, "without spaces"),
-        ({"class_name": " "}, "class name is empty"),
+        ({"class_name": " "}, "class_name is empty"),
         ({"templates": "a photo"}, "does not name the subject"),
     ],
 )

@@ -151,7 +151,7 @@ def test_no_lora_is_merged_into_a_quantized_model(client: Client, server: ComfyU
     quantize_graph(save_as="to_merge").outputs(client)
     graph = add_caption(load_graph(model="to_merge"), server, ["load", 0])
     sentence = graph.set("load", loras="any.safetensors").failure(client, "load")
-    assert "is quantized: merge LoRAs into the model as it was before" in sentence
+    assert "is quantized: merge LoRAs into the model before quantizing it" in sentence
 
 
 def test_the_output_of_the_other_model_type_is_named(client: Client) -> None:

@@ -128,7 +128,7 @@ def test_a_folder_is_captioned_and_new_images_are_found(client: Client, server: 
         ({"folder": "nowhere"}, "There is no folder"),
         ({"folder": "../output"}, "no name inside"),
         ({"folder": "unlike/empty"}, "There is no image"),
-        ({"folder": "unlike/broken"}, "could be read"),
+        ({"folder": "unlike/broken"}, "unlike/broken"),
         ({"folder": "unlike", "language": "Korean"}, "The model cannot write Korean"),
         ({"folder": "unlike", "style": "custom"}, "The prompt is empty"),
         ({"folder": "unlike", "max_new_tokens": 1000}, "lower max_new_tokens"),
@@ -141,5 +141,8 @@ def test_a_folder_that_cannot_be_captioned_is_one_sentence(
         (server.input / "unlike" / name).mkdir(parents=True, exist_ok=True)
     (server.input / "unlike" / "broken" / "1.png").write_text("not an image")
     save_scene(server.input / "unlike" / "1.png", 95)
-    assert message in folder_graph(**settings).failure(client, "CaptionFolder")
+    failure = folder_graph(**settings).run(client).failure
+    assert failure is not None
+    assert (failure.node_type, failure.kind[-9:]) == ("CaptionFolder", "UserError")
+    assert message in failure.sentence  # and a line for each file that failed
     assert not list((server.input / "unlike").rglob("*.txt"))

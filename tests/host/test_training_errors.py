@@ -69,7 +69,7 @@ def hard(server: ComfyUI, client: Client) -> tuple[RunFolder, str]:
 
 def test_bad_images_are_reported_and_trained_on(hard: tuple) -> None:
     run, report = hard
-    for warning in ("are the same", "may not know it", "is blown up"):
+    for warning in ("are the same", "may not know it", "is scaled up"):
         assert warning in report
     assert len(loss_curve(run.events)) == 2
     assert {path.read_text() for path in run.pictures.glob("*.txt")} == {"a sks xyzzy"}
