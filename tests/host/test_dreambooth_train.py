@@ -16,7 +16,7 @@ from kosmos_dreambooth.dev.demo.server_client import Client, Outcome
 from kosmos_dreambooth.diffusion.load.detect_checkpoint import SD1
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
-from kosmos_dreambooth.training.run.events import Follower, loss_curve
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from PIL import Image
 from safetensors.torch import load_file
@@ -73,7 +73,7 @@ def test_a_lora_is_trained_sampled_with_and_saved_by_core(server: ComfyUI, clien
     written = run.lora.stat().st_mtime_ns
     assert run_folder(graph.set("train", preview_prompt="a sks dog").run(client)) == run
     assert run.lora.stat().st_mtime_ns == written
-    assert len([event for event in Follower(run.events).new() if event.kind == "resumed"]) == 1
+    assert len([event for event in read_events(run.events) if event.kind == "resumed"]) == 1
 
 
 def test_the_worker_generates_the_class_images(server: ComfyUI, client: Client) -> None:
@@ -81,7 +81,7 @@ def test_the_worker_generates_the_class_images(server: ComfyUI, client: Client) 
     graph = train_graph("apart/during", steps=2, batch_size=0, priors=["priors", 0])
     graph.add("priors", "PriorGenerator", **priors, when="during")
     run = run_folder(graph.run(client))
-    assert len(list(run.class_pictures.glob("*.png"))) == 3
+    assert len(list(run.class_images.glob("*.png"))) == 3
     assert read_config(run.config).batch_size == 4
     loras = server.base / "models" / "loras" / "dreambooth"
     assert (loras / "apart" / "during.safetensors").exists()
@@ -103,7 +103,7 @@ def test_cancel_stops_the_worker_and_the_next_run_resumes(server: ComfyUI, clien
 
     assert run_folder(train_graph("cancelled", steps=saved + 2).run(client)) == run
     assert len(loss_curve(run.events)) == saved + 2
-    resumed = [event.step for event in Follower(run.events).new() if event.kind == "resumed"]
+    resumed = [event.step for event in read_events(run.events) if event.kind == "resumed"]
     assert resumed == [0, saved]
 
 
@@ -124,7 +124,7 @@ def test_a_killed_worker_is_one_sentence_and_the_server_goes_on(
     assert failure.kind.endswith("UserError")
     assert "\n" not in failure.sentence
     assert str(run.log) in failure.sentence
-    assert "queueing again" in failure.sentence
+    assert "Queueing again" in failure.sentence
     assert client.get("/system_stats")
 
 

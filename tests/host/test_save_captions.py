@@ -128,7 +128,7 @@ def test_a_folder_is_captioned_and_new_images_are_found(client: Client, server: 
         ({"folder": "nowhere"}, "There is no folder"),
         ({"folder": "../output"}, "no name inside"),
         ({"folder": "unlike/empty"}, "There is no image"),
-        ({"folder": "unlike/broken"}, "unlike/broken"),
+        ({"folder": "unlike/broken"}, "could be read"),
         ({"folder": "unlike", "language": "Korean"}, "The model cannot write Korean"),
         ({"folder": "unlike", "style": "custom"}, "The prompt is empty"),
         ({"folder": "unlike", "max_new_tokens": 1000}, "lower max_new_tokens"),

@@ -97,7 +97,7 @@ def test_a_run_is_extended_in_its_folder(client: Client, run: RunFolder) -> None
     longer = run_folder(resume_graph(open_graph("kept"), steps=6).run(client))
     assert longer.path == run.path
     assert len(loss_curve(run.events)) == 6
-    assert list(checkpoints.kept(run.checkpoints)) == [2, 4, 6]
+    assert list(checkpoints.by_step(run.checkpoints)) == [2, 4, 6]
     assert "2, 4, 6" in texts(open_graph("kept").outputs(client), "report")[0]
 
 
@@ -150,10 +150,10 @@ def test_a_dino_and_a_clip_on_disk_score_a_run(
     dino, clip = judges
     score_graph(dino, clip).outputs(client)
     scores = scores_of(run)
-    assert [score["step"] for score in scores] == list(checkpoints.kept(run.checkpoints))
+    assert [score["step"] for score in scores] == list(checkpoints.by_step(run.checkpoints))
     assert all(-1 <= score["subject"] <= 1 and -1 <= score["prompt"] <= 1 for score in scores)
     sentence = score_graph(dino, dino).failure(client, "score")
-    assert "choose a CLIP or SigLIP" in sentence
+    assert "has no text encoder: choose a CLIP or SigLIP" in sentence
 
 
 @pytest.mark.parametrize("prompt_judge", ["kosmos", "kosmos likelihood"])
@@ -203,10 +203,10 @@ def test_a_subject_is_cropped_and_checked(client: Client) -> None:
 @pytest.mark.parametrize(
     ("opened", "settings", "node", "message"),
     [
-        (("kept", "step", 3), {}, "open", "keeps no checkpoint of step 3"),
+        (("kept", "step", 3), {}, "open", "has no checkpoint of step 3"),
         (("kept_slow", "best"), {}, "open", "run EvaluateSubject"),
-        (("kept", "step", 2), {}, "resume", "give a branch_name"),
-        (("kept",), {"learning_rate": 0.5}, "resume", "give it a branch_name"),
+        (("kept", "step", 2), {}, "resume", "set branch_name"),
+        (("kept",), {"learning_rate": 0.5}, "resume", "set branch_name"),
         (("kept",), {"branch_name": "../out"}, "resume", "give one without"),
         (("never",), {}, "open", 'There is no run "never"'),
     ],
