@@ -1,4 +1,4 @@
-"""The README and the other pages: their links lead somewhere, and nothing is left out."""
+"""Pages for readers: their links, paths and commands exist, and the README is complete."""
 
 from __future__ import annotations
 
@@ -7,27 +7,61 @@ import re
 from pathlib import Path
 
 import pytest
+from kosmos_dreambooth.dev.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = json.loads((ROOT / "tests" / "host" / "promises.json").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").glob("*.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    ROOT / "sandbox" / "MODEL_CARD.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "web" / "docs").glob("*.md")),
+    *sorted((ROOT / "workflows").glob("*.json")),
+]
 LINK = re.compile(r"\]\(([^)#]+)\)|(?:href|src)=\"([^\"#]+)\"")
+FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
+FILE = re.compile(rf"(?<![\w/.<-])(?:{FOLDERS})/[\w./-]*(?![\w<*…])")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
-    found = ["".join(link) for link in LINK.findall(page.read_text(encoding="utf-8"))]
-    files = [page.parent / link for link in found if "://" not in link]
+def text_of(page: Path) -> str:
+    """A page's text; of a workflow, its notes."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".json":
+        return text
+    notes = (node for node in json.loads(text)["nodes"] if node["type"] == "MarkdownNote")
+    return "\n".join(note["widgets_values"][0] for note in notes)
+
+
+@every_page
+def test_linked_files_exist(page: Path) -> None:
+    links = ["".join(link) for link in LINK.findall(text_of(page))]
+    files = [page.parent / link for link in links if "://" not in link]
     assert [str(file) for file in files if not file.exists()] == []
 
 
+@every_page
+def test_named_files_exist(page: Path) -> None:
+    names = {name.rstrip(".") for name in FILE.findall(text_of(page))}
+    missing = {name for name in names if not (ROOT / name).exists()}
+    assert {name for name in missing if not name.endswith(".safetensors")} == set()
+
+
+@every_page
+def test_named_commands_exist(page: Path) -> None:
+    text = text_of(page)
+    assert set(re.findall(r"python\s+-m dev ([\w-]+)", text)) <= {"list", *COMMANDS}
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= set(targets)
+
+
 def test_the_readme_has_a_row_for_each_node() -> None:
-    assert set(re.findall(r"^\| \[(\w+)\]\(web/docs/\1\.md\) \|", README, re.MULTILINE)) == set(
-        NODES
-    )
+    rows = re.findall(r"^\| \[(\w+)\]\(web/docs/\1\.md\) \|", README, re.MULTILINE)
+    assert set(rows) == set(NODES)
 
 
 def test_the_readme_shows_each_workflow() -> None:
-    saved = {file.name for file in (ROOT / "workflows").glob("*.json")}
-    assert set(re.findall(r"href=\"workflows/(\w+\.json)\"", README)) == saved
+    files = {file.name for file in (ROOT / "workflows").glob("*.json")}
+    assert set(re.findall(r"href=\"workflows/(\w+\.json)\"", README)) == files

@@ -1,4 +1,4 @@
-"""What ComfyUI's registry asks of a pack before it takes it."""
+"""What ComfyUI's registry checks before it publishes a pack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_comfy_cli_finds_nothing_to_mend() -> None:
+def test_comfy_cli_validates_the_pack() -> None:
     done = subprocess.run(
         [str(COMFY), "--skip-prompt", "node", "validate"],
         cwd=ROOT,
@@ -36,14 +36,14 @@ def test_comfy_cli_finds_nothing_to_mend() -> None:
     assert "warning" not in done.stdout.lower()
 
 
-def test_icon_and_banner_are_where_the_registry_looks(project: dict) -> None:
-    told = project["tool"]["comfy"]
-    assert (ROOT / told["Icon"]).read_text(encoding="utf-8").startswith("<svg")
-    with Image.open(ROOT / told["Banner"]) as banner:
+def test_icon_and_banner_exist(project: dict) -> None:
+    comfy = project["tool"]["comfy"]
+    assert (ROOT / comfy["Icon"]).read_text(encoding="utf-8").startswith("<svg")
+    with Image.open(ROOT / comfy["Banner"]) as banner:
         assert banner.width * BANNER[1] == banner.height * BANNER[0]
 
 
-def test_the_version_is_semver_and_the_last_that_the_changelog_tells_of(project: dict) -> None:
+def test_the_version_is_semver_and_the_last_in_the_changelog(project: dict) -> None:
     version = project["project"]["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

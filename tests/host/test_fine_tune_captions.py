@@ -112,7 +112,7 @@ def test_a_caption_run_has_no_diffusion_model(client: Client) -> None:
     assert "captions" in sentence
     assert "is for dreambooth" in sentence
     graph = open_graph(RUN).add("model", "PreviewAny", source=["open", 1])
-    assert "take the output kosmos" in graph.failure(client, "model")
+    assert "the output kosmos" in graph.failure(client, "model")
 
 
 @pytest.mark.parametrize(
