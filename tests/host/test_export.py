@@ -51,7 +51,7 @@ def exported(server: ComfyUI, client: Client) -> Path:
     outcome = export_graph("taken/out").run(client)
     assert not unfinished.exists()
     assert outcome.failure is None, outcome.failure
-    assert "captions are the same, token for token" in texts(outcome, "report")[0]
+    assert "captions have exactly the tokens of PyTorch" in texts(outcome, "report")[0]
     return Path(texts(outcome, "folder")[0])
 
 
@@ -71,7 +71,7 @@ def test_an_export_is_listed_and_captions_as_the_model_does(
 @pytest.mark.parametrize(
     ("settings", "node", "message"),
     [
-        ({"decoding": "beam"}, "caption", "load the model that it was made from"),
+        ({"decoding": "beam"}, "caption", "load the model that it was exported from"),
         ({"loras": "any.safetensors"}, "load", "merge before you export"),
     ],
 )
