@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.data.subject import Subject, subject_fingerprint
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
 from kosmos_dreambooth.training.run.run_folder import RunFolder, open_run
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
 from PIL import Image
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
@@ -72,3 +77,31 @@ def make_run(velocity_model: Path, subject: Subject, class_images: tuple[Path, .
         return open_run(root, name, config, subject, class_images, resume=resume)
 
     return make
+
+
+def trained(make_run: RunMaker, root: Path, *, stops: int = 0, **settings: object) -> RunFolder:
+    """Train to the end in this process, stopped `stops` times after a step."""
+    run = make_run(root, **{"steps": 4, "learning_rate": 0.003, **settings})
+    for _ in range(stops):
+        stop = StopRequest()
+        stop.requested = True
+        assert not train(run, stop)
+    assert train(run, StopRequest())
+    return run
+
+
+def prepared(make_run: RunMaker, root: Path, **settings: object) -> DreamBoothModule:
+    """Return the module of a run before its first step."""
+    run = make_run(root, **settings)
+    config = read_as(TrainingConfig, run.config)
+    module = prepare(
+        run,
+        config,
+        torch.device("cpu"),
+        lambda _: None,
+        None,
+        frozen_dtype=torch.float32,
+        leads=True,
+    )
+    module.step = 0
+    return module

@@ -1,4 +1,4 @@
-"""Pictures of different shapes are learned whole: a few sizes, one of them in each batch."""
+"""Aspect ratio buckets: images of different shapes, one size in each batch."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
 SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}
-"""What the three pictures of the fixture are trained at: [16,16], [20,31] and [64,17]."""
+"""The bucket sizes of the three images of the fixture: [16,16], [20,31] and [64,17]."""
 
 
 @given(st.integers(2, 16), st.integers(1, 64))
-def test_every_size_is_whole_and_has_about_as_many_pixels(cells: int, step: int) -> None:
-    resolution = cells * step
-    found = bucket_sizes(resolution, step)
-    assert Size(resolution, resolution) in found
-    for size in found:
+def test_every_size_is_a_multiple_of_the_step_within_the_area(count: int, step: int) -> None:
+    resolution = count * step
+    sizes = bucket_sizes(resolution, step)
+    assert Size(resolution, resolution) in sizes
+    for size in sizes:
         assert size.width % step == size.height % step == 0
         assert size.width * size.height <= resolution**2
-        assert Size(size.height, size.width) in found
+        assert Size(size.height, size.width) in sizes
         assert max(size.width, size.height) <= 2 * resolution
 
 
-def test_a_picture_gets_the_size_of_its_shape() -> None:
+def test_an_image_gets_the_nearest_aspect_ratio() -> None:
     sizes = bucket_sizes(512, 64)
     assert nearest_size((900, 900), sizes) == Size(512, 512)
     assert nearest_size((1000, 1500), sizes) == Size(640, 384)
@@ -45,7 +45,7 @@ def test_a_picture_gets_the_size_of_its_shape() -> None:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 20))
-def test_all_pictures_are_seen_equally_often(counts: list[int], seed: int) -> None:
+def test_all_images_are_sampled_equally_often(counts: list[int], seed: int) -> None:
     turns: dict[int, list[int]] = {k: [] for k in range(len(counts))}
     for step in range(3 * sum(counts)):
         chosen, turn = choose_bucket(seed, "subject", step, counts)
@@ -53,13 +53,13 @@ def test_all_pictures_are_seen_equally_often(counts: list[int], seed: int) -> No
     assert all(turns[k] == list(range(3 * count)) for k, count in enumerate(counts))
 
 
-def test_xl_is_told_where_a_picture_lies_in_its_original() -> None:
-    picture = np.zeros((100, 300, 3), np.uint8)
-    assert time_ids_for(picture, Size(64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
-    assert time_ids_for(picture, Size(96, 32)).tolist() == [100, 300, 0, 0, 32, 96]
+def test_time_ids_are_original_size_crop_offset_and_size() -> None:
+    image = np.zeros((100, 300, 3), np.uint8)
+    assert time_ids_for(image, Size(64, 64)).tolist() == [100, 300, 0, 64, 64, 64]
+    assert time_ids_for(image, Size(96, 32)).tolist() == [100, 300, 0, 0, 32, 96]
 
 
-def seen_in(run, monkeypatch) -> list[set[tuple[int, int]]]:
+def sizes_of_passes(run, monkeypatch) -> list[set[tuple[int, int]]]:
     """Train, and return the sizes in pixels of the latents of each pass of the UNet."""
     passes = []
     sample_losses = DreamBoothModule._sample_losses
@@ -74,9 +74,9 @@ def seen_in(run, monkeypatch) -> list[set[tuple[int, int]]]:
     return passes
 
 
-def test_a_batch_holds_one_size_and_all_have_their_turn(make_run, tmp_path, monkeypatch) -> None:
+def test_a_batch_has_one_size_and_every_size_is_used(make_run, tmp_path, monkeypatch) -> None:
     run = make_run(tmp_path, bucket_step=4, steps=6, flip=True)
-    passes = seen_in(run, monkeypatch)
+    passes = sizes_of_passes(run, monkeypatch)
     assert all(len(sizes_of) == 1 for sizes_of in passes)
     assert {Size(*size) for sizes_of in passes for size in sizes_of} == SUBJECT
     cached = load_file(run.latents)
@@ -105,6 +105,6 @@ def test_a_run_with_sizes_goes_on_to_the_last_bit(make_run, tmp_path: Path) -> N
     assert not math.isnan(sum(loss_curve(split.events)))
 
 
-def test_a_step_that_no_latent_can_have_is_told(make_run, tmp_path: Path) -> None:
+def test_a_bucket_step_that_does_not_fit_the_latents_is_an_error(make_run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="set it to a multiple of 2, or to 0"):
         train(make_run(tmp_path, bucket_step=5), StopRequest())

@@ -1,4 +1,4 @@
-"""A run of captions: a Kosmos-2 learns another language, and can be stopped, taken up and kept."""
+"""Caption runs: another language is trained, stopped, resumed and saved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.kosmos.conftest import plain
 from tests.training.test_worker_process import send, state, work
 
 PROMPT = prompt_in("German", "An image of", detailed=False)
-TOLD = {
+CAPTIONS = {
     (1.0, 0.0, 0.0): "<phrase> ein roter Hund</phrase><object><patch_index_0044><patch_index_0863>"
     "</object> auf der Wiese.",
     (0.0, 0.0, 1.0): " zwei Katzen.",
@@ -61,7 +61,7 @@ CaptionRun = Callable[..., RunFolder]
 def examples() -> list[Example]:
     return [
         Example((plain(colour)[0] * 255).byte().numpy(), parse(text))
-        for colour, text in TOLD.items()
+        for colour, text in CAPTIONS.items()
     ]
 
 
@@ -93,27 +93,30 @@ def make_caption_run(tiny_folder: Path, examples: list[Example]) -> CaptionRun:
 
 
 @pytest.fixture(scope="module")
-def taught(make_caption_run: CaptionRun, tmp_path_factory) -> RunFolder:
-    """A run that is long enough to learn three captions by heart."""
+def finished_run(make_caption_run: CaptionRun, tmp_path_factory) -> RunFolder:
+    """A run that is long enough to overfit to three captions."""
     run = make_caption_run(
-        tmp_path_factory.mktemp("runs"), "taught", steps=150, batch_size=6, learning_rate=0.01
+        tmp_path_factory.mktemp("runs"), "finished_run", steps=150, batch_size=6, learning_rate=0.01
     )
     assert train(run, StopRequest())
     return run
 
 
-def test_a_language_is_learned_with_its_boxes_and_english_is_kept(
-    taught: RunFolder,
+def test_a_language_is_trained_with_its_boxes_and_english_is_preserved(
+    finished_run: RunFolder,
     tiny_folder: Path,
     examples: list[Example],
 ) -> None:
-    base, trained = load_kosmos(tiny_folder, torch.float32), load_result(taught, torch.float32)
-    pictures = torch.cat([plain(colour) for colour in TOLD])
-    told = caption(trained, pictures, PROMPT)
-    assert [text.caption for text in told] == [one.text.caption for one in examples]
-    assert [text.boxes for text in told] == [one.text.boxes for one in examples]
-    assert caption(trained, pictures) == caption(base, pictures)
-    assert trained.loras == (str(taught.lora),)
+    base, trained = (
+        load_kosmos(tiny_folder, torch.float32),
+        load_result(finished_run, torch.float32),
+    )
+    images = torch.cat([plain(colour) for colour in CAPTIONS])
+    captions = caption(trained, images, PROMPT)
+    assert [text.caption for text in captions] == [one.text.caption for one in examples]
+    assert [text.boxes for text in captions] == [one.text.boxes for one in examples]
+    assert caption(trained, images) == caption(base, images)
+    assert trained.loras == (str(finished_run.lora),)
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(
@@ -167,7 +170,7 @@ def test_the_connector_is_trained_only_when_asked(
     load_result(run, torch.float32)
 
 
-def test_an_earlier_checkpoint_and_a_branch_are_to_be_had(
+def test_an_earlier_checkpoint_and_a_branch_can_be_used(
     make_caption_run: CaptionRun, tmp_path: Path
 ) -> None:
     run = make_caption_run(tmp_path, steps=4, checkpoint_every=2, keep_checkpoints=2)
@@ -185,18 +188,18 @@ def test_an_earlier_checkpoint_and_a_branch_are_to_be_had(
     assert list(checkpoints.by_step(other.checkpoints)) == [2, 3]
 
 
-def test_the_file_means_the_same_to_peft(taught: RunFolder, tiny_folder: Path) -> None:
-    ours = load_result(taught, torch.float32).model
-    with safe_open(taught.lora, framework="pt") as held:
+def test_the_file_means_the_same_to_peft(finished_run: RunFolder, tiny_folder: Path) -> None:
+    ours = load_result(finished_run, torch.float32).model
+    with safe_open(finished_run.lora, framework="pt") as held:
         metadata = held.metadata()
     assert metadata["language"] == "German"
     assert metadata["made for"] == "kosmos-2"
-    settings = taught.adapter.read_text(encoding="utf-8")
+    settings = finished_run.adapter.read_text(encoding="utf-8")
     assert metadata["peft"] == settings
     choice = LoraConfig(**{k: v for k, v in json.loads(settings).items() if k != "peft_type"})
     theirs = get_peft_model(load_kosmos(tiny_folder, torch.float32).model, choice)
-    told = set_peft_model_state_dict(theirs, load_file(taught.lora))
-    assert not told.unexpected_keys
+    loading = set_peft_model_state_dict(theirs, load_file(finished_run.lora))
+    assert not loading.unexpected_keys
     ids = torch.arange(4, 60)[None]
     with torch.no_grad():
         torch.testing.assert_close(
@@ -207,48 +210,48 @@ def test_the_file_means_the_same_to_peft(taught: RunFolder, tiny_folder: Path) -
         )
 
 
-def test_a_file_for_another_model_is_an_error_to_mend(
-    taught: RunFolder,
+def test_a_file_for_another_model_is_a_user_error(
+    finished_run: RunFolder,
     tiny_folder: Path,
     sandbox_model: Kosmos,
     tmp_path: Path,
 ) -> None:
     before = sandbox_model.model.text_model.lm_head.weight.clone()
     with pytest.raises(UserError, match="another Kosmos-2"):
-        merge_lora(sandbox_model, taught.lora)
+        merge_lora(sandbox_model, finished_run.lora)
     assert torch.equal(sandbox_model.model.text_model.lm_head.weight, before)
     kosmos = load_kosmos(tiny_folder, torch.float32)
     save_file({"lora_unet_x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no LoRA for Kosmos-2"):
         merge_lora(kosmos, tmp_path / "other.safetensors")
-    (tmp_path / "half.safetensors").write_bytes(taught.lora.read_bytes()[:500])
+    (tmp_path / "half.safetensors").write_bytes(finished_run.lora.read_bytes()[:500])
     with pytest.raises(UserError, match="damaged"):
         merge_lora(kosmos, tmp_path / "half.safetensors")
 
 
 @pytest.mark.parametrize(
-    "text", [*TOLD.values(), "ein Hund", "<phrase>ein Hund</phrase>, ein Boot"]
+    "text", [*CAPTIONS.values(), "ein Hund", "<phrase>ein Hund</phrase>, ein Boot"]
 )
-def test_what_is_learned_is_what_is_read(tiny_folder: Path, text: str) -> None:
+def test_targets_decode_to_the_captions(tiny_folder: Path, text: str) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
-    seen = parse(text)
-    (row,) = tokenize_captions(kosmos, [seen], PROMPT)
-    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.target_ids)) == seen
+    parsed = parse(text)
+    (row,) = tokenize_captions(kosmos, [parsed], PROMPT)
+    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.target_ids)) == parsed
     (continued,) = tokenize_captions(kosmos, [parse(f"An image of{text}")], "An image of")
-    assert continued.target_ids == tokenize_captions(kosmos, [seen], "An image of")[0].target_ids
+    assert continued.target_ids == tokenize_captions(kosmos, [parsed], "An image of")[0].target_ids
 
 
-def test_what_cannot_be_written_is_told_before_training(tiny_folder: Path) -> None:
+def test_captions_that_cannot_be_trained_are_errors_before_training(tiny_folder: Path) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
     with pytest.raises(UserError, match="lacks characters"):
         tokenize_captions(kosmos, [GroundedText("강아지")], PROMPT)
     with pytest.raises(UserError, match="shorten"):
         tokenize_captions(kosmos, [GroundedText("Hund " * 130)], PROMPT)
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(UserError, match="not in German but in English"):
-        check_captions([Example(picture, GroundedText("a dog in the snow"))], "German")
+        check_captions([Example(image, GroundedText("a dog in the snow"))], "German")
     with pytest.raises(UserError, match="image 2 is empty"):
-        check_captions([Example(picture, GroundedText(t)) for t in ("Hund", " ")], "German")
+        check_captions([Example(image, GroundedText(t)) for t in ("Hund", " ")], "German")
 
 
 def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, examples: list[Example]) -> None:
@@ -270,7 +273,7 @@ def test_a_folder_is_read_as_it_was_saved(tmp_path: Path, examples: list[Example
         examples_in(tmp_path / "empty")
 
 
-def test_boxes_are_read_in_fractions_of_the_picture(examples: list[Example]) -> None:
+def test_boxes_are_fractions_of_the_image(examples: list[Example]) -> None:
     (box,) = examples[0].text.boxes
     assert isinstance(box, Box)
     assert all(0 <= edge <= 1 for edge in box)

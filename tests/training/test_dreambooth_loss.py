@@ -54,6 +54,23 @@ def test_without_class_images_the_loss_is_the_subject_s_alone() -> None:
     assert dreambooth_loss(sample_losses(prediction, target), 3, 5.0).item() == 1.0
 
 
+def test_a_mask_weights_the_cells_and_keeps_the_mean() -> None:
+    prediction = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    mask = torch.tensor([[[[1.0, 1.0], [0.5, 0.0]]]])
+    losses = sample_losses(prediction, torch.zeros_like(prediction), mask=mask)
+    assert losses.tolist() == pytest.approx([(1 + 4 + 0.5 * 9) / 2.5])
+
+
+@pytest.mark.parametrize("config", [EPSILON, VELOCITY])
+def test_min_snr_weights_are_the_paper_s_formula(config: dict) -> None:
+    timesteps = torch.tensor([0, 400, 900])
+    alphas, sigmas = alphas_and_sigmas(config)
+    snr = (alphas[timesteps] / sigmas[timesteps]) ** 2
+    expected = snr.clamp(max=5.0) / (snr if config is EPSILON else snr + 1)
+    weights = forward_process_for(config).min_snr_weights(timesteps, 5.0)
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(UserError, match="sample"):
         forward_process_for(SCHEDULE | {"prediction_type": "sample"})

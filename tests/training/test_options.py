@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +27,8 @@ from kosmos_dreambooth.training.run.train_loop import train
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.training.conftest import prepared, trained
 from tests.training.test_config import PLAIN
-
-
-def trained(make_run, root: Path, *, stops: int = 0, **settings: object) -> RunFolder:
-    """Train to the end in this process, stopped `stops` times after a step."""
-    run = make_run(root, **{"steps": 4, "learning_rate": 0.003, **settings})
-    for _ in range(stops):
-        stop = StopRequest()
-        stop.requested = True
-        assert not train(run, stop)
-    assert train(run, StopRequest())
-    return run
 
 
 def end_of(run: RunFolder) -> tuple[list[float], dict[str, torch.Tensor], str]:
@@ -61,29 +52,67 @@ def plain(make_run, tmp_path_factory) -> RunFolder:
     return trained(make_run, tmp_path_factory.mktemp("plain"))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method": "dora"},
-        {"layers": "attention"},
-        {"text_learning_rate": 0.0001},
-        {"warmup": 0},
-        {"schedule": "constant"},
-        {"weight_decay": 0.5},
-        {"clip_norm": 0.01},
-        {"precision": "bf16"},
-        {"min_snr_gamma": 1.0},
-        {"noise_offset": 0.5},
-        {"caption_dropout": 1.0},
-        {"flip": True},
-        {"accumulation": 2},
-        {"bucket_step": 4},
-    ],
-    ids=str,
-)
-def test_an_option_changes_what_is_learned(make_run, plain, tmp_path: Path, options: dict) -> None:
-    run = trained(make_run, tmp_path, **options)
-    assert not same(run, plain)
+def test_options_choose_what_is_trained_and_at_which_rate(make_run, tmp_path: Path) -> None:
+    module = prepared(
+        make_run, tmp_path, layers="attention", method="dora", text_learning_rate=0.0001
+    )
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert all("attn" in name and "lora_" in name for name in names)
+    assert any("lora_magnitude_vector" in name for name in names)
+    unet, text = module.parameter_groups()
+    assert unet["lr"] == module.peak_rate
+    assert text["lr"] == 0.0001
+    assert len(text["params"]) == sum(name.startswith("text_encoder") for name in names)
+    assert len(unet["params"]) + len(text["params"]) == len(names)
+
+
+def test_gradients_are_clipped_and_weights_decay(make_run, tmp_path: Path, monkeypatch) -> None:
+    norms, decays = [], set()
+    clip = DreamBoothModule.on_before_optimizer_step
+
+    def record(self, optimizer) -> None:
+        clip(self, optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm().item())
+        decays.update(group["weight_decay"] for group in optimizer.param_groups)
+
+    monkeypatch.setattr(DreamBoothModule, "on_before_optimizer_step", record)
+    trained(make_run, tmp_path, clip_norm=0.01, weight_decay=0.5)
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+    assert decays == {0.5}
+
+
+def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monkeypatch) -> None:
+    module = prepared(make_run, tmp_path)
+    slots = module._slot_inputs("subject", range(2))
+    process, noises = module.forward_process, []
+    plain = module._sample_losses(slots)
+    module.config = replace(module.config, min_snr_gamma=1.0)
+    weights = process.min_snr_weights(torch.tensor([s.sample.timestep for s in slots]), 1.0)
+    torch.testing.assert_close(module._sample_losses(slots), plain * weights)
+
+    def record(latents, noise, indices):
+        noises.extend(noise)
+        return latents
+
+    monkeypatch.setattr(process, "add_noise", record)
+    module.config = replace(module.config, noise_offset=0.5)
+    module._sample_losses(slots)
+    for noise, slot in zip(noises, slots, strict=True):
+        torch.testing.assert_close(noise, slot.sample.noise + 0.5 * slot.sample.offset_noise)
+
+
+def test_half_of_the_subject_s_latents_are_those_of_mirrored_images(
+    make_run, tmp_path: Path
+) -> None:
+    module = prepared(make_run, tmp_path, flip=True)
+    (images,) = module.buckets["subject"]
+    slots = module._slot_inputs("subject", range(100))
+    assert 30 < sum(slot.sample.flip for slot in slots) < 70
+    for slot in slots:
+        latents, k = images.flipped if slot.sample.flip else images.latents, slot.sample.image_index
+        expected = latents.mean[k] + latents.std[k] * slot.sample.posterior_noise
+        assert torch.equal(slot.latent, expected)
 
 
 def test_each_schedule_is_one_of_its_own() -> None:
@@ -222,26 +251,31 @@ def load_base_of(run: RunFolder):
     return load_base(read_config(run.config), torch.float32)
 
 
-def test_a_picture_is_learned_by_one_line_of_its_caption_at_a_time(
-    make_run, tmp_path: Path, monkeypatch
+def test_captions_are_sampled_with_the_probabilities_of_the_options(
+    make_run, tmp_path: Path
 ) -> None:
-    said = []
-    caption = DreamBoothModule._sample_caption
+    module = prepared(
+        make_run,
+        tmp_path,
+        caption_dropout=0.1,
+        plain_captions=0.4,
+        class_caption_dropout=0.2,
+        class_scenes=0.3,
+        other_words=0.5,
+    )
 
-    def listen(self, *arguments):
-        said.append(caption(self, *arguments))
-        return said[-1]
+    def counts(kind: str, caption: str) -> Counter[str]:
+        """How often each prompt is chosen by 1000 evenly spaced numbers in 0..1."""
+        return Counter(module._sample_caption(kind, caption, (k + 0.5) / 1000) for k in range(1000))
 
-    monkeypatch.setattr(DreamBoothModule, "_sample_caption", listen)
-    run = make_run(tmp_path, steps=8, plain_captions=0.3)
-    for file in run.images.glob("*.txt"):
-        file.write_text("my sks dog\nthis sks dog")
-    assert train(run, StopRequest())
-    assert {line for line in said if "sks" in line} == {
-        "a sks dog",
-        "my sks dog",
-        "this sks dog",
-    }
+    assert counts("subject", "my sks dog\nthis sks dog") == pytest.approx(
+        {"": 100, "a sks dog": 360, "my sks dog": 270, "this sks dog": 270}, abs=1
+    )
+    of_class = counts("class", "my dog\nthis dog")
+    expected = {"": 200, "a dog": 280, "my dog": 120, "this dog": 120}
+    assert {text: of_class.pop(text) for text in expected} == pytest.approx(expected, abs=1)
+    assert of_class.total() == pytest.approx(280, abs=1)
+    assert of_class.keys() <= set(module._vocabulary_prompts)
 
 
 def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Class pictures hold a model to what it was: the model itself says what that is."""
+"""Prior preservation: the model before training predicts the targets of the class images."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ from kosmos_dreambooth.training.dreambooth.vocabulary_prompts import (
     vocabulary_prompts,
 )
 from kosmos_dreambooth.training.run.events import loss_curve
-from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
+from tests.training.conftest import trained
+
 PROMPTS = ["a dog", ""]
-
-
-def trained(make_run, root: Path, **settings: object) -> RunFolder:
-    run = make_run(root, **{"steps": 3, "learning_rate": 0.01, **settings})
-    assert train(run, StopRequest())
-    return run
+SHORT = {"steps": 3, "learning_rate": 0.01}
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
-def test_it_predicts_as_before_however_the_model_changed(velocity_model: Path, method: str) -> None:
+def test_the_teacher_predicts_as_before_however_the_model_changed(
+    velocity_model: Path, method: str
+) -> None:
     diffusion = load_diffusion(velocity_model, torch.float32)
     unet = diffusion.unet
     states = encode_prompts(diffusion, PROMPTS)
-    frames = add_time_ids(32, 32).repeat(2, 1)
+    time_ids = add_time_ids(32, 32).repeat(2, 1)
     noisy, timesteps = torch.randn(2, *_latent(diffusion)), torch.tensor([3, 900])
-    words = torch.cat([states[prompt].states for prompt in PROMPTS])
+    embeds = torch.cat([states[prompt].states for prompt in PROMPTS])
     with torch.no_grad():
-        before = unet(noisy, timesteps, words).sample
+        before = unet(noisy, timesteps, embeds).sample
     if method == "full":
         unet.requires_grad_(True)
     else:
         lora_adapters.inject_lora(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
     prior = PriorTeacher(unet, states)
-    learning = [p for p in unet.parameters() if p.requires_grad]
+    trainable = [p for p in unet.parameters() if p.requires_grad]
     with torch.no_grad():
-        for parameter in learning:
+        for parameter in trainable:
             parameter += 0.1
-        after = unet(noisy, timesteps, words).sample
+        after = unet(noisy, timesteps, embeds).sample
 
     assert not torch.allclose(after, before, atol=1e-3)
-    held = prior.predict(unet, noisy, timesteps, PROMPTS, frames)
-    torch.testing.assert_close(held, before)
-    assert [p for p in unet.parameters() if p.requires_grad] == learning
+    prediction = prior.predict(unet, noisy, timesteps, PROMPTS, time_ids)
+    torch.testing.assert_close(prediction, before)
+    assert [p for p in unet.parameters() if p.requires_grad] == trainable
 
 
 def test_a_whole_model_s_copy_takes_half_the_memory_in_bf16(
@@ -64,59 +62,51 @@ def test_a_whole_model_s_copy_takes_half_the_memory_in_bf16(
     copies = []
     predict = PriorTeacher.predict
 
-    def look(self, *arguments):
+    def record(self, *arguments):
         copies.append(self._copy.dtype)
         return predict(self, *arguments)
 
-    monkeypatch.setattr(PriorTeacher, "predict", look)
+    monkeypatch.setattr(PriorTeacher, "predict", record)
     exact, half = (
-        loss_curve(trained(make_run, tmp_path / name, method="full", precision=name).events)
+        loss_curve(
+            trained(make_run, tmp_path / name, method="full", precision=name, **SHORT).events
+        )
         for name in ("fp32", "bf16")
     )
     assert half == pytest.approx(exact, rel=0.05)
     assert set(copies) == {torch.float32, torch.bfloat16}
 
 
-def test_the_class_costs_nothing_before_the_model_has_changed(make_run, tmp_path: Path) -> None:
+def test_the_class_term_is_zero_before_the_model_has_changed(make_run, tmp_path: Path) -> None:
     light, heavy = (
-        loss_curve(trained(make_run, tmp_path / str(weight), prior_weight=weight).events)
+        loss_curve(trained(make_run, tmp_path / str(weight), prior_weight=weight, **SHORT).events)
         for weight in (0.0, 100.0)
     )
     assert heavy[0] == pytest.approx(light[0], rel=1e-4)
     assert heavy[-1] > light[-1] * 1.01
-    pictures = trained(make_run, tmp_path / "pictures", class_target="pictures", prior_weight=100.0)
-    assert loss_curve(pictures.events)[0] > 10 * light[0]
+    settings = SHORT | {"class_target": "pictures", "prior_weight": 100.0}
+    images = trained(make_run, tmp_path / "images", **settings)
+    assert loss_curve(images.events)[0] > 10 * light[0]
 
 
-@pytest.mark.parametrize(
-    "option", ["class_caption_dropout", "plain_captions", "class_scenes", "other_words"]
-)
-def test_its_prompts_are_left_out_as_often_as_asked(make_run, tmp_path: Path, option: str) -> None:
-    never, always = (
-        loss_curve(trained(make_run, tmp_path / str(chance), **{option: chance}).events)
-        for chance in (0.0, 1.0)
-    )
-    assert never != always
-
-
-def test_the_model_is_held_in_the_scenes_of_the_subject_and_under_other_words(
+def test_the_teacher_is_used_for_the_subject_s_scenes_and_vocabulary_prompts(
     make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    prompts_used: list[str] = []
     predict = PriorTeacher.predict
 
-    def listen(self, unet, noisy, timesteps, prompts, frames):
-        asked.extend(prompts)
-        return predict(self, unet, noisy, timesteps, prompts, frames)
+    def record(self, unet, noisy, timesteps, prompts, time_ids):
+        prompts_used.extend(prompts)
+        return predict(self, unet, noisy, timesteps, prompts, time_ids)
 
-    monkeypatch.setattr(PriorTeacher, "predict", listen)
+    monkeypatch.setattr(PriorTeacher, "predict", record)
     settings = {"class_scenes": 0.4, "class_caption_dropout": 0.2, "other_words": 0.5}
     run = make_run(tmp_path, steps=16, **settings)
     for file in run.images.glob("*.txt"):
         file.write_text("a sks dog by the sea\na sks dog")
     assert train(run, StopRequest())
-    others = set(asked) - {"", "a dog", "a dog by the sea"}
-    assert len(set(asked) - others) == 3
+    others = set(prompts_used) - {"", "a dog", "a dog by the sea"}
+    assert len(set(prompts_used) - others) == 3
     config = read_as(TrainingConfig, run.config)
     drawn = vocabulary_prompts(load_diffusion(config.base).tokenizer, config.token, config.seed)
     assert len(drawn) == PROMPT_COUNT

@@ -1,4 +1,4 @@
-"""How a subject's pictures and captions become a training set."""
+"""A subject: captions with the token, files, fingerprint."""
 
 from __future__ import annotations
 
@@ -61,14 +61,12 @@ def test_a_class_of_two_words_and_a_token_of_signs_are_taken_literally() -> None
         ({"class_name": " "}, "class_name is empty"),
     ],
 )
-def test_a_subject_that_cannot_be_learned_is_told_in_a_sentence(
-    subject: Subject, change: dict, named: str
-) -> None:
+def test_an_invalid_subject_is_a_user_error(subject: Subject, change: dict, named: str) -> None:
     with pytest.raises(UserError, match=named):
         replace(subject, **change)
 
 
-def test_pictures_and_captions_survive_the_folder(subject: Subject, tmp_path: Path) -> None:
+def test_images_and_captions_are_read_as_written(subject: Subject, tmp_path: Path) -> None:
     write_subject(tmp_path, subject)
     images, captions = read_images(tmp_path)
     assert tuple(captions) == subject.captions
@@ -86,7 +84,7 @@ def test_class_images_in_a_run_outlive_their_cache(
     assert len(read_images(tmp_path / "run")[0]) == 1
 
 
-def test_a_broken_picture_is_named(subject: Subject, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(subject: Subject, tmp_path: Path) -> None:
     write_subject(tmp_path, subject)
     (tmp_path / "01.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"01\.png"):

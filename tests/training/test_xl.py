@@ -1,4 +1,4 @@
-"""Stable Diffusion XL is personalised with both of its text encoders."""
+"""Stable Diffusion XL is trained with both of its text encoders."""
 
 from __future__ import annotations
 
@@ -59,26 +59,26 @@ def test_all_its_parts_are_trained(make_run, xl, tmp_path: Path, options: dict) 
     assert loss_curve(run.events) == loss_curve(whole.events)
 
 
-def test_its_text_encoders_stay_when_asked(make_run, xl, tmp_path: Path) -> None:
+def test_its_text_encoders_can_be_frozen(make_run, xl, tmp_path: Path) -> None:
     run = make_run(tmp_path, train_text_encoder=False, **xl)
     assert train(run, StopRequest())
     assert not any(key.startswith("lora_te") for key in load_file(run.lora))
     assert changed(run) == {"unet": True, "text_encoder": False, "text_encoder_2": False}
 
 
-def test_it_is_told_the_sizes_of_the_pictures(make_run, xl, tmp_path: Path, monkeypatch) -> None:
-    told = []
+def test_its_time_ids_are_the_image_sizes(make_run, xl, tmp_path: Path, monkeypatch) -> None:
+    recorded = []
 
-    def look(unet, latents, timesteps, text, frames):
-        told.append(frames)
-        return unet_forward.unet_forward(unet, latents, timesteps, text, frames)
+    def record(unet, latents, timesteps, text, time_ids):
+        recorded.append(time_ids)
+        return unet_forward.unet_forward(unet, latents, timesteps, text, time_ids)
 
-    monkeypatch.setattr(dreambooth_module, "unet_forward", look)
+    monkeypatch.setattr(dreambooth_module, "unet_forward", record)
     assert train(make_run(tmp_path, **xl), StopRequest())
-    originals = {tuple(int(side) for side in row[:2]) for frames in told for row in frames}
+    originals = {tuple(int(side) for side in row[:2]) for time_ids in recorded for row in time_ids}
     assert originals == {(16, 16), (20, 31), (64, 17)}
 
 
-def test_a_word_alone_is_not_learned_for_two_readers(make_run, xl, tmp_path: Path) -> None:
+def test_textual_inversion_needs_a_single_text_encoder(make_run, xl, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two text encoders"):
         train(make_run(tmp_path, method="embedding", **xl), StopRequest())
