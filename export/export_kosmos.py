@@ -10,6 +10,7 @@ import torch
 from ..kosmos.generate.caption import BRIEF
 from ..kosmos.generate.completion import Completion, generate
 from ..kosmos.generate.encoded_images import EncodedImages
+from ..kosmos.insight.attention import eager_attention
 from ..kosmos.kosmos_model import Kosmos, SupportsImageEncoding
 from ..kosmos.prompt import tokenize
 from ..quantize.quantize_weights import require_unquantized
@@ -19,7 +20,7 @@ from .export_folder import Json, Manifest, new_export_folder
 from .export_formats import EXPORT_FORMATS
 from .export_part import to_cpu_float32
 from .export_readme import write_readme
-from .kosmos_parts import NEW_TOKENS, dynamic_parts, eager_for_export, static_parts
+from .kosmos_parts import NEW_TOKENS, dynamic_parts, static_parts
 from .onnx_kosmos import load_onnx_kosmos
 from .tolerance import Precision
 from .write_parts import UNQUANTIZED_REMEDY, OnStep, versions, write_parts
@@ -54,7 +55,8 @@ def export_kosmos(
     kosmos = dataclasses.replace(kosmos, model=to_cpu_float32(kosmos.model))
     with new_export_folder(folder) as draft:
         parts = (static_parts if EXPORT_FORMATS[format_].fixed else dynamic_parts)(kosmos, images)
-        with eager_for_export(kosmos):
+        configs = kosmos.model.vision_model.config, kosmos.model.text_model.config
+        with eager_attention(*configs), torch.no_grad():
             written = write_parts(parts, draft, format_, precision, on_step)
         del parts
         kosmos.processor.save_pretrained(draft)

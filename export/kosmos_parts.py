@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -14,7 +13,6 @@ from ..kosmos.generate.caption import BRIEF
 from ..kosmos.generate.completion import generate
 from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.generate.image_encoder import encode_images
-from ..kosmos.insight.attention import eager_attention
 from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.preprocess import preprocess
 from ..kosmos.prompt import tokenize
@@ -97,19 +95,6 @@ def static_parts(kosmos: Kosmos, images: Images) -> list[Part]:
         Part("decoder_read", decoder, next(steps(0, 1)), outputs, {}, lambda: steps(0, 1)),
         Part("decoder_write", decoder, next(steps(1, 2)), outputs, {}, lambda: steps(1, None)),
     ]
-
-
-@contextmanager
-def eager_for_export(kosmos: Kosmos) -> Iterator[None]:
-    """Use eager attention within the block: matrix products that every format supports."""
-    config = kosmos.model.vision_model.config
-    implementation = config._attn_implementation
-    config._attn_implementation = "eager"
-    try:
-        with eager_attention(kosmos.model), torch.no_grad():
-            yield
-    finally:
-        config._attn_implementation = implementation
 
 
 def _empty_cache(kosmos: Kosmos, batch: int, length: int) -> list[Tensor]:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..shared.batching import in_batches
 from ..shared.errors import UserError
-from ..shared.model_folders import model_kind
+from ..shared.model_folders import load_pretrained
 from .grounding import GroundedText, Phrase
 from .tokenized_caption import LETTER, UNPARTED
 
@@ -86,30 +85,19 @@ class Translator:
 
 
 def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
-    """Load the MarianMT, M2M100 or NLLB that lies in `folder`; nothing is downloaded.
+    """Load the MarianMT, M2M100 or NLLB in `folder`; nothing is downloaded.
 
     Raises UserError when a file is missing or broken, or when it is another kind of model.
     """
-    kind = model_kind(folder)
-    if kind not in MODEL_TYPES:
-        raise UserError(
-            f'"{folder.name}" is a model of the kind "{kind}": choose a MarianMT, M2M100 or NLLB.'
-        )
-    with torch.inference_mode(False):
-        try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
-            raise UserError(
-                f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
-                "safetensors and the tokenizer's files, so copy it again."
-            ) from error
-    return Translator(model.eval(), tokenizer, folder.name)
+    model, tokenizer = load_pretrained(
+        folder,
+        dtype,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        MODEL_TYPES,
+        "choose a MarianMT, M2M100 or NLLB",
+    )
+    return Translator(model, tokenizer, folder.name)
 
 
 def translate(

@@ -155,7 +155,7 @@ class AttentionMap(io.ComfyNode):
                 "picture": k,
                 "caption": text.caption,
                 "layers": chosen_layers or list(range(decoder.layers)),
-                "words": [{**m.as_numbers(), "layers": _by_layer(m) if small else []} for m in own],
+                "words": [{**m.to_dict(), "layers": _by_layer(m) if small else []} for m in own],
             }
             for k, (place, text, own) in enumerate(zip(places, told, by_picture, strict=True))
         ]

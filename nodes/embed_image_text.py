@@ -172,10 +172,10 @@ def _by_decoder(
     alignment = fit_alignment(torch.cat(seen), torch.cat(said))
     if images:
         states = [image_states(kosmos, part, prompt, watched.batching()) for part in images]
-        pictures = alignment.pictures(torch.cat(states))
+        pictures = alignment.map_images(torch.cat(states))
     if told is not None:
-        told = alignment.texts(told)
-    return pictures, told, f"{space}, aligned by reference {alignment.name}"
+        told = alignment.map_texts(told)
+    return pictures, told, f"{space}, aligned by reference {alignment.digest}"
 
 
 def _by_likelihood(

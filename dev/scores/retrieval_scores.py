@@ -68,7 +68,7 @@ def retrieval(kosmos: Kosmos, count: int, references: int) -> Iterator[Figure]:
     yield from _both_ways("decoder, described first", described @ l2_normalize(said).T, ASKED)
     others = as_images([draw_sample(REFERENCE + k, KOSMOS_PIXELS) for k in range(references)])
     alignment = fit_alignment(image_states(kosmos, others), caption_states(kosmos, others))
-    aligned = alignment.pictures(seen) @ alignment.texts(said).T
+    aligned = alignment.map_images(seen) @ alignment.map_texts(said).T
     yield from _both_ways(f"decoder, aligned by {references} pictures", aligned, ASKED)
     yield from _both_ways("likelihood", likelihood_scores(kosmos, images, texts), ASKED)
 

@@ -1,1 +1,1 @@
-"""Look inside Kosmos-2: attention, relevance, patches, embeddings, likelihood."""
+"""Inspect Kosmos-2: attention, relevance, patches, embeddings, likelihood scores."""

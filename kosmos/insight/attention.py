@@ -1,13 +1,13 @@
-"""For each word of a caption, the patches that it rests on.
+"""Attention maps: for each word of a caption, the patches that it depends on.
 
-Kosmos-2's decoder never sees a patch: it sees the slots, and each slot is what one latent query of
-the connector gathered from the patches. So a word's map over the patches is
+Kosmos-2's decoder does not read patches: it reads image embeddings, each of which one latent query
+of the connector computed from the patches. So the map of a word over the patches is
 
-    (the word's attention to the slots) x (the slots' attention to the patches).
+    (attention of the word to the image embeddings) x (attention of the queries to the patches).
 
-The word's row is that of the position before it, from which it was predicted. The connector's keys
-are the class token, the patches and the queries themselves; what goes to the class token and to the
-queries lies nowhere in the picture, and is reported beside the map.
+The row of a word is that of the position before it, where it is predicted. The connector's keys are
+the class token, the patches and the queries themselves; the shares of the class token and of the
+queries have no place in the image and are returned separately.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Kosmos2ForConditionalGeneration
+from transformers import PretrainedConfig
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
@@ -34,13 +34,12 @@ METHODS = ("gradient", "attention", "rollout")
 
 @dataclass(frozen=True)
 class WordMap:
-    """Where a word rests.
+    """The attention map of a word.
 
-    `grid` is float32 [G,G] on the CPU, row by row from the upper left patch. For the methods
-    attention and rollout its sum, `class_token`, `queries` and `text` (all that is no image slot)
-    are shares that add up to 1. For gradient they are relevances, 0 or more, and `text` is None.
-    `by_layer` [L,G,G] holds what each layer that counts contributed by itself; None for rollout,
-    which has no such parts.
+    `grid` is float32 [G,G] on the CPU, in row-major order of the patches. For the methods attention
+    and rollout, the sum of `grid`, `class_token`, `queries` and `text` (everything that is no image
+    embedding) is 1. For gradient they are relevances, 0 or more, and `text` is None. `by_layer`
+    [L,G,G] is the contribution of each selected layer; None for rollout.
     """
 
     word: Word
@@ -50,8 +49,8 @@ class WordMap:
     text: float | None
     by_layer: Tensor | None
 
-    def as_numbers(self) -> dict[str, Any]:
-        """Return all but the layers as JSON knows it; `start`, `end`: the word's in its caption."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the layers as JSON data; the word is caption[start:end]."""
         return {
             "word": self.word.text,
             "start": self.word.start,
@@ -66,7 +65,7 @@ class WordMap:
 def word_maps(
     kosmos: Kosmos,
     pixels: Tensor,
-    spelled: TokenizedCaption,
+    caption: TokenizedCaption,
     words: Sequence[Word],
     *,
     method: str = "gradient",
@@ -74,160 +73,166 @@ def word_maps(
     heads: Sequence[int] | None = None,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[WordMap]:
-    """Return a map for each of `words` of a caption under one picture.
+    """Return the attention map of each of `words` of a caption of one image.
 
-    `pixels` is [1,3,S,S] from `preprocess`. `layers` and `heads` are those of the decoder that
-    count, from 0, all if None; the connector's heads always count all. `method` is one of METHODS;
-    of a word of several tokens it is the mean over them.
+    `pixels` is [1,3,S,S] from `preprocess`. `method` is one of METHODS. `layers` and `heads` select
+    those of the decoder, from 0; None selects all. All heads of the connector are used. The map of
+    a word of several tokens is their mean.
 
-    Attention weights are computed openly in this pass only. gradient takes a pass forward and back
-    for each token, some at a time: `batching` counts tokens, and none of the model's weights may be
-    an inference tensor.
+    The method gradient runs a forward and a backward pass for each token; `batching` counts tokens,
+    and no weight of the model may be an inference tensor.
     """
     if method == "gradient":
-        return _by_gradient(kosmos, pixels, spelled, words, layers, heads, batching)
+        return _gradient_maps(kosmos, pixels, caption, words, layers, heads, batching)
     with torch.no_grad():
-        read = _read(kosmos, patch_features(kosmos, pixels), spelled)
-    chosen = _choose(read.layers, layers, heads)
-    follow = [rollout(chosen)] if method == "rollout" else mean_over_heads(chosen)
-    connector = read.connector.float().mean(1)[0]
+        output = _forward(kosmos, patch_features(kosmos, pixels), caption)
+    weights = _select(output.layers, layers, heads)
+    attention = [rollout(weights)] if method == "rollout" else mean_over_heads(weights)
+    connector = output.connector.float().mean(1)[0]
     maps = []
     for word in words:
         rows = [token - 1 for token in word.tokens]
-        slots = torch.stack([layer[0, rows, slice(*spelled.slots)].mean(0) for layer in follow])
+        slots = torch.stack([layer[0, rows, slice(*caption.slots)].mean(0) for layer in attention])
         text = 1 - float(slots.mean(0).sum())
         keys = slots @ connector
-        maps.append(_map(kosmos, word, keys.mean(0), text, None if method == "rollout" else keys))
+        by_layer = None if method == "rollout" else keys
+        maps.append(_word_map(kosmos, word, keys.mean(0), text, by_layer))
     return maps
 
 
-def parse_indices(text: str, count: int, what: str) -> list[int] | None:
-    """Read which of `count` layers or heads are meant: "all", "last", or numbers as "0, 2-4".
+def parse_indices(text: str, count: int, name: str) -> list[int] | None:
+    """Parse a selection of `count` layers or heads: "all", "last", or indices as "0, 2-4".
 
-    Returns None for all. Raises UserError for anything else.
+    Returns None for all. Raises UserError, which names the input `name`, for anything else.
     """
     text = text.strip().lower()
     if text in ("", "all"):
         return None
     if text == "last":
         return [count - 1]
-    chosen: list[int] = []
+    indices: list[int] = []
     for part in text.split(","):
         first, _, last = (piece.strip() for piece in part.partition("-"))
         if not first.isdecimal() or not (last or first).isdecimal():
             raise UserError(
-                f'"{part.strip()}" in {what} is no number: write all, last, or numbers as 0, 2-4.'
+                f'"{part.strip()}" in {name} is not a number: write all, last, or numbers as '
+                "0, 2-4."
             )
         if not int(first) <= int(last or first) < count:
             raise UserError(
-                f'"{part.strip()}" in {what} is not there: the model has 0 to {count - 1}.'
+                f'"{part.strip()}" in {name} does not exist: the model has 0 to {count - 1}.'
             )
-        chosen += range(int(first), int(last or first) + 1)
-    return sorted(set(chosen))
+        indices += range(int(first), int(last or first) + 1)
+    return sorted(set(indices))
 
 
 @torch.inference_mode(False)
-def _by_gradient(
+def _gradient_maps(
     kosmos: Kosmos,
     pixels: Tensor,
-    spelled: TokenizedCaption,
+    caption: TokenizedCaption,
     words: Sequence[Word],
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     batching: BatchOptions,
 ) -> list[WordMap]:
-    """Take the logit of each token, where it is predicted, as the score that attention raised."""
+    """Return maps by gradient relevance; the score of a token is its predicted logit."""
     tokens = [token for word in words for token in word.tokens]
-    # A tensor made in inference mode, as ComfyUI's pictures are, cannot be kept for a gradient.
+    # ComfyUI's images are inference tensors, which autograd cannot save: clone them.
     features = patch_features(kosmos, pixels.clone())
 
-    def keys(batch: slice) -> list[Tensor]:
+    def relevance_of_keys(batch: slice) -> list[Tensor]:
         part = tokens[batch]
         with torch.enable_grad():
-            # Whether the model's weights ask for gradients or not, those of attention do from here.
-            read = _read(kosmos, features.repeat(len(part), 1, 1).requires_grad_(), spelled)
-            logits = [read.logits[k, token - 1, spelled.ids[token]] for k, token in enumerate(part)]
-            by_connector, *by_layers = torch.autograd.grad(
-                torch.stack(logits).sum(), [read.connector, *read.layers]
+            # With this input, attention weights have gradients even if the model is frozen.
+            inputs = features.repeat(len(part), 1, 1).requires_grad_()
+            output = _forward(kosmos, inputs, caption)
+            logits = [
+                output.logits[k, token - 1, caption.ids[token]] for k, token in enumerate(part)
+            ]
+            connector_gradient, *gradients = torch.autograd.grad(
+                torch.stack(logits).sum(), [output.connector, *output.layers]
             )
         with torch.no_grad():
-            chosen = _choose(read.layers, layers, heads), _choose(by_layers, layers, heads)
-            follow = [gradient_relevance(*chosen), *map(positive_contribution, *chosen)]
-            connector = positive_contribution(read.connector, by_connector)
+            selected = _select(output.layers, layers, heads), _select(gradients, layers, heads)
+            relevance = [gradient_relevance(*selected), *map(positive_contribution, *selected)]
+            connector = positive_contribution(output.connector, connector_gradient)
             return [
-                torch.stack([one[k, token - 1, slice(*spelled.slots)] for one in follow])
+                torch.stack([layer[k, token - 1, slice(*caption.slots)] for layer in relevance])
                 @ connector[k]
                 for k, token in enumerate(part)
             ]
 
-    # For the way back, the activations of all layers are kept, and not of one.
-    size = choose_batch_size(kosmos.model, batching, len(spelled.ids))
+    # The backward pass needs the activations of all layers.
+    size = choose_batch_size(kosmos.model, batching, len(caption.ids))
     size = max(1, size // kosmos.model.config.text_config.layers)
-    found = torch.stack(list(in_batches(len(tokens), size, keys, batching.on_batch)))
-    by_word = [own.mean(0) for own in found.split([len(word.tokens) for word in words])]
+    keys = torch.stack(list(in_batches(len(tokens), size, relevance_of_keys, batching.on_batch)))
+    by_word = [part.mean(0) for part in keys.split([len(word.tokens) for word in words])]
     return [
-        _map(kosmos, word, own[0], None, own[1:]) for word, own in zip(words, by_word, strict=True)
+        _word_map(kosmos, word, part[0], None, part[1:])
+        for word, part in zip(words, by_word, strict=True)
     ]
 
 
-class _Read(NamedTuple):
-    """What one pass over N copies of a caption gave: logits [N,T,V] and attention weights, of the
-    decoder's layers [N,H,T,T] and of the connector [N,H,Q,K]."""
+class _Output(NamedTuple):
+    """Logits [N,T,V], and attention weights of each decoder layer [N,H,T,T] and of the connector
+    [N,H,Q,K]."""
 
     logits: Tensor
     layers: Sequence[Tensor]
     connector: Tensor
 
 
-def _read(kosmos: Kosmos, patches: Tensor, spelled: TokenizedCaption) -> _Read:
-    """Read a caption under each of N pictures' `patches`, from `patch_features`."""
+def _forward(kosmos: Kosmos, patches: Tensor, caption: TokenizedCaption) -> _Output:
+    """Run the model on a caption of each of N images, given by their `patch_features`."""
     model = kosmos.model
-    ids = torch.tensor(spelled.ids, device=model.device).repeat(len(patches), 1)
-    slots = torch.zeros_like(ids)
-    slots[:, slice(*spelled.slots)] = 1
-    with eager_attention(model):
-        features, connector = model.image_to_text_projection(patches)
-        seen = model.text_model(
+    ids = torch.tensor(caption.ids, device=model.device).repeat(len(patches), 1)
+    mask = torch.zeros_like(ids)
+    mask[:, slice(*caption.slots)] = 1
+    with eager_attention(model.text_model.config):
+        embeds, connector = model.image_to_text_projection(patches)
+        output = model.text_model(
             input_ids=ids,
-            image_embeds=features.contiguous(),
-            image_embeds_position_mask=slots,
+            image_embeds=embeds.contiguous(),
+            image_embeds_position_mask=mask,
             use_cache=False,
             output_attentions=True,
         )
-    return _Read(seen.logits, seen.attentions, connector)
+    return _Output(output.logits, output.attentions, connector)
 
 
 @contextmanager
-def eager_attention(model: Kosmos2ForConditionalGeneration) -> Iterator[None]:
-    """Let the decoder and the connector compute attention openly ("eager") for as long as needed.
+def eager_attention(*configs: PretrainedConfig) -> Iterator[None]:
+    """Use eager attention, which returns its weights, in the modules with these configs.
 
-    Fused attention never forms the weights. Both read the kind of attention from one configuration
-    at each call, so nothing is rebuilt, and afterwards the model is as fast as before.
+    The config of Kosmos-2's decoder is also that of its connector. Modules read the implementation
+    at each call, so nothing is rebuilt.
     """
-    config = model.text_model.config
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
+    implementations = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = "eager"
     try:
         yield
     finally:
-        config._attn_implementation = before
+        for config, implementation in zip(configs, implementations, strict=True):
+            config._attn_implementation = implementation
 
 
-def _choose(
+def _select(
     weights: Sequence[Tensor], layers: Sequence[int] | None, heads: Sequence[int] | None
 ) -> list[Tensor]:
-    chosen = list(weights) if layers is None else [weights[k] for k in layers]
-    return chosen if heads is None else [layer[:, list(heads)] for layer in chosen]
+    selected = list(weights) if layers is None else [weights[k] for k in layers]
+    return selected if heads is None else [layer[:, list(heads)] for layer in selected]
 
 
-def _map(
+def _word_map(
     kosmos: Kosmos, word: Word, keys: Tensor, text: float | None, by_layer: Tensor | None
 ) -> WordMap:
-    """Part what lies on the connector's keys, in all [K] and by layer [L,K]."""
+    """Split the relevance of the connector's keys, [K] in total and [L,K] by layer."""
     side = grid_side(kosmos)
-    parts = (1, side * side, kosmos.model.config.latent_query_num)
-    class_token, patches, queries = keys.float().cpu().split(parts)
-    layers = None if by_layer is None else by_layer.float().cpu().split(parts, dim=-1)[1]
+    sizes = (1, side * side, kosmos.model.config.latent_query_num)
+    class_token, patches, queries = keys.float().cpu().split(sizes)
+    layers = None if by_layer is None else by_layer.float().cpu().split(sizes, dim=-1)[1]
     return WordMap(
         word,
         patches.view(side, side),

@@ -1,12 +1,11 @@
-"""A space for pictures and texts, read off Kosmos-2's decoder.
+"""Embeddings of images and texts from hidden states of Kosmos-2's decoder.
 
-Kosmos-2 was trained to continue text, not to tell pairs apart, so there is no ready-made space. As
-in PromptEOL (Jiang et al. 2023, arXiv:2307.16645) and E5-V (Jiang et al. 2024, arXiv:2407.12580),
-what the decoder has read is followed by a prompt that wants one word, and the last hidden state
-stands for all of it.
+Kosmos-2 was trained to continue text, not to compare pairs, so it has no embedding space. As in
+PromptEOL (Jiang et al. 2023, arXiv:2307.16645) and E5-V (Jiang et al. 2024, arXiv:2407.12580), the
+input is followed by a prompt that asks for one word, and the last hidden state is the embedding.
 
-States behind a picture and states behind a text lie apart: on the sandbox, cosines between the two
-are no better than chance, and subtracting each side's mean does not help. Two methods align them:
+States of images and states of texts lie apart: on the sandbox, cosines between the two are no
+better than chance, and subtracting each side's mean does not help. Two methods align them:
 `caption_states` embeds the model's own caption of each image in place of the image; `fit_alignment`
 fits a linear map for each side on reference images, which the model captions itself.
 """
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
@@ -33,10 +33,10 @@ from .embedding import l2_normalize
 from .likelihood import remove_grounding_tag
 
 PROMPT = "This is a"
-"""What wants one word: it suits a model that continues text, and follows pictures and texts."""
+"""Asks for one word; it suits a model that continues text, after images and texts alike."""
 
 MIN_PAIRS = 32
-"""Reference pictures; some hundreds are better."""
+"""Reference images of an alignment; some hundreds are better."""
 
 RIDGE = 0.05
 """Added to the variance in every direction, as a share of the mean variance."""
@@ -44,26 +44,26 @@ RIDGE = 0.05
 
 @dataclass(frozen=True)
 class Alignment:
-    """A linear map for each side into a space of K dimensions where they meet.
+    """A linear map of image states and one of text states into a common space of K dimensions.
 
     Means are [D], maps [D,K], float32 on the CPU.
     """
 
-    picture_mean: Tensor
-    picture_map: Tensor
+    image_mean: Tensor
+    image_map: Tensor
     text_mean: Tensor
     text_map: Tensor
 
     @property
-    def name(self) -> str:
-        """Eight hexadecimal digits by which alignments differ."""
-        return hashlib.sha256(self.picture_map.numpy().tobytes()).hexdigest()[:8]
+    def digest(self) -> str:
+        """Eight hexadecimal digits that identify the alignment."""
+        return hashlib.sha256(self.image_map.numpy().tobytes()).hexdigest()[:8]
 
-    def pictures(self, states: Tensor) -> Tensor:
-        """Map picture states [N,D] to unit vectors [N,K]."""
-        return l2_normalize((states - self.picture_mean) @ self.picture_map)
+    def map_images(self, states: Tensor) -> Tensor:
+        """Map image states [N,D] to unit vectors [N,K]."""
+        return l2_normalize((states - self.image_mean) @ self.image_map)
 
-    def texts(self, states: Tensor) -> Tensor:
+    def map_texts(self, states: Tensor) -> Tensor:
         """Map text states [N,D] to unit vectors [N,K]."""
         return l2_normalize((states - self.text_mean) @ self.text_map)
 
@@ -74,26 +74,26 @@ def image_states(
     prompt: str = PROMPT,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the decoder's last hidden state behind each picture and the prompt, float32 [B,D].
+    """Return the decoder's last hidden state after each image and the prompt, float32 [B,D].
 
-    `images` is [B,H,W,C] as in `preprocess`. Raises UserError for an empty batch, and for a
-    prompt that the decoder has no room for.
+    `images` is [B,H,W,C] as in `preprocess`. Raises UserError for an empty batch, and for a prompt
+    that exceeds the context length.
     """
     check_images(images)
-    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, 0))
-    ids = torch.tensor([asked.ids])
-    slots = torch.zeros_like(ids)
-    slots[:, asked.slots[0] : asked.slots[1]] = 1
+    tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, 0))
+    ids = torch.tensor([tokenized.ids])
+    mask = torch.zeros_like(ids)
+    mask[:, slice(*tokenized.slots)] = 1
     size = choose_batch_size(kosmos.model, batching, ids.shape[1])
 
-    def read(batch: slice) -> Tensor:
-        features = encode_images(kosmos, preprocess(kosmos, images[batch]))
-        states = _read(
-            kosmos, ids.expand(len(features), -1), features, slots.expand(len(features), -1)
+    def last_states(batch: slice) -> Tensor:
+        embeds = encode_images(kosmos, preprocess(kosmos, images[batch]))
+        states = _hidden_states(
+            kosmos, ids.expand(len(embeds), -1), embeds, mask.expand(len(embeds), -1)
         )
         return states[:, -1].float().cpu()
 
-    return torch.stack(list(in_batches(len(images), size, read, batching.on_batch)))
+    return torch.stack(list(in_batches(len(images), size, last_states, batching.on_batch)))
 
 
 def text_states(
@@ -102,40 +102,35 @@ def text_states(
     prompt: str = PROMPT,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the decoder's last hidden state behind each text and the prompt, float32 [N,D].
+    """Return the decoder's last hidden state after each text and the prompt, float32 [N,D].
 
-    There is no picture. Each text is read as a sentence about one ("An image of ... ."). Raises
-    UserError without texts, and for one that the decoder has no room for.
+    Each text is embedded in the form of a caption (`as_caption`), without an image. Raises
+    UserError when there are no texts, and for one that exceeds the context length.
     """
     if not texts:
         raise UserError("There is no text to embed: write at least one line.")
     config = kosmos.model.config.text_config
-    tokenizer = kosmos.processor.tokenizer
-    written = [f"{as_caption(text)} {prompt}".strip() for text in texts]
-    rows = [
-        [config.bos_token_id, *ids]
-        for ids in tokenizer(written, add_special_tokens=False)["input_ids"]
-    ]
-    longest = max(map(len, rows))
+    inputs = kosmos.processor.tokenizer(
+        [f"{as_caption(text)} {prompt}".strip() for text in texts], add_special_tokens=False
+    )["input_ids"]
+    rows = [torch.tensor([config.bos_token_id, *ids]) for ids in inputs]
+    order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
+    longest = len(rows[order[-1]])
     if longest > config.max_position_embeddings:
-        text = texts[max(range(len(rows)), key=lambda k: len(rows[k]))]
         raise UserError(
-            f'The text "{text[:40]}..." takes {longest} tokens with the prompt, and the model has '
-            f"room for {config.max_position_embeddings}: shorten it."
+            f'The text "{texts[order[-1]][:40]}..." takes {longest} tokens with the prompt, and '
+            f"the context length is {config.max_position_embeddings}: shorten it."
         )
     size = choose_batch_size(kosmos.model, batching, longest)
-    order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
 
-    def read(batch: slice) -> Tensor:
+    def last_states(batch: slice) -> Tensor:
         part = [rows[k] for k in order[batch]]
-        ids = torch.full((len(part), max(map(len, part))), config.pad_token_id)
-        for k, row in enumerate(part):
-            ids[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
-        states = _read(kosmos, ids)
+        ids = pad_sequence(part, batch_first=True, padding_value=config.pad_token_id)
+        states = _hidden_states(kosmos, ids)
         last = torch.tensor([len(row) - 1 for row in part], device=states.device)
         return states[torch.arange(len(part), device=states.device), last].float().cpu()
 
-    states = torch.stack(list(in_batches(len(rows), size, read, batching.on_batch)))
+    states = torch.stack(list(in_batches(len(rows), size, last_states, batching.on_batch)))
     return states[torch.tensor(order).argsort()]
 
 
@@ -145,40 +140,40 @@ def caption_states(
     prompt: str = PROMPT,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the text states, float32 [B,D], of the model's own brief captions of pictures."""
-    told = [one.caption for one in caption(kosmos, images, batching=batching)]
-    return text_states(kosmos, told, prompt, replace(batching, on_batch=None))
+    """Return the text states, float32 [B,D], of the model's own brief captions of images."""
+    captions = [text.caption for text in caption(kosmos, images, batching=batching)]
+    return text_states(kosmos, captions, prompt, replace(batching, on_batch=None))
 
 
-def fit_alignment(pictures: Tensor, texts: Tensor) -> Alignment:
-    """Learn from N pairs of states, [N,D] each, how the two sides correspond.
+def fit_alignment(images: Tensor, texts: Tensor) -> Alignment:
+    """Fit the linear maps that align N pairs of image and text states, [N,D] each.
 
     This is canonical correlation analysis (Hotelling 1936) with a ridge (Vinod 1976): both sides
-    are whitened, and the directions kept are those in which they agree, each weighted by how much.
+    are whitened, and the directions with the largest correlations are kept, weighted by them.
     Raises UserError for fewer than 32 pairs.
     """
-    count, width = pictures.shape
+    count, width = images.shape
     if count < MIN_PAIRS:
         raise UserError(
-            f"The reference has {count} pictures, too few to learn from: connect at least "
+            f"The reference has {count} images, too few to fit an alignment: connect at least "
             f"{MIN_PAIRS}, better some hundreds, or none."
         )
-    picture_mean, text_mean = pictures.mean(0), texts.mean(0)
-    left, right = pictures - picture_mean, texts - text_mean
+    image_mean, text_mean = images.mean(0), texts.mean(0)
+    left, right = images - image_mean, texts - text_mean
     whiten_left, whiten_right = _whitening(left), _whitening(right)
-    u, agreement, v = torch.linalg.svd((left @ whiten_left).T @ (right @ whiten_right) / count)
-    kept = min(count, width) // 4
-    weight = agreement[:kept]
+    u, correlations, v = torch.linalg.svd((left @ whiten_left).T @ (right @ whiten_right) / count)
+    dimensions = min(count, width) // 4
+    weights = correlations[:dimensions]
     return Alignment(
-        picture_mean,
-        whiten_left @ u[:, :kept] * weight,
+        image_mean,
+        whiten_left @ u[:, :dimensions] * weights,
         text_mean,
-        whiten_right @ v.T[:, :kept] * weight,
+        whiten_right @ v.T[:, :dimensions] * weights,
     )
 
 
 def as_caption(text: str) -> str:
-    """Return a text as the captions that the model writes: "An image of a dog."."""
+    """Return a text in the form of the model's captions: "An image of a dog."."""
     text = text.strip()
     if not text.lower().startswith(BRIEF.lower()):
         text = f"{BRIEF} {text}"
@@ -186,21 +181,21 @@ def as_caption(text: str) -> str:
 
 
 @torch.no_grad()
-def _read(
-    kosmos: Kosmos, ids: Tensor, features: Tensor | None = None, slots: Tensor | None = None
+def _hidden_states(
+    kosmos: Kosmos, ids: Tensor, image_embeds: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     device = kosmos.model.device
     states: Tensor = kosmos.model.text_model.model(
         input_ids=ids.contiguous().to(device),
-        image_embeds=features,
-        image_embeds_position_mask=None if slots is None else slots.to(device),
+        image_embeds=image_embeds,
+        image_embeds_position_mask=None if mask is None else mask.to(device),
         use_cache=False,
     ).last_hidden_state
     return states
 
 
 def _whitening(centred: Tensor) -> Tensor:
-    """Return the symmetric [D,D] that makes the covariance of [N,D] nearly the identity."""
+    """Return the symmetric [D,D] that maps the covariance of [N,D] nearly to the identity."""
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
     scale = (values.clamp_min(0) + RIDGE * values.mean()).rsqrt()
     return vectors @ torch.diag(scale) @ vectors.T

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and their kin: models trained to bring pictures and their texts together."""
+"""Dual encoders such as CLIP and SigLIP, which embed images and texts in one space."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
 from ...shared.images import check_images, to_rgb
-from ...shared.model_folders import model_kind
+from ...shared.model_folders import load_pretrained
 from .embedding import l2_normalize
 
 if TYPE_CHECKING:
@@ -25,12 +24,12 @@ MODEL_TYPES = ("clip", "siglip", "siglip2", "align", "altclip", "chinese_clip")
 """Model types of transformers that have `get_image_features` and `get_text_features`."""
 
 BATCH_SIZE = 16
-"""Pictures or texts, unless told otherwise."""
+"""Default number of images or texts."""
 
 
 @dataclass(frozen=True)
 class DualEncoder:
-    """A loaded dual encoder, in evaluation mode, with what tokenizes and preprocesses for it."""
+    """A loaded dual encoder, in evaluation mode, and its processor."""
 
     model: PreTrainedModel
     processor: ProcessorMixin
@@ -38,28 +37,19 @@ class DualEncoder:
 
 
 def load_dual_encoder(folder: Path, dtype: torch.dtype) -> DualEncoder:
-    """Load the model that lies in `folder` in transformers' layout; nothing is downloaded.
+    """Load the dual encoder in `folder`, in transformers' layout; nothing is downloaded.
 
     Raises UserError when a file is missing or broken, or when it is another kind of model.
     """
-    kind = model_kind(folder)
-    if kind not in MODEL_TYPES:
-        raise UserError(
-            f'"{folder.name}" is a model of the kind "{kind}", which does not embed pictures and '
-            "texts: choose a CLIP or SigLIP."
-        )
-    with torch.inference_mode(False):
-        try:
-            model = AutoModel.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
-            )
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-            raise UserError(
-                f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
-                "safetensors, tokenizer and preprocessor_config.json, so copy it again."
-            ) from error
-    return DualEncoder(model.eval(), processor, folder.name)
+    model, processor = load_pretrained(
+        folder,
+        dtype,
+        AutoModel,
+        AutoProcessor,
+        MODEL_TYPES,
+        "choose a CLIP or SigLIP, which embeds images and texts",
+    )
+    return DualEncoder(model, processor, folder.name)
 
 
 @torch.no_grad()
@@ -68,7 +58,7 @@ def embed_images(
     images: Tensor,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return unit vectors, float32 [B,D], of pictures [B,H,W,C] as in `to_rgb`."""
+    """Return unit vectors, float32 [B,D], of images [B,H,W,C] as in `to_rgb`."""
     check_images(images)
 
     def embed(batch: slice) -> Tensor:
@@ -90,7 +80,7 @@ def embed_texts(
     texts: Sequence[str],
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return unit vectors, float32 [N,D], of texts; what a text has too much is cut off.
+    """Return unit vectors, float32 [N,D], of texts, truncated to the model's length.
 
     Raises UserError without texts.
     """
@@ -98,7 +88,7 @@ def embed_texts(
         raise UserError("There is no text to embed: write at least one line.")
 
     def embed(batch: slice) -> Tensor:
-        # SigLIP was trained on texts padded to full length, and to CLIP it makes no difference.
+        # SigLIP was trained on texts padded to full length; CLIP does not depend on padding.
         inputs = dual.processor.tokenizer(
             list(texts[batch]),
             padding="max_length",
@@ -113,6 +103,6 @@ def embed_texts(
 
 
 def _vectors(features: Any) -> Tensor:
-    """Return the vectors: transformers 5 wraps them in an output, transformers 4 did not."""
+    """Return the feature tensor, which transformers 5 wraps in a model output."""
     vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
     return vectors

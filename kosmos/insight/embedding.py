@@ -1,4 +1,4 @@
-"""Pictures, texts and patches as vectors, and how alike they are."""
+"""Embeddings of images, texts and patches, and their similarity."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ THUMBNAIL_SIZE = 96
 class Embedding:
     """Vectors of one space: what the EMBEDDING socket carries.
 
-    `vectors` is float32 [N,D] on the CPU. How alike two things are is the dot product of their
-    vectors. In all spaces but one vectors have unit length, so that it is a cosine, -1 to 1. In a
-    likelihood space a picture's vector holds, for each text, how much likelier the picture makes
-    it (nats per token, of either sign), and a text's vector is 1 at its own place, 0 elsewhere.
+    `vectors` is float32 [N,D] on the CPU; the similarity of two is their dot product. In all spaces
+    but one the vectors have unit length, so it is the cosine, -1..1. In a likelihood space the
+    vector of an image holds its likelihood score for each text (nats per token), and the vector of
+    a text is one-hot.
 
     `labels` are N names. Only vectors of the same `space` can be compared. `thumbnails` is uint8
-    [N,96,96,3] where the vectors stand for pictures.
+    [N,96,96,3] for vectors of images.
     """
 
     vectors: Tensor
@@ -37,14 +37,14 @@ class Embedding:
 
 
 def l2_normalize(vectors: Tensor) -> Tensor:
-    """Return [N,D] as float32 on the CPU, scaled to unit length; zero stays zero."""
+    """Return vectors [N,D] scaled to unit length, as float32 on the CPU; zero stays zero."""
     return normalize(vectors.detach().float().cpu(), dim=-1)
 
 
 def similarity(rows: Embedding, columns: Embedding) -> Tensor:
-    """Return how alike each of N things is to each of M others, float32 [N,M].
+    """Return the similarity of N vectors with M others, float32 [N,M].
 
-    Raises UserError when they are not of the same space.
+    Raises UserError when they are of different spaces.
     """
     if rows.space != columns.space:
         raise UserError(
@@ -55,14 +55,14 @@ def similarity(rows: Embedding, columns: Embedding) -> Tensor:
 
 
 def rank(similarities: Tensor, top: int) -> list[list[int]]:
-    """Return for each row the numbers of the `top` best columns, best first, ties in order."""
+    """Return the indices of the `top` most similar columns of each row, ties in order."""
     order = similarities.sort(dim=1, descending=True, stable=True).indices
     ranks: list[list[int]] = order[:, :top].tolist()
     return ranks
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Return uint8 [B,96,96,3] of pictures [B,H,W,C] as in `to_rgb`, each whole, on black."""
+    """Return images [B,H,W,C] as in `to_rgb` fitted into uint8 [B,96,96,3], padded with black."""
     check_images(images)
     small = [ImageOps.pad(to_pil(image), (THUMBNAIL_SIZE, THUMBNAIL_SIZE)) for image in images]
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in small]))
+    return torch.from_numpy(np.stack([np.asarray(image) for image in small]))

@@ -1,21 +1,22 @@
-"""How much likelier a picture makes a text: Kosmos-2's own loss, read as a score.
+"""Likelihood score: how much an image raises the likelihood of a text under Kosmos-2.
 
-score = mean over the text's tokens of log p(token | picture, before) - log p(token | before)
+score = mean over the text's tokens of log p(token | image, prefix) - log p(token | prefix)
 
-This is the pointwise mutual information of text and picture, per token, in nats. The second term is
-what the text is worth under no picture: without it, a common sentence would win everywhere. "No
-picture" is a prompt without image slots, text alone. (An average or a grey picture in the slots
-would still claim that something is there.)
+This is the pointwise mutual information of text and image per token, in nats. The second term is
+computed on a prompt without image tokens. Without it, common sentences would score highest for
+every image; an average or grey image in its place would still be an image.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.errors import UserError
@@ -35,14 +36,14 @@ def likelihood_scores(
     prompt: str = BRIEF,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the score of each text under each picture, float32 [B,N], on the CPU.
+    """Return the score of each text for each image, float32 [B,N] on the CPU.
 
-    `images` is [B,H,W,C] as in `preprocess`. The texts continue `prompt`, and one that begins with
-    it is taken without it. Each picture is encoded and read once for all texts. `batching` counts
-    pairs of a picture and a text.
+    `images` is [B,H,W,C] as in `preprocess`. The texts continue `prompt`; one that starts with the
+    prompt is used without it. Each image is encoded once. `batching` counts pairs of image and
+    text.
 
-    Raises UserError for an empty batch, without texts, for an empty text, and for one that the
-    decoder has no room for.
+    Raises UserError for an empty batch, no texts, an empty text, and a text that exceeds the
+    context length.
     """
     check_images(images)
     rows = [_tokens(kosmos, text, prompt) for text in texts]
@@ -51,71 +52,74 @@ def likelihood_scores(
     order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     rows = [rows[k] for k in order]
     longest = len(rows[-1])
-    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, longest))
-    before = asked.ids[asked.text_at :]
-    pictures = EncodedImages(kosmos, images)
-    size = choose_batch_size(kosmos.model, batching, len(asked.ids) + longest)
+    tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, longest))
+    prefix = tokenized.ids[tokenized.text_at :]
+    encoded = EncodedImages(kosmos, images)
+    size = choose_batch_size(kosmos.model, batching, len(tokenized.ids) + longest)
 
-    def with_picture(batch: slice) -> list[float]:
+    def with_image(batch: slice) -> list[float]:
         pairs = [divmod(number, len(rows)) for number in range(batch.start, batch.stop)]
-        memory = pictures.prefill([picture for picture, _ in pairs], asked)
-        read = PreallocatedCache(memory, len(before) + longest)
-        return _score(kosmos, before, [rows[text] for _, text in pairs], past_key_values=read)
+        prefilled = encoded.prefill([image for image, _ in pairs], tokenized)
+        cache = PreallocatedCache(prefilled, len(prefix) + longest)
+        return _mean_log_probs(
+            kosmos, prefix, [rows[text] for _, text in pairs], past_key_values=cache
+        )
 
-    def without_picture(batch: slice) -> list[float]:
-        return _score(kosmos, (asked.ids[0], *before), rows[batch])
+    def without_image(batch: slice) -> list[float]:
+        return _mean_log_probs(kosmos, (tokenized.ids[0], *prefix), rows[batch])
 
-    bare = torch.tensor(list(in_batches(len(rows), size, without_picture)))
-    scores = in_batches(len(images) * len(rows), size, with_picture, batching.on_batch)
-    each = torch.tensor(list(scores)).view(len(images), len(rows)) - bare
-    return each[:, torch.tensor(order).argsort()]
+    baseline = torch.tensor(list(in_batches(len(rows), size, without_image)))
+    log_probs = in_batches(len(images) * len(rows), size, with_image, batching.on_batch)
+    scores = torch.tensor(list(log_probs)).view(len(images), len(rows)) - baseline
+    return scores[:, torch.tensor(order).argsort()]
 
 
-def likelihood_scores_of_features(
+def likelihood_scores_of_embeds(
     kosmos: Kosmos,
-    view: Callable[[int, int], Tensor],
+    image_embeds: Callable[[slice], Tensor],
     count: int,
     text: str,
     prompt: str = BRIEF,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the score of one text under each of `count` views, float32 [count], on the CPU.
+    """Return the score of one text for each of `count` image embeddings, float32 [count], CPU.
 
-    `view(start, stop)` gives some of them as what the decoder sees, [N,Q,D]. All else is as in
-    `likelihood_scores`.
+    `image_embeds(batch)` computes those of a slice of range(count), [N,Q,D] as the decoder takes
+    them. Errors are those of `likelihood_scores`.
     """
     row = _tokens(kosmos, text, prompt)
-    asked = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, len(row)))
-    length = len(asked.ids) + len(row)
+    tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, len(row)))
+    length = len(tokenized.ids) + len(row)
 
-    def score(batch: slice) -> list[float]:
-        features = view(batch.start, batch.stop)
-        slots = torch.zeros(len(features), length - 1, dtype=torch.bool, device=features.device)
-        slots[:, slice(*asked.slots)] = True
-        rows = [row] * len(features)
-        return _score(
-            kosmos, asked.ids, rows, image_embeds=features, image_embeds_position_mask=slots
+    def with_image(batch: slice) -> list[float]:
+        embeds = image_embeds(batch)
+        mask = torch.zeros(len(embeds), length - 1, dtype=torch.bool, device=embeds.device)
+        mask[:, slice(*tokenized.slots)] = True
+        rows = [row] * len(embeds)
+        return _mean_log_probs(
+            kosmos, tokenized.ids, rows, image_embeds=embeds, image_embeds_position_mask=mask
         )
 
-    [bare] = _score(kosmos, (asked.ids[0], *asked.ids[asked.text_at :]), [row])
+    prefix = (tokenized.ids[0], *tokenized.ids[tokenized.text_at :])
+    [baseline] = _mean_log_probs(kosmos, prefix, [row])
     size = choose_batch_size(kosmos.model, batching, length)
-    return torch.tensor(list(in_batches(count, size, score, batching.on_batch))) - bare
+    return torch.tensor(list(in_batches(count, size, with_image, batching.on_batch))) - baseline
 
 
 def remove_grounding_tag(kosmos: Kosmos, prompt: Prompt) -> Prompt:
-    """Return a prompt without the tag that asks for boxes: here nothing is to have one."""
+    """Return a prompt without the `<grounding>` tag, after which the model would predict boxes."""
     tag = kosmos.processor.tokenizer.convert_tokens_to_ids("<grounding>")
-    ids = tuple(token for token in prompt.ids if token != tag)
-    return Prompt(ids, prompt.slots, prompt.text_at, prompt.kept)
+    return replace(prompt, ids=tuple(token for token in prompt.ids if token != tag))
 
 
 def likelihood_space_name(kosmos: Kosmos, texts: Sequence[str], prompt: str) -> str:
-    """Name the space that has a direction for each of these texts."""
+    """Return the name of the embedding space whose dimensions are the scores of these texts."""
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
-    return f"likelihood by {kosmos.name} of texts {digest} behind '{prompt}'"
+    return f"likelihood by {kosmos.name} of texts {digest} after '{prompt}'"
 
 
 def _tokens(kosmos: Kosmos, text: str, prompt: str) -> list[int]:
+    """Return the tokens of a text without the prompt; UserError when none are left."""
     text = text.strip()
     if text.lower().startswith(prompt.lower()):
         text = text[len(prompt) :].strip()
@@ -126,27 +130,27 @@ def _tokens(kosmos: Kosmos, text: str, prompt: str) -> list[int]:
 
 
 @torch.no_grad()
-def _score(
-    kosmos: Kosmos, before: Sequence[int], rows: Sequence[Sequence[int]], **read: Any
+def _mean_log_probs(
+    kosmos: Kosmos, prefix: Sequence[int], rows: Sequence[Sequence[int]], **inputs: Any
 ) -> list[float]:
-    """Return the mean log-probability of each row's tokens behind `before`.
+    """Return the mean log-probability of each row's tokens after the tokens `prefix`.
 
-    `read` is what the decoder has read before that, or the slots that are in it.
+    `inputs` are further inputs of the decoder: a prefilled cache, or image embeddings.
     """
     device = kosmos.model.device
-    longest = max(map(len, rows))
-    told = torch.full((len(rows), longest), kosmos.model.config.text_config.pad_token_id)
-    for k, row in enumerate(rows):
-        told[k, : len(row)] = torch.tensor(row)  # what is behind the end cannot be seen
-    told = told.to(device)
-    head = torch.tensor(before, device=device).expand(len(rows), -1)
+    targets = pad_sequence(
+        [torch.tensor(row) for row in rows],
+        batch_first=True,
+        padding_value=kosmos.model.config.text_config.pad_token_id,
+    ).to(device)
+    prefixes = torch.tensor(prefix, device=device).expand(len(rows), -1)
     logits = kosmos.model.text_model(
-        input_ids=torch.cat([head, told], 1)[:, :-1],
-        use_cache="past_key_values" in read,
-        logits_to_keep=longest,
-        **read,
+        input_ids=torch.cat([prefixes, targets], 1)[:, :-1],
+        use_cache="past_key_values" in inputs,
+        logits_to_keep=targets.shape[1],
+        **inputs,
     ).logits
-    sure = logits.float().log_softmax(-1).gather(-1, told[..., None])[..., 0]
+    log_probs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
     lengths = torch.tensor([len(row) for row in rows], device=device)
-    counted = torch.arange(longest, device=device) < lengths[:, None]
-    return list(((sure * counted).sum(1) / lengths).tolist())
+    mask = torch.arange(targets.shape[1], device=device) < lengths[:, None]
+    return list(((log_probs * mask).sum(1) / lengths).tolist())

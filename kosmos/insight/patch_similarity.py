@@ -1,4 +1,4 @@
-"""Which patches are alike, and which are like a phrase.
+"""Similarity of patches: to one another, as colours, and to a phrase.
 
 `features` is [B,1+G*G,C] from `patch_features`: a class token, then the patches.
 """
@@ -12,34 +12,34 @@ from torch.nn.functional import normalize
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
 from ..kosmos_model import Kosmos
-from .likelihood import likelihood_scores_of_features
+from .likelihood import likelihood_scores_of_embeds
 from .patches import grid_side
 
 
 def pca_colours(features: Tensor) -> Tensor:
-    """Show patches by colours: alike where they are alike, float32 [B,G,G,3] in 0..1 on the CPU.
+    """Return the first three principal components of patches as RGB, float32 [B,G,G,3] in 0..1.
 
-    Red, green and blue are the first three
-    principal components over all patches of all pictures, as DINOv2 shows them (Oquab et al. 2023,
-    arXiv:2304.07193, figure 1), so that a colour means the same in every picture. Each is stretched
-    to the whole range, and turned so that its largest weight is positive.
+    The components are those of all patches of all images, as in DINOv2 (Oquab et al. 2023,
+    arXiv:2304.07193, figure 1), so equal colours mean equal features in every image. Each component
+    is scaled to 0..1, with the sign that makes its largest weight positive. The result is on the
+    CPU.
     """
     patches = features[:, 1:].float().cpu()
     count, number, width = patches.shape
     centred = patches.reshape(-1, width) - patches.mean((0, 1))
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.T[-3:].flip(0)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    shown = centred @ (directions * largest.sign()).T
-    low, high = shown.amin(0), shown.amax(0)
+    components = centred @ (directions * largest.sign()).T
+    low, high = components.amin(0), components.amax(0)
     side = round(number**0.5)
-    stretched = (shown - low) / (high - low).clamp_min(1e-12)
-    return stretched.reshape(count, side, side, 3)
+    scaled = (components - low) / (high - low).clamp_min(1e-12)
+    return scaled.reshape(count, side, side, 3)
 
 
 def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
-    """Return the cosine of every patch with one of the same picture, float32 [B,G,G] on the CPU.
+    """Return the cosine of every patch with one patch of its image, float32 [B,G,G] on the CPU.
 
-    Raises UserError for a patch outside.
+    Raises UserError when the patch is outside the grid.
     """
     side = round((features.shape[1] - 1) ** 0.5)
     if not (0 <= row < side and 0 <= column < side):
@@ -48,11 +48,11 @@ def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
             f"from 0 to {side - 1}."
         )
     chosen = row * side + column
-    return torch.stack([patch_cosines(one)[chosen].view(side, side) for one in features])
+    return torch.stack([patch_cosines(image)[chosen].view(side, side) for image in features])
 
 
 def patch_cosines(features: Tensor) -> Tensor:
-    """Return the cosines of all patches of a picture, given as [1+G*G,C]: [G*G,G*G] on the CPU."""
+    """Return the cosines [G*G,G*G] of all patches of one image [1+G*G,C], on the CPU."""
     patches = normalize(features[1:].float().cpu(), dim=-1)
     return patches @ patches.T
 
@@ -60,25 +60,27 @@ def patch_cosines(features: Tensor) -> Tensor:
 def phrase_similarity(
     kosmos: Kosmos, features: Tensor, phrase: str, batching: BatchOptions = DEFAULT_BATCHES
 ) -> Tensor:
-    """Return how much each patch alone speaks for a phrase, float32 [B,G,G] on the CPU.
+    """Return the likelihood score of a phrase for each patch alone, float32 [B,G,G] on the CPU.
 
-    Patches and words share no space, so the decoder is asked: the connector gathers from the class
-    token and this one patch, and the score is that of `likelihood`, in nats per token; above 0 the
-    patch makes "An image of <phrase>" likelier. `batching` counts patches. Raises UserError for an
-    empty phrase, and for one that the decoder has no room for.
+    Patches and texts have no common space, so the decoder scores them: the connector reads the
+    class token and one patch, and the score is that of `likelihood_scores`, in nats per token.
+    Above 0 the patch raises the likelihood of "An image of <phrase>". `batching` counts patches.
+    Raises UserError for an empty phrase, and for one that exceeds the context length.
     """
-    count, keys, _ = features.shape
-    number, side = keys - 1, grid_side(kosmos)
-    pictures = torch.arange(count).repeat_interleave(number)
-    patches = torch.arange(1, keys).repeat(count)
+    count, tokens, _ = features.shape
+    side = grid_side(kosmos)
+    images = torch.arange(count).repeat_interleave(tokens - 1)
+    patches = torch.arange(1, tokens).repeat(count)
 
     @torch.no_grad()
-    def view(start: int, stop: int) -> Tensor:
-        own = features[pictures[start:stop], patches[start:stop]]
-        seen = torch.stack([features[pictures[start:stop], 0], own], 1)
-        slots: Tensor = kosmos.model.image_to_text_projection(seen)[0]
-        return slots
+    def image_embeds(batch: slice) -> Tensor:
+        pairs = torch.stack(
+            [features[images[batch], 0], features[images[batch], patches[batch]]], 1
+        )
+        embeds: Tensor = kosmos.model.image_to_text_projection(pairs)[0]
+        return embeds
 
-    return likelihood_scores_of_features(
-        kosmos, view, count * number, phrase, batching=batching
-    ).view(count, side, side)
+    scores = likelihood_scores_of_embeds(
+        kosmos, image_embeds, len(images), phrase, batching=batching
+    )
+    return scores.view(count, side, side)

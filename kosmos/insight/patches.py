@@ -1,4 +1,4 @@
-"""A picture as the grid of patches that the vision tower makes of it."""
+"""The patch features of the vision tower and the image embeddings of the connector."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .embedding import Embedding, l2_normalize
 
 @torch.no_grad()
 def patch_features(kosmos: Kosmos, pixels: Tensor) -> Tensor:
-    """Return what the connector reads of pictures, [B,1+G*G,C]: a class token, then the patches.
+    """Return the vision features that the connector reads, [B,1+G*G,C]: class token, then patches.
 
-    `pixels` is [B,3,S,S] from `preprocess`; patches go row by row from the upper left. Vectors have
-    unit length, as in `Kosmos2ForConditionalGeneration.forward`.
+    `pixels` is [B,3,S,S] from `preprocess`; patches are in row-major order. Vectors have unit
+    length, as in `Kosmos2ForConditionalGeneration.forward`.
     """
     tower = kosmos.model.vision_model
     features = tower(pixel_values=pixels).last_hidden_state
@@ -27,13 +27,13 @@ def patch_features(kosmos: Kosmos, pixels: Tensor) -> Tensor:
 
 
 def grid_side(kosmos: Kosmos) -> int:
-    """Return how many patches lie along each side of the grid."""
+    """Return G, the number of patches along each side of the grid."""
     config = kosmos.model.config.vision_config
     return int(config.image_size // config.patch_size)
 
 
 def encode_patches(kosmos: Kosmos, images: Tensor) -> Tensor:
-    """Return `patch_features` of pictures [B,H,W,C] as in `preprocess`, some at a time.
+    """Return `patch_features` of images [B,H,W,C] as in `preprocess`, computed in batches.
 
     Raises UserError for an empty batch.
     """
@@ -48,13 +48,13 @@ def encode_patches(kosmos: Kosmos, images: Tensor) -> Tensor:
 
 
 def patch_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
-    """Return the patches of `features`, [B,1+G*G,C], without class tokens: B*G*G vectors."""
+    """Return the B*G*G patches of `features` [B,1+G*G,C] as an embedding."""
     side = grid_side(kosmos)
-    places = [(row, column) for row in range(side) for column in range(side)]
+    positions = [(row, column) for row in range(side) for column in range(side)]
     labels = [
         f"picture {k + 1}, row {row}, column {column}"
         for k in range(len(features))
-        for row, column in places
+        for row, column in positions
     ]
     vectors = l2_normalize(features[:, 1:].flatten(0, 1))
     return Embedding(vectors, tuple(labels), f"patches of {kosmos.name}")
@@ -62,7 +62,7 @@ def patch_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
 
 @torch.no_grad()
 def slot_embedding(kosmos: Kosmos, features: Tensor) -> Embedding:
-    """Return the slots that the connector makes of `features`, [B,1+G*G,C]: B*Q vectors."""
+    """Return the B*Q image embeddings that the connector computes from `features` [B,1+G*G,C]."""
     slots = kosmos.model.image_to_text_projection(features)[0]
     labels = [
         f"picture {k + 1}, slot {slot}" for k in range(len(slots)) for slot in range(slots.shape[1])

@@ -1,7 +1,7 @@
-"""From attention weights to relevance: how much each position of a sequence bears on others.
+"""Relevance of positions of a sequence for one another, from attention weights.
 
-`weights` are a decoder's layers in order, each [W,H,T,T] (rows attend to columns, rows sum to 1)
-for W copies of one sequence; results are [W,T,T], rows again bearing on columns.
+`weights` are those of a decoder's layers in order, each [N,H,T,T] (rows attend to columns, rows sum
+to 1); results are [N,T,T], the relevance of each column for each row.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from torch import Tensor
 
 
 def mean_over_heads(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each layer the mean over its heads."""
+    """Return the mean over the heads of each layer."""
     return [layer.float().mean(1) for layer in weights]
 
 
 def rollout(weights: Sequence[Tensor]) -> Tensor:
-    """Follow attention through the layers (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
+    """Return the attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928, section 3).
 
-    Heads are averaged, and half of each layer's output counts as coming past it, through the
-    residual connection.
+    Heads are averaged, and the residual connection counts for half of each layer's output.
     """
     total = _identity(weights)
     for layer in weights:
@@ -30,10 +29,10 @@ def rollout(weights: Sequence[Tensor]) -> Tensor:
 
 
 def gradient_relevance(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Follow what raised a score (Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6).
+    """Return the relevance for a score (Chefer et al. 2021, arXiv:2103.15679, equations 5, 6).
 
-    `gradients` are the score's, by the weights, of the same shapes. In each layer only attention
-    that raised the score counts.
+    `gradients` are those of the score with respect to the weights. Only attention with a positive
+    contribution to the score counts.
     """
     total = _identity(weights)
     for layer, gradient in zip(weights, gradients, strict=True):
@@ -42,7 +41,7 @@ def gradient_relevance(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -
 
 
 def positive_contribution(weights: Tensor, gradient: Tensor) -> Tensor:
-    """Return the positive part of weights times gradient, [...,H,R,C], a mean over H heads."""
+    """Return the positive part of weights * gradient, averaged over heads, [...,R,C]."""
     return (weights.float() * gradient.float()).clamp_min(0).mean(-3)
 
 

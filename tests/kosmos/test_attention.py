@@ -1,4 +1,4 @@
-"""A word's map lies on the thing it names, adds up, and leaves the model as it was."""
+"""Attention maps of words: where they lie, that they add up, and that the model is unchanged."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def sandbox() -> Kosmos:
 
 
 def pairs() -> Iterator[Sample]:
-    """Scenes of two things of different kinds, with no thing in the middle."""
+    """Scenes of two objects of different kinds, with none in the centre."""
     samples = (draw_sample(HELD_OUT + 910_000_000 + k, 112, 2) for k in range(40))
     different = (s for s in samples if len({thing.one.kind for thing in s.scene.things}) == 2)
     yield from (sample for sample, _ in zip(different, range(10), strict=False))
 
 
-def test_nouns_rest_on_the_things_they_name(sandbox: Kosmos) -> None:
+def test_maps_of_nouns_peak_on_the_named_objects(sandbox: Kosmos) -> None:
     hits = dict.fromkeys(METHODS, 0)
     total = 0
     for sample in pairs():
-        spelled = tokenize_caption(
+        tokenized = tokenize_caption(
             sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes)))
         )
         kinds = [thing.one.kind for thing in sample.scene.things]
-        nouns = spelled.named(kinds)
+        nouns = tokenized.named(kinds)
         pixels = preprocess(sandbox, torch.tensor(sample.pixels)[None].float() / 255)
         for method in METHODS:
-            for found in word_maps(sandbox, pixels, spelled, nouns, method=method):
-                row, column = divmod(int(found.grid.argmax()), len(found.grid))
-                x, y = (column + 0.5) / len(found.grid), (row + 0.5) / len(found.grid)
-                left, top, right, bottom = sample.boxes[kinds.index(found.word.text)]
+            for word_map in word_maps(sandbox, pixels, tokenized, nouns, method=method):
+                row, column = divmod(int(word_map.grid.argmax()), len(word_map.grid))
+                x, y = (column + 0.5) / len(word_map.grid), (row + 0.5) / len(word_map.grid)
+                left, top, right, bottom = sample.boxes[kinds.index(word_map.word.text)]
                 hits[method] += left <= x <= right and top <= y <= bottom
         total += len(nouns)
     assert hits["gradient"] >= 0.75 * total
@@ -64,34 +64,34 @@ def test_nouns_rest_on_the_things_they_name(sandbox: Kosmos) -> None:
 
 
 @pytest.mark.parametrize("method", ["attention", "rollout"])
-def test_attention_adds_up_with_what_lies_nowhere(
+def test_all_shares_of_attention_add_up_to_one(
     tiny: Kosmos, four_pictures: torch.Tensor, lessons: list[str], method: str
 ) -> None:
-    spelled = tokenize_caption(tiny, parse(f"An image of{lessons[0]}"))
+    tokenized = tokenize_caption(tiny, parse(f"An image of{lessons[0]}"))
     pixels = preprocess(tiny, four_pictures[:1])
-    for found in word_maps(tiny, pixels, spelled, spelled.words, method=method):
-        assert found.text is not None
-        whole = found.grid.sum() + found.class_token + found.queries + found.text
-        assert float(whole) == pytest.approx(1, abs=1e-4)
-        assert found.grid.min() >= 0
+    for word_map in word_maps(tiny, pixels, tokenized, tokenized.words, method=method):
+        assert word_map.text is not None
+        share_sum = word_map.grid.sum() + word_map.class_token + word_map.queries + word_map.text
+        assert float(share_sum) == pytest.approx(1, abs=1e-4)
+        assert word_map.grid.min() >= 0
 
 
-def test_it_works_in_comfyuis_inference_mode(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
-    expected = word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
+def test_maps_are_equal_in_inference_mode(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+    tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
+    expected = word_maps(tiny, preprocess(tiny, four_pictures[:1]), tokenized, tokenized.words)
     with torch.inference_mode():
         pixels = preprocess(tiny, four_pictures[:1].clone())
-        found = word_maps(tiny, pixels, spelled, spelled.words)
-    for one, other in zip(found, expected, strict=True):
+        maps = word_maps(tiny, pixels, tokenized, tokenized.words)
+    for one, other in zip(maps, expected, strict=True):
         torch.testing.assert_close(one.grid, other.grid)
 
 
-def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
+def test_only_selected_layers_and_heads_count(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+    tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
     pixels = preprocess(tiny, four_pictures[:1])
 
     def map_of(method: str, **chosen: list[int]) -> WordMap:
-        return word_maps(tiny, pixels, spelled, spelled.words[-1:], method=method, **chosen)[0]
+        return word_maps(tiny, pixels, tokenized, tokenized.words[-1:], method=method, **chosen)[0]
 
     def grid(**chosen: list[int]) -> torch.Tensor:
         return map_of("attention", **chosen).grid
@@ -108,20 +108,22 @@ def test_layers_and_heads_count_only_when_chosen(tiny: Kosmos, four_pictures: to
     assert not torch.equal(grid(heads=[0]), grid(heads=[1]))
 
 
-def test_the_model_is_left_as_fast_as_it_was(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    spelled = tokenize_caption(tiny, GroundedText("a red dog"))
-    word_maps(tiny, preprocess(tiny, four_pictures[:1]), spelled, spelled.words)
+def test_the_attention_implementation_is_restored(
+    tiny: Kosmos, four_pictures: torch.Tensor
+) -> None:
+    tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
+    word_maps(tiny, preprocess(tiny, four_pictures[:1]), tokenized, tokenized.words)
     attention = tiny.model.text_model.model.layers[0].self_attn
     assert attention.config._attn_implementation == "sdpa"
     assert all(weights.grad is None for weights in tiny.model.parameters())
-    with eager_attention(tiny.model):
+    with eager_attention(tiny.model.text_model.config):
         assert attention.config._attn_implementation == "eager"
-    with pytest.raises(ZeroDivisionError), eager_attention(tiny.model):
+    with pytest.raises(ZeroDivisionError), eager_attention(tiny.model.text_model.config):
         raise ZeroDivisionError
     assert attention.config._attn_implementation == "sdpa"
 
 
-def test_rollout_follows_attention_through_the_layers() -> None:
+def test_rollout_multiplies_the_layers() -> None:
     first = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(1, 2, 2, 2)
     second = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).expand(1, 2, 2, 2)
     expected = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
@@ -129,7 +131,7 @@ def test_rollout_follows_attention_through_the_layers() -> None:
     torch.testing.assert_close(rollout([second, first]), expected)
 
 
-def test_attention_that_lowered_the_score_does_not_count() -> None:
+def test_negative_contributions_do_not_count() -> None:
     weights = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).view(1, 1, 2, 2)
     gradient = torch.tensor([[2.0, -1.0], [3.0, 0.0]]).view(1, 1, 2, 2)
     expected = torch.tensor([[[2.0, 0.0], [0.6, 1.0]]])
@@ -140,16 +142,18 @@ words = st.lists(st.sampled_from([*KINDS, *COLOURS, "a", "and", "xyzzy"]), min_s
 
 
 @given(words=words, boxed=st.booleans())
-def test_a_words_tokens_spell_it(words: list[str], boxed: bool) -> None:
+def test_the_tokens_of_a_word_decode_to_it(words: list[str], boxed: bool) -> None:
     text = " ".join(words)
-    told = parse(f"<phrase>{text}</phrase><object><patch_index_0000><patch_index_1023></object>.")
-    spelled = tokenize_caption(KNOWN, told if boxed else GroundedText(f"{text}."))
-    assert [word.text for word in spelled.words] == words
-    for word in spelled.words:
-        assert spelled.caption[word.start : word.end] == word.text
-        ids = [spelled.ids[token] for token in word.tokens]
+    grounded = parse(
+        f"<phrase>{text}</phrase><object><patch_index_0000><patch_index_1023></object>."
+    )
+    tokenized = tokenize_caption(KNOWN, grounded if boxed else GroundedText(f"{text}."))
+    assert [word.text for word in tokenized.words] == words
+    for word in tokenized.words:
+        assert tokenized.caption[word.start : word.end] == word.text
+        ids = [tokenized.ids[token] for token in word.tokens]
         assert KNOWN.processor.tokenizer.decode(ids).strip() == word.text
-    assert min(spelled.words[0].tokens) > spelled.slots[1]
+    assert min(tokenized.words[0].tokens) > tokenized.slots[1]
 
 
 KNOWN = load_kosmos(KOSMOS, torch.float32)
@@ -159,17 +163,17 @@ KNOWN = load_kosmos(KOSMOS, torch.float32)
     ("text", "expected"),
     [("all", None), ("", None), ("last", [5]), ("0, 2-4", [0, 2, 3, 4]), ("1,1", [1])],
 )
-def test_layers_are_written_as_numbers(text: str, expected: list[int] | None) -> None:
+def test_parse_indices(text: str, expected: list[int] | None) -> None:
     assert parse_indices(text, 6, "layers") == expected
 
 
 @pytest.mark.parametrize("text", ["6", "first", "1-9", "-1", "1,,2", "3-2", "0-99999999999999"])
-def test_layers_that_are_not_there_are_an_error_to_mend(text: str) -> None:
+def test_parse_indices_rejects_invalid_selections(text: str) -> None:
     with pytest.raises(UserError, match="in layers"):
         parse_indices(text, 6, "layers")
 
 
-def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> None:
+def test_a_word_outside_the_caption_raises_a_user_error(tiny: Kosmos) -> None:
     with pytest.raises(UserError, match=r'no word "cat" in the caption "a red dog"'):
         tokenize_caption(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
     with pytest.raises(UserError, match="no words"):
@@ -177,7 +181,7 @@ def test_a_word_that_is_not_in_the_caption_is_an_error_to_mend(tiny: Kosmos) -> 
 
 
 @pytest.mark.parametrize("size", [(64, 48), (1, 1), (600, 300)])
-def test_overlays_and_masks_fit_the_picture(size: tuple[int, int]) -> None:
+def test_overlays_and_masks_have_the_size_of_the_image(size: tuple[int, int]) -> None:
     grid = torch.zeros(8, 8)
     grid[6, 1] = 1
     mask = grid_mask(grid, *size)

@@ -1,4 +1,4 @@
-"""Pictures find their texts and texts their pictures, by three methods and on one socket."""
+"""Embeddings of images and texts by three methods, and their similarity."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def captions(lessons: list[str]) -> list[str]:
     return [parse(text).caption for text in lessons]
 
 
-def test_a_likelihood_is_what_the_model_says_with_the_picture_less_what_it_says_without(
+def test_the_likelihood_score_is_the_difference_of_log_probabilities(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
     score = likelihood_scores(tiny, four_pictures[:1], ["a red dog"])[0, 0]
     processor, model = tiny.processor, tiny.model
-    seen = processor(
+    with_image = processor(
         images=(four_pictures[0] * 255).byte().movedim(-1, 0),
         text="An image of a red dog",
         size={"height": 56, "width": 56},
@@ -49,51 +49,51 @@ def test_a_likelihood_is_what_the_model_says_with_the_picture_less_what_it_says_
         num_image_tokens=model.config.latent_query_num,
         return_tensors="pt",
     )
-    blind = processor.tokenizer("<s>An image of a red dog", add_special_tokens=False)
-    blind = {key: torch.tensor([value]) for key, value in blind.items()}
-    words = len(processor.tokenizer("a red dog", add_special_tokens=False)["input_ids"])
+    text_only = processor.tokenizer("<s>An image of a red dog", add_special_tokens=False)
+    text_only = {key: torch.tensor([value]) for key, value in text_only.items()}
+    count = len(processor.tokenizer("a red dog", add_special_tokens=False)["input_ids"])
 
     def mean(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        sure = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
-        return sure[-words:].mean()
+        log_probs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
+        return log_probs[-count:].mean()
 
     with torch.no_grad():
-        with_picture = mean(model(**seen).logits, seen["input_ids"])
-        without = mean(model.text_model(**blind).logits, blind["input_ids"])
-    assert score == pytest.approx(float(with_picture - without), abs=1e-4)
+        conditional = mean(model(**with_image).logits, with_image["input_ids"])
+        unconditional = mean(model.text_model(**text_only).logits, text_only["input_ids"])
+    assert score == pytest.approx(float(conditional - unconditional), abs=1e-4)
 
 
-def test_decoder_space_finds_each_picture_its_text(
+def test_caption_states_match_each_image_with_its_text(
     tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str]
 ) -> None:
-    pictures = l2_normalize(decoder_space.caption_states(tiny, four_pictures))
+    images = l2_normalize(decoder_space.caption_states(tiny, four_pictures))
     texts = l2_normalize(decoder_space.text_states(tiny, captions))
-    assert (pictures @ texts.T).argmax(1).tolist() == [0, 1, 2, 3]
+    assert (images @ texts.T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
-def test_an_alignment_brings_together_what_two_unlike_spaces_share() -> None:
+def test_an_alignment_matches_pairs_of_two_unrelated_spaces() -> None:
     draw = torch.Generator().manual_seed(0)
     shared = torch.randn(300, 6, generator=draw)
     sides = [
         shared @ torch.randn(6, 32, generator=draw) + 0.1 * torch.randn(300, 32, generator=draw) + 5
         for _ in range(2)
     ]
-    known, new = slice(0, 250), slice(250, 300)
-    alignment = decoder_space.fit_alignment(*(side[known] for side in sides))
-    alike = alignment.pictures(sides[0][new]) @ alignment.texts(sides[1][new]).T
-    there = torch.arange(50)
-    assert (alike.argmax(1) == there).float().mean() > 0.9
-    raw = l2_normalize(sides[0][new]) @ l2_normalize(sides[1][new]).T
-    assert (raw.argmax(1) == there).float().mean() < 0.2
+    train, test = slice(0, 250), slice(250, 300)
+    alignment = decoder_space.fit_alignment(*(side[train] for side in sides))
+    aligned = alignment.map_images(sides[0][test]) @ alignment.map_texts(sides[1][test]).T
+    pairs = torch.arange(50)
+    assert (aligned.argmax(1) == pairs).float().mean() > 0.9
+    raw = l2_normalize(sides[0][test]) @ l2_normalize(sides[1][test]).T
+    assert (raw.argmax(1) == pairs).float().mean() < 0.2
 
 
-def test_a_handful_of_reference_pictures_is_refused() -> None:
-    with pytest.raises(UserError, match=r"5 pictures.* at least 32.*\.$"):
+def test_too_few_reference_images_are_refused() -> None:
+    with pytest.raises(UserError, match=r"5 images.* at least 32.*\.$"):
         decoder_space.fit_alignment(torch.zeros(5, 8), torch.zeros(5, 8))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_the_batch_size_changes_nothing(
+def test_results_do_not_depend_on_the_batch_size(
     tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str], size: int
 ) -> None:
     for embed in (
@@ -106,7 +106,7 @@ def test_the_batch_size_changes_nothing(
         )
 
 
-def test_a_text_that_is_too_long_or_empty_is_an_error_to_mend(
+def test_a_too_long_or_empty_text_raises_a_user_error(
     tiny: Kosmos, four_pictures: torch.Tensor
 ) -> None:
     long = "a red dog " * 60
@@ -141,25 +141,25 @@ def dual_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     else:
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     side = {"height": KOSMOS_PIXELS, "width": KOSMOS_PIXELS}
-    eye = CLIPImageProcessor(size={"shortest_edge": KOSMOS_PIXELS}, crop_size=side)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": KOSMOS_PIXELS}, crop_size=side)
     folder = tmp_path / request.param
     model.save_pretrained(folder)
-    CLIPProcessor(eye, tokenizer).save_pretrained(folder)
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
     return folder
 
 
-def test_a_dual_encoder_on_disk_embeds_pictures_and_texts(dual_folder: Path) -> None:
+def test_a_dual_encoder_embeds_images_and_texts(dual_folder: Path) -> None:
     dual = dual_encoder.load_dual_encoder(dual_folder, torch.float32)
     images = torch.rand(3, 40, 50, 4)
-    pictures = dual_encoder.embed_images(dual, images, BatchOptions(2))
-    texts = dual_encoder.embed_texts(dual, ["a dog", "two cats in the snow " * 20])
-    assert pictures.shape[1] == texts.shape[1]
-    for vectors in (pictures, texts):
+    image_vectors = dual_encoder.embed_images(dual, images, BatchOptions(2))
+    text_vectors = dual_encoder.embed_texts(dual, ["a dog", "two cats in the snow " * 20])
+    assert image_vectors.shape[1] == text_vectors.shape[1]
+    for vectors in (image_vectors, text_vectors):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
-    torch.testing.assert_close(pictures[1:2], dual_encoder.embed_images(dual, images[1:2]))
+    torch.testing.assert_close(image_vectors[1:2], dual_encoder.embed_images(dual, images[1:2]))
 
 
-def test_another_kind_of_model_or_a_broken_one_is_one_sentence(
+def test_another_or_a_broken_model_raises_a_user_error(
     tiny_folder: Path, dual_folder: Path
 ) -> None:
     with pytest.raises(UserError, match=r'kind "kosmos-2".*choose a CLIP'):
@@ -173,7 +173,7 @@ def space(vectors: torch.Tensor, name: str = "a space", **more: torch.Tensor) ->
     return Embedding(vectors, tuple(f"thing {k}" for k in range(len(vectors))), name, **more)
 
 
-def test_only_vectors_of_one_space_are_compared_and_the_best_comes_first() -> None:
+def test_similarity_needs_one_space_and_rank_sorts_by_it() -> None:
     rows = space(torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
     columns = space(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
     assert rank(similarity(rows, columns), 2) == [[1, 2], [0, 1]]
@@ -181,10 +181,11 @@ def test_only_vectors_of_one_space_are_compared_and_the_best_comes_first() -> No
         similarity(rows, space(torch.eye(2), "another"))
 
 
-def test_a_matrix_has_a_cell_for_each_pair_and_frames_the_best() -> None:
+def test_the_matrix_frames_the_best_cell_of_each_row() -> None:
     values = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.3, 0.4]])
     images = thumbnails(torch.rand(2, 30, 20, 3))
-    drawn = draw_matrix(values, ("ab", "cde"), (images, None))[0]
+    labels = [f"thing {k}" for k in range(3)]
+    drawn = draw_matrix(values, (labels[:2], labels), (images, None))[0]
     left, top = drawn.shape[1] - 3 * CELL, drawn.shape[0] - 2 * CELL
     assert left == CELL
     assert top > CELL
@@ -197,6 +198,6 @@ def test_a_matrix_has_a_cell_for_each_pair_and_frames_the_best() -> None:
         assert framed == [k == best for k in range(3)]
 
 
-def test_a_large_matrix_is_drawn_small() -> None:
+def test_a_large_matrix_is_drawn_with_small_cells() -> None:
     drawn = draw_matrix(torch.rand(200, 150), ("a" * 200, "b" * 150))
     assert drawn.shape == (1, 800, 600, 3)

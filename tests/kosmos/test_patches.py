@@ -1,4 +1,4 @@
-"""Patches are alike where pictures are, and a phrase is found on what it names."""
+"""Patch features: colours, similarity, embeddings, and phrases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kosmos_dreambooth.shared.batching import BatchOptions
 from kosmos_dreambooth.shared.errors import UserError
 
 
-def test_colours_are_alike_where_patches_are() -> None:
+def test_equal_patches_get_equal_colours() -> None:
     features = torch.randn(2, 1 + 16, 8, generator=torch.Generator().manual_seed(0))
     features[1, 1:9] = features[0, 3]
     colours = pca_colours(features)
@@ -36,7 +36,7 @@ def test_colours_are_alike_where_patches_are() -> None:
     torch.testing.assert_close(drawn[0, 10, 40], colours[0, 0, 2])
 
 
-def test_a_patch_is_most_like_itself(tiny: Kosmos) -> None:
+def test_a_patch_is_most_similar_to_itself(tiny: Kosmos) -> None:
     features = encode_patches(
         tiny, torch.rand(2, 56, 56, 3, generator=torch.Generator().manual_seed(0))
     )
@@ -48,7 +48,7 @@ def test_a_patch_is_most_like_itself(tiny: Kosmos) -> None:
         patch_similarity(features, 4, 0)
 
 
-def test_patches_and_slots_are_embeddings_of_their_own(tiny: Kosmos) -> None:
+def test_patches_and_slots_are_embeddings_of_different_spaces(tiny: Kosmos) -> None:
     features = encode_patches(tiny, torch.rand(2, 30, 60, 3))
     patches, slots = patch_embedding(tiny, features), slot_embedding(tiny, features)
     assert patches.vectors.shape[0] == len(patches.labels) == 2 * 16
@@ -59,27 +59,29 @@ def test_patches_and_slots_are_embeddings_of_their_own(tiny: Kosmos) -> None:
         similarity(patches, slots)
 
 
-def test_a_phrase_is_found_on_what_it_names() -> None:
+def test_phrase_similarity_is_highest_on_the_named_object() -> None:
     kosmos = load_kosmos(KOSMOS, torch.float32)
-    right = total = 0
+    hits = total = 0
     for k in range(4):
         scene = draw_scene(HELD_OUT + 930_000_000 + k, 2)
         picture, boxes = render(scene, 112)
         image = torch.from_numpy(np.array(picture))[None] / 255
         features = encode_patches(kosmos, image)
-        for thing, (left, top, width, height) in zip(scene.things, boxes, strict=True):
+        for thing, (left, top, right, bottom) in zip(scene.things, boxes, strict=True):
             [grid] = phrase_similarity(kosmos, features, noun_phrase(thing))
             row, column = divmod(int(grid.argmax()), 8)
             x, y = (column + 0.5) / 8, (row + 0.5) / 8
-            right += left <= x <= width and top <= y <= height
+            hits += left <= x <= right and top <= y <= bottom
             total += 1
-    assert right >= 0.7 * total
+    assert hits >= 0.7 * total
 
 
-def test_the_batch_size_changes_nothing(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+def test_phrase_similarity_does_not_depend_on_the_batch_size(
+    tiny: Kosmos, four_pictures: torch.Tensor
+) -> None:
     features = encode_patches(tiny, four_pictures[:2])
     expected = phrase_similarity(tiny, features, "a red dog")
-    found = phrase_similarity(tiny, features, "a red dog", BatchOptions(batch_size=5))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    batched = phrase_similarity(tiny, features, "a red dog", BatchOptions(batch_size=5))
+    torch.testing.assert_close(batched, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(UserError, match="empty"):
         phrase_similarity(tiny, features, " ")
