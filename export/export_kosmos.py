@@ -92,7 +92,7 @@ def runtime_settings(kosmos: Kosmos) -> Json:
     prompt, config = tokenize(kosmos, "", 0), kosmos.model.config.text_config
     pixels = kosmos.processor.image_processor
     return {
-        "picture": [*prompt.ids[: prompt.text_at]],
+        "picture": [*prompt.ids[: prompt.text_start]],
         "slots": [*prompt.slots],
         "end": config.eos_token_id,
         "first_position": config.pad_token_id + 1,

@@ -136,7 +136,7 @@ def _decoder_inputs(
     encoded = EncodedImages(kosmos, [image])
     [[completion]] = generate(kosmos, encoded, [[prompt]], max_new_tokens=NEW_TOKENS)
     image_embeds = encode_images(kosmos, preprocess(kosmos, [image]))
-    first = len(prompt.ids) if cache_length is None else prompt.text_at
+    first = len(prompt.ids) if cache_length is None else prompt.text_start
     slot_mask = torch.zeros(1, first, dtype=torch.long)
     slot_mask[:, slice(*prompt.slots)] = 1
     first_position = kosmos.model.config.text_config.pad_token_id + 1

@@ -68,7 +68,7 @@ class OnnxKosmos(nn.Module):
         """Return the number of weights of the exported model."""
         return self._parameter_count
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return the image embeddings [B,Q,D] of pixel values [B,3,S,S], both float32."""
         return self._vision({"pixel_values": pixels})[0]
 

@@ -1,1 +1,1 @@
-"""Engine for Kosmos-2: load, preprocess, describe, ground and draw. It never imports ComfyUI."""
+"""Kosmos-2: load, caption, ground, embed, explain. Does not import ComfyUI."""

@@ -1,4 +1,4 @@
-"""Boxes and pixels: what other nodes speak, and what Kosmos-2 speaks."""
+"""Convert boxes between fractions of an image, pixels and masks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..shared.errors import UserError
 from .grounding import Box
 
 Window = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels; right and bottom are the first that are outside."""
+"""Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 
-HAIR = 1e-6
+EPSILON = 1e-6
+"""Pixels; an edge this close to a pixel border is on it, as fractions are not exact."""
 
 
 def box_from_mask(mask: Tensor) -> Box:
@@ -22,12 +23,10 @@ def box_from_mask(mask: Tensor) -> Box:
 
     Raises UserError when there is none.
     """
-    marked = mask > 0.5
-    rows, columns = marked.any(1).nonzero().flatten(), marked.any(0).nonzero().flatten()
+    inside = mask > 0.5
+    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
     if len(rows) == 0:
-        raise UserError(
-            "The mask is empty, so it marks no region: paint where the thing is, or connect a bbox."
-        )
+        raise UserError("The mask is empty: paint the region, or connect a bbox.")
     height, width = mask.shape
     return Box(
         float(columns[0]) / width,
@@ -38,61 +37,57 @@ def box_from_mask(mask: Tensor) -> Box:
 
 
 def boxes_from_pixels(bbox: object, width: int, height: int) -> list[Box]:
-    """Read a BBOX, as nodes of core and of other packs give it, into boxes in 0..1.
+    """Convert a BBOX, as nodes of core and of other packs give it, to boxes in 0..1.
 
-    It is one box or any nesting of boxes. A box is [x0, y0, x1, y1] in pixels of the picture (a
-    sequence or a tensor), or a dictionary with x, y, width and height. What reaches beyond the
-    picture is cut off. Raises UserError for anything else, and for a box that lies outside the
-    picture or has no area.
+    It is one box or any nesting of boxes. A box is [x0, y0, x1, y1] in pixels of the image (a
+    sequence or a tensor), or a dictionary with x, y, width and height. Boxes are clipped to the
+    image. Raises UserError for anything else, and for a box that lies outside the image or has no
+    area.
     """
     if isinstance(bbox, torch.Tensor):
         bbox = bbox.tolist()
     if isinstance(bbox, dict) and {"x", "y", "width", "height"} <= bbox.keys():
         x, y = bbox["x"], bbox["y"]
-        return [_in_picture((x, y, x + bbox["width"], y + bbox["height"]), width, height)]
+        return [_clip((x, y, x + bbox["width"], y + bbox["height"]), width, height)]
     if not isinstance(bbox, list | tuple):
         raise UserError(
-            f"The bbox input holds {type(bbox).__name__} and no box: connect boxes as "
+            f"The bbox input is of type {type(bbox).__name__}, not a box: connect boxes as "
             "[x0, y0, x1, y1] in pixels."
         )
     if bbox and all(isinstance(edge, int | float) for edge in bbox):
         if len(bbox) != 4:
             raise UserError(
-                f"The bbox input has a box of {len(bbox)} numbers: a box is [x0, y0, x1, y1] in "
+                f"The bbox input has a box of {len(bbox)} numbers: connect [x0, y0, x1, y1] in "
                 "pixels."
             )
-        return [_in_picture(tuple(bbox), width, height)]
+        return [_clip(tuple(bbox), width, height)]
     return [box for part in bbox for box in boxes_from_pixels(part, width, height)]
 
 
-def _in_picture(corners: tuple[float, ...], width: int, height: int) -> Box:
+def _clip(corners: tuple[float, ...], width: int, height: int) -> Box:
     x0, y0, x1, y1 = corners
     left, right = max(x0, 0), min(x1, width)
     top, bottom = max(y0, 0), min(y1, height)
     if not (left < right and top < bottom):
         raise UserError(
-            f"The region {x0:g}, {y0:g}, {x1:g}, {y1:g} is outside the picture of {width}x{height} "
-            "pixels, or has no area: give x0, y0, x1, y1 in pixels of this picture."
+            f"The region {x0:g}, {y0:g}, {x1:g}, {y1:g} is outside the image of {width}x{height} "
+            "pixels, or has no area: give x0, y0, x1, y1 in pixels of this image."
         )
     return Box(left / width, top / height, right / width, bottom / height)
 
 
 def boxes_to_pixels(boxes: Sequence[Box], width: int, height: int) -> list[list[int]]:
-    """Return boxes as a BBOX: [x0, y0, x1, y1] in whole pixels, outwards."""
+    """Return boxes as a BBOX: [x0, y0, x1, y1] in whole pixels, rounded outwards."""
     return [list(window(box, width, height)) for box in boxes]
 
 
 def window(box: Box, width: int, height: int) -> Window:
-    """Return the pixels that a box touches, in a picture of `width` x `height`; at least one.
-
-    An edge within a millionth of a pixel of a border is on it: boxes are fractions of the picture,
-    and no fraction is exact.
-    """
-    left, right = _touched(box.x0 * width, box.x1 * width, width)
-    top, bottom = _touched(box.y0 * height, box.y1 * height, height)
+    """Return the pixels that a box touches, at least one, in an image of `width` x `height`."""
+    left, right = _touched_pixels(box.x0 * width, box.x1 * width, width)
+    top, bottom = _touched_pixels(box.y0 * height, box.y1 * height, height)
     return left, top, right, bottom
 
 
-def _touched(low: float, high: float, limit: int) -> tuple[int, int]:
-    first = min(max(math.floor(low + HAIR), 0), limit - 1)
-    return first, min(max(math.ceil(high - HAIR), first + 1), limit)
+def _touched_pixels(low: float, high: float, limit: int) -> tuple[int, int]:
+    first = min(max(math.floor(low + EPSILON), 0), limit - 1)
+    return first, min(max(math.ceil(high - EPSILON), first + 1), limit)

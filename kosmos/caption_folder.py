@@ -1,4 +1,4 @@
-"""Captions all pictures of a folder: `python kosmos/caption_folder.py FOLDER`, `--help` for more.
+"""Caption all images of a folder: `python kosmos/caption_folder.py FOLDER`, `--help` for more.
 
 On several GPUs or machines: `torchrun --nproc-per-node 8 kosmos/caption_folder.py FOLDER`.
 """

@@ -1,4 +1,4 @@
-"""Cut boxes out of a picture."""
+"""Crop boxes out of an image."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch.nn.functional import interpolate
 from .box_conversion import Window
 
 
-def shaped(pixels: Window, width: int, height: int, aspect: float) -> Window:
-    """Return a window that has grown round its centre until it has an aspect (width over height).
+def expand_to_aspect(pixels: Window, width: int, height: int, aspect: float) -> Window:
+    """Return a window expanded around its centre to an aspect ratio (width over height).
 
-    It is moved to stay inside the picture of `width` x `height`, and where the picture is too small
-    it ends at the edge.
+    It is moved to stay inside the image of `width` x `height`; in a smaller image it ends at the
+    edge.
     """
     left, top, right, bottom = pixels
-    wide, high = right - left, bottom - top
-    if wide < high * aspect:
-        left, right = _grown(left, right, width, round(high * aspect))
+    window_width, window_height = right - left, bottom - top
+    if window_width < window_height * aspect:
+        left, right = _expand(left, right, width, round(window_height * aspect))
     else:
-        top, bottom = _grown(top, bottom, height, round(wide / aspect))
+        top, bottom = _expand(top, bottom, height, round(window_width / aspect))
     return left, top, right, bottom
 
 
-def _grown(first: int, last: int, limit: int, length: int) -> tuple[int, int]:
+def _expand(first: int, last: int, limit: int, length: int) -> tuple[int, int]:
     length = min(max(length, last - first), limit)
     first -= (length - (last - first)) // 2
     first = min(max(first, 0), limit - length)
     return first, first + length
 
 
-def cut(image: Tensor, pixels: Window, longest: int = 0) -> Tensor:
-    """Return a piece of a picture [H,W,C], as [1,H',W',C].
+def crop(image: Tensor, pixels: Window, longest: int = 0) -> Tensor:
+    """Return a window of an image [H,W,C], as [1,H',W',C].
 
-    With `longest` above 0 it is scaled, aspect kept, until its longer side has so many pixels:
-    bicubic, smoothed when it becomes smaller, values cut off to 0..1.
+    With `longest` above 0 the longer side is resized to this many pixels, keeping the aspect ratio:
+    bicubic, with antialiasing, values clamped to 0..1.
     """
     left, top, right, bottom = pixels
     piece = image[None, top:bottom, left:right]

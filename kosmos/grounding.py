@@ -1,12 +1,12 @@
-"""Captions whose phrases carry boxes, and the text in which Kosmos-2 writes them.
+"""Grounded captions, whose phrases have boxes, and Kosmos-2's text format for them.
 
 Kosmos-2 (Peng et al. 2023, "Kosmos-2: Grounding Multimodal Large Language Models to the World",
-section 2) lays a grid of 32x32 bins over the picture, and each bin has a token. A box is two of
-them, its upper left and its lower right bin, and stands behind the phrase that it belongs to:
+section 2) divides the image into a grid of 32x32 bins with a location token each. A box is two of
+these, its upper left and its lower right bin, and follows its phrase:
 
     An image of<phrase> a dog</phrase><object><patch_index_0044><patch_index_0863></object> at rest.
 
-Several boxes of one phrase are parted by `</delimiter_of_multi_objects/>`.
+Several boxes of one phrase are separated by `</delimiter_of_multi_objects/>`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BINS = 32
-"""Bins along each side of the picture."""
+"""Bins along each side of the image."""
 
 DELIMITER = "</delimiter_of_multi_objects/>"
 
@@ -30,7 +30,7 @@ _TAG = re.compile(
 
 
 class Box(NamedTuple):
-    """A rectangle; coordinates run from 0 to 1 of the picture, x rightwards and y downwards."""
+    """A rectangle in fractions (0..1) of the image, x to the right and y down."""
 
     x0: float
     y0: float
@@ -40,10 +40,10 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Phrase:
-    """A piece of a caption and where it is seen.
+    """A phrase of a caption and its boxes in the image.
 
-    `text` is `caption[start:end]`, without surrounding blanks; it is empty where the model gave
-    boxes without a phrase. `boxes` is empty where it gave a phrase without boxes.
+    `text` is `caption[start:end]`, without surrounding blanks; it is empty for boxes without a
+    phrase. `boxes` is empty for a phrase without boxes.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class GroundedText:
-    """A caption in plain text, and its phrases in reading order, none overlapping another."""
+    """A caption in plain text, and its phrases in reading order, without overlap."""
 
     caption: str
     phrases: tuple[Phrase, ...] = ()
@@ -67,16 +67,16 @@ class GroundedText:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What was seen in each picture of a batch, in the batch's order."""
+    """The grounded caption of each image of a batch: what the GROUNDING socket carries."""
 
-    pictures: tuple[GroundedText, ...]
+    captions: tuple[GroundedText, ...]
 
 
 def tokens_to_box(first: int, last: int) -> Box:
     """Return the box from the bin `first` to the bin `last` (0..1023, row by row, either order).
 
-    As in the published decoder, corners are the middles of the two bins, but for a box of a single
-    row or column, which takes its bins whole. Raises ValueError for a bin outside the grid.
+    As in the published decoder, corners are the centres of the two bins, except that a box of a
+    single row or column covers its bins entirely. Raises ValueError for a bin outside the grid.
     """
     for index in (first, last):
         if not 0 <= index < BINS * BINS:
@@ -96,7 +96,7 @@ def tokens_to_box(first: int, last: int) -> Box:
 def box_to_tokens(box: Box) -> tuple[int, int]:
     """Return the upper left and the lower right bin that a box covers, as Kosmos-2 was trained.
 
-    Coordinates beyond the picture are cut off, and a box without area gets the bin it lies in.
+    Coordinates are clipped to the image, and a box without area gets the bin that it lies in.
     """
     left, right = _bins(box.x0, box.x1)
     top, bottom = _bins(box.y0, box.y1)
@@ -111,39 +111,38 @@ def _bins(low: float, high: float) -> tuple[int, int]:
 
 
 def parse(raw: str) -> GroundedText:
-    """Read what Kosmos-2 wrote.
+    """Parse the text that Kosmos-2 generated.
 
-    Any text is understood: a tag that stands alone, a box of one or three tokens and a bin outside
-    the grid are left out, and what is plain text stays. Of a text that was cut off in the middle,
-    the boxes that were complete are kept.
+    Any text is accepted: tags without a partner, boxes of one or three tokens and bins outside the
+    grid are dropped, and plain text is kept. Of a truncated text, all complete boxes are kept.
     """
-    reader = _Reader()
+    parser = _Parser()
     position = 0
     for tag in _TAG.finditer(raw):
-        reader.text(raw[position : tag.start()])
+        parser.text(raw[position : tag.start()])
         if tag["bin"]:
-            reader.bin(int(tag["bin"]))
+            parser.bin(int(tag["bin"]))
         else:
-            reader.tag(tag[0])
+            parser.tag(tag[0])
         position = tag.end()
-    reader.text(raw[position:])
-    return reader.result()
+    parser.text(raw[position:])
+    return parser.result()
 
 
-class _Reader:
-    """Follows tags and text from left to right, and keeps what fits together."""
+class _Parser:
+    """Collects the caption, phrases and boxes of tags and text from left to right."""
 
     def __init__(self) -> None:
         self._caption = ""
         self._spans: list[tuple[int, int, list[Box]]] = []
         self._phrase_start: int | None = None
-        self._boxes: list[Box] | None = None  # of the object that is open
+        self._boxes: list[Box] | None = None  # of the open object
         self._pair: list[int] = []
 
     def text(self, text: str) -> None:
         if self._boxes is not None:
             if not text.strip():
-                return  # some tokenizers put blanks between the tokens of a box
+                return  # some tokenizers decode blanks between the tokens of a box
             self._close_object()
         self._caption += text
 
@@ -162,9 +161,9 @@ class _Reader:
             self._close_phrase()
         elif tag == "<object>":
             self._close_phrase()
-            here = len(self._caption)
-            if not self._spans or self._caption[self._spans[-1][1] : here].strip():
-                self._spans.append((here, here, []))
+            end = len(self._caption)
+            if not self._spans or self._caption[self._spans[-1][1] : end].strip():
+                self._spans.append((end, end, []))
             self._boxes = self._spans[-1][2]
 
     def _close_phrase(self) -> None:
@@ -196,10 +195,10 @@ class _Reader:
         return GroundedText(caption, tuple(phrases))
 
 
-def write(grounded: GroundedText) -> str:
-    """Write a caption in Kosmos-2's own text, without the leading `<grounding>`.
+def serialize(grounded: GroundedText) -> str:
+    """Return a caption in Kosmos-2's text format, without the leading `<grounding>`.
 
-    `parse` reads it back, boxes rounded to their bins. Raises ValueError when phrases overlap.
+    `parse` inverts it up to the rounding of boxes to bins. Raises ValueError when phrases overlap.
     """
     pieces = []
     position = 0
@@ -208,18 +207,18 @@ def write(grounded: GroundedText) -> str:
             raise ValueError(f'The phrase "{phrase.text}" overlaps the one before it.')
         before = grounded.caption[position : phrase.start]
         if phrase.text:
-            # The blank before a phrase belongs into its tag: that is how the model learned it.
-            bare = before.rstrip()
-            pieces += [bare, "<phrase>", before[len(bare) :], phrase.text, "</phrase>"]
+            # As in the training data, the blank before a phrase is inside its tag.
+            stripped = before.rstrip()
+            pieces += [stripped, "<phrase>", before[len(stripped) :], phrase.text, "</phrase>"]
         else:
             pieces.append(before)
         if phrase.boxes:
-            pieces += ["<object>", _write_boxes(phrase.boxes), "</object>"]
+            pieces += ["<object>", _serialize_boxes(phrase.boxes), "</object>"]
         position = phrase.end
     return "".join([*pieces, grounded.caption[position:]])
 
 
-def _write_boxes(boxes: Iterable[Box]) -> str:
+def _serialize_boxes(boxes: Iterable[Box]) -> str:
     return DELIMITER.join(
         "".join(f"<patch_index_{index:04d}>" for index in box_to_tokens(box)) for box in boxes
     )

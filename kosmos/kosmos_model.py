@@ -1,4 +1,4 @@
-"""What the KOSMOS socket carries."""
+"""The Kosmos-2 model that the KOSMOS socket carries."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SupportsImageEncoding(Protocol):
-    """A model that goes from pixels to slots in one step of its own, as an export does."""
+    """A model with its own image encoder, such as an exported one."""
 
-    def look(self, pixels: Tensor) -> Tensor:
-        """Return the slots [B,Q,D] of pixel values [B,3,S,S]."""
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Return the image features [B,Q,D] of pixel values [B,3,S,S]."""
 
 
 @dataclass(frozen=True)
 class Kosmos:
     """A loaded Kosmos-2.
 
-    The model is in evaluation mode and computes in its own dtype on the device it is on. It may
-    also be an export that is `SupportsImageEncoding` and generates text, and can do nothing else.
-    The processor tokenizes and preprocesses for it. `name` is the name shown to users. `patcher`
-    belongs to whoever moves the model between devices (in ComfyUI a ModelPatcher); the engine
-    ignores it.
-    `source` is the folder that it was loaded from, and `loras` are files that were merged into its
+    The model is in evaluation mode; it may also be an exported one that is `SupportsImageEncoding`
+    and can only generate text. `name` is shown to users. `patcher` is the handle of the code that
+    moves the model between devices (in ComfyUI a ModelPatcher); this room ignores it. `source` is
+    the folder that the model was loaded from, and `loras` are the files that were merged into its
     weights, in that order.
     """
 

@@ -1,4 +1,4 @@
-"""From ComfyUI's IMAGE to the pixels that the vision tower reads."""
+"""Preprocess images for the vision tower."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from .kosmos_model import Kosmos
 def preprocess(kosmos: Kosmos, images: Images) -> Tensor:
     """Return the pixel values [B,3,S,S] of a batch, in the model's dtype and on its device.
 
-    The model's own image processor does the work, with the whole
-    picture squeezed into the square S x S of the vision tower: boxes then refer to all of it, and
-    Kosmos-2 was trained that way.
+    Uses the model's image processor, without its centre crop: the whole image is resized to S x S,
+    as in the training of Kosmos-2, so that boxes refer to all of it.
     """
     side = kosmos.model.config.vision_config.image_size
-    squares = [  # one at a time: a batch of large pictures would take gigabytes on the way
+    squares = [  # one at a time, as a batch of large images would take gigabytes
         kosmos.processor.image_processor(
             to_rgb(image[None])[0].movedim(-1, 0),
             size={"height": side, "width": side},

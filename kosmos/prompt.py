@@ -1,4 +1,4 @@
-"""Prompts as Kosmos-2 was trained to read them, and its tokens as text again."""
+"""Tokenize prompts in the format of Kosmos-2, and decode its tokens."""
 
 from __future__ import annotations
 
@@ -12,63 +12,62 @@ from .kosmos_model import Kosmos
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt: image slots in front, then the text.
+    """A tokenized prompt: image slots, then the text.
 
-    `slots` are the indices, from the first to behind the last, where the picture's latent queries
-    go. `text_at` is the index of the first token of the text. A prompt that is `kept` begins the
-    text that is written; any other is left out of it.
+    `slots` is the range (start, stop) of indices that the image features take. `text_start` is the
+    index of the first token of the text. `in_text` tells whether the prompt is the beginning of the
+    generated text, or a request that is not part of it.
     """
 
     ids: tuple[int, ...]
     slots: tuple[int, int]
-    text_at: int
-    kept: bool
+    text_start: int
+    in_text: bool
 
 
 def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
     """Tokenize a prompt; `<grounding>` is put before `text`.
 
-    A prompt that begins a sentence ("An image of") is kept; one that asks for something, and so
-    ends in a colon or a question mark, is not. Raises UserError when the decoder has no room
-    for it and `max_new_tokens` more.
+    A prompt that ends in a colon or a question mark is a request; any other begins the generated
+    text. Raises UserError when it and `max_new_tokens` more exceed the decoder's positions.
     """
     tokenizer, config = kosmos.processor.tokenizer, kosmos.model.config
-    # As the processor does, but for a picture, without which it leaves no room for one.
+    # As the processor does for an image; without one it adds no slots.
     opening, closing = tokenizer.convert_tokens_to_ids(["<image>", "</image>"])
     first = tokenizer.unk_token_id + 1
     head = [tokenizer.bos_token_id, opening]
     slots = len(head), len(head) + config.latent_query_num
     head += [*range(first, first + config.latent_query_num), closing]
-    asked = tokenizer(f"<grounding>{text.strip()}", add_special_tokens=False)["input_ids"]
-    ids = (*head, *asked)
-    room = config.text_config.max_position_embeddings - max_new_tokens
-    if len(ids) > room:
+    text_ids = tokenizer(f"<grounding>{text.strip()}", add_special_tokens=False)["input_ids"]
+    ids = (*head, *text_ids)
+    limit = config.text_config.max_position_embeddings - max_new_tokens
+    if len(ids) > limit:
         raise UserError(
-            f"The prompt takes {len(ids)} tokens with the picture, and the model has room for "
-            f"{max(room, 0)} beside {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
+            f"The prompt takes {len(ids)} tokens with the image, and the limit is {max(limit, 0)} "
+            f"with {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
         )
-    kept = not text.rstrip().endswith((":", "?"))
-    return Prompt(ids, slots, len(head), kept)
+    in_text = not text.rstrip().endswith((":", "?"))
+    return Prompt(ids, slots, len(head), in_text)
 
 
-def read_text(kosmos: Kosmos, prompt: Prompt, written: Sequence[int]) -> str:
-    """Return what was written, tags and location tokens included, with the prompt if it is kept.
+def decode_text(kosmos: Kosmos, prompt: Prompt, new_ids: Sequence[int]) -> str:
+    """Return the generated text with its tags, including a prompt that is `in_text`.
 
-    It is decoded with its prompt, for a tokenizer drops the blank before the first word that it
-    decodes; and it may add one between a tag and a punctuation mark.
+    Both are decoded together, as a tokenizer drops the blank before the first word. Blanks that it
+    adds between a tag and a punctuation mark are removed.
     """
     tokenizer = kosmos.processor.tokenizer
-    silent = {
+    special = {
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
         tokenizer.unk_token_id,
     }
 
-    def read(ids: Sequence[int]) -> str:
-        text = tokenizer.decode([token for token in ids if token not in silent])
+    def decode(ids: Sequence[int]) -> str:
+        text = tokenizer.decode([token for token in ids if token not in special])
         return re.sub(r"> (?=[.,;:!?])", ">", text)
 
-    asked = prompt.ids[prompt.text_at :]
-    text = read([*asked, *written])
-    return text if prompt.kept else text.removeprefix(read(asked))
+    prompt_ids = prompt.ids[prompt.text_start :]
+    text = decode([*prompt_ids, *new_ids])
+    return text if prompt.in_text else text.removeprefix(decode(prompt_ids))

@@ -1,4 +1,4 @@
-"""Choose among the boxes of a picture."""
+"""Select among the boxes of an image."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from .grounding import Box, GroundedText
 Selection = Literal["all", "phrase", "index"]
 
 
-def choose_boxes(
-    seen: GroundedText, select: Selection, phrase: str = "", index: int = 0
+def select_boxes(
+    grounded: GroundedText, select: Selection, phrase: str = "", index: int = 0
 ) -> list[Box]:
-    """Return boxes of one picture, in reading order; there may be none.
+    """Return boxes of one image, in reading order; there may be none.
 
-    "all" takes every box; "phrase" those of phrases that contain `phrase` as whole words, whatever
-    the case; "index" the box with that number, counted from 0. Raises UserError for an empty
-    `phrase`.
+    "all" takes every box; "phrase" those of phrases that contain `phrase` as whole words, ignoring
+    case; "index" the box at that index. Raises UserError for an empty `phrase`.
     """
     if select == "all":
-        return list(seen.boxes)
+        return list(grounded.boxes)
     if select == "index":
-        return list(seen.boxes[index : index + 1])
-    wanted = phrase.lower().split()
-    if not wanted:
+        return list(grounded.boxes[index : index + 1])
+    words = phrase.lower().split()
+    if not words:
         raise UserError('The phrase is empty: write one, or select "all".')
     return [
         box
-        for candidate in seen.phrases
-        if _contains(candidate.text.lower().split(), wanted)
+        for candidate in grounded.phrases
+        if _contains_words(candidate.text.lower().split(), words)
         for box in candidate.boxes
     ]
 
 
-def _contains(words: list[str], wanted: list[str]) -> bool:
-    return any(words[k : k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
+def _contains_words(text: list[str], words: list[str]) -> bool:
+    return any(text[k : k + len(words)] == words for k in range(len(text) - len(words) + 1))
 
 
-def pad(box: Box, share: float) -> Box:
-    """Move each edge outwards by a share of the box's longer side, as far as the picture goes.
+def pad_box(box: Box, share: float) -> Box:
+    """Move each edge outwards by a share of the box's longer side, clipped to the image.
 
-    The sides are compared in 0..1 of the picture, as `box` is.
+    The longer side is that in fractions of the image, as in `box`.
     """
     margin = share * max(box.x1 - box.x0, box.y1 - box.y0)
     return Box(

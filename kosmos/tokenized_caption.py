@@ -1,4 +1,4 @@
-"""A caption's words, and the tokens in which Kosmos-2 reads or writes them."""
+"""Map the words of a caption to their tokens."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from ..shared.errors import UserError
 from .generate.caption import BRIEF
-from .grounding import GroundedText, write
+from .grounding import GroundedText, serialize
 from .kosmos_model import Kosmos
 from .prompt import tokenize
 
-UNPARTED = "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
-"""A letter, or a sign on one, of Thai, Japanese or Chinese, which part no words."""
+UNSEGMENTED = "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
+"""A letter or mark of Thai, Japanese or Chinese, which do not separate words."""
 
-LETTER = rf"(?!{UNPARTED})[\w\u0900-\u0963]"
-"""Any other letter; Hindi's vowel signs, which Python does not count among letters, are."""
+LETTER = rf"(?!{UNSEGMENTED})[\w\u0900-\u0963]"
+"""Any other letter, including Hindi's vowel signs, which Python does not count as letters."""
 
-_WORD = re.compile(rf"{UNPARTED}|(?:{LETTER})+(?:['’-](?:{LETTER})+)*")
+_WORD = re.compile(rf"{UNSEGMENTED}|(?:{LETTER})+(?:['’-](?:{LETTER})+)*")
 _TAG = re.compile(r"<[^<>]*>")
 
 
@@ -26,8 +26,8 @@ _TAG = re.compile(r"<[^<>]*>")
 class Word:
     """A word of a caption: `text` is `caption[start:end]`.
 
-    In scripts that part no words it is a letter.
-    `tokens` are the places of its tokens in the whole sequence, image slots included.
+    In scripts that do not separate words it is a letter. `tokens` are the indices of its tokens in
+    the sequence, image slots included.
     """
 
     text: str
@@ -38,9 +38,9 @@ class Word:
 
 @dataclass(frozen=True)
 class TokenizedCaption:
-    """A caption as the decoder reads it: tokens, where the image slots are, and its words.
+    """A caption with its token ids, image slots included, and its words.
 
-    `ids` has the whole sequence. `slots` are the indices from the first slot to behind the last.
+    `slots` is the range (start, stop) of the image slots.
     """
 
     caption: str
@@ -48,15 +48,16 @@ class TokenizedCaption:
     slots: tuple[int, int]
     words: tuple[Word, ...]
 
-    def named(self, wanted: Sequence[str]) -> tuple[Word, ...]:
-        """Return the words of these texts, in reading order, upper and lower case alike.
+    def find_words(self, texts: Sequence[str]) -> tuple[Word, ...]:
+        """Return the words with one of `texts`, in reading order, ignoring case.
 
-        Without any, all words behind "An image of". Raises UserError for one that is not there.
+        Without `texts`, all words after "An image of". Raises UserError for a text that is no word
+        of the caption.
         """
-        if not wanted:
+        if not texts:
             beginning = len(BRIEF) if self.caption.startswith(BRIEF) else 0
             return tuple(word for word in self.words if word.start >= beginning)
-        lower = {text.lower() for text in wanted}
+        lower = {text.lower() for text in texts}
         missing = lower - {word.text.lower() for word in self.words}
         if missing:
             raise UserError(
@@ -66,32 +67,31 @@ class TokenizedCaption:
         return tuple(word for word in self.words if word.text.lower() in lower)
 
 
-def tokenize_caption(kosmos: Kosmos, told: GroundedText) -> TokenizedCaption:
-    """Write a caption with its tags and boxes behind `<grounding>`, as the model would, and find
-    its words.
+def tokenize_caption(kosmos: Kosmos, grounded: GroundedText) -> TokenizedCaption:
+    """Tokenize a caption with its tags and boxes, after `<grounding>`, and find its words.
 
-    One that does not begin with "An image of" is read as if it did. Raises UserError for a
-    caption without a word, and for one that the decoder has no room for.
+    "An image of" is put before a caption that does not begin with it. Raises UserError for a
+    caption without words, and for one that exceeds the decoder's positions.
     """
-    raw = write(told)
-    if not told.caption.startswith(BRIEF):
+    raw = serialize(grounded)
+    if not grounded.caption.startswith(BRIEF):
         raw = f"{BRIEF} {raw}"
     prompt = tokenize(kosmos, raw, 0)
     text = f"<grounding>{raw.strip()}"
     encoded = kosmos.processor.tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True
     )
-    blanked = _TAG.sub(lambda tag: " " * len(tag[0]), text)
-    inside = [(match.start(), match.end()) for match in _WORD.finditer(blanked)]
-    own = list(_WORD.finditer(told.caption))
-    if not own:
+    without_tags = _TAG.sub(lambda tag: " " * len(tag[0]), text)
+    spans = [(match.start(), match.end()) for match in _WORD.finditer(without_tags)]
+    matches = list(_WORD.finditer(grounded.caption))
+    if not matches:
         raise UserError("A caption has no words: write one, or leave caption empty.")
     words = []
-    for match, (start, end) in zip(own, inside[len(inside) - len(own) :], strict=True):
+    for match, (start, end) in zip(matches, spans[len(spans) - len(matches) :], strict=True):
         tokens = tuple(
-            prompt.text_at + k
+            prompt.text_start + k
             for k, (left, right) in enumerate(encoded["offset_mapping"])
             if left < end and right > start
         )
         words.append(Word(match[0], match.start(), match.end(), tokens))
-    return TokenizedCaption(told.caption, prompt.ids, prompt.slots, tuple(words))
+    return TokenizedCaption(grounded.caption, prompt.ids, prompt.slots, tuple(words))

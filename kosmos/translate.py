@@ -1,8 +1,8 @@
-"""Translate captions, and keep each box on the words that it belongs to.
+"""Translate captions, and transfer each box to the translation of its phrase.
 
-A translator does not say which words came from which, and its attention is no reliable witness. So
-each phrase is translated by itself as well, and looked for in the translated caption: not letter by
-letter, for languages bend their words ("ein roter Hund", "eines roten Hundes").
+A translator does not tell which words were translated to which, and its attention is unreliable for
+that. So each phrase is also translated by itself, and searched in the translated caption by
+similarity, as words are inflected there ("ein roter Hund", "eines roten Hundes").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..shared.batching import in_batches
 from ..shared.errors import UserError
 from ..shared.model_folders import load_pretrained
 from .grounding import GroundedText, Phrase
-from .tokenized_caption import LETTER, UNPARTED
+from .tokenized_caption import LETTER, UNSEGMENTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,11 @@ BATCH_SIZE = 16
 """Texts."""
 
 MIN_SIMILARITY = 0.6
-"""Least likeness (0..1, Ratcliff and Obershelp 1988) of a phrase and the words it is found in."""
+"""Least similarity (0..1, Ratcliff and Obershelp 1988) of a phrase and its words in the caption."""
 
 
 class LanguageCodes(NamedTuple):
-    """What a language is called by M2M100, by NLLB, and by MarianMT's multilingual models."""
+    """Codes of a language in M2M100, in NLLB, and in MarianMT's multilingual models."""
 
     m2m: str
     nllb: str
@@ -87,7 +87,7 @@ class Translator:
 def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
     """Load the MarianMT, M2M100 or NLLB in `folder`; nothing is downloaded.
 
-    Raises UserError when a file is missing or broken, or when it is another kind of model.
+    Raises UserError when a file is missing or broken, or when the model is of another type.
     """
     model, tokenizer = load_pretrained(
         folder,
@@ -102,24 +102,24 @@ def load_translator(folder: Path, dtype: torch.dtype) -> Translator:
 
 def translate(
     translator: Translator,
-    seen: Sequence[GroundedText],
+    captions: Sequence[GroundedText],
     language: str,
     *,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> list[GroundedText]:
-    """Translate English captions; phrases become the words that theirs were translated to.
+    """Translate English captions and their phrases.
 
-    A phrase that is not found in the translation keeps its boxes, with an empty text. `on_batch`
-    hears how many texts of how many are done, captions and phrases, the shortest first. Raises
-    UserError when the translator does not know the language.
+    A phrase that is not found in the translation keeps its boxes, with an empty text. `on_batch` is
+    called as on_batch(done, total), counted in captions and phrases. Raises UserError when the
+    translator does not support the language.
     """
-    words = dict.fromkeys(phrase.text for text in seen for phrase in text.phrases if phrase.text)
-    sources = [*dict.fromkeys(text.caption for text in seen), *words]
+    sources = [text.caption for text in captions]
+    sources += [phrase.text for text in captions for phrase in text.phrases]
     texts = sorted((text for text in dict.fromkeys(sources) if text.strip()), key=len)
-    first = _target(translator, language)
+    target = _target(translator, language)
 
     def work(batch: slice) -> list[str]:
-        return _write(translator, texts[batch], first)
+        return _generate(translator, texts[batch], target)
 
     translated = dict(zip(texts, in_batches(len(texts), BATCH_SIZE, work, on_batch), strict=True))
     return [
@@ -127,12 +127,12 @@ def translate(
             translated.get(text.caption, ""),
             [(translated.get(phrase.text, ""), phrase) for phrase in text.phrases],
         )
-        for text in seen
+        for text in captions
     ]
 
 
 class _Target(NamedTuple):
-    """What a source text begins with, and the token that a translation begins with."""
+    """The prefix of source texts, and the first token of translations, which set the language."""
 
     prefix: str = ""
     token: int | None = None
@@ -141,11 +141,11 @@ class _Target(NamedTuple):
 def _target(translator: Translator, language: str) -> _Target:
     tokenizer, codes = translator.tokenizer, LANGUAGES[language]
     if translator.model.config.model_type == "marian":
-        known = [code for code in getattr(tokenizer, "supported_language_codes", []) if code]
-        if not known:
+        supported = [code for code in getattr(tokenizer, "supported_language_codes", []) if code]
+        if not supported:
             return _Target()  # a model for one pair of languages
         for code in (codes.marian, codes.m2m):
-            if f">>{code}<<" in known:
+            if f">>{code}<<" in supported:
                 return _Target(prefix=f">>{code}<< ")
     for name, source in ((f"__{codes.m2m}__", "en"), (codes.nllb, LANGUAGES["English"].nllb)):
         token = tokenizer.convert_tokens_to_ids(name)
@@ -158,52 +158,54 @@ def _target(translator: Translator, language: str) -> _Target:
 
 
 @torch.no_grad()
-def _write(translator: Translator, texts: Sequence[str], target: _Target) -> list[str]:
+def _generate(translator: Translator, texts: Sequence[str], target: _Target) -> list[str]:
     inputs = translator.tokenizer(
         [target.prefix + text for text in texts], padding=True, return_tensors="pt"
     ).to(translator.model.device)
-    written = translator.model.generate(
+    sequences = translator.model.generate(
         **inputs,
         forced_bos_token_id=target.token,
         do_sample=False,
         max_new_tokens=2 * inputs["input_ids"].shape[1] + 16,
     )
-    # The language stands in front; not every tokenizer counts it among its special tokens.
-    said = written[:, 1:] if target.token is None else written[:, 2:]
-    told = translator.tokenizer.batch_decode(said, skip_special_tokens=True)
-    return [text.strip() for text in told]
+    # Not every tokenizer skips the language token, which is the second one.
+    ids = sequences[:, 1:] if target.token is None else sequences[:, 2:]
+    translations = translator.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [text.strip() for text in translations]
 
 
 def transfer_boxes(caption: str, phrases: Sequence[tuple[str, Phrase]]) -> GroundedText:
-    """Find phrases in a caption, each given as it may read there, and put their boxes on it.
+    """Find translated phrases in a translated caption, and give them the boxes of the originals.
 
-    No two phrases share a word; the one that is found best chooses first.
+    `phrases` are pairs of a translation and the original. No two phrases share a word; matches are
+    assigned greedily, the most similar first.
     """
-    units = _units(caption)
-    found: list[tuple[float, int, range]] = []
-    for k, (wanted, _) in enumerate(phrases):
-        size = len(_units(wanted))
+    spans = _word_spans(caption)
+    matches: list[tuple[float, int, range]] = []
+    for k, (translation, _) in enumerate(phrases):
+        size = len(_word_spans(translation))
         for length in range(max(1, size - 1), size + 3):
-            for start in range(len(units) - length + 1):
-                window = range(start, start + length)
-                text = caption[units[start][0] : units[window[-1]][1]]
-                likeness = SequenceMatcher(None, wanted.lower(), text.lower()).ratio()
-                if likeness >= MIN_SIMILARITY:
-                    found.append((likeness, k, window))
-    places: dict[int, range] = {}
-    taken: set[int] = set()
-    for _, k, window in sorted(found, key=lambda one: (-one[0], one[1], one[2].start)):
-        if k not in places and taken.isdisjoint(window):
-            places[k] = window
-            taken.update(window)
-    placed = []
+            for start in range(len(spans) - length + 1):
+                words = range(start, start + length)
+                text = caption[spans[start][0] : spans[words[-1]][1]]
+                ratio = SequenceMatcher(None, translation.lower(), text.lower()).ratio()
+                if ratio >= MIN_SIMILARITY:
+                    matches.append((ratio, k, words))
+    assigned: dict[int, range] = {}
+    used: set[int] = set()
+    for _, k, words in sorted(matches, key=lambda match: (-match[0], match[1], match[2].start)):
+        if k not in assigned and used.isdisjoint(words):
+            assigned[k] = words
+            used.update(words)
+    transferred = []
     for k, (_, phrase) in enumerate(phrases):
-        window = places.get(k, range(0))
-        start, end = (units[window[0]][0], units[window[-1]][1]) if window else (len(caption),) * 2
-        placed.append(Phrase(caption[start:end], start, end, phrase.boxes))
-    return GroundedText(caption, tuple(sorted(placed, key=lambda one: one.start)))
+        start = end = len(caption)
+        if k in assigned:
+            start, end = spans[assigned[k][0]][0], spans[assigned[k][-1]][1]
+        transferred.append(Phrase(caption[start:end], start, end, phrase.boxes))
+    return GroundedText(caption, tuple(sorted(transferred, key=lambda phrase: phrase.start)))
 
 
-def _units(text: str) -> list[tuple[int, int]]:
-    """Return where words stand; in scripts that part no words, where their letters do."""
-    return [match.span() for match in re.finditer(rf"{UNPARTED}|(?:{LETTER})+", text)]
+def _word_spans(text: str) -> list[tuple[int, int]]:
+    """Return the spans of words, or of letters in scripts that do not separate words."""
+    return [match.span() for match in re.finditer(rf"{UNSEGMENTED}|(?:{LETTER})+", text)]

@@ -134,7 +134,7 @@ class AttentionMap(io.ComfyNode):
                 kosmos,
                 preprocess(kosmos, picture[None]),
                 spelled,
-                spelled.named(wanted),
+                spelled.find_words(wanted),
                 method=method,
                 layers=chosen_layers,
                 heads=chosen_heads,
@@ -186,12 +186,12 @@ def _captions(
 
     count = len(image)
     if grounding is not None:
-        if len(grounding.pictures) != count:
+        if len(grounding.captions) != count:
             raise UserError(
-                f"There are {count} pictures but the grounding of {len(grounding.pictures)}: "
+                f"There are {count} pictures but the grounding of {len(grounding.captions)}: "
                 "connect the same pictures to Grounded Caption and Attention Map."
             )
-        return list(grounding.pictures)
+        return list(grounding.captions)
     lines = [line for line in caption.splitlines() if line.strip()]
     if not lines:
         return describe(kosmos, image, batching=batching)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..kosmos.generate.language import ENGLISH, LANGUAGES, prompt_in
+from ..kosmos.generate.language import ENGLISH, LANGUAGES, localized_prompt
 from ..shared.errors import UserError
 
 
@@ -34,7 +34,7 @@ def caption_prompt(style: str, prompt: str, language: str) -> str:
 
     if style != "custom":
         detailed = style == "detailed"
-        return prompt_in(language, DETAILED if detailed else BRIEF, detailed=detailed)
+        return localized_prompt(language, DETAILED if detailed else BRIEF, detailed=detailed)
     if not prompt.strip():
         raise UserError(
             'The prompt is empty: write one, or choose the style "brief" or "detailed".'

@@ -87,7 +87,7 @@ class DescribeRegion(io.ComfyNode):
         """Caption the regions."""
         from ..drawing.boxes import draw_boxes
         from ..kosmos.generate.encoded_images import EncodedImages
-        from ..kosmos.generate.regions import describe_regions, labelled
+        from ..kosmos.generate.regions import describe_regions, join_descriptions
         from ..kosmos.grounding import Grounding
 
         images = split_images(image)
@@ -100,7 +100,7 @@ class DescribeRegion(io.ComfyNode):
             max_new_tokens=(max_new_tokens or [32])[0],
             batching=batch_options(sum(map(len, regions)), (batch_size or [0])[0]),
         )
-        texts = [labelled(*pair) for pair in zip(regions, descriptions, strict=True)]
+        texts = [join_descriptions(*pair) for pair in zip(regions, descriptions, strict=True)]
         return io.NodeOutput(
             [description for of_image in descriptions for description in of_image],
             Grounding(tuple(texts)),

@@ -251,7 +251,7 @@ def _examples(
         raise UserError("captions and grounding are both connected: disconnect one of them.")
     images = [to_rgb(image[None])[0].cpu().numpy() for image in split_images(batches)]
     texts = [GroundedText(caption.strip()) for caption in captions]
-    texts += [text for grounding in groundings for text in grounding.pictures]
+    texts += [text for grounding in groundings for text in grounding.captions]
     if len(texts) != len(images):
         raise UserError(
             f"There are {len(images)} images but {len(texts)} captions: connect a caption for each "

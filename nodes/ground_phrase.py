@@ -78,14 +78,14 @@ class GroundPhrase(io.ComfyNode):
         """Find the phrases."""
         from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
         from ..kosmos.box_conversion import boxes_to_pixels
-        from ..kosmos.generate.ground import ground, missing
+        from ..kosmos.generate.ground import describe_missing, ground
         from ..kosmos.grounding import Grounding
 
         lines = required_lines(phrases, "phrase")
         host.load_to_device(kosmos.patcher)
         options = batch_options(len(image) * len(lines), batch_size)
         texts = ground(kosmos, image, lines, verify=verify, batching=options)
-        not_found = missing(texts)
+        not_found = describe_missing(texts)
         if not_found:
             host.show_text(not_found)
         height, width = image.shape[1:3]

@@ -71,7 +71,7 @@ class GroundingCrop(io.ComfyNode):
     ) -> io.NodeOutput:
         """Crop the boxes; selection: the other inputs, as `selected_boxes` takes them."""
         from ..kosmos.box_conversion import window
-        from ..kosmos.crop import cut, shaped
+        from ..kosmos.crop import crop, expand_to_aspect
 
         images = split_images(image)
         selected = selected_boxes(images, **selection)
@@ -84,7 +84,7 @@ class GroundingCrop(io.ComfyNode):
             ratio = ratios[(aspect or ["box"])[0]]
             for box in boxes:
                 pixels = window(box, width, height)
-                pixels = pixels if ratio is None else shaped(pixels, width, height, ratio)
+                pixels = pixels if ratio is None else expand_to_aspect(pixels, width, height, ratio)
                 windows.append(pixels)
-                crops.append(cut(one, pixels, (size or [0])[0]))
+                crops.append(crop(one, pixels, (size or [0])[0]))
         return io.NodeOutput(crops, [[list(pixels)] for pixels in windows])

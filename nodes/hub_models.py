@@ -22,9 +22,9 @@ def folder(kind: str, choice: str) -> Path:
 
     Raises UserError when it is nowhere, or the hub cannot be reached.
     """
-    from ..kosmos.load import fetch
+    from ..shared.model_folders import download_model
 
     offered = choice in (*KOSMOS, *DUAL_ENCODERS, *DINO)
     if offered and choice not in host.list_models(kind):
-        return fetch(choice, kind)
+        return download_model(choice, kind)
     return host.resolve(kind, choice)

@@ -40,7 +40,7 @@ def one_per_image(values: Sequence[T], count: int, name: str) -> list[T]:
 
 def grounded_texts(groundings: Sequence[Grounding], count: int) -> list[GroundedText]:
     """Return the texts of a list of groundings. Raises UserError unless there are `count`."""
-    texts = [text for grounding in groundings for text in grounding.pictures]
+    texts = [text for grounding in groundings for text in grounding.captions]
     if len(texts) != count:
         raise UserError(
             f"There are {count} images but the grounding of {len(texts)}: connect the grounding "

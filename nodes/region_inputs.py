@@ -76,14 +76,14 @@ def selected_boxes(
 
     Raises UserError when there are boxes for another number of images, or bbox has no phrases.
     """
-    from ..kosmos.select_boxes import choose_boxes, pad
+    from ..kosmos.select_boxes import pad_box, select_boxes
 
     texts = _boxes_as_texts(images, bbox) if bbox else grounded_texts(grounding or [], len(images))
     if bbox and select[0] == "phrase":
         raise UserError("The boxes of a bbox have no phrases: select all or index.")
     selection = cast("Selection", select[0])
     return [
-        [pad(box, padding[0]) for box in choose_boxes(text, selection, phrase[0], box_index[0])]
+        [pad_box(box, padding[0]) for box in select_boxes(text, selection, phrase[0], box_index[0])]
         for text in texts
     ]
 

@@ -75,7 +75,7 @@ class TranslateCaption(io.ComfyNode):
         progress = host.Progress(100)
         texts = translate(
             loaded,
-            grounding.pictures,
+            grounding.captions,
             language,
             on_batch=lambda done, total: progress.step(100 * done // total),
         )

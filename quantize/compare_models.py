@@ -19,7 +19,7 @@ from ..kosmos.generate.encoded_images import EncodedImages
 from ..kosmos.generate.kv_cache import PreallocatedCache
 from ..kosmos.grounding import parse
 from ..kosmos.kosmos_model import Kosmos
-from ..kosmos.prompt import Prompt, read_text, tokenize
+from ..kosmos.prompt import Prompt, decode_text, tokenize
 from ..shared.batching import BatchOptions
 
 MAX_NEW_TOKENS = 48
@@ -75,7 +75,7 @@ def compare_captioners(
     tokens_changed, divergence = _next_token_changes(before, after, images, prompt, captions[0])
     image_rows = {
         title: draw_boxes_batch(
-            images, [parse(read_text(before, prompt, completion.ids)) for completion in row]
+            images, [parse(decode_text(before, prompt, completion.ids)) for completion in row]
         )
         for title, row in zip(("before", "after"), captions, strict=True)
     }
@@ -112,7 +112,7 @@ def _next_token_log_probs(
 ) -> Tensor:
     """Return the log-probabilities [n,V] from which each of the n `ids` is predicted."""
     prefix = EncodedImages(kosmos, image).prefill([0], prompt)
-    inputs = [*prompt.ids[prompt.text_at :], *ids[:-1]]
+    inputs = [*prompt.ids[prompt.text_start :], *ids[:-1]]
     logits = kosmos.model.text_model(
         input_ids=torch.tensor([inputs], device=kosmos.model.device),
         past_key_values=PreallocatedCache(prefix, len(inputs)),

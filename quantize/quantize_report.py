@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..drawing.before_after_sheet import BarPair
-from ..shared.model_size import as_text
+from ..shared.model_size import format_bytes
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class QuantizeReport:
         layers = f"{self.layers} linear layers quantized, {self.left} skipped"
         lines = [
             f"{self.name} in {self.format}: {layers if self.layers else 'every weight cast'}",
-            f"in memory: {as_text(before.memory)} before, {as_text(after.memory)} after "
+            f"in memory: {format_bytes(before.memory)} before, {format_bytes(after.memory)} after "
             f"({before.memory / after.memory:.2f} times smaller)",
-            f"on disk: {as_text(before.disk)} before, {as_text(after.disk)} after "
+            f"on disk: {format_bytes(before.disk)} before, {format_bytes(after.disk)} after "
             f"({before.disk / after.disk:.2f} times smaller)",
             f"time per {self.unit}: {before.seconds:.3g} s before, {after.seconds:.3g} s after "
             f"({before.seconds / after.seconds:.2f} times as fast)",
@@ -61,8 +61,8 @@ class QuantizeReport:
         """Return memory, disk and seconds before and after."""
         costs = (self.before, self.after)
         return [
-            BarPair("in memory", *((cost.memory, as_text(cost.memory)) for cost in costs)),
-            BarPair("on disk", *((cost.disk, as_text(cost.disk)) for cost in costs)),
+            BarPair("in memory", *((cost.memory, format_bytes(cost.memory)) for cost in costs)),
+            BarPair("on disk", *((cost.disk, format_bytes(cost.disk)) for cost in costs)),
             BarPair(
                 f"time per {self.unit}",
                 *((cost.seconds, f"{cost.seconds:.3g} s") for cost in costs),

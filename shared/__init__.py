@@ -1,1 +1,1 @@
-"""What all rooms use: errors, atomic files, batching, peak memory, model folders."""
+"""Used by all rooms: errors, atomic files, batching, images, memory and model folders."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, for all engines."""
+"""Write files and folders atomically."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to; it takes the place of `path` only when all went well.
+    """Yield a path to write a file to; it replaces `path` when the block succeeds.
 
-    Whatever happens meanwhile (an error, SIGKILL, a power cut), `path` is the old file or the new
-    one and nothing between. When the block raises, what was written is removed.
+    In case of an error, SIGKILL or a power cut, `path` is still the old file or already the new
+    one. When the block raises, the draft is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -30,12 +30,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; it becomes `path`, which is not there yet, when all went well.
+    """Yield an empty folder to fill; it becomes `path`, a new folder, when the block succeeds.
 
-    What an attempt that was killed has left behind is removed first.
+    Drafts of attempts that were killed are removed first.
     """
-    for left in path.parent.glob(f"{path.name}.*.tmp"):
-        shutil.rmtree(left)
+    for old_draft in path.parent.glob(f"{path.name}.*.tmp"):
+        shutil.rmtree(old_draft)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     draft.mkdir(parents=True)
     try:
@@ -54,6 +54,6 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 file by `atomic_write`."""
+    """Write a small UTF-8 file atomically."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")

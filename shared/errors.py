@@ -1,10 +1,10 @@
-"""The one kind of error that a user can mend."""
+"""The error for what users can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Says in one sentence which input is wrong and what to do about it.
+    """A message in one sentence that names the wrong input and the remedy.
 
-    ComfyUI shows the sentence on the node that raised it.
+    ComfyUI shows it on the node that raised it.
     """

@@ -1,9 +1,11 @@
-"""Models in local folders in transformers' layout."""
+"""Model folders in the layout of Hugging Face, local and on the hub."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,23 @@ from safetensors import SafetensorError
 
 from .errors import UserError
 
+MODEL_FILES = ["*.json", "*.safetensors"]
+CHUNK_SIZE = 1 << 20
 
-def model_kind(folder: Path) -> str | None:
-    """Return the `model_type` of the model that lies in `folder` in transformers' layout.
 
-    Raises UserError when its config.json is missing or unreadable.
+def model_type(folder: Path) -> str | None:
+    """Return the `model_type` in the config.json of a model folder.
+
+    Raises UserError when the file is missing or unreadable.
     """
     try:
-        kind: str | None = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-            "model_type"
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name: str | None = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f'The config.json of "{folder.name}" is missing or unreadable: copy the model again.'
         ) from error
-    return kind
+    return name
 
 
 def load_pretrained(
@@ -42,7 +46,7 @@ def load_pretrained(
     The classes are Auto classes of transformers. Raises UserError, with the `remedy`, when the
     model is of none of `model_types`, and when a file is missing or broken.
     """
-    kind = model_kind(folder)
+    kind = model_type(folder)
     if kind not in model_types:
         raise UserError(f'"{folder.name}" is a model of the kind "{kind}": {remedy}.')
     try:
@@ -57,3 +61,48 @@ def load_pretrained(
             "safetensors, and the files of its processor or tokenizer, so copy it again."
         ) from error
     return model.eval(), processor
+
+
+def download_model(hub_id: str, kind: str) -> Path:
+    """Return the folder of a hub model in Hugging Face's cache; missing files are downloaded.
+
+    `kind` is the subfolder of ComfyUI's models folder where users can put the model instead.
+    Raises UserError when the hub cannot be reached or has no such model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f'The model "{hub_id}" is not on this machine and could not be downloaded: connect to '
+            f"the internet, free disk space, or put its folder into models/{kind}."
+        ) from error
+
+
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file, in hex; cached until the file's size or time changes."""
+    state = file.stat()
+    return _file_hash(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: Path, size: int, modified_ns: int) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_SIZE):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_files(folder: Path, files: Iterable[Path]) -> str:
+    """Return the SHA-256, in hex, of the contents and names of files, in their order.
+
+    The name is the path relative to `folder`, or only the suffix for a file outside of it.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(folder).as_posix() if folder in file.parents else file.suffix
+        digest.update(f"{name}:{file_hash(file)}\n".encode())
+    return digest.hexdigest()

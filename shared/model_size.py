@@ -1,4 +1,4 @@
-"""How many bytes a model takes."""
+"""Measure the size of models in bytes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 
 def bytes_in_memory(module: nn.Module) -> int:
-    """Return the bytes of a module's weights and buffers; what is shared counts once.
+    """Return the bytes of a module's parameters and buffers; shared ones count once.
 
-    A quantized weight counts with its packed numbers, scales and offsets.
+    A quantized weight counts with its packed values, scales and offsets.
     """
     tensors = [*module.parameters(), *module.buffers()]
-    stored = {part.data_ptr(): part.nbytes for tensor in tensors for part in _plain(tensor)}
+    stored = {part.data_ptr(): part.nbytes for tensor in tensors for part in _plain_tensors(tensor)}
     return sum(stored.values())
 
 
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The ordinary tensors that one of a subclass is made of, or itself."""
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the plain tensors that a tensor subclass consists of, or the tensor itself."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return
     names, _ = tensor.__tensor_flatten__()
     for name in names:
-        yield from _plain(getattr(tensor, name))
+        yield from _plain_tensors(getattr(tensor, name))
 
 
 def bytes_on_disk(folder: Path) -> int:
@@ -33,8 +33,8 @@ def bytes_on_disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
-def as_text(count: int) -> str:
-    """Return a number of bytes for people: "3.4 MB"; a megabyte is 10^6 bytes, as on disks."""
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as text, such as "3.4 MB"; a megabyte is 10^6 bytes."""
     unit, name = next(
         ((size, name) for size, name in ((10**9, "GB"), (10**6, "MB")) if count >= size),
         (10**3, "kB"),

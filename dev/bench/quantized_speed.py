@@ -22,7 +22,7 @@ from ...kosmos.prompt import tokenize
 from ...quantize.calibration_data import captioning_run
 from ...quantize.quantize_formats import QUANTIZE_FORMATS
 from ...quantize.quantize_models import quantize_kosmos
-from ...shared.model_size import as_text, bytes_in_memory
+from ...shared.model_size import bytes_in_memory, format_bytes
 from .caption_speed import load
 from .timing import Clock, add_clock, environment
 
@@ -114,7 +114,7 @@ def main() -> None:
             log.info(
                 "| %s | %s | %.2f | %d | %.2f (%.2f to %.2f) | %.0f %% of %.1f GB/s | %.2f |",
                 name,
-                as_text(size),
+                format_bytes(size),
                 whole / size,
                 batch,
                 batch / middle,

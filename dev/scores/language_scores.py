@@ -14,7 +14,7 @@ import torch
 
 from ...kosmos.generate.ask import ask
 from ...kosmos.generate.caption import BRIEF, caption
-from ...kosmos.generate.language import ENGLISH, prompt_in
+from ...kosmos.generate.language import ENGLISH, localized_prompt
 from ...kosmos.grounding import GroundedText, parse
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
@@ -63,7 +63,7 @@ def teach(base: Kosmos, language: str, pictures: int, folder: Path, **changes: A
         base=base.source,
         base_hash=kosmos_fingerprint(base),
         language=language,
-        prompt=prompt_in(language, BRIEF, detailed=False),
+        prompt=localized_prompt(language, BRIEF, detailed=False),
         data=examples_fingerprint(told),
         device="cpu",
         **{"preview_every": 0, **changes},
@@ -90,7 +90,7 @@ class Exam:
 
     def told(self, kosmos: Kosmos, language: str) -> list[GroundedText]:
         """Return the captions of a model that is asked for a language."""
-        prompt = prompt_in(language, BRIEF, detailed=False)
+        prompt = localized_prompt(language, BRIEF, detailed=False)
         return caption(kosmos, self.pictures, prompt, batching=FAST)
 
     def foreign(self, kosmos: Kosmos, language: str, when: str) -> Iterator[Figure]:

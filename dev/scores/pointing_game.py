@@ -49,7 +49,7 @@ def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
         parts = brief(sample.scene, sample.boxes)
         phrases: list[Phrase] = [part for part in parts if not isinstance(part, str)]
         spelled = tokenize_caption(kosmos, GroundedText(true_caption(sample)))
-        nouns = spelled.named([text.split()[-1] for text, _ in phrases])
+        nouns = spelled.find_words([text.split()[-1] for text, _ in phrases])
         pixels = preprocess(kosmos, as_images([sample]))
         total += len(nouns)
         crowded += len(nouns) * (len(phrases) > 1)

@@ -22,7 +22,7 @@ from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
 from ...sandbox.world.captions import brief, plain_text
 from ...shared.images import to_batch
-from ...shared.model_size import as_text, bytes_in_memory
+from ...shared.model_size import bytes_in_memory, format_bytes
 from ...training.config import QAT_FORMATS
 from ..sandbox.scene_pool import Sample, draw_sample
 from ..sandbox.tokenizers import KOSMOS_PIXELS
@@ -92,7 +92,7 @@ def table(
             + (f" ({shares[column] - first[column]:+.1f})" if shares is not first else "")
             for column in columns
         ]
-        yield f"| {name} | {as_text(bytes_in_memory(module))} | {' | '.join(cells)} |"
+        yield f"| {name} | {format_bytes(bytes_in_memory(module))} | {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ...shared.batching import BatchOptions
 from ...shared.errors import UserError
 from ..generate.caption import BRIEF, DETAILED
-from ..generate.language import ENGLISH, LANGUAGES, prompt_in
+from ..generate.language import ENGLISH, LANGUAGES, localized_prompt
 from ..load import load_kosmos
 from .caption_files import CAPTION_FORMATS
 from .folder_captions import CaptionFolderOptions, caption_folder
@@ -38,7 +38,7 @@ def main() -> None:
     process = int(os.environ.get("RANK", "0"))
     prompt = options.prompt
     if prompt is None:
-        prompt = prompt_in(
+        prompt = localized_prompt(
             options.language, DETAILED if options.detailed else BRIEF, detailed=options.detailed
         )
     job = CaptionFolderOptions(

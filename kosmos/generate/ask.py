@@ -1,4 +1,4 @@
-"""Ask questions about pictures."""
+"""Answer questions about images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.images import Images
-from ..grounding import parse
 from ..kosmos_model import Kosmos
-from ..prompt import read_text, tokenize
-from .completion import generate
+from ..prompt import tokenize
+from .completion import generate_text
 from .encoded_images import EncodedImages
 
 
@@ -21,29 +20,23 @@ def ask(
     max_new_tokens: int = 64,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
-    """Answer every question for each picture of a batch, in plain text.
+    """Answer every question for each image of a batch, in plain text.
 
-    The result has for each picture a list with an answer for each question, in their order. The
-    prompt is that of the published model: `Question: ... Answer:`. Each picture is looked at once.
-    `batching` counts questions times pictures.
+    Returns for each image a list of answers in the order of `questions`. The prompt is that of the
+    published model: `Question: ... Answer:`. Each image is encoded once. `batching` counts
+    questions times images.
 
-    Raises UserError for an empty batch and for a question that the decoder has no room for.
+    Raises UserError for an empty batch, and for a question that exceeds the decoder's positions.
     """
     prompts = [
         tokenize(kosmos, f"Question: {question.strip()} Answer:", max_new_tokens)
         for question in questions
     ]
-    replies = generate(
+    texts = generate_text(
         kosmos,
         EncodedImages(kosmos, images),
         [prompts] * len(images),
         max_new_tokens=max_new_tokens,
         batching=batching,
     )
-    return [
-        [
-            parse(read_text(kosmos, prompt, one.ids)).caption
-            for prompt, one in zip(prompts, each, strict=True)
-        ]
-        for each in replies
-    ]
+    return [[text.caption for text in row] for row in texts]

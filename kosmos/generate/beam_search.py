@@ -1,4 +1,4 @@
-"""Captions by beam search: transformers' own, over the same view of the pictures."""
+"""Generate captions by the beam search of transformers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def beam_search(
     max_new_tokens: int,
     on_token: Callable[[], None] | None,
 ) -> list[list[int]]:
-    """Return the likeliest text that `beams` candidates lead to, as token ids, for each picture.
+    """Return the token ids of the most probable of `beams` texts for each image.
 
-    All prompts are the same, so that no row needs padding
-    in front, with which transformers' positions would go wrong. Scores are mean log-probabilities
-    of the tokens. `on_token` is called after each token, and may raise to end the work.
+    All images have the same prompt, as transformers would assign wrong positions behind padding.
+    Texts are scored by the mean log-probability of their tokens. `on_token` is called after each
+    token, and may raise to end the work.
     """
     features = encode_images(kosmos, preprocess(kosmos, images))
     config = kosmos.model.config.text_config
@@ -37,7 +37,7 @@ def beam_search(
     slots = torch.zeros_like(ids)
     slots[:, prompt.slots[0] : prompt.slots[1]] = 1
     with few_rows(kosmos.model):
-        written = kosmos.model.text_model.generate(
+        sequences = kosmos.model.text_model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             image_embeds=features,
@@ -48,13 +48,13 @@ def beam_search(
             use_cache=True,
             eos_token_id=config.eos_token_id,
             pad_token_id=config.pad_token_id,
-            stopping_criteria=StoppingCriteriaList([_EachToken(on_token)] if on_token else []),
+            stopping_criteria=StoppingCriteriaList([_TokenCallback(on_token)] if on_token else []),
         )
-    return written[:, ids.shape[1] :].tolist()
+    return sequences[:, ids.shape[1] :].tolist()
 
 
-class _EachToken(StoppingCriteria):
-    """Calls back after each token, and never stops by itself."""
+class _TokenCallback(StoppingCriteria):
+    """Calls a function after each token, and never stops by itself."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self._on_token = on_token

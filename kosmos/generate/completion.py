@@ -1,10 +1,9 @@
-"""Text under pictures: each picture is looked at once, whatever is asked of it."""
+"""Generate text for prompts on images, in batches with a shared KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
+from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
-from ..prompt import Prompt
+from ..prompt import Prompt, decode_text
 from .batch_size import bytes_per_sequence, choose_batch_size, measure_cost_share
 from .decoding import GREEDY, Decoding, choose_next_token
 from .encoded_images import EncodedImages
@@ -22,18 +22,18 @@ from .kv_cache import KVCache, PreallocatedCache
 
 
 class PromptRow(NamedTuple):
-    """One text to write: its number among all, the number of its picture, and its prompt."""
+    """A prompt to complete: its index among all prompts, and the index of its image."""
 
-    number: int
-    picture: int
+    prompt_index: int
+    image_index: int
     prompt: Prompt
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written behind a prompt: tokens, and the probability the model gave to each.
+    """The tokens generated after a prompt, and their probabilities (0..1).
 
-    `finished` is False when the reply was cut off at the limit.
+    `finished` is False when the text was cut off at the limit.
     """
 
     ids: tuple[int, ...]
@@ -43,149 +43,176 @@ class Completion:
 
 def generate(
     kosmos: Kosmos,
-    pictures: EncodedImages,
+    images: EncodedImages,
     prompts: Sequence[Sequence[Prompt]],
     *,
     decoding: Decoding = GREEDY,
     max_new_tokens: int,
-    stop_at: int | None = None,
+    stop_token: int | None = None,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[Completion]]:
-    """Reply to the prompts of each picture; what is written does not depend on the batches.
+    """Complete the prompts of each image; the completions do not depend on the batches.
 
-    `prompts` has an entry for each picture. A picture is encoded once, and the keys and values of
-    its slots are computed once and shared by its prompts. These are sorted by length, and padded in
-    front, behind the picture, where it differs; padding is masked and counts as no position. Rows
-    that have ended are dropped when they are half of a batch.
+    `prompts` has an entry for each image. An image is encoded and prefilled once for its prompts.
+    Prompts are sorted by length and left-padded after the image; padding is masked and takes no
+    position. Finished rows are dropped when they are half of a batch.
 
-    A reply ends before the token for the end, behind the token `stop_at`, or after
-    `max_new_tokens`. `batching` counts prompts. Raises UserError when memory does not suffice for a
-    single prompt.
+    A completion ends before the end token, after `stop_token`, or after `max_new_tokens`.
+    `batching` counts prompts. Raises UserError when a single prompt does not fit into memory.
     """
-    pairs = [(k, prompt) for k, asked in enumerate(prompts) for prompt in asked]
-    rows = [PromptRow(number, k, prompt) for number, (k, prompt) in enumerate(pairs)]
-    rows.sort(key=lambda row: (row.picture, len(row.prompt.ids)))  # so that little is padded
+    pairs = [(image, prompt) for image, row in enumerate(prompts) for prompt in row]
+    rows = [PromptRow(index, image, prompt) for index, (image, prompt) in enumerate(pairs)]
+    rows.sort(key=lambda row: (row.image_index, len(row.prompt.ids)))  # less padding
     longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
-
-    own = max((len(row.prompt.ids) - row.prompt.text_at for row in rows), default=0)
+    longest_text = max((len(row.prompt.ids) - row.prompt.text_start for row in rows), default=0)
     model = kosmos.model
 
     def size() -> int:
-        return choose_batch_size(model, batching, longest, own)
+        return choose_batch_size(model, batching, longest, longest_text)
 
     def work(batch: slice) -> list[Completion]:
         part = rows[batch]
         estimate = len(part) * bytes_per_sequence(model, longest)
         with measure_cost_share(model, model.device, estimate):
-            shown = [row.picture for row in part]
-            memory = pictures.prefill(shown, part[0].prompt, batching.on_token)
+            image_indices = [row.image_index for row in part]
+            prefix = images.prefill(image_indices, part[0].prompt, batching.on_token)
             return _generate_batch(
-                kosmos, memory, part, decoding, max_new_tokens, stop_at, batching.on_token
+                kosmos, prefix, part, decoding, max_new_tokens, stop_token, batching.on_token
             )
 
-    written = in_batches(len(rows), size, work, batching.on_batch)
-    by_number = dict(zip((row.number for row in rows), written, strict=True))
-    numbers = count()
-    return [[by_number[next(numbers)] for _ in asked] for asked in prompts]
+    completions = in_batches(len(rows), size, work, batching.on_batch)
+    by_index = dict(zip((row.prompt_index for row in rows), completions, strict=True))
+    ordered = (by_index[index] for index in range(len(rows)))
+    return [[next(ordered) for _ in row] for row in prompts]
+
+
+def generate_text(
+    kosmos: Kosmos,
+    images: EncodedImages,
+    prompts: Sequence[Sequence[Prompt]],
+    *,
+    decoding: Decoding = GREEDY,
+    max_new_tokens: int,
+    stop_token: int | None = None,
+    batching: BatchOptions = DEFAULT_BATCHES,
+) -> list[list[GroundedText]]:
+    """Return the completions of `generate` as grounded text, with the prompts that belong to it."""
+    completions = generate(
+        kosmos,
+        images,
+        prompts,
+        decoding=decoding,
+        max_new_tokens=max_new_tokens,
+        stop_token=stop_token,
+        batching=batching,
+    )
+    return [
+        [
+            parse(decode_text(kosmos, prompt, completion.ids))
+            for prompt, completion in zip(*row, strict=True)
+        ]
+        for row in zip(prompts, completions, strict=True)
+    ]
 
 
 class _DecodingBatch:
-    """Rows on their way through the decoder, one token at a time."""
+    """Rows that are decoded together, one token at a time."""
 
     def __init__(
-        self, kosmos: Kosmos, memory: KVCache, rows: Sequence[PromptRow], new_tokens: int
+        self, kosmos: Kosmos, prefix: KVCache, rows: Sequence[PromptRow], max_new_tokens: int
     ) -> None:
         self._decoder = kosmos.model.text_model
-        self._quickly = few_rows(kosmos.model)
+        self._few_rows = few_rows(kosmos.model)
         pad = kosmos.model.config.text_config.pad_token_id
-        shared = rows[0].prompt.text_at
-        own = [row.prompt.ids[shared:] for row in rows]
-        longest = max(map(len, own))
-        pads = torch.tensor([longest - len(ids) for ids in own])
-        seen = torch.ones(len(rows), shared + longest, dtype=torch.long)
-        seen[:, shared:] = torch.arange(longest) >= pads[:, None]
-        positions = (torch.arange(longest) - pads[:, None]).clamp(min=0) + shared + pad + 1
+        text_start = rows[0].prompt.text_start
+        texts = [row.prompt.ids[text_start:] for row in rows]
+        longest = max(map(len, texts))
+        padding = torch.tensor([longest - len(ids) for ids in texts])
+        mask = torch.ones(len(rows), text_start + longest, dtype=torch.long)
+        mask[:, text_start:] = torch.arange(longest) >= padding[:, None]
+        positions = (torch.arange(longest) - padding[:, None]).clamp(min=0) + text_start + pad + 1
 
         device = kosmos.model.device
-        self._next = torch.tensor(
-            [[pad] * (longest - len(ids)) + list(ids) for ids in own], device=device
+        self._input_ids = torch.tensor(
+            [[pad] * (longest - len(ids)) + list(ids) for ids in texts], device=device
         )
-        self._positions = positions.to(device)
-        # Without a mask attention is faster, and where nothing is padded none is needed.
-        self._seen = seen.to(device) if pads.any() else None
-        self._cache = PreallocatedCache(memory, longest + new_tokens)
-        never_twice = self._decoder.generation_config.no_repeat_ngram_size
-        self._never_twice = NoRepeatNGramLogitsProcessor(never_twice) if never_twice else None
-        head = torch.tensor(rows[0].prompt.ids[:shared], device=device)
-        self._history = torch.cat([head.expand(len(rows), -1), self._next], 1)
+        self._position_ids = positions.to(device)
+        # Attention is faster without a mask, and without padding none is needed.
+        self._attention_mask = mask.to(device) if padding.any() else None
+        self._cache = PreallocatedCache(prefix, longest + max_new_tokens)
+        size = self._decoder.generation_config.no_repeat_ngram_size
+        self._no_repeat_ngram = NoRepeatNGramLogitsProcessor(size) if size else None
+        prefix_ids = torch.tensor(rows[0].prompt.ids[:text_start], device=device)
+        self._sequences = torch.cat([prefix_ids.expand(len(rows), -1), self._input_ids], 1)
 
     @torch.no_grad()
     def logits(self) -> Tensor:
-        """Read the tokens that were not read yet; return the logits of the next, float32 [R,V]."""
-        with self._quickly:
+        """Read the tokens appended last; return the logits of the next ones, float32 [R,V]."""
+        with self._few_rows:
             logits = self._decoder(
-                input_ids=self._next,
-                position_ids=self._positions,
-                attention_mask=self._seen,
+                input_ids=self._input_ids,
+                position_ids=self._position_ids,
+                attention_mask=self._attention_mask,
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-        if self._never_twice is not None:
-            logits = self._never_twice(self._history, logits)
+        if self._no_repeat_ngram is not None:
+            logits = self._no_repeat_ngram(self._sequences, logits)
         return logits.float()
 
     def append(self, tokens: list[int]) -> None:
-        """Give each row its next token."""
-        self._next = torch.tensor(tokens, device=self._next.device)[:, None]
-        self._positions = self._positions[:, -1:] + 1
-        self._history = torch.cat([self._history, self._next], 1)
-        if self._seen is not None:
-            self._seen = torch.cat([self._seen, torch.ones_like(self._next)], 1)
+        """Append a token to each row."""
+        self._input_ids = torch.tensor(tokens, device=self._input_ids.device)[:, None]
+        self._position_ids = self._position_ids[:, -1:] + 1
+        self._sequences = torch.cat([self._sequences, self._input_ids], 1)
+        if self._attention_mask is not None:
+            ones = torch.ones_like(self._input_ids)
+            self._attention_mask = torch.cat([self._attention_mask, ones], 1)
 
-    def keep(self, places: list[int]) -> None:
-        """Drop all rows but those at these places."""
-        rows = torch.tensor(places, device=self._next.device)
-        self._next, self._positions = self._next[rows], self._positions[rows]
-        self._history = self._history[rows]
-        if self._seen is not None:
-            self._seen = self._seen[rows]
-        self._cache.keep(rows)
+    def select_rows(self, indices: list[int]) -> None:
+        """Drop all rows but those at `indices`."""
+        rows = torch.tensor(indices, device=self._input_ids.device)
+        self._input_ids, self._position_ids = self._input_ids[rows], self._position_ids[rows]
+        self._sequences = self._sequences[rows]
+        if self._attention_mask is not None:
+            self._attention_mask = self._attention_mask[rows]
+        self._cache.select_rows(rows)
 
 
 def _generate_batch(
     kosmos: Kosmos,
-    memory: KVCache,
+    prefix: KVCache,
     rows: Sequence[PromptRow],
     decoding: Decoding,
     max_new_tokens: int,
-    stop_at: int | None,
+    stop_token: int | None,
     on_token: Callable[[], None] | None,
 ) -> list[Completion]:
     end = kosmos.model.config.text_config.eos_token_id
-    batch = _DecodingBatch(kosmos, memory, rows, max_new_tokens)
-    written: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
+    batch = _DecodingBatch(kosmos, prefix, rows, max_new_tokens)
+    generated: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
     finished = [False] * len(rows)
-    there = list(range(len(rows)))
+    active = list(range(len(rows)))
     for step in range(max_new_tokens):
-        numbers = [rows[k].number for k in there]
-        tokens, probabilities = choose_next_token(batch.logits(), decoding, numbers, step)
-        for k, token, probability in zip(there, tokens, probabilities, strict=True):
+        indices = [rows[k].prompt_index for k in active]
+        tokens, probabilities = choose_next_token(batch.logits(), decoding, indices, step)
+        for k, token, probability in zip(active, tokens, probabilities, strict=True):
             if not finished[k]:
-                finished[k] = token in (end, stop_at)
+                finished[k] = token in (end, stop_token)
                 if token != end:
-                    written[k][0].append(token)
-                    written[k][1].append(probability)
+                    generated[k][0].append(token)
+                    generated[k][1].append(probability)
         if on_token is not None:
             on_token()
         if all(finished):
             break
         batch.append(tokens)
-        going = [place for place, k in enumerate(there) if not finished[k]]
-        if len(going) <= len(there) / 2:
-            batch.keep(going)
-            there = [there[place] for place in going]
+        unfinished = [position for position, k in enumerate(active) if not finished[k]]
+        if len(unfinished) <= len(active) / 2:
+            batch.select_rows(unfinished)
+            active = [active[position] for position in unfinished]
     return [
-        Completion(tuple(ids), tuple(sure), done)
-        for (ids, sure), done in zip(written, finished, strict=True)
+        Completion(tuple(ids), tuple(probabilities), done)
+        for (ids, probabilities), done in zip(generated, finished, strict=True)
     ]

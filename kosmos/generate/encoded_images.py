@@ -1,4 +1,4 @@
-"""Pictures that are looked at once, whatever is asked of them."""
+"""Images that are encoded and prefilled once for any number of prompts."""
 
 from __future__ import annotations
 
@@ -18,58 +18,57 @@ from .kv_cache import KVCache, concatenate
 
 
 class EncodedImages:
-    """A batch of pictures as the decoder comes to know them.
+    """A batch of images, encoded when they are first used.
 
-    The vision tower sees each picture once, and what it made of it is kept in main memory. The
-    decoder reads a picture's slots once for all prompts that come together; the last picture stays
-    in its memory for the prompts that come next. Raises UserError for an empty batch.
+    Image features are computed once and stored on the CPU. The KV cache of an image is computed
+    once for the prompts of a batch; that of the last image is kept for the next batch. Raises
+    UserError for an empty batch.
     """
 
     def __init__(self, kosmos: Kosmos, images: Images) -> None:
         check_images(images)
         self._kosmos = kosmos
         self._images = images
-        self._seen: dict[int, Tensor] = {}
-        self._last: dict[int, KVCache] = {}
+        self._features: dict[int, Tensor] = {}
+        self._last_cache: dict[int, KVCache] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
     def prefill(
-        self, pictures: Sequence[int], prompt: Prompt, on_part: Callable[[], None] | None = None
+        self, indices: Sequence[int], prompt: Prompt, on_pass: Callable[[], None] | None = None
     ) -> KVCache:
-        """Return the memory of pictures by their numbers, ascending, each as often as named.
+        """Return the KV cache of the images at `indices`, which ascend and may repeat.
 
-        Of the prompt only the part up to the end of the picture counts, which all prompts share.
-        A large model on a CPU reads them in parts, before each of which `on_part` is called.
+        It covers the tokens of `prompt` up to its text, which all prompts share. A large model on
+        a CPU takes several forward passes; `on_pass` is called before each.
         """
-        wanted = list(dict.fromkeys(pictures))
-        memories = [self._last[k] for k in wanted[:1] if k in self._last]
-        new = wanted[len(memories) :]
-        size = max_sequences_per_pass(self._kosmos.model, prompt.text_at)
-        for start in range(0, len(new), size):
-            if on_part is not None:
-                on_part()
-            memories.append(self._read(new[start : start + size], prompt))
-        memory = concatenate(memories)
-        self._last = {wanted[-1]: memory.select([len(wanted) - 1])}
-        return memory.select([wanted.index(k) for k in pictures])
+        unique = list(dict.fromkeys(indices))
+        caches = [self._last_cache[k] for k in unique[:1] if k in self._last_cache]
+        remaining = unique[len(caches) :]
+        size = max_sequences_per_pass(self._kosmos.model, prompt.text_start)
+        for start in range(0, len(remaining), size):
+            if on_pass is not None:
+                on_pass()
+            caches.append(self._prefill(remaining[start : start + size], prompt))
+        cache = concatenate(caches)
+        self._last_cache = {unique[-1]: cache.select([len(unique) - 1])}
+        return cache.select([unique.index(k) for k in indices])
 
-    def _look(self, pictures: Sequence[int]) -> Tensor:
-        """Return the latent queries' view of pictures, [N,Q,D]."""
-        new = [k for k in pictures if k not in self._seen]
-        if new:
-            features = encode_images(
-                self._kosmos, preprocess(self._kosmos, [self._images[k] for k in new])
-            ).cpu()
-            self._seen.update(zip(new, features, strict=True))
-        return torch.stack([self._seen[k] for k in pictures]).to(self._kosmos.model.device)
+    def _encode(self, indices: Sequence[int]) -> Tensor:
+        """Return the features [N,Q,D] of the images at `indices`."""
+        missing = [k for k in indices if k not in self._features]
+        if missing:
+            pixels = preprocess(self._kosmos, [self._images[k] for k in missing])
+            features = encode_images(self._kosmos, pixels).cpu()
+            self._features.update(zip(missing, features, strict=True))
+        return torch.stack([self._features[k] for k in indices]).to(self._kosmos.model.device)
 
-    def _read(self, pictures: Sequence[int], prompt: Prompt) -> KVCache:
-        features = self._look(pictures)
-        ids = torch.tensor(prompt.ids[: prompt.text_at], device=features.device)
+    def _prefill(self, indices: Sequence[int], prompt: Prompt) -> KVCache:
+        features = self._encode(indices)
+        ids = torch.tensor(prompt.ids[: prompt.text_start], device=features.device)
         slots = torch.zeros_like(ids, dtype=torch.bool)
-        slots[prompt.slots[0] : prompt.slots[1]] = True
+        slots[slice(*prompt.slots)] = True
         first = self._kosmos.model.config.text_config.pad_token_id + 1
         positions = torch.arange(first, first + len(ids), device=features.device)
         cache = DynamicCache()

@@ -1,8 +1,7 @@
-"""Linear layers of large models for the few rows that are written at a time on a CPU.
+"""Faster linear layers for the few rows that a large model decodes at a time on a CPU.
 
-There PyTorch multiplies two or three float32 rows in two or three times the time of one, although
-nearly all of it goes into reading the weights. oneDNN, which PyTorch carries, reads them once for
-three rows.
+There PyTorch takes twice as long for two float32 rows as for one, although nearly all of the time
+is spent on reading the weights. oneDNN, which PyTorch includes, reads them once for three rows.
 """
 
 from __future__ import annotations
@@ -20,22 +19,24 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from transformers import Kosmos2ForConditionalGeneration
 
-MACHINES = ("x86_64", "AMD64")
-"""Where it was measured."""
+ARCHITECTURES = ("x86_64", "AMD64")
+"""On which it was measured to be faster."""
 
 ROWS = range(2, 9)
-"""So many rows; one by itself, and more than these, PyTorch multiplies as fast or faster."""
+"""Numbers of rows; PyTorch is as fast or faster for one row, and for more than these."""
 
-WIDE = 1024
-"""Numbers in a state of the decoder, at least: smaller weights stay in the processor's caches."""
+MIN_WIDTH = 1024
+"""Least hidden size of the decoder: smaller weights stay in the processor's caches."""
 
 
 def few_rows(model: Kosmos2ForConditionalGeneration) -> AbstractContextManager[Any]:
-    """Return a context in which a decoder computes few rows faster, where this is such a model."""
-    there = platform.machine() in MACHINES and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    fits = model.device.type == "cpu" and model.dtype == torch.float32
-    wide = model.config.text_config.embed_dim >= WIDE
-    return _FewRows() if there and fits and wide else nullcontext()
+    """Return a context for decoding in which `model` computes few rows faster, if it can."""
+    supported = platform.machine() in ARCHITECTURES and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    float32_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+    wide = model.config.text_config.embed_dim >= MIN_WIDTH
+    return _FewRows() if supported and float32_cpu and wide else nullcontext()
 
 
 class _FewRows(TorchFunctionMode):
@@ -46,12 +47,12 @@ class _FewRows(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is linear and not kwargs and _plain(*args[:2]):
-            return multiply(*args)
+        if func is linear and not kwargs and _is_few_rows(*args[:2]):
+            return onednn_linear(*args)
         return func(*args, **(kwargs or {}))
 
 
-def _plain(x: Tensor, weight: Tensor) -> bool:
+def _is_few_rows(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and type(weight) in (Tensor, torch.nn.Parameter)
@@ -60,7 +61,7 @@ def _plain(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b for x [...,in], as `linear` does, by oneDNN."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product

@@ -1,4 +1,4 @@
-"""Find in a picture what a phrase names."""
+"""Ground phrases: find in an image what a phrase names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.images import Images
-from ..grounding import Box, GroundedText, Phrase, parse
+from ..grounding import Box, GroundedText, Phrase
 from ..kosmos_model import Kosmos
-from ..prompt import read_text, tokenize
-from .completion import generate
+from ..prompt import tokenize
+from .completion import generate_text
 from .encoded_images import EncodedImages
 from .regions import describe_regions
 
 MAX_NEW_TOKENS = 80
-"""Some twenty boxes: each takes three tokens with its delimiter."""
+"""Enough for some twenty boxes of three tokens each, delimiter included."""
 
-_AFTER_THE_NOUN = re.compile(
+_PREPOSITION = re.compile(
     r"\s(?:of|in|on|at|by|with|from|to|under|above|behind|near|next|that|which|who|and)\s"
 )
 
@@ -30,98 +30,88 @@ def ground(
     verify: bool = True,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[GroundedText]:
-    """Find each phrase in each picture of a batch.
+    """Find each phrase in each image of a batch.
 
-    Each result's caption is all phrases, parted by commas, and
-    its phrases are `phrases` in their order, with the boxes of what they name or with none. The
-    prompt is that of the published model: `<phrase> a dog</phrase>`, and its box is the answer.
+    The caption of a result is all phrases joined by commas, and its phrases are `phrases` in order,
+    with their boxes or none. The prompt is that of the published model, `<phrase> a dog</phrase>`,
+    which it completes with the box.
 
-    Kosmos-2 was never shown a phrase that is not in the picture, and points somewhere all the same.
-    With `verify` it is asked what is in each box, and a box that it does not call by the phrase's
-    noun is dropped. Each picture is looked at once for all of this. `batching` counts phrases times
-    pictures. Raises UserError as `prompt.tokenize` and `generate.reply` do.
+    Kosmos-2 was not trained with phrases that are absent from the image, and returns a box for
+    these too. With `verify` it describes each box, and a box whose description does not name the
+    phrase's noun is dropped. Each image is encoded once. `batching` counts phrases times images.
+    Raises UserError as `tokenize` and `generate` do.
     """
-    pictures = EncodedImages(kosmos, images)
+    encoded = EncodedImages(kosmos, images)
     names = [re.sub(r"\s+", " ", re.sub(r"[<>]", "", phrase)).strip() for phrase in phrases]
     prompts = [tokenize(kosmos, f"<phrase> {name}</phrase>", MAX_NEW_TOKENS) for name in names]
-    replies = generate(
+    texts = generate_text(
         kosmos,
-        pictures,
+        encoded,
         [prompts] * len(images),
         max_new_tokens=MAX_NEW_TOKENS,
-        stop_at=kosmos.processor.tokenizer.convert_tokens_to_ids("</object>"),
+        stop_token=kosmos.processor.tokenizer.convert_tokens_to_ids("</object>"),
         batching=batching,
     )
-    found = [
-        [
-            _boxes_of_first(parse(read_text(kosmos, prompt, one.ids)))
-            for prompt, one in zip(prompts, each, strict=True)
-        ]
-        for each in replies
-    ]
+    boxes = [[text.phrases[0].boxes if text.phrases else () for text in row] for row in texts]
     if verify:
-        found = _verified(kosmos, pictures, names, found, batching)
-    return [_listed(names, boxes) for boxes in found]
+        boxes = _verify(kosmos, encoded, names, boxes, batching)
+    return [_join_phrases(names, row) for row in boxes]
 
 
-def missing(found: Sequence[GroundedText]) -> str:
-    """Say which phrases have no box in which pictures (counted from 1); empty when all have one."""
-    absent: dict[str, list[str]] = {}
-    for k, seen in enumerate(found, 1):
-        for phrase in seen.phrases:
+def describe_missing(texts: Sequence[GroundedText]) -> str:
+    """Return lines that name the phrases without a box and their images, counted from 1."""
+    images: dict[str, list[str]] = {}
+    for k, text in enumerate(texts, 1):
+        for phrase in text.phrases:
             if not phrase.boxes:
-                absent.setdefault(phrase.text, []).append(str(k))
+                images.setdefault(phrase.text, []).append(str(k))
     return "\n".join(
-        f"not found: {text}" + (f" (in picture {', '.join(where)})" if len(found) > 1 else "")
-        for text, where in absent.items()
+        f"not found: {name}" + (f" (in image {', '.join(indices)})" if len(texts) > 1 else "")
+        for name, indices in images.items()
     )
 
 
-def _boxes_of_first(seen: GroundedText) -> tuple[Box, ...]:
-    return seen.phrases[0].boxes if seen.phrases else ()
-
-
-def _verified(
+def _verify(
     kosmos: Kosmos,
-    pictures: EncodedImages,
+    images: EncodedImages,
     names: Sequence[str],
-    found: Sequence[Sequence[tuple[Box, ...]]],
+    boxes: Sequence[Sequence[tuple[Box, ...]]],
     batching: BatchOptions,
 ) -> list[list[tuple[Box, ...]]]:
-    flat = [[box for boxes in each for box in boxes] for each in found]
-    quiet = BatchOptions(batching.batch_size, batching.free_memory, on_token=batching.on_token)
-    told = describe_regions(kosmos, pictures, flat, batching=quiet)
-    kept = []
-    for each, texts in zip(found, told, strict=True):
-        said = iter(texts)
-        kept.append(
+    """Return the boxes [image][phrase] whose description names the phrase's noun."""
+    regions = [[box for group in row for box in group] for row in boxes]
+    options = BatchOptions(batching.batch_size, batching.free_memory, on_token=batching.on_token)
+    descriptions = describe_regions(kosmos, images, regions, batching=options)
+    verified = []
+    for row, texts in zip(boxes, map(iter, descriptions), strict=True):
+        verified.append(
             [
-                tuple(box for box in boxes if is_named(name, next(said)))
-                for name, boxes in zip(names, each, strict=True)
+                tuple(box for box in group if names_noun(name, next(texts)))
+                for name, group in zip(names, row, strict=True)
             ]
         )
-    return kept
+    return verified
 
 
-def is_named(phrase: str, description: str) -> bool:
-    """Tell whether a description names the thing that a phrase is about, in singular or plural.
+def names_noun(phrase: str, description: str) -> bool:
+    """Return whether a description has the noun of a phrase, in singular or plural.
 
-    The thing is the last word before a preposition: "the red dogs" of "the red dogs in the snow".
-    Parts of words count ("a fire" is named by "a campfire").
+    The noun is the last word before a preposition: "the red dogs" of "the red dogs in the snow".
+    Parts of words count ("a fire" is in "a campfire").
     """
-    noun = re.findall(r"\w+", _AFTER_THE_NOUN.split(f"{phrase} ")[0].lower())[-1:]
-    said = re.findall(r"\w+", description.lower())
-    return any(_stem(a) in b or _stem(b) == a for a in noun for b in said)
+    noun = re.findall(r"\w+", _PREPOSITION.split(f"{phrase} ")[0].lower())[-1:]
+    words = re.findall(r"\w+", description.lower())
+    return any(_stem(a) in b or _stem(b) == a for a in noun for b in words)
 
 
 def _stem(word: str) -> str:
     return word.removesuffix("s") if len(word) > 3 else word
 
 
-def _listed(names: Sequence[str], boxes: Sequence[tuple[Box, ...]]) -> GroundedText:
+def _join_phrases(names: Sequence[str], boxes: Sequence[tuple[Box, ...]]) -> GroundedText:
     phrases = []
     start = 0
-    for name, found in zip(names, boxes, strict=True):
-        phrases.append(Phrase(name, start, start + len(name), found))
+    for name, group in zip(names, boxes, strict=True):
+        phrases.append(Phrase(name, start, start + len(name), group))
         start += len(name) + 2
     return GroundedText(", ".join(names), tuple(phrases))

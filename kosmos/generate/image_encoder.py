@@ -1,4 +1,4 @@
-"""What the vision tower and the connector make of a picture."""
+"""Encode images by the vision tower and the connector."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..kosmos_model import Kosmos, SupportsImageEncoding
 
 @torch.no_grad()
 def encode_images(kosmos: Kosmos, pixels: Tensor) -> Tensor:
-    """Return the latent queries' view of a batch, [B,Q,D], all that the decoder sees of it.
+    """Return the image features [B,Q,D] that take the decoder's image slots.
 
     `pixels` is [B,3,S,S] from `preprocess`. Patch features are layer-normalized and scaled to unit
-    length before the connector, as `Kosmos2ForConditionalGeneration.forward` does.
+    length before the connector, as in `Kosmos2ForConditionalGeneration.forward`.
     """
     model = kosmos.model
     if isinstance(model, SupportsImageEncoding):
-        return model.look(pixels)
+        return model.encode_pixels(pixels)
     patches = model.vision_model(pixel_values=pixels).last_hidden_state
     patches = normalize(model.vision_model.model.post_layernorm(patches), dim=-1)
     features, _ = model.image_to_text_projection(patches)

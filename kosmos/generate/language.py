@@ -1,4 +1,4 @@
-"""Ask for captions in another language, and see whether they came in it."""
+"""Prompt for captions in another language, and check their language."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...shared.errors import UserError
 
 ENGLISH = "English"
 
-# Languages that share a script are told apart by their commonest words (Grefenstette 1995,
-# "Comparing two language identification schemes"); words that are English as well say nothing.
-_WORDS = {
+# Languages that share a script are distinguished by their most common words (Grefenstette 1995,
+# "Comparing two language identification schemes"); those that are English words too do not count.
+_COMMON_WORDS = {
     "German": "der die das den dem ein eine einen einem einer und mit auf ist sind im vor von zu",
     "Spanish": "el la los las un una unos y de del en con por es son al sobre",
     "French": "le la les un une des et de du dans avec sur est sont au aux sous",
@@ -28,7 +28,7 @@ _WORDS = {
     "Turkish": "bir ve ile bu üzerinde içinde altında yanında önünde olan iki",
     "Vietnamese": "một và trên trong với có là của con cái những các ở dưới",
 }
-_ENGLISH = "the a an of in on at by is are and with image it to his her"
+_ENGLISH_WORDS = "the a an of in on at by is are and with image it to his her"
 
 # By the names of their letters in Unicode.
 _SCRIPTS = {
@@ -44,14 +44,14 @@ _SCRIPTS = {
     "Ukrainian": ("CYRILLIC",),
 }
 
-LANGUAGES = [ENGLISH, *sorted([*_WORDS, *_SCRIPTS])]
-"""What a caption can be asked for in; English is what Kosmos-2 was trained on."""
+LANGUAGES = [ENGLISH, *sorted([*_COMMON_WORDS, *_SCRIPTS])]
+"""Languages to choose from; Kosmos-2 was trained on English."""
 
 
-def prompt_in(language: str, prompt: str, *, detailed: bool) -> str:
-    """Return the prompt that asks for a caption in `language`; in English it is `prompt` itself.
+def localized_prompt(language: str, prompt: str, *, detailed: bool) -> str:
+    """Return the prompt for a caption in `language`; in English it is `prompt` itself.
 
-    A model that is fine-tuned on a language's captions should learn them behind this very prompt.
+    Fine-tuning on captions of a language should use the same prompt.
     """
     if language == ENGLISH:
         return prompt
@@ -59,7 +59,7 @@ def prompt_in(language: str, prompt: str, *, detailed: bool) -> str:
 
 
 def check_language(language: str, captions: Sequence[str]) -> None:
-    """Raise UserError when not one of some captions is in the language it was asked for in."""
+    """Raise UserError when none of the captions is in `language`."""
     if language == ENGLISH or any(is_in(language, caption) for caption in captions):
         return
     example = captions[0] if len(captions[0]) <= 60 else f"{captions[0][:60]}…"
@@ -71,15 +71,15 @@ def check_language(language: str, captions: Sequence[str]) -> None:
 
 
 def is_in(language: str, text: str) -> bool:
-    """Tell whether a text is in one of LANGUAGES, as far as its letters or common words show it."""
+    """Return whether a text is in one of LANGUAGES, judged by its letters or common words."""
     if language in _SCRIPTS:
         letters = [unicodedata.name(letter, "") for letter in text if letter.isalpha()]
-        here = sum(name.startswith(_SCRIPTS[language]) for name in letters)
-        return 2 * here > len(letters)
+        matches = sum(name.startswith(_SCRIPTS[language]) for name in letters)
+        return 2 * matches > len(letters)
     words = re.findall(r"\w+", text.lower())
-    common = set(_ENGLISH.split())
-    english = sum(word in common for word in words)
+    english_words = set(_ENGLISH_WORDS.split())
+    english = sum(word in english_words for word in words)
     if language == ENGLISH:
         return english > 0
-    own = set(_WORDS[language].split()) - common
-    return sum(word in own for word in words) > english
+    common = set(_COMMON_WORDS[language].split()) - english_words
+    return sum(word in common for word in words) > english

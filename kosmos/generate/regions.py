@@ -1,54 +1,47 @@
-"""Describe what is in a region of a picture."""
+"""Describe regions of images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
-from ..grounding import Box, GroundedText, Phrase, parse, write
+from ..grounding import Box, GroundedText, Phrase, serialize
 from ..kosmos_model import Kosmos
-from ..prompt import Prompt, read_text, tokenize
-from .completion import generate
+from ..prompt import Prompt, tokenize
+from .completion import generate_text
 from .encoded_images import EncodedImages
 
-OPENING = "It is"
+PREFIX = "It is"
 
 
 def region_prompt(kosmos: Kosmos, box: Box, max_new_tokens: int) -> Prompt:
-    """Return the prompt that the published model names a region by: `<phrase> It</phrase>`, the
-    region's box, and "is"."""
-    opening = GroundedText(OPENING, (Phrase("It", 0, 2, (box,)),))
-    # As in training there is a blank in front of "It", inside the tag.
-    return tokenize(kosmos, write(opening).replace("<phrase>", "<phrase> "), max_new_tokens)
+    """Return the published model's prompt for a region: `<phrase> It</phrase>`, its box, "is"."""
+    prefix = GroundedText(PREFIX, (Phrase("It", 0, 2, (box,)),))
+    # As in training there is a blank before "It", inside the tag.
+    return tokenize(kosmos, serialize(prefix).replace("<phrase>", "<phrase> "), max_new_tokens)
 
 
 def describe_regions(
     kosmos: Kosmos,
-    pictures: EncodedImages,
+    images: EncodedImages,
     regions: Sequence[Sequence[Box]],
     *,
     max_new_tokens: int = 32,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> list[list[str]]:
-    """Say what is in each region of each picture: "a red dog.".
+    """Return a description of each region of each image, such as "a red dog.".
 
-    `regions` has an entry for each picture, with any number of boxes in 0..1 of it; the result has
-    the same shape. Boxes are rounded outwards to the 32 by 32 grid of Kosmos-2. `batching` counts
-    regions. Raises UserError as `generate.reply` does.
+    `regions` has any number of boxes for each image; the result has the same shape. Boxes are
+    rounded outwards to the 32 by 32 grid of Kosmos-2. `batching` counts regions. Raises UserError
+    as `tokenize` and `generate` do.
     """
     prompts = [[region_prompt(kosmos, box, max_new_tokens) for box in boxes] for boxes in regions]
-    replies = generate(kosmos, pictures, prompts, max_new_tokens=max_new_tokens, batching=batching)
-    return [
-        [
-            parse(read_text(kosmos, prompt, one.ids)).caption.removeprefix(OPENING).strip()
-            for prompt, one in zip(asked, each, strict=True)
-        ]
-        for asked, each in zip(prompts, replies, strict=True)
-    ]
+    texts = generate_text(kosmos, images, prompts, max_new_tokens=max_new_tokens, batching=batching)
+    return [[text.caption.removeprefix(PREFIX).strip() for text in row] for row in texts]
 
 
-def labelled(boxes: Sequence[Box], texts: Sequence[str]) -> GroundedText:
-    """Join what regions of a picture hold into one text, each description a phrase with its box."""
+def join_descriptions(boxes: Sequence[Box], texts: Sequence[str]) -> GroundedText:
+    """Join the descriptions of an image's regions into a text, each a phrase with its box."""
     caption = ""
     phrases = []
     for box, text in zip(boxes, texts, strict=True):

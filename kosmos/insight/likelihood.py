@@ -53,7 +53,7 @@ def likelihood_scores(
     rows = [rows[k] for k in order]
     longest = len(rows[-1])
     tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, longest))
-    prefix = tokenized.ids[tokenized.text_at :]
+    prefix = tokenized.ids[tokenized.text_start :]
     encoded = EncodedImages(kosmos, images)
     size = choose_batch_size(kosmos.model, batching, len(tokenized.ids) + longest)
 
@@ -100,7 +100,7 @@ def likelihood_scores_of_embeds(
             kosmos, tokenized.ids, rows, image_embeds=embeds, image_embeds_position_mask=mask
         )
 
-    prefix = (tokenized.ids[0], *tokenized.ids[tokenized.text_at :])
+    prefix = (tokenized.ids[0], *tokenized.ids[tokenized.text_start :])
     [baseline] = _mean_log_probs(kosmos, prefix, [row])
     size = choose_batch_size(kosmos.model, batching, length)
     return torch.tensor(list(in_batches(count, size, with_image, batching.on_batch))) - baseline

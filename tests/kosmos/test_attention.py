@@ -50,7 +50,7 @@ def test_maps_of_nouns_peak_on_the_named_objects(sandbox: Kosmos) -> None:
             sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes)))
         )
         kinds = [thing.one.kind for thing in sample.scene.things]
-        nouns = tokenized.named(kinds)
+        nouns = tokenized.find_words(kinds)
         pixels = preprocess(sandbox, torch.tensor(sample.pixels)[None].float() / 255)
         for method in METHODS:
             for word_map in word_maps(sandbox, pixels, tokenized, nouns, method=method):
@@ -175,7 +175,7 @@ def test_parse_indices_rejects_invalid_selections(text: str) -> None:
 
 def test_a_word_outside_the_caption_raises_a_user_error(tiny: Kosmos) -> None:
     with pytest.raises(UserError, match=r'no word "cat" in the caption "a red dog"'):
-        tokenize_caption(tiny, GroundedText("a red dog")).named(["DOG", "cat"])
+        tokenize_caption(tiny, GroundedText("a red dog")).find_words(["DOG", "cat"])
     with pytest.raises(UserError, match="no words"):
         tokenize_caption(tiny, GroundedText("..."))
 

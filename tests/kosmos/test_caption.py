@@ -223,7 +223,7 @@ def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
     tiny: Kosmos, noise: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = caption(tiny, noise)
-    length = tokenize(tiny, BRIEF, 64).text_at
+    length = tokenize(tiny, BRIEF, 64).text_start
     two_images = 2 * 2 * tiny.model.num_parameters() * length
     monkeypatch.setattr(batch_sizes, "CPU_MULTIPLICATIONS", two_images)
     encoded, written = [], []

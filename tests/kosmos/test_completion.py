@@ -11,7 +11,7 @@ from kosmos_dreambooth.kosmos.generate.completion import Completion, generate
 from kosmos_dreambooth.kosmos.generate.encoded_images import EncodedImages
 from kosmos_dreambooth.kosmos.grounding import GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
-from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
+from kosmos_dreambooth.kosmos.prompt import decode_text, tokenize
 from kosmos_dreambooth.shared.batching import BatchOptions
 
 Published = Callable[..., list[list[GroundedText]]]
@@ -37,7 +37,7 @@ def texts(kosmos: Kosmos, images: torch.Tensor, **settings: int) -> list[list[Gr
     )
     return [
         [
-            parse(read_text(kosmos, prompt, one.ids))
+            parse(decode_text(kosmos, prompt, one.ids))
             for prompt, one in zip(prompts, each, strict=True)
         ]
         for each in replies
@@ -96,7 +96,9 @@ def test_prompts_of_like_lengths_are_written_together(
         texts(tiny, four_pictures[:1], batch_size=2)
     finally:
         hook.remove()
-    lengths = sorted(len(p.ids) - p.text_at for p in (tokenize(tiny, text, 24) for text in PROMPTS))
+    lengths = sorted(
+        len(p.ids) - p.text_start for p in (tokenize(tiny, text, 24) for text in PROMPTS)
+    )
     assert [length for length in read if length > 1] == [lengths[1], lengths[3], lengths[4]]
 
 
@@ -140,7 +142,7 @@ def only(kosmos: Kosmos, image: torch.Tensor, text: str, **settings: int) -> Com
 def test_a_reply_ends_where_it_is_told_to(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
     end = tiny.processor.tokenizer.convert_tokens_to_ids("</object>")
     whole = only(tiny, four_pictures[:1], "An image of")
-    cut = only(tiny, four_pictures[:1], "An image of", stop_at=end)
+    cut = only(tiny, four_pictures[:1], "An image of", stop_token=end)
     assert cut.ids == whole.ids[: whole.ids.index(end) + 1]
     assert cut.finished
     assert whole.finished

@@ -15,7 +15,7 @@ from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from torch.nn.functional import linear
 
 needs_onednn = pytest.mark.skipif(
-    platform.machine() not in engine.MACHINES or not torch.backends.mkldnn.is_available(),
+    platform.machine() not in engine.ARCHITECTURES or not torch.backends.mkldnn.is_available(),
     reason="Few rows are computed in the usual way here.",
 )
 
@@ -24,14 +24,14 @@ needs_onednn = pytest.mark.skipif(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Take the tiny model for a large one, and hear how many rows go the other way."""
     rows: list[int] = []
-    real = engine.multiply
+    real = engine.onednn_linear
 
     def multiply(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         rows.append(x.shape[0])
         return real(x, *others)
 
-    monkeypatch.setattr(engine, "WIDE", 1)
-    monkeypatch.setattr(engine, "multiply", multiply)
+    monkeypatch.setattr(engine, "MIN_WIDTH", 1)
+    monkeypatch.setattr(engine, "onednn_linear", multiply)
     return rows
 
 
@@ -63,5 +63,5 @@ def test_captions_are_those_of_one_by_one(
 def test_a_small_model_goes_the_usual_way(
     tiny: Kosmos, four_pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "multiply", None)  # cannot be called
+    monkeypatch.setattr(engine, "onednn_linear", None)  # cannot be called
     assert caption(tiny, four_pictures)

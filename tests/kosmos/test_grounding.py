@@ -13,8 +13,8 @@ from kosmos_dreambooth.kosmos.grounding import (
     Phrase,
     box_to_tokens,
     parse,
+    serialize,
     tokens_to_box,
-    write,
 )
 from transformers.models.kosmos2.processing_kosmos2 import (
     clean_text_and_extract_entities_with_bboxes as published_parse,
@@ -76,12 +76,12 @@ def test_boxes_without_area_or_beyond_the_picture_get_bins_too(box: Box) -> None
 
 @given(captions())
 def test_what_is_written_is_read_back(grounded: GroundedText) -> None:
-    assert parse(write(grounded)) == grounded
+    assert parse(serialize(grounded)) == grounded
 
 
 @given(captions())
 def test_captions_are_read_as_the_published_decoder_does(grounded: GroundedText) -> None:
-    raw = f"<grounding>{write(grounded)}"
+    raw = f"<grounding>{serialize(grounded)}"
     caption, entities = published_parse(raw)
     seen = parse(raw)
     assert seen.caption == caption
@@ -150,4 +150,4 @@ def test_overlapping_phrases_are_refused() -> None:
         "a red dog", (Phrase("a red", 0, 5, ()), Phrase("red dog", 2, 9, ()))
     )
     with pytest.raises(ValueError, match="red dog"):
-        write(overlapping)
+        serialize(overlapping)

@@ -8,7 +8,7 @@ from kosmos_dreambooth.kosmos.generate.language import (
     LANGUAGES,
     check_language,
     is_in,
-    prompt_in,
+    localized_prompt,
 )
 from kosmos_dreambooth.shared.errors import UserError
 
@@ -56,6 +56,9 @@ def test_one_caption_in_the_language_is_enough() -> None:
 
 
 def test_only_other_languages_change_the_prompt() -> None:
-    assert prompt_in(ENGLISH, "An image of", detailed=False) == "An image of"
-    assert prompt_in("German", "An image of", detailed=False) == "Describe this image in German:"
-    assert "in detail in German" in prompt_in("German", "An image of", detailed=True)
+    assert localized_prompt(ENGLISH, "An image of", detailed=False) == "An image of"
+    for detailed, prompt in (
+        (False, "Describe this image in German:"),
+        (True, "Describe this image in detail in German:"),
+    ):
+        assert localized_prompt("German", "An image of", detailed=detailed) == prompt

@@ -12,8 +12,9 @@ import pytest
 import torch
 from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
-from kosmos_dreambooth.kosmos.load import dtype_on_cpu, fetch, load_kosmos
+from kosmos_dreambooth.kosmos.load import dtype_on_cpu, load_kosmos
 from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.shared.model_folders import download_model
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaTokenizer
 
@@ -147,7 +148,7 @@ def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"microsoft/kosmos-2-patch14-224.*internet"):
-        fetch("microsoft/kosmos-2-patch14-224")
+        download_model("microsoft/kosmos-2-patch14-224", "kosmos")
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -13,11 +13,11 @@ from kosmos_dreambooth.kosmos.box_conversion import (
     boxes_to_pixels,
     window,
 )
-from kosmos_dreambooth.kosmos.crop import cut, shaped
-from kosmos_dreambooth.kosmos.generate.ground import is_named, missing
-from kosmos_dreambooth.kosmos.generate.regions import labelled
+from kosmos_dreambooth.kosmos.crop import crop, expand_to_aspect
+from kosmos_dreambooth.kosmos.generate.ground import describe_missing, names_noun
+from kosmos_dreambooth.kosmos.generate.regions import join_descriptions
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
-from kosmos_dreambooth.kosmos.select_boxes import choose_boxes, pad
+from kosmos_dreambooth.kosmos.select_boxes import pad_box, select_boxes
 from kosmos_dreambooth.shared.errors import UserError
 
 sides = st.integers(1, 60)
@@ -93,14 +93,14 @@ SEEN = GroundedText(
 
 
 def test_boxes_are_chosen_by_all_by_phrase_and_by_index() -> None:
-    assert choose_boxes(SEEN, "all") == [A, B, C]
-    assert choose_boxes(SEEN, "phrase", "Red  Dog") == [A, B]
-    assert choose_boxes(SEEN, "phrase", "dog") == [A, B]
-    assert choose_boxes(SEEN, "phrase", "cat") == []
-    assert choose_boxes(SEEN, "index", index=2) == [C]
-    assert choose_boxes(SEEN, "index", index=3) == []
+    assert select_boxes(SEEN, "all") == [A, B, C]
+    assert select_boxes(SEEN, "phrase", "Red  Dog") == [A, B]
+    assert select_boxes(SEEN, "phrase", "dog") == [A, B]
+    assert select_boxes(SEEN, "phrase", "cat") == []
+    assert select_boxes(SEEN, "index", index=2) == [C]
+    assert select_boxes(SEEN, "index", index=3) == []
     with pytest.raises(UserError, match="phrase is empty"):
-        choose_boxes(SEEN, "phrase", " ")
+        select_boxes(SEEN, "phrase", " ")
 
 
 @given(edges, st.floats(0, 3))
@@ -108,7 +108,7 @@ def test_padding_only_grows_a_box_and_stays_in_the_picture(
     corners: tuple[float, ...], share: float
 ) -> None:
     box = box_of(corners)
-    padded = pad(box, share)
+    padded = pad_box(box, share)
     assert 0 <= padded.x0 <= box.x0 <= box.x1 <= padded.x1 <= 1
     assert 0 <= padded.y0 <= box.y0 <= box.y1 <= padded.y1 <= 1
 
@@ -118,7 +118,7 @@ def test_a_crop_covers_its_box_and_has_its_shape_if_the_picture_has_room(
     corners: tuple[float, ...], width: int, height: int, aspect: float
 ) -> None:
     box = window(box_of(corners), width, height)
-    left, top, right, bottom = shaped(box, width, height, aspect)
+    left, top, right, bottom = expand_to_aspect(box, width, height, aspect)
     assert 0 <= left <= box[0] < box[2] <= right <= width
     assert 0 <= top <= box[1] < box[3] <= bottom <= height
     if right - left < width and bottom - top < height:
@@ -128,8 +128,8 @@ def test_a_crop_covers_its_box_and_has_its_shape_if_the_picture_has_room(
 
 def test_a_crop_is_scaled_without_changing_its_shape() -> None:
     image = torch.rand(40, 60, 3)
-    assert torch.equal(cut(image, (10, 5, 30, 15), 0)[0], image[5:15, 10:30])
-    larger = cut(image, (10, 5, 30, 15), 50)
+    assert torch.equal(crop(image, (10, 5, 30, 15), 0)[0], image[5:15, 10:30])
+    larger = crop(image, (10, 5, 30, 15), 50)
     assert larger.shape == (1, 25, 50, 3)
     assert 0 <= larger.min() <= larger.max() <= 1
 
@@ -151,19 +151,19 @@ def test_a_crop_is_scaled_without_changing_its_shape() -> None:
 def test_a_box_counts_when_it_is_called_by_the_phrases_noun(
     phrase: str, description: str, named: bool
 ) -> None:
-    assert is_named(phrase, description) is named
+    assert names_noun(phrase, description) is named
 
 
 def test_what_is_missing_is_named_with_its_pictures() -> None:
     without = GroundedText("a cat", (Phrase("a cat", 0, 5, ()),))
     with_box = GroundedText("a cat", (Phrase("a cat", 0, 5, (A,)),))
-    assert missing([with_box]) == ""
-    assert missing([without]) == "not found: a cat"
-    assert missing([without, with_box, without]) == "not found: a cat (in picture 1, 3)"
+    assert describe_missing([with_box]) == ""
+    assert describe_missing([without]) == "not found: a cat"
+    assert describe_missing([without, with_box, without]) == "not found: a cat (in image 1, 3)"
 
 
 def test_descriptions_become_phrases_with_their_regions() -> None:
-    seen = labelled([A, C], ["a dog.", "a cat"])
+    seen = join_descriptions([A, C], ["a dog.", "a cat"])
     assert seen.caption == "a dog. a cat"
     assert [(seen.caption[p.start : p.end], p.boxes) for p in seen.phrases] == [
         ("a dog", (A,)),

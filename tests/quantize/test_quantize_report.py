@@ -16,7 +16,7 @@ from kosmos_dreambooth.quantize.compare_models import (
 from kosmos_dreambooth.quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from kosmos_dreambooth.quantize.quantize_report import ModelCost, QuantizeReport
 from kosmos_dreambooth.sandbox import DIFFUSION, KOSMOS
-from kosmos_dreambooth.shared.model_size import as_text, bytes_in_memory
+from kosmos_dreambooth.shared.model_size import bytes_in_memory, format_bytes
 
 IMAGES = torch.zeros(2, 48, 64, 3)
 IMAGE_ROWS = {"before": IMAGES, "after": IMAGES + 1}
@@ -86,7 +86,7 @@ def test_shared_weights_count_once() -> None:
     both = torch.nn.ModuleList([first, torch.nn.Linear(10, 10, bias=False)])
     both[1].weight = first.weight
     assert bytes_in_memory(both) == 400
-    assert [as_text(n) for n in (1500, 2_345_678, 6_650_000_000)] == [
+    assert [format_bytes(n) for n in (1500, 2_345_678, 6_650_000_000)] == [
         "1.5 kB",
         "2.35 MB",
         "6.65 GB",

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from kosmos_dreambooth.kosmos.generate.caption import caption
-from kosmos_dreambooth.kosmos.generate.language import prompt_in
+from kosmos_dreambooth.kosmos.generate.language import localized_prompt
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, parse
 from kosmos_dreambooth.kosmos.kosmos_lora import merge_lora
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.load import load_kosmos
-from kosmos_dreambooth.kosmos.prompt import read_text, tokenize
+from kosmos_dreambooth.kosmos.prompt import decode_text, tokenize
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.captions.caption_config import CaptionConfig
 from kosmos_dreambooth.training.captions.caption_dataset import (
@@ -44,7 +44,7 @@ from safetensors.torch import load_file, save_file
 from tests.kosmos.conftest import plain
 from tests.training.test_worker_process import send, state, work
 
-PROMPT = prompt_in("German", "An image of", detailed=False)
+PROMPT = localized_prompt("German", "An image of", detailed=False)
 CAPTIONS = {
     (1.0, 0.0, 0.0): "<phrase> ein roter Hund</phrase><object><patch_index_0044><patch_index_0863>"
     "</object> auf der Wiese.",
@@ -236,7 +236,7 @@ def test_targets_decode_to_the_captions(tiny_folder: Path, text: str) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)
     parsed = parse(text)
     (row,) = tokenize_captions(kosmos, [parsed], PROMPT)
-    assert parse(read_text(kosmos, tokenize(kosmos, PROMPT, 1), row.target_ids)) == parsed
+    assert parse(decode_text(kosmos, tokenize(kosmos, PROMPT, 1), row.target_ids)) == parsed
     (continued,) = tokenize_captions(kosmos, [parse(f"An image of{text}")], "An image of")
     assert continued.target_ids == tokenize_captions(kosmos, [parsed], "An image of")[0].target_ids
 

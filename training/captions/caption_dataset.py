@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...diffusion.fingerprint import file_hash
 from ...kosmos.files.caption_files import caption_file_contents, read_grounded, write_files
 from ...kosmos.files.coco import CaptionedImage
 from ...kosmos.files.folder_captions import list_images
 from ...kosmos.generate.language import ENGLISH, is_in
 from ...kosmos.grounding import GroundedText
 from ...shared.errors import UserError
+from ...shared.model_folders import file_hash
 from ..data.subject import link_or_copy
 
 

@@ -17,7 +17,7 @@ from ...kosmos.generate.completion import generate
 from ...kosmos.generate.encoded_images import EncodedImages
 from ...kosmos.generate.image_encoder import encode_images
 from ...kosmos.generate.language import ENGLISH
-from ...kosmos.grounding import GroundedText, write
+from ...kosmos.grounding import GroundedText, serialize
 from ...kosmos.insight.patches import patch_features
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.preprocess import preprocess
@@ -126,8 +126,8 @@ def tokenize_captions(
 
 def _continuation(prompt: str, tokenized_prompt: Prompt, text: GroundedText) -> str:
     """Return the tagged text, without the prompt if it continues it."""
-    tagged = write(text)
-    if tokenized_prompt.kept and tagged.lower().startswith(prompt.lower()):
+    tagged = serialize(text)
+    if tokenized_prompt.in_text and tagged.lower().startswith(prompt.lower()):
         return tagged[len(prompt) :]
     return tagged
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import Kosmos2ForConditionalGeneration
 
-from ...kosmos.kosmos_lora import PREFIX, WORDS
+from ...kosmos.kosmos_lora import EMBEDDING, PREFIX
 
 DECODER = (
     r"text_model\.model\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|ffn\.fc[12])"
@@ -52,7 +52,7 @@ def kosmos_lora_state_dict(weights: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 def is_token_embedding(name: str) -> bool:
     """Tell whether a parameter's name is that of the trained token embeddings."""
-    return f"{WORDS}.token_adapter.trainable_tokens_delta" in name
+    return f"{EMBEDDING}.token_adapter.trainable_tokens_delta" in name
 
 
 def adapter_config_json(config: LoraConfig) -> str:

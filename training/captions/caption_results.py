@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ...diffusion.fingerprint import file_hash
 from ...kosmos.kosmos_lora import merge_lora
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
+from ...shared.model_folders import hash_files
 from ..config_yaml import read_as
 from ..run import checkpoints
 from ..run.run_folder import RunFolder
@@ -25,11 +24,7 @@ def kosmos_fingerprint(kosmos: Kosmos) -> str:
     """Return SHA-256, in hex, of a model's weights, configuration and vocabulary, and its LoRAs."""
     source = Path(kosmos.source)
     files = [*sorted(source.glob("*.json")), *sorted(source.glob("*.safetensors"))]
-    digest = hashlib.sha256()
-    for file in (*files, *map(Path, kosmos.loras)):
-        name = file.name if file.parent == source else file.suffix
-        digest.update(f"{name}:{file_hash(file)}\n".encode())
-    return digest.hexdigest()
+    return hash_files(source, [*files, *map(Path, kosmos.loras)])
 
 
 def load_base(config: CaptionConfig, dtype: torch.dtype) -> Kosmos:

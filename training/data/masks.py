@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...kosmos.box_conversion import box_from_mask, window
-from ...kosmos.crop import shaped
+from ...kosmos.crop import expand_to_aspect
 from ...kosmos.grounding import Box, GroundedText
-from ...kosmos.select_boxes import choose_boxes, pad
+from ...kosmos.select_boxes import pad_box, select_boxes
 from ...shared.images import to_tensor
 
 CROP_MARGIN = 0.15
@@ -18,7 +18,7 @@ CROP_MARGIN = 0.15
 
 def subject_boxes(grounded: GroundedText, class_name: str) -> list[Box]:
     """Return the boxes of phrases with the class name; else of the first phrase that has boxes."""
-    boxes = choose_boxes(grounded, "phrase", class_name)
+    boxes = select_boxes(grounded, "phrase", class_name)
     return boxes or next((list(phrase.boxes) for phrase in grounded.phrases if phrase.boxes), [])
 
 
@@ -45,6 +45,6 @@ def crop_to_mask(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nd
     The square has a margin of CROP_MARGIN; at the edges of the image it is cut off.
     """
     height, width = mask.shape
-    box = pad(box_from_mask(to_tensor(mask)), CROP_MARGIN)
-    left, top, right, bottom = shaped(window(box, width, height), width, height, 1.0)
+    box = pad_box(box_from_mask(to_tensor(mask)), CROP_MARGIN)
+    left, top, right, bottom = expand_to_aspect(window(box, width, height), width, height, 1.0)
     return image[top:bottom, left:right], mask[top:bottom, left:right]

@@ -24,7 +24,7 @@ from ...kosmos.insight.embedding import l2_normalize
 from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.errors import UserError
-from ...shared.model_folders import model_kind
+from ...shared.model_folders import model_type
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
@@ -140,7 +140,7 @@ def load_image_scorer(folder: Path) -> ImageScorer:
 
     Raises UserError when it is of another kind, incomplete or damaged.
     """
-    kind = model_kind(folder)
+    kind = model_type(folder)
     if kind in MODEL_TYPES:
         return DualEncoderScorer(load_dual_encoder(folder, torch.float32))
     if kind not in DINO_TYPES:
