@@ -1,4 +1,4 @@
-"""The graph face of the pack: schemas and sockets; the engines do the work."""
+"""The nodes of the pack: schemas and sockets around the functions of the other packages."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from .translate_caption import TranslateCaption
 
 
 class KosmosDreamBooth(ComfyExtension):
-    """Tells ComfyUI which nodes the pack has."""
+    """The list of nodes that ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Return the node classes, in the order of the story they tell."""
+        """Return the node classes, in the order of a workflow."""
         return [
             LoadKosmos,
             GroundedCaption,

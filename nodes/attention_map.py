@@ -1,4 +1,4 @@
-"""Nodes that show what Kosmos-2 looked at."""
+"""The node that shows the attention of a caption's words to the image."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..shared.errors import UserError
 from . import host, panel_data
+from .image_inputs import grounded_texts, one_per_image
 from .sockets import GROUNDING, KOSMOS
+from .text_inputs import text_lines
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import GroundedText, Grounding
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AttentionMap(io.ComfyNode):
-    """For every word of a caption, where in the picture it rests."""
+    """Attention maps of the words of a caption."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,62 +29,61 @@ class AttentionMap(io.ComfyNode):
             node_id="AttentionMap",
             display_name="Attention Map",
             category="Kosmos DreamBooth/vision",
-            description="For every word of a caption, the patches of the picture that it rests on: "
-            "through the decoder's attention to the image slots, and the slots' attention to the "
+            description="Shows for every word of a caption which image patches it attends to: the "
+            "decoder's attention to the image tokens, combined with their attention to the "
             "patches.",
             is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
-                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch, of any size."),
                 io.String.Input(
                     "caption",
                     default="",
                     multiline=True,
-                    tooltip="A caption for each picture, one a line, or one for all. Empty: the "
+                    tooltip="A caption for each image, one per line, or one for all. Empty: the "
                     "model's own brief caption. Not used when grounding is connected.",
                 ),
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words to map, separated by commas; each must be in the captions. "
+                    tooltip="Words to map, separated by commas; each must occur in a caption. "
                     "Empty: every word.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=["gradient", "attention", "rollout"],
                     default="gradient",
-                    tooltip="gradient: attention that raised the word's score, the most exact. "
-                    "attention: the weights themselves, a mean over layers. rollout: attention "
-                    "followed from layer to layer.",
+                    tooltip="gradient: attention weighted by its gradient with respect to the "
+                    "word's score, the most accurate. attention: the mean of the attention weights "
+                    "over layers and heads. rollout: attention rollout through the layers.",
                 ),
                 io.String.Input(
                     "layers",
                     default="all",
-                    tooltip="Layers of the decoder that count: all, last, or numbers from 0, as 0, "
-                    "2-4.",
+                    tooltip="Decoder layers to use: all, last, or numbers from 0, such as 0, 2-4.",
                 ),
                 io.String.Input(
                     "heads",
                     default="all",
-                    tooltip="Attention heads of these layers that count, written in the same way.",
+                    tooltip="Attention heads of these layers to use: all, last, or numbers from 0, "
+                    "such as 0, 2-4.",
                 ),
                 GROUNDING.Input(
                     "grounding",
                     optional=True,
-                    tooltip="From Grounded Caption, for the same pictures: maps the captions as "
-                    "they were written, boxes included.",
+                    tooltip="From Grounded Caption, for the same images: maps its captions, in "
+                    "which the model reads the boxes too.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="overlays",
-                    tooltip="The picture once for each word, from violet (not at all) to yellow "
-                    "(most), with the word marked in the caption.",
+                    tooltip="The image with a heatmap for each word, from violet (lowest) to "
+                    "yellow (highest), and the word marked in the caption.",
                 ),
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="The same maps as masks of the picture's size, 0 where lowest and 1 "
-                    "where highest.",
+                    tooltip="The same maps as masks of the image's size, 0 = lowest, 1 = highest.",
                 ),
                 io.String.Output(
                     display_name="words",
@@ -117,59 +117,70 @@ class AttentionMap(io.ComfyNode):
         decoder = kosmos.model.config.text_config
         chosen_layers = parse_indices(layers, decoder.layers, "layers")
         chosen_heads = parse_indices(heads, decoder.attention_heads, "heads")
-        wanted = [word.strip() for word in words.split(",") if word.strip()]
+        selected_words = [word.strip() for word in words.split(",") if word.strip()]
         host.load_to_device(kosmos.patcher)
         batching = BatchOptions(
             free_memory=host.free_memory(),
             on_batch=lambda *_: host.check_interrupted(),
             on_token=host.check_interrupted,
         )
-        told = _captions(kosmos, image, caption, grounding, batching)
+        texts = _captions(kosmos, image, caption, grounding, batching)
         progress = host.Progress(len(image))
-        pictures, maps, texts, by_picture = [], [], [], []
-        places = panel_data.pictures(image)
-        for k, (picture, text) in enumerate(zip(image, told, strict=True)):
-            spelled = tokenize_caption(kosmos, text)
-            found = word_maps(
+        maps_per_image = []
+        for k, (one, text) in enumerate(zip(image, texts, strict=True)):
+            tokenized = tokenize_caption(kosmos, text)
+            word_maps_of_image = word_maps(
                 kosmos,
-                preprocess(kosmos, picture[None]),
-                spelled,
-                spelled.find_words(wanted),
+                preprocess(kosmos, one[None]),
+                tokenized,
+                tokenized.find_words(selected_words),
                 method=method,
                 layers=chosen_layers,
                 heads=chosen_heads,
                 batching=batching,
             )
-            pictures += [picture] * len(found)
-            texts += [highlight(text.caption, m.word.start, m.word.end) for m in found]
-            maps += found
-            by_picture.append(found)
+            maps_per_image.append(word_maps_of_image)
             progress.step(k + 1)
         height, width = image.shape[1:3]
-        small = (
-            sum(m.by_layer.numel() for m in maps if m.by_layer is not None) <= panel_data.MOST_BYTES
-        )
-        raw = [
-            {
-                **place,
-                "picture": k,
-                "caption": text.caption,
-                "layers": chosen_layers or list(range(decoder.layers)),
-                "words": [{**m.to_dict(), "layers": _by_layer(m) if small else []} for m in own],
-            }
-            for k, (place, text, own) in enumerate(zip(places, told, by_picture, strict=True))
+        flat = [
+            (one, text.caption, word_map)
+            for one, text, maps in zip(image, texts, maps_per_image, strict=True)
+            for word_map in maps
         ]
+        maps = [word_map for _, _, word_map in flat]
+        values = sum(m.by_layer.numel() for m in maps if m.by_layer is not None)
+        with_layers = values <= panel_data.OPTIONAL_BYTES
         return io.NodeOutput(
-            draw_overlay(pictures, [m.grid for m in maps], texts),
+            draw_overlay(
+                [one for one, _, _ in flat],
+                [m.grid for m in maps],
+                [highlight(text, m.word.start, m.word.end) for _, text, m in flat],
+            ),
             torch.stack([grid_mask(m.grid, height, width) for m in maps]),
             [m.word.text for m in maps],
-            ui={"attention": raw},
+            ui={
+                "attention": [
+                    {
+                        **address,
+                        "picture": k,
+                        "caption": text.caption,
+                        "layers": chosen_layers or list(range(decoder.layers)),
+                        "words": [
+                            {**m.to_dict(), "layers": _layers(m) if with_layers else []}
+                            for m in of_image
+                        ],
+                    }
+                    for k, (address, text, of_image) in enumerate(
+                        zip(panel_data.image_addresses(image), texts, maps_per_image, strict=True)
+                    )
+                ]
+            },
         )
 
 
-def _by_layer(found: WordMap) -> list[str]:
+def _layers(word_map: WordMap) -> list[str]:
     """Return each layer's map for the panel."""
-    grids = () if found.by_layer is None else found.by_layer
+    grids = () if word_map.by_layer is None else word_map.by_layer
     return [panel_data.as_bytes(grid.view(1, -1)) for grid in grids]
 
 
@@ -180,25 +191,13 @@ def _captions(
     grounding: Grounding | None,
     batching: BatchOptions,
 ) -> list[GroundedText]:
-    """The captions to map, one for each picture: given with boxes, given, or the model's own."""
+    """Return a caption for each image: of the grounding, of the input, or the model's own."""
     from ..kosmos.generate.caption import caption as describe
     from ..kosmos.grounding import parse
 
-    count = len(image)
     if grounding is not None:
-        if len(grounding.captions) != count:
-            raise UserError(
-                f"There are {count} pictures but the grounding of {len(grounding.captions)}: "
-                "connect the same pictures to Grounded Caption and Attention Map."
-            )
-        return list(grounding.captions)
-    lines = [line for line in caption.splitlines() if line.strip()]
+        return grounded_texts([grounding], len(image))
+    lines = text_lines(caption)
     if not lines:
         return describe(kosmos, image, batching=batching)
-    if len(lines) not in (1, count):
-        raise UserError(
-            f"There are {count} pictures but {len(lines)} captions: write a line for each "
-            "picture, one for all, or none."
-        )
-    told = [parse(line.strip()) for line in lines]
-    return told * count if len(told) == 1 else told
+    return [parse(line) for line in one_per_image(lines, len(image), "caption")]

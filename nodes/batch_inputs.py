@@ -25,14 +25,27 @@ def batch_size_input(items: str, *, optional: bool = False) -> io.Int.Input:
     )
 
 
+class SharedProgress:
+    """One progress bar up to `total` for several calls of engine functions, one after another."""
+
+    def __init__(self, total: int, batch_size: int) -> None:
+        self._progress = host.Progress(total)
+        self._batch_size = batch_size
+        self._done = 0
+
+    def batch_options(self) -> BatchOptions:
+        """Return the options of the next call, which move the bar on and stop after Cancel."""
+        from ..shared.batching import BatchOptions
+
+        done_before = self._done
+
+        def on_batch(done: int, _: int) -> None:
+            self._done = done_before + done
+            self._progress.step(self._done)
+
+        return BatchOptions(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)
+
+
 def batch_options(total: int, batch_size: int) -> BatchOptions:
     """Return options that move the node's progress bar up to `total` and stop after Cancel."""
-    from ..shared.batching import BatchOptions
-
-    progress = host.Progress(total)
-    return BatchOptions(
-        batch_size=batch_size,
-        free_memory=host.free_memory(),
-        on_batch=lambda done, _: progress.step(done),
-        on_token=host.check_interrupted,
-    )
+    return SharedProgress(total, batch_size).batch_options()

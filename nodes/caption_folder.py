@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _input_folder(name: str) -> Path:
-    return host.input_folder() if name.strip() in ("", ".") else host.input_folder(name.strip())
+    return host.input_path() if name.strip() in ("", ".") else host.input_path(name.strip())
 
 
 class CaptionFolder(io.ComfyNode):
@@ -127,7 +127,7 @@ class CaptionFolder(io.ComfyNode):
         captions = {path: text for path, text in texts.items() if text is not None}
         if not captions:
             raise UserError(f'No image in "{folder}" could be read: {report}')
-        root = host.input_folder()
+        root = host.input_path()
         return io.NodeOutput(
             [path.relative_to(root).as_posix() for path in captions],
             list(captions.values()),

@@ -1,4 +1,4 @@
-"""Which things belong together."""
+"""The node that ranks embeddings by similarity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CompareEmbeddings(io.ComfyNode):
-    """Which things belong together."""
+    """Similarities and rankings of two sets of embeddings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,67 +24,71 @@ class CompareEmbeddings(io.ComfyNode):
             node_id="CompareEmbeddings",
             display_name="Compare Embeddings",
             category="Kosmos DreamBooth/vision",
-            description="Compares each row with each column and ranks the columns: texts as rows "
-            "and pictures as columns search pictures by text, the other way round it finds each "
-            "picture's text.",
+            description="Computes the similarity of each row to each column and ranks the columns: "
+            "with texts as rows and images as columns it searches images by text, with images as "
+            "rows it finds the text of each image.",
             is_output_node=True,
             inputs=[
-                EMBEDDING.Input("rows", tooltip="What to find something for."),
-                EMBEDDING.Input("columns", tooltip="Where to find it: of the same space."),
+                EMBEDDING.Input("rows", tooltip="The queries."),
+                EMBEDDING.Input(
+                    "columns", tooltip="The candidates, embedded in the same space as the rows."
+                ),
                 io.Int.Input(
                     "top",
                     default=5,
                     min=1,
                     max=1000,
-                    tooltip="How many columns each row's ranking lists, best first.",
+                    tooltip="How many columns the ranking of each row lists, best first.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="best_match",
                     is_output_list=True,
-                    tooltip="For each row, the name of the column most like it.",
+                    tooltip="For each row, the name of the most similar column.",
                 ),
                 io.Int.Output(
                     display_name="best_index",
                     is_output_list=True,
-                    tooltip="The same as a number from 0, for Get Image from Batch.",
+                    tooltip="For each row, the index of the most similar column from 0, for Get "
+                    "Image from Batch.",
                 ),
                 io.String.Output(
                     display_name="ranking",
                     is_output_list=True,
-                    tooltip="For each row, the columns most like it with their similarity.",
+                    tooltip="For each row, the most similar columns with their similarity.",
                 ),
                 io.String.Output(
                     display_name="similarities",
-                    tooltip="All numbers as JSON: the names of rows and columns, and a list of "
-                    "similarities for each row.",
+                    tooltip="All similarities as JSON: the names of rows and columns, and a list "
+                    "of similarities for each row.",
                 ),
                 io.Image.Output(
                     display_name="matrix",
-                    tooltip="All numbers as a picture; each row's best is framed.",
+                    tooltip="The similarity matrix as an image; the best column of each row is "
+                    "framed.",
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, rows: Embedding, columns: Embedding, top: int) -> io.NodeOutput:
-        """Compare, rank and draw."""
+        """Compute, rank and draw the similarities."""
         from ..drawing.similarity_matrix import draw_matrix
         from ..kosmos.insight.embedding import rank, similarity
 
         values = similarity(rows, columns)
         ranks = rank(values, top)
-        numbers = values.tolist()
+        similarities = values.tolist()
         return io.NodeOutput(
             [columns.labels[order[0]] for order in ranks],
             [order[0] for order in ranks],
             [
                 "\n".join([label, *(f"  {row[k]:+.3f}  {columns.labels[k]}" for k in order)])
-                for label, row, order in zip(rows.labels, numbers, ranks, strict=True)
+                for label, row, order in zip(rows.labels, similarities, ranks, strict=True)
             ],
             json.dumps(
-                {"rows": rows.labels, "columns": columns.labels, "similarities": numbers},
+                {"rows": rows.labels, "columns": columns.labels, "similarities": similarities},
                 ensure_ascii=False,
             ),
             draw_matrix(

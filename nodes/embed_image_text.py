@@ -1,4 +1,4 @@
-"""EMBEDDING of pictures and EMBEDDING of texts, in one space."""
+"""The node that embeds images and texts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host, hub_models
-from .batch_inputs import batch_size_input
+from .batch_inputs import SharedProgress, batch_size_input
 from .sockets import EMBEDDING, KOSMOS
+from .text_inputs import text_lines
 
 if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
-    from ..shared.batching import BatchOptions
 
 NONE = "none"
 
 Vectors = tuple[torch.Tensor | None, torch.Tensor | None, str]
-"""Of pictures [B,D] and of texts [N,D], where there are any, and the name of their space."""
+"""Embeddings of images [B,D] and of texts [N,D], None where there are none, and their space."""
 
 
 class EmbedImageText(io.ComfyNode):
-    """EMBEDDING of pictures and EMBEDDING of texts, in one space."""
+    """Embeddings of images and texts in one space."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,41 +33,42 @@ class EmbedImageText(io.ComfyNode):
             node_id="EmbedImageText",
             display_name="Embed Image and Text",
             category="Kosmos DreamBooth/vision",
-            description="Puts pictures and texts into one space, where Compare Embeddings finds "
-            "which belong together. Three methods, of which two need nothing but Kosmos-2.",
+            description="Embeds images and texts in one vector space, in which Compare Embeddings "
+            "ranks them by similarity. Two of the three methods need only Kosmos-2.",
             is_input_list=True,
             inputs=[
                 io.Combo.Input(
                     "method",
                     options=["decoder", "likelihood", "dual encoder"],
                     default="decoder",
-                    tooltip="decoder: Kosmos-2's last hidden state behind a prompt that wants one "
-                    "word. likelihood: how much likelier each picture makes each text; the most "
-                    "exact, and its cost is pictures times texts. dual encoder: a CLIP or SigLIP.",
+                    tooltip="decoder: Kosmos-2's last hidden state after a prompt that asks for "
+                    "one word. likelihood: how much each image raises the probability of each "
+                    "text; the most accurate, at a cost of images times texts. dual encoder: CLIP "
+                    "or SigLIP.",
                 ),
                 io.String.Input(
                     "text",
                     default="a red dog in the meadow\na blue boat by the sea",
                     multiline=True,
-                    tooltip="Texts, one a line; may be empty with the other methods than "
-                    "likelihood. A list of captions can be connected.",
+                    tooltip="Texts, one per line; may be empty except with likelihood. A list of "
+                    "captions can be connected.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="",
-                    tooltip='What the decoder reads behind a picture or a text; empty is "This is '
-                    'a" for decoder. For likelihood, what the texts continue; empty is "An image '
-                    'of". Not used by dual encoder.',
+                    tooltip='Prompt after the image or text, for decoder (empty: "This is a"); '
+                    'beginning of the texts, for likelihood (empty: "An image of"). Not used by '
+                    "dual encoder.",
                 ),
                 io.Combo.Input(
                     "dual_encoder",
-                    options=hub_models.choices("clip", hub_models.DUAL_ENCODERS, NONE),
+                    options=hub_models.model_options("clip", hub_models.DUAL_ENCODERS, NONE),
                     default=NONE,
-                    tooltip="For the method dual encoder only: a folder in models/clip in "
-                    "transformers' layout, or a model of the Hugging Face hub (owner/name), which "
+                    tooltip="For the method dual encoder only: a folder in models/clip in the "
+                    "transformers layout, or a model of the Hugging Face hub (owner/name), which "
                     "is downloaded on first use.",
                 ),
-                batch_size_input("Pictures, texts or pairs"),
+                batch_size_input("Images, texts or pairs"),
                 KOSMOS.Input(
                     "kosmos",
                     optional=True,
@@ -76,20 +77,20 @@ class EmbedImageText(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="Pictures: a batch, or a list of any sizes.",
+                    tooltip="The images: a batch, or a list of images of any size.",
                 ),
                 io.Image.Input(
                     "reference",
                     optional=True,
-                    tooltip="For decoder only: some hundred pictures (32 at least) of the kind you "
-                    "compare. The model describes them itself, and learns from that how its states "
-                    "behind pictures and behind texts correspond. Without it the model describes "
-                    "each picture first, and its own description is read.",
+                    tooltip="For decoder only: some hundred images (at least 32) of the same kind, "
+                    "which the model captions itself to fit an alignment between its image and its "
+                    "text states. Without it each image is captioned first, and the caption is "
+                    "embedded.",
                 ),
             ],
             outputs=[
-                EMBEDDING.Output(display_name="pictures", tooltip="A vector for each picture."),
-                EMBEDDING.Output(display_name="texts", tooltip="A vector for each text."),
+                EMBEDDING.Output(display_name="pictures", tooltip="An embedding for each image."),
+                EMBEDDING.Output(display_name="texts", tooltip="An embedding for each text."),
             ],
         )
 
@@ -105,15 +106,15 @@ class EmbedImageText(io.ComfyNode):
         image: list[torch.Tensor] | None = None,
         reference: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
-        """Embed what is connected."""
+        """Embed the connected images and the texts."""
         from ..kosmos.insight.embedding import Embedding, thumbnails
 
         images = image or []
-        texts = [line.strip() for part in text for line in part.splitlines() if line.strip()]
+        texts = text_lines(*text)
         if not images and not texts:
             raise UserError("There is nothing to embed: connect an image, or write a text.")
         if method[0] == "dual encoder":
-            found = _by_dual_encoder(dual_encoder[0], images, texts, batch_size[0])
+            vectors = _by_dual_encoder(dual_encoder[0], images, texts, batch_size[0])
         elif kosmos is None:
             raise UserError(
                 f"The method {method[0]} needs Kosmos-2: connect Load Kosmos-2 to kosmos, or "
@@ -121,21 +122,22 @@ class EmbedImageText(io.ComfyNode):
             )
         else:
             host.load_to_device(kosmos[0].patcher)
-            asked, size = prompt[0].strip(), batch_size[0]
+            own_prompt, size = prompt[0].strip(), batch_size[0]
             if method[0] == "likelihood":
-                found = _by_likelihood(kosmos[0], images, texts, asked, size)
+                vectors = _by_likelihood(kosmos[0], images, texts, own_prompt, size)
             else:
-                found = _by_decoder(kosmos[0], images, texts, asked, size, reference or [])
-        pictures, told, space = found
-        count = sum(map(len, images))
-        names = tuple(f"picture {k + 1}" for k in range(count))
+                vectors = _by_decoder(kosmos[0], images, texts, own_prompt, size, reference or [])
+        image_vectors, text_vectors, space = vectors
+        names = tuple(f"image {k + 1}" for k in range(sum(map(len, images))))
         return io.NodeOutput(
-            host.block_output("No picture was embedded: connect an image to Embed Image and Text.")
-            if pictures is None
-            else Embedding(pictures, names, space, torch.cat([thumbnails(i) for i in images])),
+            host.block_output("No image was embedded: connect an image to Embed Image and Text.")
+            if image_vectors is None
+            else Embedding(
+                image_vectors, names, space, torch.cat([thumbnails(batch) for batch in images])
+            ),
             host.block_output("No text was embedded: write one into Embed Image and Text.")
-            if told is None
-            else Embedding(told, tuple(texts), space),
+            if text_vectors is None
+            else Embedding(text_vectors, tuple(texts), space),
         )
 
 
@@ -157,25 +159,33 @@ def _by_decoder(
     from ..kosmos.insight.embedding import l2_normalize
 
     prompt = prompt or PROMPT
-    watched = _Watched(sum(map(len, [*images, *reference, *reference])) + len(texts), batch_size)
-    space = f"decoder states of {kosmos.name} behind '{prompt}'"
-    pictures = told = None
+    progress = SharedProgress(
+        sum(map(len, [*images, *reference, *reference])) + len(texts), batch_size
+    )
+    space = f"decoder states of {kosmos.name} after '{prompt}'"
+    image_vectors = text_vectors = None
     if texts:
-        told = text_states(kosmos, texts, prompt, watched.batching())
+        text_vectors = text_states(kosmos, texts, prompt, progress.batch_options())
     if not reference:
         if images:
-            states = [caption_states(kosmos, i, prompt, watched.batching()) for i in images]
-            pictures = l2_normalize(torch.cat(states))
-        return pictures, None if told is None else l2_normalize(told), space
-    seen = [image_states(kosmos, part, prompt, watched.batching()) for part in reference]
-    said = [caption_states(kosmos, part, prompt, watched.batching()) for part in reference]
-    alignment = fit_alignment(torch.cat(seen), torch.cat(said))
+            states = [
+                caption_states(kosmos, batch, prompt, progress.batch_options()) for batch in images
+            ]
+            image_vectors = l2_normalize(torch.cat(states))
+        return image_vectors, None if text_vectors is None else l2_normalize(text_vectors), space
+    reference_images = [
+        image_states(kosmos, batch, prompt, progress.batch_options()) for batch in reference
+    ]
+    reference_captions = [
+        caption_states(kosmos, batch, prompt, progress.batch_options()) for batch in reference
+    ]
+    alignment = fit_alignment(torch.cat(reference_images), torch.cat(reference_captions))
     if images:
-        states = [image_states(kosmos, part, prompt, watched.batching()) for part in images]
-        pictures = alignment.map_images(torch.cat(states))
-    if told is not None:
-        told = alignment.map_texts(told)
-    return pictures, told, f"{space}, aligned by reference {alignment.digest}"
+        states = [image_states(kosmos, batch, prompt, progress.batch_options()) for batch in images]
+        image_vectors = alignment.map_images(torch.cat(states))
+    if text_vectors is not None:
+        text_vectors = alignment.map_texts(text_vectors)
+    return image_vectors, text_vectors, f"{space}, aligned by reference {alignment.digest}"
 
 
 def _by_likelihood(
@@ -189,12 +199,15 @@ def _by_likelihood(
 
     if not images or not texts:
         raise UserError(
-            "The method likelihood asks how well a text fits a picture, so it needs both: connect "
-            "an image and write a text, or choose decoder."
+            "The method likelihood scores each text given each image and needs both: connect an "
+            "image and write a text, or choose decoder."
         )
-    watched = _Watched(sum(map(len, images)) * len(texts), batch_size)
+    progress = SharedProgress(sum(map(len, images)) * len(texts), batch_size)
     prompt = prompt or BRIEF
-    scores = [likelihood_scores(kosmos, part, texts, prompt, watched.batching()) for part in images]
+    scores = [
+        likelihood_scores(kosmos, batch, texts, prompt, progress.batch_options())
+        for batch in images
+    ]
     return torch.cat(scores), torch.eye(len(texts)), likelihood_space_name(kosmos, texts, prompt)
 
 
@@ -205,34 +218,13 @@ def _by_dual_encoder(
 
     if model == NONE:
         raise UserError("No dual encoder is chosen: choose one in dual_encoder.")
-    dual = load_dual_encoder(hub_models.folder("clip", model), host.torch_dtype("auto"))
+    dual = load_dual_encoder(hub_models.model_folder("clip", model), host.torch_dtype("auto"))
     host.load_to_device(host.register_model(dual.model))
-    watched = _Watched(sum(map(len, images)) + len(texts), batch_size)
+    progress = SharedProgress(sum(map(len, images)) + len(texts), batch_size)
     return (
-        torch.cat([embed_images(dual, part, watched.batching()) for part in images])
+        torch.cat([embed_images(dual, batch, progress.batch_options()) for batch in images])
         if images
         else None,
-        embed_texts(dual, texts, watched.batching()) if texts else None,
+        embed_texts(dual, texts, progress.batch_options()) if texts else None,
         f"vectors of {model}",
     )
-
-
-class _Watched:
-    """One progress bar for several pieces of work, one after the other."""
-
-    def __init__(self, total: int, batch_size: int) -> None:
-        self._progress = host.Progress(total)
-        self._batch_size = batch_size
-        self._done = 0
-
-    def batching(self) -> BatchOptions:
-        """Return the batch options of the next piece."""
-        from ..shared.batching import BatchOptions
-
-        start = self._done
-
-        def on_batch(done: int, _: int) -> None:
-            self._done = start + done
-            self._progress.step(self._done)
-
-        return BatchOptions(self._batch_size, host.free_memory(), on_batch, host.check_interrupted)

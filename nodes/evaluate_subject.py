@@ -31,8 +31,8 @@ class EvaluateSubject(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        dual_encoders = hub_models.choices("clip", hub_models.DUAL_ENCODERS, SANDBOX)
-        image_encoders = hub_models.choices(
+        dual_encoders = hub_models.model_options("clip", hub_models.DUAL_ENCODERS, SANDBOX)
+        image_encoders = hub_models.model_options(
             "clip", (*hub_models.DINO, *hub_models.DUAL_ENCODERS), SANDBOX
         )
         return io.Schema(
@@ -175,4 +175,4 @@ def _scorer(choice: str, kosmos: Kosmos | None) -> ImageScorer:
             )
         scorer = KosmosScorer if choice == DECODER else LikelihoodScorer
         return scorer(kosmos, lambda: host.load_to_device(kosmos.patcher))
-    return load_image_scorer(hub_models.folder("clip", choice))
+    return load_image_scorer(hub_models.model_folder("clip", choice))

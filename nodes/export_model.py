@@ -1,4 +1,4 @@
-"""Take a model out of PyTorch, for other programs and machines."""
+"""The node that exports a model to ONNX, LiteRT or Core ML."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
 COMPARED = 3
-"""How many pictures a model is compared on when none are given."""
+"""Drawn scenes that a model is compared on when no images are connected."""
 
 
 class ExportModel(io.ComfyNode):
-    """A KOSMOS or a DIFFUSION as a folder of ONNX, LiteRT or Core ML graphs."""
+    """A folder of graphs that run without PyTorch."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,51 +32,51 @@ class ExportModel(io.ComfyNode):
             node_id="ExportModel",
             display_name="Export Model",
             category="Kosmos DreamBooth/deploy",
-            description="Writes a whole model as graphs that run without PyTorch, holds each graph "
-            "to what PyTorch computes on real pictures, and refuses those that are off. Load "
-            "Kosmos-2 loads what was exported as ONNX.",
+            description="Exports a whole model as ONNX, LiteRT or Core ML graphs, which run "
+            "without PyTorch, compares each graph with PyTorch on real images, and fails if one "
+            "differs. Load Kosmos-2 can load an ONNX export.",
             is_output_node=True,
             inputs=[
                 io.MultiType.Input(
                     "model",
                     types=[KOSMOS, DIFFUSION],
-                    tooltip="What to export: a KOSMOS or a DIFFUSION, not quantized.",
+                    tooltip="The model to export: a KOSMOS or a DIFFUSION that is not quantized.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(EXPORT_FORMATS),
                     default="onnx",
-                    tooltip="onnx: for onnxruntime on any machine, and for Load Kosmos-2. litert "
-                    "(TFLite): for phones and browsers, a KOSMOS only. coreml: for Apple's "
-                    "machines, a KOSMOS only. Each needs packages that are not installed with the "
-                    "pack; the message names them.",
+                    tooltip="onnx: for ONNX Runtime on any machine, and for Load Kosmos-2. litert "
+                    "(TFLite): for phones and browsers, KOSMOS only. coreml: for Apple devices, "
+                    "KOSMOS only. Each needs packages that are not installed with the pack; the "
+                    "error message names them.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,
                     default="fp32",
-                    tooltip="fp32 writes what PyTorch writes. fp16 is half as large. int8 is about "
-                    "a third as large, and a little off.",
+                    tooltip="Precision of the weights. fp32: the same outputs as PyTorch. fp16: "
+                    "half the size. int8: about a third of the size, with small differences.",
                 ),
                 io.String.Input(
                     "name",
                     default="exported",
-                    tooltip="Name of the folder. A KOSMOS as onnx goes to models/kosmos, where "
-                    "Load Kosmos-2 lists it, anything else to output/exports. What is there is "
-                    "kept: the new one gets a number.",
+                    tooltip="Name of the folder. A KOSMOS as onnx is saved in models/kosmos, where "
+                    "Load Kosmos-2 lists it, anything else in output/exports. Existing folders are "
+                    "kept: a number is added to the name.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="Pictures on which the graphs are compared with PyTorch. Without any, "
-                    "three drawn scenes.",
+                    tooltip="Images on which the graphs are compared with PyTorch. Without images, "
+                    "three drawn scenes are used.",
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="folder", tooltip="Where it lies."),
+                io.String.Output(display_name="folder", tooltip="The folder of the export."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Size, time, and the difference to PyTorch, of each graph.",
+                    tooltip="Size, time and difference to PyTorch for each graph.",
                 ),
             ],
         )
@@ -90,10 +90,10 @@ class ExportModel(io.ComfyNode):
         name: str,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        """Write it, compare it, and say what came of it."""
+        """Export the model and compare it with PyTorch."""
         from ..export.export_readme import export_summary
 
-        images = _drawn() if image is None else image
+        images = _drawn_scenes() if image is None else image
 
         def on_step(done: int, total: int) -> None:
             host.Progress(total).step(done)
@@ -101,26 +101,26 @@ class ExportModel(io.ComfyNode):
         if isinstance(model, Kosmos):
             from ..export.export_kosmos import export_kosmos
 
-            folder = _place(name, loadable=format == "onnx")
+            folder = _export_folder(name, loadable=format == "onnx")
             manifest = export_kosmos(model, folder, format, precision, images, on_step)
         else:
             from ..export.export_diffusion import export_diffusion
 
-            folder = _place(name, loadable=False)
+            folder = _export_folder(name, loadable=False)
             manifest = export_diffusion(model, folder, format, precision, images, on_step)
         return io.NodeOutput(str(folder), export_summary(manifest))
 
 
-def _place(name: str, *, loadable: bool) -> Path:
-    """Where an export goes: to the models that Load Kosmos-2 lists, or to the output."""
+def _export_folder(name: str, *, loadable: bool) -> Path:
+    """Return a new folder in models/kosmos if Load Kosmos-2 can load it, or in output/exports."""
     name = name.strip()
     return host.free_path(
-        host.model_file("kosmos", name) if loadable else host.output_folder("exports", name)
+        host.model_save_path("kosmos", name) if loadable else host.output_path("exports", name)
     )
 
 
-def _drawn() -> torch.Tensor:
-    """Drawn scenes [B,H,W,3], float 0..1."""
+def _drawn_scenes() -> torch.Tensor:
+    """Return drawn scenes [B,H,W,3], float 0..1."""
     from ..sandbox.scenes import scenes
 
     return to_batch(scenes()[:COMPARED])

@@ -226,7 +226,7 @@ class FineTuneCaptions(io.ComfyNode):
         return io.NodeOutput(
             run_outputs.load_trained_kosmos(run, model.model.dtype),
             {"loss": loss_curve(run.events)},
-            lora.relative_to(host.models_folder("loras")[0]).as_posix(),
+            lora.relative_to(host.model_folders("loras")[0]).as_posix(),
             str(run.path),
             RunCheckpoint(run, steps[0]),
             ui={"training": [run_monitor.panel_data(run)]},
@@ -235,8 +235,8 @@ class FineTuneCaptions(io.ComfyNode):
 
 def _folder(name: str) -> Path:
     """Return a folder inside ComfyUI's input folder, or its output folder if there is none."""
-    path = host.input_folder(name.strip())
-    return path if path.is_dir() else host.output_folder(name.strip())
+    path = host.input_path(name.strip())
+    return path if path.is_dir() else host.output_path(name.strip())
 
 
 def _examples(

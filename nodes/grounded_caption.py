@@ -167,7 +167,7 @@ class GroundedCaption(io.ComfyNode):
             ui={
                 "grounded": [
                     address | grounded_text_to_dict(text, width, height)
-                    for address, text in zip(panel_data.pictures(image), texts, strict=True)
+                    for address, text in zip(panel_data.image_addresses(image), texts, strict=True)
                 ]
             },
         )

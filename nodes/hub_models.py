@@ -1,4 +1,4 @@
-"""Models that are folders of ComfyUI's, or on the Hugging Face hub and downloaded when chosen."""
+"""Models in ComfyUI's folders or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ DUAL_ENCODERS = ("openai/clip-vit-large-patch14", "google/siglip-base-patch16-22
 DINO = ("facebook/dinov2-base",)
 
 
-def choices(kind: str, hub_ids: Sequence[str], *own: str) -> list[str]:
-    """Return for a combo the pack's own, then a kind's folders as they are now, then the hub's."""
-    return list(dict.fromkeys([*own, *host.list_models(kind), *hub_ids]))
+def model_options(kind: str, hub_ids: Sequence[str], *first: str) -> list[str]:
+    """Return a combo's options: the given ones, the models of a kind on disk, those of the hub."""
+    return list(dict.fromkeys([*first, *host.list_models(kind), *hub_ids]))
 
 
-def folder(kind: str, choice: str) -> Path:
-    """Return where a chosen model lies, downloading it when only the hub has it.
+def model_folder(kind: str, choice: str) -> Path:
+    """Return the folder of a chosen model, after downloading it if only the hub has it.
 
-    Raises UserError when it is nowhere, or the hub cannot be reached.
+    Raises UserError when neither has it, or the hub cannot be reached.
     """
     from ..shared.model_folders import download_model
 
-    offered = choice in (*KOSMOS, *DUAL_ENCODERS, *DINO)
-    if offered and choice not in host.list_models(kind):
+    is_hub_model = choice in (*KOSMOS, *DUAL_ENCODERS, *DINO)
+    if is_hub_model and choice not in host.list_models(kind):
         return download_model(choice, kind)
-    return host.resolve(kind, choice)
+    return host.model_path(kind, choice)

@@ -73,7 +73,7 @@ class LoadDiffusion(io.ComfyNode):
         cls, model: str | None, dtype: str | None, loras: str | None = ""
     ) -> str:
         """Load again when a file has changed; connected inputs are not known here."""
-        files = [host.resolve("loras", name) for name in text_lines(loras or "")]
+        files = [host.model_path("loras", name) for name in text_lines(loras or "")]
         source = _source(model) if model else ""
         if isinstance(source, Path):
             files += sorted(source.rglob("*.safetensors")) if source.is_dir() else [source]
@@ -88,11 +88,11 @@ class LoadDiffusion(io.ComfyNode):
         from ..quantize.quantized_linear import use_fast_cpu_kernels
         from ..quantize.save_quantized import unquantized_dtype
 
-        files = [host.resolve("loras", name) for name in text_lines(loras)]
+        files = [host.model_path("loras", name) for name in text_lines(loras)]
         source = _source(model)
         quantized_dtype = unquantized_dtype(source) if isinstance(source, Path) else None
         diffusion = load_diffusion(
-            source, quantized_dtype or host.torch_dtype(dtype), host.clip_vocabulary()
+            source, quantized_dtype or host.torch_dtype(dtype), host.clip_tokenizer_folder()
         )
         diffusion = replace(diffusion, name=model)
         if quantized_dtype is not None:
@@ -112,4 +112,4 @@ def _source(model: str) -> Path | str:
         return SANDBOX
     if model in HUB_MODELS:
         return model
-    return host.resolve("checkpoints" if model.endswith(".safetensors") else "diffusers", model)
+    return host.model_path("checkpoints" if model.endswith(".safetensors") else "diffusers", model)

@@ -37,7 +37,7 @@ class LoadKosmos(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=hub_models.choices("kosmos", hub_models.KOSMOS, SANDBOX),
+                    options=hub_models.model_options("kosmos", hub_models.KOSMOS, SANDBOX),
                     default=SANDBOX,
                     tooltip="sandbox is the small model that comes with the pack and knows only "
                     "its drawn scenes. Then come the folders in models/kosmos, ONNX exports "
@@ -80,7 +80,7 @@ class LoadKosmos(io.ComfyNode):
         from ..quantize.quantized_linear import use_fast_cpu_kernels
         from ..quantize.save_quantized import unquantized_dtype
 
-        folder = sandbox.KOSMOS if model == SANDBOX else hub_models.folder("kosmos", model)
+        folder = sandbox.KOSMOS if model == SANDBOX else hub_models.model_folder("kosmos", model)
         if is_export(folder):
             return io.NodeOutput(_load_export(folder, model, loras))
         quantized_dtype = unquantized_dtype(folder)
@@ -95,7 +95,7 @@ class LoadKosmos(io.ComfyNode):
             )
         kosmos = dataclasses.replace(kosmos, name=model)
         for name in names:
-            kosmos = merge_lora(kosmos, host.resolve("loras", name))
+            kosmos = merge_lora(kosmos, host.model_path("loras", name))
         patcher = host.register_model(kosmos.model)
         return io.NodeOutput(dataclasses.replace(kosmos, patcher=patcher))
 

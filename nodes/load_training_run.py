@@ -37,7 +37,7 @@ class LoadTrainingRun(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run",
-                    options=[*list_runs(host.output_folder(run_monitor.RUNS_FOLDER)), NONE],
+                    options=[*list_runs(host.output_path(run_monitor.RUNS_FOLDER)), NONE],
                     tooltip="A run in output/dreambooth, the newest first. Press R after a new "
                     "run. Not used when training is connected.",
                 ),
@@ -100,7 +100,7 @@ class LoadTrainingRun(io.ComfyNode):
         cls, run: str, checkpoint: str, step: int | None = None, **connected: object
     ) -> str:
         """Load again when the run has new steps or scores; connected inputs are not known here."""
-        folder = RunFolder(host.output_folder(run_monitor.RUNS_FOLDER, run))
+        folder = RunFolder(host.output_path(run_monitor.RUNS_FOLDER, run))
         files = [file for file in (folder.events, folder.scores) if file.exists()]
         return f"{run} {checkpoint} {step} {[file.stat().st_mtime_ns for file in files]}"
 
@@ -109,7 +109,7 @@ class LoadTrainingRun(io.ComfyNode):
         cls, run: str, checkpoint: str, step: int, training: RunCheckpoint | None = None
     ) -> io.NodeOutput:
         """Load the model of the checkpoint."""
-        path = host.output_folder(run_monitor.RUNS_FOLDER, run)
+        path = host.output_path(run_monitor.RUNS_FOLDER, run)
         folder = training.folder if training else RunFolder(path)
         if not folder.config.exists():
             raise UserError(

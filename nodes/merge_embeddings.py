@@ -114,7 +114,7 @@ class MergeEmbeddings(io.ComfyNode):
         if not embeddings:
             raise UserError("There is nothing to merge: choose file_a, or connect embedding_a.")
         merged = merge_embeddings(embeddings, word.strip(), share if mode == "mix" else None)
-        file = host.model_file("embeddings", publish.PUBLISHED, f"{name.strip()}.safetensors")
+        file = host.model_save_path("embeddings", publish.PUBLISHED, f"{name.strip()}.safetensors")
         write_embedding(file, merged, {})
         return io.NodeOutput(merged, publish.prompt_word(file))
 
@@ -125,4 +125,4 @@ def _embedding(connected: TokenEmbedding | None, file: str) -> TokenEmbedding | 
 
     if connected is not None:
         return connected
-    return None if file == NONE else read_embedding(host.resolve("embeddings", file))
+    return None if file == NONE else read_embedding(host.model_path("embeddings", file))

@@ -1,4 +1,4 @@
-"""What the panels in web/ are given to show."""
+"""The data that nodes send to the panels in web/."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from . import host
 if TYPE_CHECKING:
     from ..kosmos.insight.embedding import Embedding
 
-MOST_BYTES = 2**20
-"""Of numbers that a node hands to its panel beside those that it was asked for, at most."""
+OPTIONAL_BYTES = 2**20
+"""Largest size of the optional data that a node sends to its panel."""
 
-LONGEST = 1024
-"""Pixels of the longer side of a picture in a panel, at most."""
+LONGEST_SIDE = 1024
+"""Largest side of an image in a panel, in pixels."""
 
-MOST_COMPARED = 100
-"""Rows, and columns, of a matrix in a panel, at most."""
+MATRIX_SIDE = 100
+"""Largest number of rows and of columns of a matrix in a panel."""
 
 
-def pictures(images: torch.Tensor) -> list[dict[str, Any]]:
-    """Leave pictures [B,H,W,C] as in `to_rgb` in ComfyUI's temp folder, for a panel to show.
+def image_addresses(images: torch.Tensor) -> list[dict[str, Any]]:
+    """Save images [B,H,W,C], as in `to_rgb`, in ComfyUI's temp folder for a panel.
 
-    Return for each where it is, as `image`, and its true `width` and `height`.
+    Returns for each its address as `image`, and its original `width` and `height`.
     """
-
     height, width = images.shape[1:3]
-    found = []
+    addresses = []
     for image in images:
-        picture = to_pil(image)
-        picture.thumbnail((LONGEST, LONGEST))
-        found.append({"image": _address(picture), "width": width, "height": height})
-    return found
+        thumbnail = to_pil(image)
+        thumbnail.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        addresses.append({"image": _save(thumbnail), "width": width, "height": height})
+    return addresses
 
 
 def as_bytes(values: torch.Tensor) -> str:
-    """Return [N,M] as base64: a byte for each number, each row from 0 (its lowest) to 255."""
+    """Return [N,M] as bytes in base64, with each row scaled from its minimum, 0, to 255."""
     from ..drawing.heatmap import min_max_scale
 
     rows = torch.stack([min_max_scale(row) for row in values])
@@ -49,27 +48,27 @@ def as_bytes(values: torch.Tensor) -> str:
 
 
 def matrix(values: torch.Tensor, rows: Embedding, columns: Embedding) -> dict[str, Any]:
-    """Return similarities [N,M] and what they are of, as far as a panel has room.
+    """Return a similarity matrix [N,M] for a panel, cut off at MATRIX_SIDE rows and columns.
 
-    `values` holds a list for each row; `rows` and `columns` each their `names`, how many there are
-    in all as `count`, and `strip`, where their thumbnails are, one below the other (None of texts).
+    `values` is a list for each row; `rows` and `columns` have their `names`, the total number as
+    `count`, and `strip`, the address of the vertical strip of thumbnails (None for texts).
     """
-    shown = values[:MOST_COMPARED, :MOST_COMPARED]
-    return {"values": shown.tolist(), "rows": _things(rows), "columns": _things(columns)}
+    visible = values[:MATRIX_SIDE, :MATRIX_SIDE]
+    return {"values": visible.tolist(), "rows": _axis(rows), "columns": _axis(columns)}
 
 
-def _things(embedding: Embedding) -> dict[str, Any]:
+def _axis(embedding: Embedding) -> dict[str, Any]:
     thumbnails = embedding.thumbnails
     strip = None
     if thumbnails is not None:
-        strip = _address(Image.fromarray(thumbnails[:MOST_COMPARED].flatten(0, 1).numpy()))
-    names = list(embedding.labels[:MOST_COMPARED])
+        strip = _save(Image.fromarray(thumbnails[:MATRIX_SIDE].flatten(0, 1).numpy()))
+    names = list(embedding.labels[:MATRIX_SIDE])
     return {"names": names, "count": len(embedding.labels), "strip": strip}
 
 
-def _address(picture: Image.Image) -> dict[str, str]:
-    """Leave a picture in ComfyUI's temp folder, and say where."""
+def _save(image: Image.Image) -> dict[str, str]:
+    """Save an image in ComfyUI's temp folder and return its address."""
     file = host.temp_folder() / f"kosmos_{uuid4().hex}.jpg"
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(file, quality=95, subsampling=0)
-    return host.address(file)
+    image.save(file, quality=95, subsampling=0)
+    return host.view_address(file)

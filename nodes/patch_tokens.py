@@ -1,4 +1,4 @@
-"""The node that shows a picture as the grid of patches that Kosmos-2 sees."""
+"""The node that shows the features of image patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PatchTokens(io.ComfyNode):
-    """EMBEDDING of patches and of slots, and what is like what."""
+    """Patch features of the vision encoder, and their similarities."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,66 +25,67 @@ class PatchTokens(io.ComfyNode):
             node_id="PatchTokens",
             display_name="Patch Tokens",
             category="Kosmos DreamBooth/vision",
-            description="Shows pictures as the grid of patches that Kosmos-2 sees: in colours that "
-            "are alike where patches are alike, and by how like each patch is to a phrase or to a "
-            "patch of your choice.",
+            description="Shows the image patches as Kosmos-2's vision encoder represents them: a "
+            "PCA of the patch features as colours, and a heatmap of the similarity of each patch "
+            "to a phrase or to another patch.",
             is_output_node=True,
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
-                io.Image.Input("image", tooltip="One picture or a batch, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch, of any size."),
                 io.Combo.Input(
                     "compare_with",
                     options=["patch", "phrase"],
                     default="phrase",
-                    tooltip="patch: cosine with the patch in row and column. phrase: how much each "
-                    "patch alone makes the phrase likelier; asks the decoder once for each patch.",
+                    tooltip="patch: cosine similarity to the patch at row and column. phrase: how "
+                    "much each patch alone raises the probability of the phrase; takes one decoder "
+                    "pass per patch.",
                 ),
                 io.String.Input(
                     "phrase",
                     default="a dog",
-                    tooltip="For phrase: what to look for in the patches.",
+                    tooltip="For phrase only: the phrase that the patches are compared with.",
                 ),
                 io.Int.Input(
                     "row",
                     default=0,
                     min=0,
                     max=255,
-                    tooltip="For patch: its row from the top, from 0. The real model has 16 rows "
-                    "and columns, the sandbox 8.",
+                    tooltip="For patch only: row of the patch, from 0 at the top. The published "
+                    "Kosmos-2 has 16 x 16 patches, the sandbox 8 x 8.",
                 ),
                 io.Int.Input(
                     "column",
                     default=0,
                     min=0,
                     max=255,
-                    tooltip="For patch: its column from the left, from 0.",
+                    tooltip="For patch only: column of the patch, from 0 at the left.",
                 ),
             ],
             outputs=[
                 EMBEDDING.Output(
                     display_name="patches",
-                    tooltip="What the connector reads: a unit vector for each patch, row by row, "
-                    "picture after picture.",
+                    tooltip="The features that the connector reads: a unit vector for each patch, "
+                    "row by row, image after image.",
                 ),
                 EMBEDDING.Output(
                     display_name="slots",
-                    tooltip="What the decoder reads instead of the picture: a unit vector for each "
-                    "slot, picture after picture.",
+                    tooltip="The image embeddings that the decoder reads: a unit vector for each "
+                    "image token, image after image.",
                 ),
                 io.Image.Output(
                     display_name="colours",
-                    tooltip="The first three principal components of the patches as red, green and "
-                    "blue, in the pictures' size.",
+                    tooltip="The first three principal components of the patch features as red, "
+                    "green and blue, at the size of the images.",
                 ),
                 io.Image.Output(
                     display_name="overlay",
-                    tooltip="The similarity on the pictures, from violet (lowest in the batch) to "
-                    "yellow (highest).",
+                    tooltip="The images with the similarity as a heatmap, from violet (lowest in "
+                    "the batch) to yellow (highest).",
                 ),
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="The similarity in the pictures' size, 0 where lowest in the batch and "
-                    "1 where highest.",
+                    tooltip="The similarity at the size of the images, 0 = lowest in the batch, 1 "
+                    "= highest.",
                 ),
             ],
         )
@@ -99,7 +100,7 @@ class PatchTokens(io.ComfyNode):
         row: int,
         column: int,
     ) -> io.NodeOutput:
-        """Look at the patches."""
+        """Encode the patches and compare them."""
         from ..drawing.patch_overlay import draw_overlay, grid_mask, highlight, upscale_nearest
         from ..kosmos.insight.patch_similarity import (
             patch_cosines,
@@ -124,7 +125,7 @@ class PatchTokens(io.ComfyNode):
             text = f"patch in row {row}, column {column}"
             maps = patch_similarity(features, row, column)
         height, width = image.shape[1:3]
-        small = len(image) * grid_side(kosmos) ** 4 <= panel_data.MOST_BYTES
+        with_cosines = len(image) * grid_side(kosmos) ** 4 <= panel_data.OPTIONAL_BYTES
         bounds = (float(maps.min()), float(maps.max()))
         return io.NodeOutput(
             patch_embedding(kosmos, features),
@@ -135,13 +136,15 @@ class PatchTokens(io.ComfyNode):
             ui={
                 "similarity": [
                     {
-                        **picture,
+                        **address,
                         "to": text,
                         "grid": grid.tolist(),
-                        "alike": panel_data.as_bytes(patch_cosines(own)) if small else None,
+                        "alike": panel_data.as_bytes(patch_cosines(patch_features))
+                        if with_cosines
+                        else None,
                     }
-                    for picture, grid, own in zip(
-                        panel_data.pictures(image), maps, features, strict=True
+                    for address, grid, patch_features in zip(
+                        panel_data.image_addresses(image), maps, features, strict=True
                     )
                 ]
             },

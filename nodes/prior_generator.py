@@ -91,7 +91,7 @@ class PriorGenerator(io.ComfyNode):
         from ..diffusion.priors import generate_priors, locate_priors
         from ..diffusion.sample.sample_settings import SampleSettings
 
-        inputs = (diffusion, prompt.strip(), count, host.output_folder("priors"))
+        inputs = (diffusion, prompt.strip(), count, host.output_path("priors"))
         settings = SampleSettings(steps=steps, guidance=guidance)
         if when == "during":
             return io.NodeOutput(

@@ -1,4 +1,4 @@
-"""Make a model smaller, and say what that cost."""
+"""The node that quantizes a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from comfy_api.latest import io
 
 from ..kosmos.kosmos_model import Kosmos
 from ..sandbox.scenes import scenes
-from ..shared.errors import UserError
 from ..shared.images import to_batch
 from . import host
 from .sockets import DIFFUSION, KOSMOS
+from .text_inputs import required_lines
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 FORMATS = ["int8", "int8 dynamic", "int4", "fp8", "bf16", "fp16", "int4 awq"]
 RESTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "as it is": None}
-LOOKED_AT = 4
+COMPARED = 4
+"""Images or prompts that both models are compared on; those after them are calibration data."""
+
 PROMPTS = "a red dog in the meadow\na blue house in the snow\na cat and a tree\na yellow bird"
 
 
 class Quantize(io.ComfyNode):
-    """A smaller model of the same kind, and a report."""
+    """A quantized model, and a report on its cost and quality."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -39,73 +41,79 @@ class Quantize(io.ComfyNode):
             node_id="Quantize",
             display_name="Quantize",
             category="Kosmos DreamBooth/deploy",
-            description="Holds a model's weights in fewer bits, lets both do the same work, and "
-            "says what it saved and how far the outputs moved. The model that came in stays as it "
-            "is.",
+            description="Quantizes the linear layers of a model to 8 or 4 bits, and compares both "
+            "models on the same inputs: memory, speed and the change of the outputs. The original "
+            "model stays unchanged.",
             is_output_node=True,
             inputs=[
                 io.MultiType.Input(
                     "model",
                     types=[KOSMOS, DIFFUSION],
-                    tooltip="What to make smaller: a KOSMOS or a DIFFUSION, not quantized yet.",
+                    tooltip="The model to quantize: a KOSMOS or a DIFFUSION that is not quantized "
+                    "yet.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=FORMATS,
                     default="int8",
-                    tooltip="int8: 8-bit weights, the safest. int8 dynamic: inputs too, faster on "
-                    "a CPU. int4: half of int8, and it shows. int4 awq: watches the model at work "
-                    "first, and stays nearer to it. fp8: for NVIDIA GPUs since Ada. bf16 and fp16 "
-                    "only cast, and need no further package; the others need torchao.",
+                    tooltip="int8: 8-bit weights, the least loss. int8 dynamic: 8-bit activations "
+                    "too, faster on a CPU. int4: half the size of int8, with a visible loss. int4 "
+                    "awq: int4 with activation-aware scales (AWQ) from calibration data, less "
+                    "loss. fp8: for NVIDIA GPUs since Ada. bf16 and fp16 only cast and need no "
+                    "further package; the others need torchao.",
                 ),
                 io.String.Input(
                     "keep",
                     default="lm_head, time_emb",
-                    tooltip="Layers whose name holds one of these words are left alone, such as "
-                    "the last layer of the decoder and those that read the time. Embeddings, norms "
-                    "and convolutions always are.",
+                    tooltip="Linear layers whose name contains one of these words are not "
+                    "quantized, such as the decoder's output layer and the time embedding. "
+                    "Embeddings, norms and convolutions never are.",
                 ),
                 io.Combo.Input(
                     "rest",
                     options=list(RESTS),
                     default="bf16",
-                    tooltip="Precision of all that is left alone. as it is: in the precision the "
-                    "model was loaded with; larger, and faster on a CPU that has no bf16.",
+                    tooltip="Precision of the layers that are not quantized. as it is: the "
+                    "precision the model was loaded with; larger, and faster on a CPU without "
+                    "bf16.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="For a KOSMOS: pictures to caption before and after, up to 4; int4 awq "
-                    "watches it on those behind them, up to 16. Without any, drawn scenes.",
+                    tooltip="For a KOSMOS: up to 4 images to caption with both models; the "
+                    "following ones, up to 16, are the calibration data of int4 awq. Without "
+                    "images, drawn scenes are used.",
                 ),
                 io.String.Input(
                     "prompt",
                     default=PROMPTS,
                     multiline=True,
                     optional=True,
-                    tooltip="For a DIFFUSION: prompts to paint before and after, one a line, up to "
-                    "4; int4 awq watches it on those behind them, up to 16.",
+                    tooltip="For a DIFFUSION: up to 4 prompts to sample with both models, one per "
+                    "line; the following ones, up to 16, are the calibration data of int4 awq.",
                 ),
                 io.String.Input(
                     "save_as",
                     default="",
                     optional=True,
-                    tooltip="A name saves the model in models/kosmos or models/diffusers, where "
-                    "its loader lists it. What is there already is kept: the new one gets a "
-                    "number.",
+                    tooltip="Name under which the model is saved in models/kosmos or "
+                    "models/diffusers, where its loader lists it. Empty: not saved. Existing files "
+                    "are kept: a number is added to the name.",
                 ),
             ],
             outputs=[
-                KOSMOS.Output(display_name="kosmos", tooltip="The smaller model, of a KOSMOS."),
+                KOSMOS.Output(display_name="kosmos", tooltip="The quantized model, for a KOSMOS."),
                 DIFFUSION.Output(
-                    display_name="diffusion", tooltip="The smaller model, of a DIFFUSION."
+                    display_name="diffusion", tooltip="The quantized model, for a DIFFUSION."
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Bytes in memory and on disk, time, and how far the outputs moved.",
+                    tooltip="Memory, disk size and time of both models, and the change of the "
+                    "outputs.",
                 ),
                 io.Image.Output(
-                    display_name="picture", tooltip="The report drawn, with outputs to compare."
+                    display_name="picture",
+                    tooltip="The report as an image, with outputs of both models.",
                 ),
             ],
         )
@@ -121,10 +129,10 @@ class Quantize(io.ComfyNode):
         prompt: str = PROMPTS,
         save_as: str = "",
     ) -> io.NodeOutput:
-        """Quantize, compare, save.
+        """Quantize, compare and save.
 
-        The ui entry `quantized` holds one object for the panel: `name`, `format`, `unit` (what the
-        seconds are for), `layers` and `left` (counts of linear layers), `before` and `after` (each
+        The ui entry `quantized` has one object for the panel: `name`, `format`, `unit` (what the
+        seconds are per), `layers` and `left` (counts of linear layers), `before` and `after` (each
         `memory` and `disk` in bytes, `seconds`), and `moved` (shares in 0..1 by their names;
         `divergence` is in nats).
         """
@@ -132,50 +140,54 @@ class Quantize(io.ComfyNode):
         from ..quantize.quantize_report import ModelCost, QuantizeReport
         from ..shared.model_size import bytes_in_memory, bytes_on_disk
 
-        words = [word.strip() for word in keep.split(",") if word.strip()]
+        patterns = [word.strip() for word in keep.split(",") if word.strip()]
         host.load_to_device(model.patcher)
-        made: QuantizedModel[Kosmos] | QuantizedModel[Diffusion]
-        weights: tuple[torch.nn.Module, torch.nn.Module]
+        quantized: QuantizedModel[Kosmos] | QuantizedModel[Diffusion]
+        modules: tuple[torch.nn.Module, torch.nn.Module]
         if isinstance(model, Kosmos):
-            captioner, compared = _captioner(model, format, words, RESTS[rest], image)
-            made, unit, weights = captioner, "caption", (model.model, captioner.model.model)
+            kosmos, comparison = _quantize_kosmos(model, format, patterns, RESTS[rest], image)
+            quantized, unit, modules = kosmos, "caption", (model.model, kosmos.model.model)
         else:
-            painter, compared = _painter(model, format, words, RESTS[rest], prompt)
-            made, unit, weights = painter, "step", (model.modules, painter.model.modules)
-        memory = bytes_in_memory(weights[0]), bytes_in_memory(weights[1])
-        saved = _save(made, save_as.strip()) if save_as.strip() else None
-        disk = bytes_on_disk(saved) if saved else memory[1]
-        told = QuantizeReport(
+            diffusion, comparison = _quantize_diffusion(
+                model, format, patterns, RESTS[rest], prompt
+            )
+            quantized, unit, modules = diffusion, "step", (model.modules, diffusion.model.modules)
+        memory = bytes_in_memory(modules[0]), bytes_in_memory(modules[1])
+        path = _save(quantized, save_as.strip()) if save_as.strip() else None
+        disk = bytes_on_disk(path) if path else memory[1]
+        report = QuantizeReport(
             model.name,
             format,
             unit,
-            len(made.layers.quantized),
-            len(made.layers.skipped),
-            ModelCost(memory[0], memory[0], compared.seconds_before),
-            ModelCost(memory[1], disk, compared.seconds_after),
-            compared.changes,
-            saved,
+            len(quantized.layers.quantized),
+            len(quantized.layers.skipped),
+            ModelCost(memory[0], memory[0], comparison.seconds_before),
+            ModelCost(memory[1], disk, comparison.seconds_after),
+            comparison.changes,
+            path,
         )
-        title = f"{told.name}: {told.format}"
-        page = draw_before_after(title, told.bars(), told.changes_text(), compared.image_rows)
-        smaller = replace(made.model, patcher=host.register_model(weights[1]))
-        of_kosmos = isinstance(model, Kosmos)
+        title = f"{report.name}: {report.format}"
+        sheet = draw_before_after(
+            title, report.bars(), report.changes_text(), comparison.image_rows
+        )
+        result = replace(quantized.model, patcher=host.register_model(modules[1]))
+        is_kosmos = isinstance(model, Kosmos)
         return io.NodeOutput(
-            smaller if of_kosmos else _other("diffusion", "KOSMOS"),
-            _other("kosmos", "DIFFUSION") if of_kosmos else smaller,
-            str(told),
-            page,
-            ui={"quantized": [told.to_dict()]},
+            result if is_kosmos else _block_other("diffusion", "DIFFUSION"),
+            _block_other("kosmos", "KOSMOS") if is_kosmos else result,
+            str(report),
+            sheet,
+            ui={"quantized": [report.to_dict()]},
         )
 
 
-def _other(wanted: str, given: str) -> object:
-    return host.block_output(f'A {given} was quantized: connect the output "{wanted}" instead.')
+def _block_other(output: str, kind: str) -> object:
+    return host.block_output(f'A {kind} was quantized: connect the output "{output}" instead.')
 
 
-def _captioner(
+def _quantize_kosmos(
     kosmos: Kosmos,
-    name: str,
+    format_name: str,
     keep: list[str],
     rest: torch.dtype | None,
     image: torch.Tensor | None,
@@ -188,49 +200,56 @@ def _captioner(
     if image is None:
         image = to_batch(scenes())
     check_images(image)
-    watched = image[LOOKED_AT:] if len(image) > LOOKED_AT else image
-    work = captioning_run(kosmos, watched, _counted(MAX_NEW_TOKENS))
-    made = quantize_kosmos(kosmos, name, keep, rest, work, _counted(_layers(kosmos.model)))
-    compared = compare_captioners(
-        kosmos, made.model, image[:LOOKED_AT], _counted(2 * MAX_NEW_TOKENS)
+    calibration_images = image[COMPARED:] if len(image) > COMPARED else image
+    calibration = captioning_run(kosmos, calibration_images, _counter(MAX_NEW_TOKENS))
+    quantized = quantize_kosmos(
+        kosmos, format_name, keep, rest, calibration, _counter(_layers(kosmos.model))
     )
-    return made, compared
+    comparison = compare_captioners(
+        kosmos, quantized.model, image[:COMPARED], _counter(2 * MAX_NEW_TOKENS)
+    )
+    return quantized, comparison
 
 
-def _painter(
-    diffusion: Diffusion, name: str, keep: list[str], rest: torch.dtype | None, prompt: str
+def _quantize_diffusion(
+    diffusion: Diffusion,
+    format_name: str,
+    keep: list[str],
+    rest: torch.dtype | None,
+    prompt: str,
 ) -> tuple[QuantizedModel[Diffusion], Comparison]:
     from ..quantize.calibration_data import sampling_run
     from ..quantize.compare_models import STEPS, compare_diffusion
     from ..quantize.quantize_models import quantize_diffusion
 
-    prompts = [line.strip() for line in prompt.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError("There is no prompt to compare with: write at least one line of text.")
-    work = sampling_run(diffusion, prompts[LOOKED_AT:] or prompts, _counted(STEPS))
-    done = _counted(_layers(diffusion.modules))
-    made = quantize_diffusion(diffusion, name, keep, rest, work, done)
-    compared = compare_diffusion(diffusion, made.model, prompts[:LOOKED_AT], _counted(2 * STEPS))
-    return made, compared
+    prompts = required_lines(prompt, "prompt to compare with")
+    calibration = sampling_run(diffusion, prompts[COMPARED:] or prompts, _counter(STEPS))
+    count_layer = _counter(_layers(diffusion.modules))
+    quantized = quantize_diffusion(diffusion, format_name, keep, rest, calibration, count_layer)
+    comparison = compare_diffusion(
+        diffusion, quantized.model, prompts[:COMPARED], _counter(2 * STEPS)
+    )
+    return quantized, comparison
 
 
 def _layers(module: torch.nn.Module) -> int:
+    """Return the number of linear layers."""
     return sum(isinstance(part, torch.nn.Linear) for part in module.modules())
 
 
-def _counted(total: int) -> Callable[[], None]:
-    """A callback that moves the progress bar by one of at most `total`, and heeds Cancel."""
+def _counter(total: int) -> Callable[[], None]:
+    """Return a callback that adds one to a progress bar, up to `total`, and raises after Cancel."""
     progress, calls = host.Progress(total), count(1)
     return lambda: progress.step(min(next(calls), total))
 
 
-def _save(made: QuantizedModel[Kosmos] | QuantizedModel[Diffusion], name: str) -> Path:
+def _save(quantized: QuantizedModel[Kosmos] | QuantizedModel[Diffusion], name: str) -> Path:
     from ..quantize.save_quantized import save_diffusion, save_kosmos
 
-    if isinstance(made.model, Kosmos):
-        path = host.free_path(host.model_file("kosmos", name))
-        save_kosmos(made.model, path)
+    if isinstance(quantized.model, Kosmos):
+        path = host.free_path(host.model_save_path("kosmos", name))
+        save_kosmos(quantized.model, path)
     else:
-        path = host.free_path(host.model_file("diffusers", name))
-        save_diffusion(made.model, path)
+        path = host.free_path(host.model_save_path("diffusers", name))
+        save_diffusion(quantized.model, path)
     return path

@@ -126,7 +126,7 @@ def _prepared_folder(
             f"The selected checkpoint has {run.step} steps already: set steps to more, or to 0."
         )
     if name:
-        return branch_run(run, host.output_folder(run_monitor.RUNS_FOLDER, name), config)
+        return branch_run(run, host.output_path(run_monitor.RUNS_FOLDER, name), config)
     if changed := config.changes_from(saved):
         raise UserError(
             f"The run has another {', '.join(changed)}: set branch_name to start a new run."

@@ -149,7 +149,7 @@ def _paths(
             f"There are {count} images but {len(names)} names in files: give one for each."
         )
     if next_to_inputs:
-        paths = [host.input_folder(name) for name in names]
+        paths = [host.input_path(name) for name in names]
         absent = [path.name for path in paths if not path.is_file()]
         if absent:
             raise UserError(
@@ -157,13 +157,13 @@ def _paths(
                 "Image does."
             )
         return paths
-    output = host.output_folder(folder)
+    output = host.output_path(folder)
     if names:
         stems = [Path(name.replace("\\", "/")).stem for name in names]
         repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
         if repeated is not None:
             raise UserError(f'Two files are called "{repeated}": give each its own name.')
-        return [host.output_folder(folder, f"{stem}.png") for stem in stems]
+        return [host.output_path(folder, f"{stem}.png") for stem in stems]
     first = 1 if overwrite else _next_number(output)
     return [output / f"picture_{first + k:05}.png" for k in range(count)]
 

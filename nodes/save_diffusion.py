@@ -56,10 +56,10 @@ class SaveDiffusion(io.ComfyNode):
 
         name = name.strip().removesuffix(".safetensors")
         if format == "checkpoint":
-            path = host.free_path(host.model_file("checkpoints", f"{name}.safetensors"))
+            path = host.free_path(host.model_save_path("checkpoints", f"{name}.safetensors"))
             require_unquantized(diffusion.modules, diffusion.name, "choose the format diffusers")
             save_checkpoint(diffusion, path)
         else:
-            path = host.free_path(host.model_file("diffusers", name))
+            path = host.free_path(host.model_save_path("diffusers", name))
             save_diffusion(diffusion, path)
         return io.NodeOutput(str(path))

@@ -70,7 +70,9 @@ class TranslateCaption(io.ComfyNode):
                 "No translator is chosen: put the folder of a MarianMT, M2M100 or NLLB into "
                 "ComfyUI's models/translation, press R and choose it."
             )
-        loaded = load_translator(host.resolve("translation", translator), host.torch_dtype("auto"))
+        loaded = load_translator(
+            host.model_path("translation", translator), host.torch_dtype("auto")
+        )
         host.load_to_device(host.register_model(loaded.model))
         progress = host.Progress(100)
         texts = translate(

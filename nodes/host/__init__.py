@@ -1,17 +1,17 @@
-"""The one room that knows ComfyUI: folders, devices, memory, progress, interruption.
+"""The only package that imports ComfyUI: folders, devices, memory, progress, Cancel, core models.
 
-Everything here rests on ComfyUI's public surface (`folder_paths`, `comfy.model_management`,
-`comfy.model_patcher`, `comfy.utils`) and on what its documentation gives to nodes besides: the
-`PromptServer` for messages to the browser, and the `ExecutionBlocker`. The engines never import it.
+It uses ComfyUI's public modules (`folder_paths`, `comfy.model_management`, `comfy.model_patcher`,
+`comfy.utils`), its documented `PromptServer` and `ExecutionBlocker`, and, for To Comfy Model and
+Guidance Guider, the classes of core's models and guiders. Only nodes import it.
 """
 
 from .core_models import (
-    CoreReader,
+    CoreTextEncoder,
     core_clip,
     core_model,
-    core_model_around,
     core_vae,
     set_noise_schedule,
+    wrap_unet,
 )
 from .device_memory import (
     DTYPES,
@@ -23,50 +23,50 @@ from .device_memory import (
     unload_all_models,
 )
 from .folders import (
-    address,
-    clip_vocabulary,
+    clip_tokenizer_folder,
     folder_fingerprint,
     free_path,
-    input_folder,
+    input_path,
     list_models,
-    model_file,
-    models_folder,
-    output_folder,
-    resolve,
+    model_folders,
+    model_path,
+    model_save_path,
+    output_path,
     temp_folder,
+    view_address,
 )
 from .guider import Guider
 from .running_node import Progress, block_output, check_interrupted, send_event, show_text
 
 __all__ = [
     "DTYPES",
-    "CoreReader",
+    "CoreTextEncoder",
     "Guider",
     "Progress",
-    "address",
     "block_output",
     "check_interrupted",
-    "clip_vocabulary",
+    "clip_tokenizer_folder",
     "core_clip",
     "core_model",
-    "core_model_around",
     "core_vae",
     "device_type",
     "folder_fingerprint",
     "free_memory",
     "free_path",
-    "input_folder",
+    "input_path",
     "list_models",
     "load_to_device",
-    "model_file",
-    "models_folder",
-    "output_folder",
+    "model_folders",
+    "model_path",
+    "model_save_path",
+    "output_path",
     "register_model",
-    "resolve",
     "send_event",
     "set_noise_schedule",
     "show_text",
     "temp_folder",
     "torch_dtype",
     "unload_all_models",
+    "view_address",
+    "wrap_unet",
 ]

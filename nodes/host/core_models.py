@@ -1,4 +1,4 @@
-"""Core's own MODEL, CLIP and VAE, made of models of any size."""
+"""ComfyUI's own MODEL, CLIP and VAE, with weights of models of any size."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ from comfy.model_patcher import ModelPatcher
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CORE_READERS = ("clip_l", "clip_g")
-"""Core's names of the text encoders, the second of Stable Diffusion XL only."""
+ENCODER_NAMES = ("clip_l", "clip_g")
+"""Core's names of the text encoders; the second is that of Stable Diffusion XL."""
 
 
 def core_model(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelPatcher | None:
-    """Return core's MODEL of a UNet with its original key names; None if core knows no such one."""
+    """Return core's MODEL of a UNet's weights, by original keys; None if core has no such UNet."""
     with torch.inference_mode(False):
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
 
 
-def core_model_around(
-    unet: torch.nn.Module, channels: int, scale: float, *, xl: bool
-) -> ModelPatcher:
-    """Return a MODEL whose UNet is a module of our own.
+def wrap_unet(unet: torch.nn.Module, channels: int, scale: float, *, xl: bool) -> ModelPatcher:
+    """Return a MODEL whose UNet is a module of the pack.
 
-    It is called as core calls its own, those of Stable Diffusion XL if `xl`; channels: of the
-    latents, which are multiplied by `scale` before the UNet sees them.
+    The module is called as core calls its UNets, with `xl` as those of Stable Diffusion XL.
+    channels: of the latents; scale: factor by which they are multiplied before the UNet.
     """
     config = comfy.supported_models_base.BASE(
         {"disable_unet_model_creation": True, "in_channels": channels}
@@ -53,9 +51,9 @@ def core_model_around(
 
 
 def set_noise_schedule(model: ModelPatcher, prediction: str, settings: dict[str, object]) -> None:
-    """Tell a MODEL what it predicts, "EPS" or "V_PREDICTION", and by which noise schedule.
+    """Set a MODEL's prediction type, a name of `comfy.model_base.ModelType`, and noise schedule.
 
-    settings: as `comfy.model_sampling.ModelSamplingDiscrete` reads them.
+    settings: those of `comfy.model_sampling.ModelSamplingDiscrete`.
     """
     inner = model.model
     inner.model_config.sampling_settings.update(settings)
@@ -64,28 +62,28 @@ def set_noise_schedule(model: ModelPatcher, prediction: str, settings: dict[str,
 
 
 @dataclass(frozen=True)
-class CoreReader:
-    """What core needs to know of a text encoder of any size, with its own words.
+class CoreTextEncoder:
+    """The weights, config and tokenizer of a CLIP text encoder of any size.
 
-    weights: by Hugging Face's names, without the level `text_model`. config: the encoder's own.
+    weights: by their keys in transformers without the prefix `text_model`. config: as a dict.
     """
 
     weights: dict[str, torch.Tensor]
     config: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
 
-    def words(self, name: str, **places: Any) -> comfy.sd1_clip.SDTokenizer:
-        """Return core's tokenizer, for `embedding:` files with vectors called `name`."""
+    def core_tokenizer(self, name: str, **options: Any) -> comfy.sd1_clip.SDTokenizer:
+        """Return core's tokenizer, which reads embedding files with the key `name`."""
         return comfy.sd1_clip.SDTokenizer(
             max_length=self.tokenizer.model_max_length,
             embedding_size=self.config["hidden_size"],
             embedding_key=name,
             pad_token=self.tokenizer.pad_token_id,
             tokenizer_class=SimpleNamespace(from_pretrained=lambda _: self.tokenizer),
-            **places,
+            **options,
         )
 
-    def encoder(self, **choices: Any) -> comfy.sd1_clip.SDClipModel:
+    def core_encoder(self, **options: Any) -> comfy.sd1_clip.SDClipModel:
         """Return core's encoder, without its weights."""
         encoder = comfy.sd1_clip.SDClipModel(
             max_length=self.tokenizer.model_max_length,
@@ -95,50 +93,56 @@ class CoreReader:
                 "end": self.tokenizer.eos_token_id,
                 "pad": self.tokenizer.pad_token_id,
             },
-            **choices,
+            **options,
         )
-        # It has room for the words of CLIP's own vocabulary, no more and no fewer.
-        known = encoder.transformer.get_input_embeddings().weight
+        # Core's encoder has the vocabulary size of CLIP.
+        embedding = encoder.transformer.get_input_embeddings().weight
         rows = len(self.weights["embeddings.token_embedding.weight"])
         encoder.transformer.set_input_embeddings(
             comfy.ops.manual_cast.Embedding(
-                rows, known.shape[1], dtype=known.dtype, device=known.device
+                rows, embedding.shape[1], dtype=embedding.dtype, device=embedding.device
             )
         )
         return encoder
 
 
-class _TwoWords(comfy.sdxl_clip.SDXLTokenizer):
-    def __init__(self, readers: Sequence[CoreReader], **places: Any) -> None:
+class _TwoTokenizers(comfy.sdxl_clip.SDXLTokenizer):
+    def __init__(self, encoders: Sequence[CoreTextEncoder], **options: Any) -> None:
         self.clip_l, self.clip_g = (
-            reader.words(name, **places) for reader, name in zip(readers, CORE_READERS, strict=True)
+            encoder.core_tokenizer(name, **options)
+            for encoder, name in zip(encoders, ENCODER_NAMES, strict=True)
         )
 
 
 class _TwoEncoders(comfy.sdxl_clip.SDXLClipModel):
-    def __init__(self, readers: Sequence[CoreReader], dtype: torch.dtype, **choices: Any) -> None:
+    def __init__(
+        self, encoders: Sequence[CoreTextEncoder], dtype: torch.dtype, **options: Any
+    ) -> None:
         torch.nn.Module.__init__(self)
-        last_but_one = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False}
+        penultimate_layer = {"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False}
         self.clip_l, self.clip_g = (
-            reader.encoder(dtype=dtype, **last_but_one, **choices) for reader in readers
+            encoder.core_encoder(dtype=dtype, **penultimate_layer, **options)
+            for encoder in encoders
         )
         self.dtypes = {dtype}
 
 
-def core_clip(readers: Sequence[CoreReader], dtype: torch.dtype) -> comfy.sd.CLIP:
-    """Return core's CLIP of a text encoder, or of Stable Diffusion XL's two."""
-    if len(readers) == 1:
-        [only] = readers
+def core_clip(encoders: Sequence[CoreTextEncoder], dtype: torch.dtype) -> comfy.sd.CLIP:
+    """Return core's CLIP with one text encoder, or the two of Stable Diffusion XL."""
+    if len(encoders) == 1:
+        [encoder] = encoders
         target = comfy.supported_models_base.ClipTarget(
-            partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=partial(only.words, "clip_l")),
+            partial(
+                comfy.sd1_clip.SD1Tokenizer, tokenizer=partial(encoder.core_tokenizer, "clip_l")
+            ),
             partial(
                 comfy.sd1_clip.SD1ClipModel,
-                clip_model=partial(only.encoder, return_projected_pooled=False),
+                clip_model=partial(encoder.core_encoder, return_projected_pooled=False),
             ),
         )
     else:
         target = comfy.supported_models_base.ClipTarget(
-            partial(_TwoWords, readers), partial(_TwoEncoders, readers)
+            partial(_TwoTokenizers, encoders), partial(_TwoEncoders, encoders)
         )
     clip = comfy.sd.CLIP(
         target,
@@ -146,14 +150,14 @@ def core_clip(readers: Sequence[CoreReader], dtype: torch.dtype) -> comfy.sd.CLI
         model_options={"dtype": dtype},
     )
     weights = {}
-    for name, reader in zip(CORE_READERS, readers, strict=False):
-        for key, value in reader.weights.items():
-            level = "" if key.startswith("text_projection.") else "text_model."
-            weights[f"{name}.transformer.{level}{key}"] = value
+    for name, encoder in zip(ENCODER_NAMES, encoders, strict=False):
+        for key, value in encoder.weights.items():
+            prefix = "" if key.startswith("text_projection.") else "text_model."
+            weights[f"{name}.transformer.{prefix}{key}"] = value
     clip.load_sd(weights, full_model=True)
     return clip
 
 
 def core_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """Return core's VAE of Stable Diffusion's own, with its original key names."""
+    """Return core's VAE with the weights of Stable Diffusion's VAE, by their original keys."""
     return comfy.sd.VAE(sd=weights)

@@ -1,4 +1,4 @@
-"""Devices, precisions and memory: what moves where, and when."""
+"""Devices, dtypes and ComfyUI's memory management."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class _Movable(torch.nn.Module):
-    """Holds a module, for ComfyUI writes a `device` that Hugging Face models forbid to set."""
+    """A module with a writable `device`, which ComfyUI sets; that of transformers is read-only."""
 
     def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -21,30 +21,30 @@ class _Movable(torch.nn.Module):
 
 
 def register_model(module: torch.nn.Module) -> ModelPatcher:
-    """Put a module under ComfyUI's memory management; `load_to_device` moves it."""
+    """Register a module with ComfyUI's memory management; `load_to_device` moves it."""
     offload_device = management.unet_offload_device()
     return ModelPatcher(
         _Movable(module, offload_device),
         management.get_torch_device(),
         offload_device,
-        size=bytes_in_memory(module),  # by itself it would count quantized weights as unpacked
+        size=bytes_in_memory(module),  # ComfyUI would count quantized weights as dequantized
     )
 
 
 def load_to_device(*patchers: ModelPatcher) -> torch.device:
-    """Move adopted modules, whole, to the device to compute on, and return that device.
+    """Move registered modules completely to the compute device, and return that device.
 
-    ComfyUI makes room by moving out models that are not needed now.
+    ComfyUI unloads other models when memory is short.
     """
-    with torch.inference_mode(False):  # or what moves could never be trained
+    with torch.inference_mode(False):  # inference tensors could not be trained
         management.load_models_gpu(list(patchers), force_full_load=True)
     return management.get_torch_device()
 
 
 def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
-    """Turn a widget's "auto", "fp32", "fp16" or "bf16" into a dtype.
+    """Return the dtype of a widget's choice "auto", "fp32", "fp16" or "bf16".
 
-    "auto" is `on_cpu` on a CPU, and elsewhere the half precision that the device does well.
+    "auto" is `on_cpu` on a CPU; elsewhere fp16, bf16 or fp32, the first that ComfyUI recommends.
     """
     if choice != "auto":
         return DTYPES[choice]
@@ -59,16 +59,16 @@ def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype
 
 
 def device_type() -> str:
-    """Return the kind of the device to compute on: "cpu", "cuda", "mps" ..."""
+    """Return the type of the compute device: "cpu", "cuda", "mps" ..."""
     return str(management.get_torch_device().type)
 
 
 def unload_all_models() -> None:
-    """Move every model out and give the device's memory back, for a process beside this one."""
+    """Unload all models and free the device's memory, for another process."""
     management.unload_all_models()
     management.soft_empty_cache()
 
 
 def free_memory() -> int:
-    """Return the bytes that are free on the device to compute on."""
+    """Return the free memory of the compute device in bytes."""
     return int(management.get_free_memory(management.get_torch_device()))

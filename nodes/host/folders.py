@@ -1,4 +1,4 @@
-"""ComfyUI's folders, and the names in them that widgets list and give."""
+"""Paths in ComfyUI's folders, and the models in them that combos list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import folder_paths
 
 from ...shared.errors import UserError
 
-# A model that is a folder is known by the file that such a folder always holds.
 MODEL_FOLDER_MARKERS = {
     "kosmos": "config.json",
     "clip": "config.json",
@@ -19,53 +18,52 @@ MODEL_FOLDER_MARKERS = {
     "diffusers": "model_index.json",
 }
 
+"""For kinds of models that are folders: a file that each of them contains."""
+
 OWN_KINDS = ("kosmos", "translation")
-"""Model folders that ComfyUI does not have by itself."""
+"""Model folders that are the pack's, not ComfyUI's."""
 
 
-def address(file: Path) -> dict[str, str]:
-    """Say in the browser's words where a file in the temp or the output folder is."""
+def view_address(file: Path) -> dict[str, str]:
+    """Return the parameters of ComfyUI's /view for a file in the temp or output folder."""
     for kind in ("temp", "output"):
         folder = Path(folder_paths.get_directory_by_type(kind))
         if file.is_relative_to(folder):
-            below = file.relative_to(folder)
-            where = "" if below.parent == Path() else below.parent.as_posix()
-            return {"filename": file.name, "subfolder": where, "type": kind}
-    raise ValueError(f"No browser finds {file}.")
+            parent = file.relative_to(folder).parent
+            subfolder = "" if parent == Path() else parent.as_posix()
+            return {"filename": file.name, "subfolder": subfolder, "type": kind}
+    raise ValueError(f"{file} is not in ComfyUI's temp or output folder.")
 
 
-def models_folder(kind: str) -> list[Path]:
-    """Return the folders in which ComfyUI keeps models of a kind, the pack's own kinds included."""
+def model_folders(kind: str) -> list[Path]:
+    """Return ComfyUI's folders for models of a kind; registers the pack's own kinds."""
     if kind in OWN_KINDS:
         folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
     return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
 
 
 def list_models(kind: str) -> list[str]:
-    """Return the names of a kind's models, for a combo: read anew each time it is called.
+    """Return the names of the models of a kind, for a combo; reads the disk on each call.
 
-    Those in MODEL_FOLDER_MARKERS are folders; all others are `.safetensors` files.
+    Models of the kinds in MODEL_FOLDER_MARKERS are folders, others `.safetensors` files.
     """
     marker = MODEL_FOLDER_MARKERS.get(kind)
     names: set[str] = set()
-    for root in models_folder(kind):
-        for folder, below, files in os.walk(root, followlinks=True):
-            below[:] = [name for name in below if not name.endswith(".tmp")]  # half-written
-            here = Path(folder).relative_to(root)
+    for root in model_folders(kind):
+        for folder, subfolders, files in os.walk(root, followlinks=True):
+            subfolders[:] = [name for name in subfolders if not name.endswith(".tmp")]  # unfinished
+            relative = Path(folder).relative_to(root)
             if marker is None:
-                found = [here / name for name in files if name.endswith(".safetensors")]
+                models = [relative / name for name in files if name.endswith(".safetensors")]
             else:
-                found = [here] if marker in files and here.parts else []
-            names.update(path.as_posix() for path in found)
+                models = [relative] if marker in files and relative.parts else []
+            names.update(path.as_posix() for path in models)
     return sorted(names)
 
 
-def resolve(kind: str, name: str) -> Path:
-    """Return the path of the model `name` of a kind.
-
-    Raises UserError when it is not in ComfyUI's folders for that kind.
-    """
-    for root in models_folder(kind):
+def model_path(kind: str, name: str) -> Path:
+    """Return the path of a model. Raises UserError when ComfyUI's folders do not contain it."""
+    for root in model_folders(kind):
         path = _confined(root, name)
         if path.exists():
             return path
@@ -75,13 +73,13 @@ def resolve(kind: str, name: str) -> Path:
     )
 
 
-def model_file(kind: str, *parts: str) -> Path:
-    """Return a path to write a model of a kind to, below the first of ComfyUI's folders for it."""
-    return _confined(models_folder(kind)[0], *parts)
+def model_save_path(kind: str, *parts: str) -> Path:
+    """Return a path to save a model at, in the first of ComfyUI's folders for its kind."""
+    return _confined(model_folders(kind)[0], *parts)
 
 
-def clip_vocabulary() -> Path:
-    """Return the folder with CLIP's vocab.json and merges.txt that ComfyUI itself reads."""
+def clip_tokenizer_folder() -> Path:
+    """Return ComfyUI's folder with the vocab.json and merges.txt of CLIP's tokenizer."""
     return Path(comfy.utils.__file__).parent / "sd1_tokenizer"
 
 
@@ -94,12 +92,12 @@ def free_path(path: Path) -> Path:
     return free
 
 
-def output_folder(*parts: str) -> Path:
-    """Return a path inside ComfyUI's output folder; it is the caller who makes it."""
+def output_path(*parts: str) -> Path:
+    """Return a path inside ComfyUI's output folder, which may not exist yet."""
     return _confined(Path(folder_paths.get_output_directory()), *parts)
 
 
-def input_folder(*parts: str) -> Path:
+def input_path(*parts: str) -> Path:
     """Return ComfyUI's input folder, or a path inside it."""
     return _confined(Path(folder_paths.get_input_directory()), *parts)
 
@@ -112,17 +110,17 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def temp_folder() -> Path:
-    """Return the folder that ComfyUI empties when it starts."""
+    """Return ComfyUI's temp folder, which it empties at its start."""
     return Path(folder_paths.get_temp_directory())
 
 
 def _confined(root: Path, *parts: str) -> Path:
-    """Join a path that a widget gave to a folder, and see that it stays below that folder."""
+    """Join a user's path to a folder. Raises UserError for a path that leads out of the folder."""
     for part in parts:
         pure = PurePath(part.replace("\\", "/"))
         if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in part:
             raise UserError(
-                f'"{part}" is no name inside {root.name}: give one without "..", drive or '
+                f'"{part}" is no name inside {root.name}: use a name without "..", drive or '
                 "leading slash."
             )
     return root.joinpath(*(part.replace("\\", "/") for part in parts))

@@ -23,7 +23,7 @@ CAPTIONERS = "kosmos"
 
 def name_of(run: RunFolder) -> str:
     """Return a run's path below output/dreambooth."""
-    return run.path.relative_to(host.output_folder(RUNS_FOLDER)).as_posix()
+    return run.path.relative_to(host.output_path(RUNS_FOLDER)).as_posix()
 
 
 def publish(run: RunFolder) -> Path:
@@ -37,7 +37,7 @@ def publish(run: RunFolder) -> Path:
 
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
-        target = host.model_file("loras", CAPTIONERS, f"{name_of(run)}.safetensors")
+        target = host.model_save_path("loras", CAPTIONERS, f"{name_of(run)}.safetensors")
         link_or_copy(run.lora, target)
         return target
     method = read_as(TrainingConfig, run.config).method
@@ -70,7 +70,7 @@ def _target(run: RunFolder, method: str) -> Path:
     """Return where a result is published that is no checkpoint file."""
     kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
     return (
-        host.models_folder(kind)[0] / PUBLISHED / f"{name_of(run)}{run.result_path(method).suffix}"
+        host.model_folders(kind)[0] / PUBLISHED / f"{name_of(run)}{run.result_path(method).suffix}"
     )
 
 
@@ -82,7 +82,7 @@ def _is_newer(target: Path, *sources: Path) -> bool:
 
 def _checkpoint_target(run: RunFolder) -> Path:
     """Return where the checkpoint file of a fully trained model is published."""
-    return host.model_file("checkpoints", PUBLISHED, f"{name_of(run)}.safetensors")
+    return host.model_save_path("checkpoints", PUBLISHED, f"{name_of(run)}.safetensors")
 
 
 @torch.inference_mode(False)
@@ -98,5 +98,5 @@ def _publish_checkpoint(run: RunFolder) -> Path | None:
 
 def prompt_word(file: Path) -> str:
     """Return what a prompt contains to use a file of models/embeddings: "embedding:name"."""
-    name = file.relative_to(host.models_folder("embeddings")[0]).with_suffix("")
+    name = file.relative_to(host.model_folders("embeddings")[0]).with_suffix("")
     return f"embedding:{name.as_posix()}"

@@ -99,7 +99,7 @@ def _panel(run: RunFolder, chart: LossChart) -> dict[str, Any]:
     the step of the `best` one.
     """
     values = chart.to_json()
-    sample = values["sample"] and host.address(run.path / values["sample"])
+    sample = values["sample"] and host.view_address(run.path / values["sample"])
     kept = saved_checkpoints.by_step(run.checkpoints)
     evaluation = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
     scores = {score["step"]: score for score in evaluation.get("checkpoints", ())}

@@ -101,7 +101,7 @@ def start_run(name: str, open_folder: Callable[[Path, str], RunFolder]) -> RunFo
 
     `open_folder` makes or finds the folder of the run, from the folder above it and its name.
     """
-    path = host.output_folder(RUNS_FOLDER, name.strip())
+    path = host.output_path(RUNS_FOLDER, name.strip())
     try:
         run = open_folder(path.parent, path.name)
     except OSError as error:

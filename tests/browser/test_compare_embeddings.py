@@ -60,7 +60,7 @@ def test_the_pair_below_the_pointer_is_told(shown: Tab, tmp_path: Path) -> None:
     assert box is not None
     place = {"x": box["width"] * 0.75, "y": box["height"] * 0.9}
     shown.page.mouse.move(box["x"] + place["x"], box["y"] + place["y"])
-    assert told(shown) == [TEXTS[2], "picture 2"]
+    assert told(shown) == [TEXTS[2], "image 2"]
     assert "rank 1 of 2" in shown.page.inner_text(".kd-told output")
     assert shown.page.locator(".kd-pair svg image").count() == 1
     shown.picture(tmp_path / "matrix.png")
@@ -71,12 +71,12 @@ def test_pairs_are_reached_by_keys(shown: Tab) -> None:
     shown.page.locator(".kd-matrix").focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowLeft", "ArrowLeft"):
         shown.page.keyboard.press(key)
-    assert told(shown) == [TEXTS[0], "picture 1"]
+    assert told(shown) == [TEXTS[0], "image 1"]
     shown.page.keyboard.press("ArrowDown")
-    assert told(shown) == [TEXTS[1], "picture 1"]
+    assert told(shown) == [TEXTS[1], "image 1"]
 
 
 def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
     shown.reopen("CompareEmbeddings", ".kd-cells")
-    assert told(shown) == [TEXTS[0], "picture 1"]
+    assert told(shown) == [TEXTS[0], "image 1"]
     assert shown.errors == []

@@ -68,7 +68,7 @@ def test_generated_captions_are_mapped(client: Client, server: ComfyUI, settings
     ("settings", "message"),
     [
         ({"caption": "a dog", "words": "dog, rocket"}, 'no word "rocket"'),
-        ({"caption": "a\nb\nc"}, "3 captions"),
+        ({"caption": "a\nb\nc"}, "3 entries in the caption input"),
         ({"caption": "...", "words": ""}, "no words"),
         ({"layers": "4"}, "0 to 3"),
         ({"heads": "first"}, "write all, last, or numbers"),

@@ -27,7 +27,7 @@ PROBE = """
     def run(**options):
         torch.manual_seed(0)
         unet = Unet()
-        model = host.core_model_around(unet, 4, 1.0, xl=False)
+        model = host.wrap_unet(unet, 4, 1.0, xl=False)
         host.set_noise_schedule(model, "FLOW", {"shift": 1.0})
         guider = host.Guider(model, 5.0, Options(**options))
         guider.set_conds([[torch.ones(1, 2, 8), {}]], [[torch.zeros(1, 2, 8), {}]])

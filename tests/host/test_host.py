@@ -27,9 +27,9 @@ PROBE = """
         "kosmos": host.list_models("kosmos"),
         "diffusers": host.list_models("diffusers"),
         "checkpoints": host.list_models("checkpoints"),
-        "found": result(host.resolve, "kosmos", "mine/small"),
-        "names": {name: result(host.resolve, "kosmos", name) for name in NAMES},
-        "outputs": {name: result(host.output_folder, "dreambooth", name) for name in NAMES},
+        "found": result(host.model_path, "kosmos", "mine/small"),
+        "names": {name: result(host.model_path, "kosmos", name) for name in NAMES},
+        "outputs": {name: result(host.output_path, "dreambooth", name) for name in NAMES},
         "device": [result(host.load_to_device, patcher) for _ in range(2)],
         "dtypes": [result(host.torch_dtype, choice) for choice in ("auto", "fp16", "bf16")],
     }))
