@@ -1,4 +1,4 @@
-"""The event stream survives what happens to a worker."""
+"""The event stream of a run whose worker is killed and resumed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ def step(number: int, loss: float) -> Event:
     return Event("step", number, loss, 1e-3)
 
 
-def test_a_follower_sees_each_event_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_reader_returns_each_complete_event_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    follower = EventReader(path)
-    assert follower.read_new() == []
+    reader = EventReader(path)
+    assert reader.read_new() == []
     append_events(path, [step(1, 0.5)])
     with path.open("ab") as stream:
         stream.write(b'{"kind": "st')
         stream.flush()
-        assert [event.step for event in follower.read_new()] == [1]
+        assert [event.step for event in reader.read_new()] == [1]
         stream.write(b'ep", "step": 2, "loss": 0.4}\n')
-    assert [event.loss for event in follower.read_new()] == [0.4]
-    assert follower.read_new() == []
+    assert [event.loss for event in reader.read_new()] == [0.4]
+    assert reader.read_new() == []
 
 
-def test_the_loss_curve_of_a_resumed_run_has_neither_gap_nor_double(tmp_path: Path) -> None:
+def test_the_loss_curve_of_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_events(path, [step(1, 0.1), step(2, 0.2), step(3, 0.3)])
     with path.open("ab") as stream:
@@ -34,15 +34,15 @@ def test_the_loss_curve_of_a_resumed_run_has_neither_gap_nor_double(tmp_path: Pa
     assert loss_curve(path) == [0.1, 0.2, 0.3, 0.4]
 
 
-def test_a_run_that_lost_steps_does_not_show_them(tmp_path: Path) -> None:
+def test_the_loss_curve_leaves_out_lost_steps(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_events(path, [step(1, 0.1), step(2, 0.2), step(3, 0.3), Event("resumed", 1)])
     assert loss_curve(path) == [0.1]
 
 
-def test_a_follower_from_the_end_sees_nothing_old(tmp_path: Path) -> None:
+def test_a_reader_from_the_end_skips_earlier_events(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_events(path, [step(1, 0.1)])
-    follower = EventReader(path, from_end=True)
+    reader = EventReader(path, from_end=True)
     append_events(path, [step(2, 0.2)])
-    assert [event.step for event in follower.read_new()] == [2]
+    assert [event.step for event in reader.read_new()] == [2]

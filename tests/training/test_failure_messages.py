@@ -1,4 +1,4 @@
-"""What goes wrong in a run is told in one sentence, and nothing that was learned is lost."""
+"""Failures of a run: one sentence for the user, and no checkpoint is lost."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def work(run: RunFolder, lose_a_process_at: int) -> None:
 
 
 def failure_of(run: RunFolder, *, lose_a_process_at: int = 0) -> str:
-    """Let a worker train until it fails; return what the user is told."""
-    with pytest.raises(UserError) as told:
+    """Let a worker train until it fails; return the message for the user."""
+    with pytest.raises(UserError) as raised:
         work(run, lose_a_process_at)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
-def test_a_port_that_is_taken_is_named(make_run, tmp_path: Path, monkeypatch) -> None:
+def test_a_port_in_use_is_reported(make_run, tmp_path: Path, monkeypatch) -> None:
     run = make_run(tmp_path, devices=2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        told = failure_of(run)
-    assert "set MASTER_PORT to a free one" in told
-    assert "starts from the beginning" in told
+        message = failure_of(run)
+    assert "set MASTER_PORT to a free one" in message
+    assert "starts from the beginning" in message
 
 
-def test_a_process_that_vanishes_loses_nothing_that_was_saved(make_run, tmp_path: Path) -> None:
+def test_a_killed_process_keeps_the_checkpoints(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, devices=2, steps=5000, checkpoint_every=4)
-    told = failure_of(run, lose_a_process_at=4)
+    message = failure_of(run, lose_a_process_at=4)
     saved = run.steps_saved()
-    assert "Another process of the run has ended" in told or "killed by signal" in told
-    assert f"resumes at step {saved}" in told
+    assert "Another process of the run has ended" in message or "killed by signal" in message
+    assert f"resumes at step {saved}" in message
     before = loss_curve(run.events)[:saved]
     assert make_run(tmp_path, steps=saved + 2) == run
     assert train(run, StopRequest())
@@ -57,7 +57,7 @@ def test_a_process_that_vanishes_loses_nothing_that_was_saved(make_run, tmp_path
     assert len(loss_curve(run.events)) == saved + 2
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_can_be_mended(make_run, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_and_can_be_replaced(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2)
     picture = run.images / "01.png"
     whole = picture.read_bytes()
@@ -68,7 +68,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_can_be_mended(make_run, tmp_
 
 
 @pytest.mark.parametrize("part", ["checkpoint/00000004.safetensors", "latents.safetensors"])
-def test_a_damaged_file_is_named_and_the_run_goes_on_without_it(
+def test_a_damaged_file_is_named_and_the_run_resumes_without_it(
     make_run, tmp_path: Path, part: str
 ) -> None:
     settings = {"checkpoint_every": 2, "keep_checkpoints": 2}
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_without_it(
         ("something new", "RuntimeError: something new and a second line"),
     ],
 )
-def test_what_no_cpu_can_do_is_told_in_a_sentence_too(text: str, remedy: str) -> None:
-    told = failure_message(RuntimeError(f"{text}\nand a second line.\n"))
-    assert remedy in told
-    assert "\n" not in told
+def test_gpu_errors_become_one_sentence(text: str, remedy: str) -> None:
+    message = failure_message(RuntimeError(f"{text}\nand a second line.\n"))
+    assert remedy in message
+    assert "\n" not in message

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as if nothing had happened."""
+"""A run that is killed repeatedly has the result of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kosmos_dreambooth.training.run.train_loop import train
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
-def test_kills_change_no_bit(make_run, tmp_path: Path) -> None:
-    """The second is in the middle of a checkpoint's write, which leaves a torn file behind."""
+def test_a_killed_run_is_bit_identical(make_run, tmp_path: Path) -> None:
+    """The second kill interrupts the writing of a checkpoint, which leaves an incomplete file."""
     settings = {"steps": 24, "checkpoint_every": 2, "ema": 0.9}
     whole = make_run(tmp_path, "whole", **settings)
     train(whole, StopRequest())

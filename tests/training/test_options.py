@@ -1,8 +1,9 @@
-"""Every option of a run does something, and with each of them a run goes on to the last bit."""
+"""The effect of each training option, and bit-identical resumption with them."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -15,11 +16,14 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import SCHEDULES
+from kosmos_dreambooth.training.data.latents import center_squares
+from kosmos_dreambooth.training.data.subject import read_images
 from kosmos_dreambooth.training.dreambooth import textual_inversion
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
 from kosmos_dreambooth.training.optim.optimizers import lr_schedule
 from kosmos_dreambooth.training.run import checkpoints
-from kosmos_dreambooth.training.run.events import loss_curve, read_events
+from kosmos_dreambooth.training.run.events import Event, loss_curve, read_events
+from kosmos_dreambooth.training.run.loggers import close_logger, log_steps, make_loggers
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.run_results import load_base, load_result
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -102,9 +106,7 @@ def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monke
         torch.testing.assert_close(noise, slot.sample.noise + 0.5 * slot.sample.offset_noise)
 
 
-def test_half_of_the_subject_s_latents_are_those_of_mirrored_images(
-    make_run, tmp_path: Path
-) -> None:
+def test_flip_mirrors_half_of_the_subject_images(make_run, tmp_path: Path) -> None:
     module = prepared(make_run, tmp_path, flip=True)
     (images,) = module.buckets["subject"]
     slots = module._slot_inputs("subject", range(100))
@@ -113,9 +115,40 @@ def test_half_of_the_subject_s_latents_are_those_of_mirrored_images(
         latents, k = images.flipped if slot.sample.flip else images.latents, slot.sample.image_index
         expected = latents.mean[k] + latents.std[k] * slot.sample.posterior_noise
         assert torch.equal(slot.latent, expected)
+    [run], vae = tmp_path.iterdir(), module.diffusion.vae
+    files = read_images(RunFolder(run).images)[0]
+    mirrored = center_squares([image[:, ::-1] for image in files], 16).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        mean = vae.encode(mirrored * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(images.flipped.mean, mean, atol=1e-4, rtol=1e-4)
 
 
-def test_each_schedule_is_one_of_its_own() -> None:
+@pytest.mark.parametrize(
+    ("options", "warmup", "is_cosine"),
+    [
+        ({"warmup": 3}, [0.25, 0.5, 0.75, 1], True),
+        ({"warmup": 0}, [1, 1, 1, 1], True),
+        ({"schedule": "constant"}, [0.25, 0.5, 0.75, 1], False),
+    ],
+    ids=str,
+)
+def test_warmup_and_schedule_set_the_learning_rate_of_each_step(
+    make_run, tmp_path: Path, options: dict, warmup: list[float], is_cosine: bool
+) -> None:
+    run = trained(make_run, tmp_path, **options)
+    cosine = [(1 + math.cos(math.pi * k / 4)) / 2 if is_cosine else 1 for k in range(4)]
+    expected = [0.003 * a * b for a, b in zip(warmup, cosine, strict=True)]
+    assert [e.rate for e in read_events(run.events) if e.kind == "step"] == pytest.approx(expected)
+
+
+def test_bucket_step_keeps_the_aspect_ratios_of_the_images(make_run, tmp_path: Path) -> None:
+    """The images have 16x16, 20x31 and 64x17 pixels; the tiny VAE halves the sides."""
+    module = prepared(make_run, tmp_path, bucket_step=4)
+    shapes = {tuple(images.latents.mean.shape[-2:]) for images in module.buckets["subject"]}
+    assert shapes == {(8, 8), (6, 10), (16, 4)}
+
+
+def test_learning_rate_schedules() -> None:
     curves = {}
     for name in SCHEDULES:
         rate = lr_schedule(replace(PLAIN, schedule=name, steps=100, warmup=4))
@@ -123,8 +156,8 @@ def test_each_schedule_is_one_of_its_own() -> None:
         assert curves[name][:3] == pytest.approx([0.2, 0.4, 0.6], abs=0.05)
         assert curves[name][99] == pytest.approx(1 if name == "constant" else 0, abs=0.05)
     assert len({tuple(curve) for curve in curves.values()}) == len(SCHEDULES)
-    saw = curves["cosine_with_restarts"]
-    assert [k for k in range(6, 100) if saw[k] > saw[k - 1] + 0.5] == [25, 50, 75]
+    restarts = curves["cosine_with_restarts"]
+    assert [k for k in range(6, 100) if restarts[k] > restarts[k - 1] + 0.5] == [25, 50, 75]
 
 
 @pytest.mark.parametrize(
@@ -138,14 +171,14 @@ def test_each_schedule_is_one_of_its_own() -> None:
     ],
     ids=lambda options: next(iter(options.values())),
 )
-def test_a_run_with_options_goes_on_to_the_last_bit(make_run, tmp_path, options: dict) -> None:
+def test_a_resumed_run_with_options_is_bit_identical(make_run, tmp_path, options: dict) -> None:
     whole = trained(make_run, tmp_path / "whole", **options)
     parts = trained(make_run, tmp_path / "parts", stops=2, **options)
     assert same(parts, whole)
 
 
-def test_states_of_eight_bits_go_on_to_the_last_bit(make_run, tmp_path: Path) -> None:
-    """bitsandbytes gives all parameters one table of its numbers, which each checkpoint holds."""
+def test_a_resumed_run_with_8_bit_states_is_bit_identical(make_run, tmp_path: Path) -> None:
+    """bitsandbytes shares one quantization table among the states of all parameters."""
     pytest.importorskip("bitsandbytes")
     options = {"optimizer": "adamw8bit", "method": "full"}
     whole = trained(make_run, tmp_path / "whole", **options)
@@ -159,12 +192,12 @@ def test_tensors_that_share_memory_are_all_written(tmp_path: Path) -> None:
     checkpoints.write_tensors(
         tmp_path / "both.safetensors", {"a": table, "b": table, "c": table[1:]}
     )
-    held = load_file(tmp_path / "both.safetensors")
-    assert held["a"].tolist() == held["b"].tolist() == table.tolist()
-    assert held["c"].tolist() == [1.0, 2.0, 3.0]
+    tensors = load_file(tmp_path / "both.safetensors")
+    assert tensors["a"].tolist() == tensors["b"].tolist() == table.tolist()
+    assert tensors["c"].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_gradient_checkpointing_computes_twice_and_changes_nothing(
+def test_gradient_checkpointing_recomputes_with_the_same_result(
     make_run, plain, tmp_path: Path, monkeypatch
 ) -> None:
     passes = 0
@@ -186,28 +219,31 @@ def test_gradient_checkpointing_computes_twice_and_changes_nothing(
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "embedding"])
-def test_weights_that_do_not_learn_take_half_the_memory_in_bf16(
+def test_frozen_weights_are_stored_in_bf16(
     make_run, tmp_path: Path, monkeypatch, method: str
 ) -> None:
-    kept: dict[bool, set[torch.dtype]] = {}
+    dtypes: dict[bool, set[torch.dtype]] = {}
     write = DreamBoothModule.write_result
 
-    def look(self, run) -> None:
-        for learns in (True, False):
-            kept[learns] = {p.dtype for p in self.parameters() if p.requires_grad is learns}
+    def record_dtypes(self, run) -> None:
+        for is_trained in (True, False):
+            dtypes[is_trained] = {
+                p.dtype for p in self.parameters() if p.requires_grad is is_trained
+            }
         write(self, run)
 
-    monkeypatch.setattr(DreamBoothModule, "write_result", look)
+    monkeypatch.setattr(DreamBoothModule, "write_result", record_dtypes)
     options = {"method": method, "preview_every": 4}
     exact = trained(make_run, tmp_path / "fp32", **options)
-    assert kept == {True: {torch.float32}, False: {torch.float32}}
+    assert dtypes == {True: {torch.float32}, False: {torch.float32}}
     half = trained(make_run, tmp_path / "bf16", precision="bf16", **options)
-    assert kept == {True: {torch.float32}, False: {torch.bfloat16}}
+    assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
     assert loss_curve(half.events) == pytest.approx(loss_curve(exact.events), rel=0.05)
+    assert loss_curve(half.events) != loss_curve(exact.events)
     assert (half.previews / "00000004.png").exists()
 
 
-def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
+def test_accumulated_batches_train_like_one_batch(make_run, tmp_path: Path) -> None:
     whole = trained(make_run, tmp_path / "whole", batch_size=2, steps=50)
     parts = trained(make_run, tmp_path / "parts", batch_size=1, accumulation=2, steps=50)
     assert loss_curve(parts.events) == pytest.approx(loss_curve(whole.events), rel=1e-5)
@@ -217,17 +253,15 @@ def test_accumulated_parts_are_one_batch(make_run, tmp_path: Path) -> None:
 def test_averaged_weights_become_the_result(make_run, tmp_path: Path, options: dict) -> None:
     run = trained(make_run, tmp_path, method="full", train_text_encoder=False, **options)
     path = checkpoints.latest(run.checkpoints)
-    held = load_file(path)
+    tensors = load_file(path)
     average = checkpoints.result_weights(path)
-    assert any(not torch.equal(average[name], held[f"weights.{name}"]) for name in average)
+    assert any(not torch.equal(average[name], tensors[f"weights.{name}"]) for name in average)
     unet = load_result(run, torch.float32).unet
     for name, parameter in unet.named_parameters():
         torch.testing.assert_close(parameter, average[f"unet.{name}"])
 
 
-def test_only_the_token_s_vectors_are_learned_and_the_word_means_them(
-    make_run, tmp_path: Path
-) -> None:
+def test_textual_inversion_trains_only_the_token_embeddings(make_run, tmp_path: Path) -> None:
     run = trained(make_run, tmp_path, method="embedding", token_vectors=2)
     learned = textual_inversion.read_embedding(run.embedding, "sks").vectors
     assert learned.shape == (2, 32)
@@ -283,7 +317,7 @@ def test_the_newest_checkpoints_are_kept(make_run, tmp_path: Path) -> None:
     assert list(checkpoints.by_step(run.checkpoints)) == [4, 6, 8]
 
 
-def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Path) -> None:
+def test_previews_show_the_sample_prompts_side_by_side(make_run, tmp_path: Path) -> None:
     from PIL import Image
 
     prompts = "a dog\n\na sks dog in the snow\n"
@@ -292,13 +326,28 @@ def test_every_sample_prompt_is_painted_beside_the_first(make_run, tmp_path: Pat
         assert strip.size == (3 * 16, 16)
 
 
-def test_the_curves_are_drawn_for_tensorboard(plain: RunFolder) -> None:
+def test_losses_are_logged_to_tensorboard(plain: RunFolder) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(plain.tensorboard))
     reader.Reload()
-    drawn = [scalar.value for scalar in reader.Scalars("loss")]
-    assert drawn == pytest.approx(loss_curve(plain.events))
+    losses = [scalar.value for scalar in reader.Scalars("loss")]
+    assert losses == pytest.approx(loss_curve(plain.events))
+
+
+def test_tensorboard_purges_the_steps_after_the_resumed_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunFolder(tmp_path)
+    for start, steps, loss in ((0, range(1, 6), 1.0), (3, range(4, 7), 2.0)):
+        [logger] = make_loggers(run, PLAIN, start)
+        log_steps(logger, [Event("step", step, loss, 1e-3) for step in steps])
+        close_logger(logger)
+    reader = EventAccumulator(str(run.tensorboard))
+    reader.Reload()
+    logged = [(scalar.step, scalar.value) for scalar in reader.Scalars("loss")]
+    assert logged == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]
+    assert reader.Scalars("learning_rate")[0].value == pytest.approx(1e-3)
 
 
 def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None:
@@ -309,7 +358,7 @@ def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"precision": "fp16"}, "needs a GPU"),
         ({"optimizer": "schedulefree", "ema": 0.9}, "set ema to 0"),
@@ -317,8 +366,10 @@ def test_weights_and_biases_is_written_offline(make_run, tmp_path: Path) -> None
         ({"devices": 2, "strategy": "zero", "optimizer": "prodigy"}, "set strategy to ddp"),
     ],
 )
-def test_options_that_do_not_fit_are_told(make_run, tmp_path, options: dict, named: str) -> None:
-    with pytest.raises(UserError, match=named):
+def test_incompatible_options_raise_one_sentence(
+    make_run, tmp_path, options: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
         train(make_run(tmp_path, **options), StopRequest())
 
 
@@ -338,24 +389,24 @@ def test_a_library_that_is_not_installed_is_named(
         train(make_run(tmp_path, **options), StopRequest())
 
 
-def test_a_run_that_is_being_trained_is_not_touched(make_run, tmp_path: Path) -> None:
+def test_a_run_that_is_being_trained_is_locked(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     with run.locked(), pytest.raises(UserError, match="another process"):
         make_run(tmp_path, steps=20)
     assert make_run(tmp_path, steps=20) == run
 
 
-def test_a_gradient_that_is_no_number_leaves_the_checkpoint_before_it(
+def test_a_nan_gradient_keeps_the_checkpoint_before_it(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
     clip = DreamBoothModule.on_before_optimizer_step
 
-    def spoil(self, optimizer) -> None:
+    def set_nan(self, optimizer) -> None:
         if self.step == 2:
             optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
         clip(self, optimizer)
 
-    monkeypatch.setattr(DreamBoothModule, "on_before_optimizer_step", spoil)
+    monkeypatch.setattr(DreamBoothModule, "on_before_optimizer_step", set_nan)
     run = make_run(tmp_path, checkpoint_every=1)
     message = "Loss became NaN after step 2; the checkpoint of step 2 is kept. Lower the learning"
     with pytest.raises(UserError, match=re.escape(message)):

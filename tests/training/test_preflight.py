@@ -1,4 +1,4 @@
-"""What a run needs is told before it starts, and what would make it fit."""
+"""The estimate of memory and time before a run, and the changes that make it fit."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
 
-def test_memory_and_time_are_told_before_the_first_step(make_run, tmp_path: Path) -> None:
+def test_memory_and_time_are_reported_before_the_first_step(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2)
     train(run, StopRequest())
     events = read_events(run.events)
-    told = next(k for k, event in enumerate(events) if event.text and "GB" in event.text)
-    assert "s a step" in str(events[told].text)
-    assert all(event.kind != "step" for event in events[:told])
+    report = next(k for k, event in enumerate(events) if event.text and "GB" in event.text)
+    assert "s a step" in str(events[report].text)
+    assert all(event.kind != "step" for event in events[:report])
 
 
-def test_a_run_that_goes_on_is_not_measured_again(make_run, tmp_path: Path) -> None:
+def test_a_resumed_run_is_not_measured_again(make_run, tmp_path: Path) -> None:
     assert train(make_run(tmp_path, steps=2), StopRequest())
     run = make_run(tmp_path, steps=4)
     assert train(run, StopRequest())
-    told = [event.text for event in read_events(run.events) if "GB" in (event.text or "")]
-    assert len(told) == 1
+    reports = [event.text for event in read_events(run.events) if "GB" in (event.text or "")]
+    assert len(reports) == 1
 
 
-def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
+def test_a_run_that_does_not_fit_stops_before_the_first_step(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(preflight, "_free_memory", lambda device: -1)
@@ -41,7 +41,7 @@ def test_a_run_that_will_not_fit_is_stopped_before_it_starts(
     assert run.steps_saved() == 0
 
 
-def test_each_advice_leads_to_a_cheaper_one(make_run, tmp_path: Path) -> None:
+def test_each_suggestion_leads_to_the_next(make_run, tmp_path: Path) -> None:
     config = replace(read_config(make_run(tmp_path).config), method="full", batch_size=2)
     advices = []
     for change in (
@@ -59,12 +59,12 @@ def test_each_advice_leads_to_a_cheaper_one(make_run, tmp_path: Path) -> None:
     assert "smaller model" in preflight.suggest_change(config)
 
 
-def test_the_change_that_is_named_is_enough(make_run, tmp_path: Path) -> None:
+def test_the_suggested_change_saves_enough(make_run, tmp_path: Path) -> None:
     config = replace(read_config(make_run(tmp_path).config), method="full", batch_size=4)
 
-    def advice(lacking: int) -> str:
-        measured = preflight.Estimate(100 + lacking, 100, 1.0, activations=40, trainable=10)
-        return preflight.suggest_change(config, measured)
+    def advice(missing: int) -> str:
+        estimate = preflight.Estimate(100 + missing, 100, 1.0, activations=40, trainable=10)
+        return preflight.suggest_change(config, estimate)
 
     assert advice(20).startswith("switch gradient_checkpointing on")
     assert advice(30).startswith("set batch_size to 1 and accumulation to 4")

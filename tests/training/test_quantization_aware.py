@@ -1,4 +1,4 @@
-"""Runs that feel the rounding that Quantize does to their result."""
+"""Quantization-aware training runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ STATES = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_that_feels_the_rounding_leaves_ordinary_weights(
-    make_run, tmp_path: Path, method: str
-) -> None:
+def test_the_result_has_ordinary_weights(make_run, tmp_path: Path, method: str) -> None:
     settings = {"steps": 6, "method": method, "learning_rate": 1e-3}
     curves = {}
-    for aware in ("none", "int4"):
-        run = make_run(tmp_path, aware, quantization_aware=aware, **settings)
+    for quant_format in ("none", "int4"):
+        run = make_run(tmp_path, quant_format, quantization_aware=quant_format, **settings)
         assert train(run, StopRequest())
-        curves[aware] = list(loss_curve(run.events))
+        curves[quant_format] = list(loss_curve(run.events))
     assert curves["none"] != curves["int4"]
     result = load_result(run, torch.float32)
     assert not is_quantized(result.modules)
@@ -42,7 +40,7 @@ def test_a_run_that_feels_the_rounding_leaves_ordinary_weights(
         assert made.model.unet(LATENTS.bfloat16(), 5, STATES.bfloat16()).sample.isfinite().all()
 
 
-def test_a_method_that_cannot_feel_it_is_one_sentence(make_run, tmp_path: Path) -> None:
+def test_an_unsupported_method_raises_one_sentence(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, quantization_aware="int8", method="dora")
     with pytest.raises(UserError, match="set method to lora or full"):
         train(run, StopRequest())

@@ -1,4 +1,4 @@
-"""Which folder a run gets: the one it can continue, or one of its own."""
+"""The folder of a run: that of a run it resumes, or a new one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_of_an_older_version_is_left_alone(make_run, tmp_path: Path) -> No
     assert make_run(tmp_path).path.name == "run_2"
 
 
-def test_the_folder_alone_holds_the_pictures(make_run, subject, tmp_path: Path) -> None:
+def test_the_folder_contains_all_images(make_run, subject, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert len(read_images(run.images)[0]) == len(subject.images)
     assert len(read_images(run.class_images)[0]) == 5

@@ -18,7 +18,7 @@ from kosmos_dreambooth.training.run.worker_process import WORKER
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's processes of POSIX")
 
 
-def test_two_processes_learn_what_one_does(make_run, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(make_run, tmp_path: Path) -> None:
     """The worker is started by its path, as on a cluster."""
     runs = []
     for name, devices in (("one", 1), ("two", 2)):
@@ -40,7 +40,7 @@ def under_torchrun(run: RunFolder, node: int, port: int) -> tuple[list[str], dic
 
 
 def under_slurm(run: RunFolder, node: int, port: int) -> tuple[list[str], dict[str, str]]:
-    told = {
+    environment = {
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NAME": "dreambooth",
         "SLURM_NTASKS": "2",
@@ -52,18 +52,18 @@ def under_slurm(run: RunFolder, node: int, port: int) -> tuple[list[str], dict[s
         "SLURM_LOCALID": "0",
         "MASTER_PORT": str(port),
     }
-    return [sys.executable, str(WORKER), str(run.config)], told
+    return [sys.executable, str(WORKER), str(run.config)], environment
 
 
 @pytest.mark.parametrize(
     ("launch", "optimizer"), [(under_torchrun, "adamw"), (under_slurm, "adafactor")]
 )
-def test_two_computers_share_a_run_and_one_goes_on_with_it(
+def test_a_run_of_two_computers_is_resumed_on_one(
     make_run, tmp_path: Path, launch, optimizer: str
 ) -> None:
-    """Each keeps a part of the optimizer's state, and the checkpoint has all of it."""
-    # A word that only the class is held under has no gradient at first but rounding, which differs
-    # between one process and two, and which the optimizer makes as large as any other.
+    """Each has a shard of the optimizer's state, and the checkpoint has all of it."""
+    # Tokens that occur only in prior preservation prompts have a zero gradient at first, except for
+    # rounding errors, which depend on the number of processes and which Adam scales up.
     settings = {"method": "full", "schedule": "constant", "optimizer": optimizer}
     settings |= {"class_scenes": 0.0, "other_words": 0.0}
     alone = make_run(tmp_path, "alone", steps=6, **settings)
@@ -72,7 +72,9 @@ def test_two_computers_share_a_run_and_one_goes_on_with_it(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     started = [launch(shared, node, port) for node in range(2)]
-    workers = [subprocess.Popen(words, env=os.environ | told) for words, told in started]
+    workers = [
+        subprocess.Popen(command, env=os.environ | environment) for command, environment in started
+    ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     assert shared.is_finished()
     assert make_run(tmp_path, "shared", steps=6, **settings) == shared

@@ -1,4 +1,4 @@
-"""A run in a real worker process: it finishes, stops, dies and goes on."""
+"""Runs in worker processes that finish, are stopped, killed and resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 
 def work(run: RunFolder, react: Callable[[Event, int], bool] = lambda event, pid: False) -> int:
-    """Let a worker train; leave early when `react` to an event says so. Returns its process id."""
+    """Train in a worker until `react` returns True; return the process id."""
     with Worker(run) as worker:
         for event in worker.events():
             if event is not None and react(event, worker.pid):
@@ -85,14 +85,14 @@ def test_a_finished_run_has_its_result_curve_and_previews(reference: RunFolder) 
     assert not list(reference.path.rglob("*.tmp"))
 
 
-def test_a_killed_run_is_told_in_a_sentence(make_run, tmp_path: Path) -> None:
+def test_a_killed_run_raises_one_sentence(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with pytest.raises(UserError, match="Queueing again") as told:
+    with pytest.raises(UserError, match="Queueing again") as raised:
         work(run, send(signal.SIGKILL, at=4, kind="checkpoint"))
     assert run.steps_saved() in (4, 8)  # the signal arrives a moment after the checkpoint
-    assert f"resumes at step {run.steps_saved()}" in str(told.value)
-    assert "\n" not in str(told.value)
-    assert str(run.log) in str(told.value)
+    assert f"resumes at step {run.steps_saved()}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert str(run.log) in str(raised.value)
 
 
 def test_leaving_before_training_begins_leaves_no_process(make_run, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ with load("training.run.worker_process").Worker(run) as worker:
 """
 
 
-def test_the_worker_saves_and_ends_when_its_starter_is_killed(make_run, tmp_path: Path) -> None:
+def test_the_worker_saves_and_stops_when_its_parent_is_killed(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=5000, checkpoint_every=1000)
     root = str(WORKER.parents[1])
     with subprocess.Popen(
@@ -135,10 +135,10 @@ def test_the_worker_saves_and_ends_when_its_starter_is_killed(make_run, tmp_path
     assert run.steps_saved() >= 1
 
 
-def wait_until(happened: Callable[[], bool], seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"It did not happen in {seconds} seconds."
+    while not condition():
+        assert time.monotonic() < deadline, f"Timed out after {seconds} seconds."
         time.sleep(0.1)
 
 
@@ -146,7 +146,7 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_a_sentence(
+def test_a_full_disk_keeps_the_last_checkpoint(
     make_run, reference: RunFolder, tmp_path: Path
 ) -> None:
     shutil.copytree(reference.path, tmp_path / "run")
@@ -154,16 +154,16 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_a_sentence(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # less than a checkpoint
     try:
-        with pytest.raises(UserError, match="free disk space") as told:
+        with pytest.raises(UserError, match="free disk space") as raised:
             work(run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "resumes at step 12" in str(told.value)
+    assert "resumes at step 12" in str(raised.value)
     saved = state(reference)
     assert all(torch.equal(saved[key], value) for key, value in state(run).items())
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_advice(make_run, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run_with_advice(make_run, tmp_path: Path) -> None:
     settings = {"learning_rate": 1.0, "warmup": 0, "method": "full", "checkpoint_every": 1}
     run = make_run(tmp_path, steps=400, **settings)
     with pytest.raises(UserError, match=r"became NaN after step .* is kept\. Lower the learning"):
@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(make_run, tmp_path: 
     assert all(value.isfinite().all() for key, value in state(run).items() if "weights" in key)
 
 
-def test_a_full_run_gives_a_whole_model_that_loads(make_run, tmp_path: Path) -> None:
+def test_the_result_of_the_method_full_loads(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, method="full", train_text_encoder=True, steps=3)
     assert train(run, StopRequest())
     base = load_diffusion(Path(read_config(run.config).base))
@@ -189,7 +189,9 @@ def test_a_full_run_gives_a_whole_model_that_loads(make_run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoder", [True, False])
-def test_a_text_encoder_is_trained_only_when_asked(make_run, tmp_path: Path, encoder: bool) -> None:
+def test_the_text_encoder_is_trained_only_with_train_text_encoder(
+    make_run, tmp_path: Path, encoder: bool
+) -> None:
     run = make_run(tmp_path, train_text_encoder=encoder, steps=2)
     assert train(run, StopRequest())
     assert any(key.startswith("lora_te_") for key in load_file(run.lora)) is encoder
