@@ -1,8 +1,8 @@
-"""The judge: a small convolutional network that says what a picture of the world shows.
+"""The judge: a small convolutional network that classifies images of the drawn world.
 
-It scores the painter, so it shares nothing with the captioner: other seeds, other architecture,
-pictures as the autoencoder returns them. A second head tells individuals apart whatever the
-background, which is what "nearer to the subject than to the class" is measured with.
+It scores the diffusion model, so it shares nothing with the captioner: other seeds, another
+architecture, and training images that passed through the autoencoder. A second head embeds
+individuals independently of the background, for the similarity to the subject and its class.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.nn import functional
 from . import JUDGE
 from .world.lexicon import BACKGROUNDS, COLOURS, KINDS
 
-PIXELS = 64
-"""Height and width of the images that the judge reads; others are resized."""
+IMAGE_SIZE = 64
+"""Height and width of the images that the judge classifies; others are resized."""
 NAMES = tuple(BACKGROUNDS)
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the judge sees in one picture: kind -> colour, and the background."""
+class Prediction:
+    """The judge's classes for one image: kind -> colour, and the background."""
 
     things: dict[str, str]
     background: str
 
 
 class Judge(nn.Module):
-    """Pictures [B, 3, 64, 64] in -1..1 to logits and to unit vectors of 64 numbers."""
+    """Images [B,3,64,64] in -1..1 to logits, and to unit vectors [B,64]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,30 +55,30 @@ class Judge(nn.Module):
         self.backgrounds = nn.Linear(128, len(NAMES))
         self.identity = nn.Conv2d(128, 65, 1)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Kind logits [B, 12], colour logits [B, 12, 8], background logits [B, 8], vectors [B, 64].
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Kind logits [B,12], colour logits [B,12,8], background logits [B,8], vectors [B,64].
 
-        Kinds and colours are pooled over places by their maximum; vectors by a learned attention.
+        Kinds and colours are max-pooled over positions; vectors are pooled by attention.
         """
-        grid = self.trunk(pictures)
+        grid = self.trunk(images)
         kinds = self.kinds(grid).flatten(2)
-        where = kinds.softmax(-1).unsqueeze(2)
+        weights = kinds.softmax(-1).unsqueeze(2)
         colours = self.colours(grid).flatten(2).unflatten(1, (len(KINDS), len(COLOURS)))
         vectors = self.identity(grid).flatten(2)
         pooled = (vectors[:, :64] * vectors[:, 64:].softmax(-1)).sum(-1)
         return (
             kinds.amax(-1),
-            (colours * where).sum(-1),
+            (colours * weights).sum(-1),
             self.backgrounds(grid.mean((2, 3))),
             functional.normalize(pooled, dim=-1),
         )
 
     @torch.no_grad()
-    def look(self, images: torch.Tensor) -> list[Seen]:
-        """What each picture shows; ``images`` [B, H, W, 3] float 0..1."""
+    def classify(self, images: torch.Tensor) -> list[Prediction]:
+        """Classify images [B,H,W,3], float 0..1."""
         kinds, colours, backgrounds, _ = self(_prepare(images))
         return [
-            Seen(
+            Prediction(
                 {
                     KINDS[k]: COLOURS[int(colours[row, k].argmax())]
                     for k in torch.nonzero(kinds[row] > 0).flatten().tolist()
@@ -90,21 +90,21 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit vectors [B, 64] of who is in each picture; ``images`` [B, H, W, 3] float 0..1."""
+        """Unit vectors [B,64] of the individual in each of images [B,H,W,3], float 0..1."""
         return self(_prepare(images))[3]
 
 
 def _prepare(images: torch.Tensor) -> torch.Tensor:
-    pictures = images.float().permute(0, 3, 1, 2)
-    if pictures.shape[-2:] != (PIXELS, PIXELS):
-        pictures = functional.interpolate(
-            pictures, (PIXELS, PIXELS), mode="bilinear", antialias=True
+    pixels = images.float().permute(0, 3, 1, 2)
+    if pixels.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        pixels = functional.interpolate(
+            pixels, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True
         )
-    return pictures * 2 - 1
+    return pixels * 2 - 1
 
 
 def load_judge(folder: Path = JUDGE) -> Judge:
-    """The judge with the weights that lie in git."""
+    """Load the judge with the weights in git."""
     judge = Judge()
     judge.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()})
     return judge.eval()

@@ -1,7 +1,7 @@
-"""DreamBooth and textual inversion as diffusers' documentation describes them, in plain loops.
+"""DreamBooth and textual inversion as diffusers' documented scripts do them, in plain loops.
 
-Each step encodes pictures and captions anew, as the documented scripts do by default. Without a
-launcher, a data loader and pictures to be scaled at each step, the loops are faster than those.
+Each step encodes images and captions again, as the scripts do by default. Without launcher, data
+loader and image scaling at each step, the loops are faster than the scripts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LORA_LAYERS = ["to_k", "to_q", "to_v", "to_out.0"]
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures [N,3,side,side], float32 -1..1, and the ids [N,L] of their captions."""
+    """Images [N,3,side,side], float32 -1..1, and the token ids [N,L] of their captions."""
 
     pixels: torch.Tensor
     ids: torch.Tensor
@@ -31,24 +31,24 @@ class Examples:
 def train(
     diffusion: Diffusion,
     subject: Examples,
-    class_pictures: Examples | None,
+    class_images: Examples | None,
     *,
     method: str,
     rank: int,
     batch_size: int,
     steps: int,
-    rate: float,
+    learning_rate: float,
 ) -> None:
     """Train as train_dreambooth.py ("unet", or "full" with the text encoder),
     train_dreambooth_lora.py ("lora") or textual_inversion.py ("embedding") do.
     """
     unet, vae, text_encoder = diffusion.unet, diffusion.vae, diffusion.text_encoder
     embedding = text_encoder.get_input_embeddings().weight
-    before = embedding.detach().clone()
-    others = torch.arange(len(embedding)) != subject.ids[0, 2]
+    original = embedding.detach().clone()
+    other_tokens = torch.arange(len(embedding)) != subject.ids[0, 2]
     if method == "lora":
-        choice = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS)
-        inject_adapter_in_model(choice, unet)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS)
+        inject_adapter_in_model(config, unet)
     elif method == "embedding":
         embedding.requires_grad_(True)
     else:
@@ -57,18 +57,18 @@ def train(
     unet.train()
     modules = (unet, text_encoder)
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     scheduler = DDPMScheduler.from_config(diffusion.scheduler_config)
     order = itertools.cycle(torch.randperm(len(subject.pixels)).tolist())
-    if class_pictures is not None:
-        class_order = itertools.cycle(torch.randperm(len(class_pictures.pixels)).tolist())
+    if class_images is not None:
+        class_order = itertools.cycle(torch.randperm(len(class_images.pixels)).tolist())
     for _ in range(steps):
         rows = list(itertools.islice(order, batch_size))
         pixels, ids = subject.pixels[rows], subject.ids[rows]
-        if class_pictures is not None:
+        if class_images is not None:
             rows = list(itertools.islice(class_order, batch_size))
-            pixels = torch.cat([pixels, class_pictures.pixels[rows]])
-            ids = torch.cat([ids, class_pictures.ids[rows]])
+            pixels = torch.cat([pixels, class_images.pixels[rows]])
+            ids = torch.cat([ids, class_images.ids[rows]])
         with torch.no_grad():
             latents = vae.encode(pixels.to(vae.device)).latent_dist.sample()
             latents = latents * vae.config.scaling_factor
@@ -84,7 +84,7 @@ def train(
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(latents, noise, timesteps)
         loss = functional.mse_loss(prediction[:batch_size], target[:batch_size])
-        if class_pictures is not None:
+        if class_images is not None:
             loss = loss + functional.mse_loss(prediction[batch_size:], target[batch_size:])
         loss.backward()
         if method != "embedding":
@@ -93,12 +93,12 @@ def train(
         optimizer.zero_grad()
         if method == "embedding":
             with torch.no_grad():
-                embedding[others] = before[others]
-        loss.item()  # the documented script shows it after each step
+                embedding[other_tokens] = original[other_tokens]
+        loss.item()  # the scripts log it after each step
 
 
-def captioned(diffusion: Diffusion, captions: Sequence[str]) -> torch.Tensor:
-    """Return the ids [N,L] of captions, padded to the model's length."""
+def token_ids(diffusion: Diffusion, captions: Sequence[str]) -> torch.Tensor:
+    """Return the token ids [N,L] of captions, padded to the model's length."""
     return diffusion.tokenizer(
         list(captions),
         padding="max_length",

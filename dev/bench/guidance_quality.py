@@ -1,17 +1,16 @@
-"""How many prompts are painted with the right kinds, over guidance and steps, on the sandbox.
+"""Measure and plot how many generated images show the prompt's kinds, over guidance and steps.
 
-The sandbox's judge looks at every picture; a picture is right when it sees exactly the kinds that
-the prompt asked for. All settings paint the same prompts with the same seeds.
+The sandbox's judge classifies every image; an image is right when it shows exactly the kinds that
+the prompt names. All settings use the same prompts and seeds.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ...as_package import ROOT
@@ -20,8 +19,9 @@ from ...diffusion.sample.images import sample
 from ...sandbox import DIFFUSION
 from ...sandbox.judge import load_judge
 from ...sandbox.world.scene import HELD_OUT
-from ..scores.prompt_scores import prompts
-from ..scores.score_table import Figure, count_true
+from ..command_line import parse_arguments
+from ..scores.prompt_scores import kinds_match, scene_prompts
+from ..scores.score_table import Figure
 from .timing import environment
 
 log = logging.getLogger(__name__)
@@ -36,34 +36,23 @@ SIZE, MARGINS, SCALE = (720, 400), (64, 40, 120, 56), 2
 Scores = Mapping[int, Mapping[float, Figure]]
 
 
-def measure(count: int, guidances: tuple[float, ...], steps: tuple[int, ...]) -> Scores:
-    """Paint `count` prompts with each pair of settings; steps -> guidance -> the share right."""
+def measure(count: int, guidances: Sequence[float], steps: Sequence[int]) -> Scores:
+    """Generate `count` prompts with each pair of settings; steps -> guidance -> share right."""
     diffusion, judge = load_diffusion(DIFFUSION), load_judge()
-    asked = prompts(count)
-    log.info("%s, %d prompts", environment(torch.device("cpu")), count)
+    prompts, facts = scene_prompts(count)
+    log.info("%s, %d prompts", environment(), count)
     scores: dict[int, dict[float, Figure]] = {}
-    for number in steps:
-        for guidance in guidances:
-            pictures = sample(
-                diffusion,
-                [text for text, _ in asked],
-                steps=number,
-                guidance=guidance,
-                seed=HELD_OUT,
-            )
-            seen = judge.look(pictures)
-            right = count_true(
-                frozenset(looked.things) == facts.kinds
-                for looked, (_, facts) in zip(seen, asked, strict=True)
-            )
-            figure = Figure(f"{number} steps, guidance {guidance:g}", right, count)
-            scores.setdefault(number, {})[guidance] = figure
-            log.info(figure.row())
+    for number, guidance in product(steps, guidances):
+        images = sample(diffusion, prompts, steps=number, guidance=guidance, seed=HELD_OUT)
+        right = sum(kinds_match(judge.classify(images), facts))
+        figure = Figure(f"{number} steps, guidance {guidance:g}", right, count)
+        scores.setdefault(number, {})[guidance] = figure
+        log.info(figure.row())
     return scores
 
 
 def draw(scores: Scores, count: int) -> Image.Image:
-    """A line for each number of steps: percent right over guidance, with the 95 % interval."""
+    """Plot one line per number of steps: percent right over guidance, with the 95 % interval."""
     width, height = (side * SCALE for side in SIZE)
     left, top, right, bottom = (margin * SCALE for margin in MARGINS)
     plot = Image.new("RGB", (width, height), "white")
@@ -86,8 +75,8 @@ def draw(scores: Scores, count: int) -> Image.Image:
         pen.text((x, y + 8 * SCALE), f"{guidance:g}", fill="#444444", font=font, anchor="mt")
     labels: list[float] = []
     for (steps, line), colour in zip(scores.items(), COLOURS, strict=False):
-        low = [place(guidance, figure.spread[0]) for guidance, figure in line.items()]
-        high = [place(guidance, figure.spread[1]) for guidance, figure in line.items()]
+        low = [place(guidance, figure.interval[0]) for guidance, figure in line.items()]
+        high = [place(guidance, figure.interval[1]) for guidance, figure in line.items()]
         points = [place(guidance, figure.share) for guidance, figure in line.items()]
         if len(points) > 1:
             pen.polygon([*low, *reversed(high)], fill=f"{colour}22")
@@ -99,19 +88,19 @@ def draw(scores: Scores, count: int) -> Image.Image:
         pen.text((x + 10 * SCALE, y), f"{steps} steps", fill=colour, font=font, anchor="lm")
     middle = left + (width - left - right) / 2
     pen.text((middle, height - 10 * SCALE), "guidance", fill="#444444", font=font, anchor="mb")
-    title = f"Prompts painted with the right kinds, of {count}, by the sandbox's judge"
+    title = f"Generated images with the right kinds, of {count}, by the sandbox's judge"
     pen.text((left, 12 * SCALE), title, fill="black", font=font, anchor="lt")
     return plot
 
 
 def main() -> None:
-    """Read the command line, measure, and write the plot."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--guidances", type=float, nargs="+", default=GUIDANCES)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--plot", type=Path, default=PLOT)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    scores = measure(options.prompts, tuple(options.guidances), tuple(options.steps))
+    """Measure, and write the plot."""
+    options = parse_arguments(
+        __doc__,
+        prompts=48,
+        guidances={"type": float, "nargs": "+", "default": GUIDANCES},
+        steps={"type": int, "nargs": "+", "default": STEPS},
+        plot={"type": Path, "default": PLOT},
+    )
+    scores = measure(options.prompts, options.guidances, options.steps)
     draw(scores, options.prompts).save(options.plot, optimize=True)

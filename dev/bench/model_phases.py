@@ -1,9 +1,9 @@
-"""How long a Kosmos-2 reads, how long it writes, and how much of each: hooks on its parts."""
+"""Measure how long Kosmos-2 prefills and decodes, and its operations, with module hooks."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,72 +14,59 @@ from .timing import Clock
 
 @dataclass
 class Phase:
-    """Seconds in the model's parts, and multiplications with additions counted as two."""
+    """Seconds, operations (two per multiply-add) and forward passes of the decoder."""
 
     seconds: float = 0.0
     operations: float = 0.0
     passes: int = 0
 
 
-class Phases:
-    """Within its `with` block, tells reading (pictures, prompts) from writing (a token a row).
+class Phases(ExitStack):
+    """Within its `with` block, measures prefill (images, prompts) and decoding (one token a row).
 
-    Operations are two for each weight and position. Each pass of writing reads the decoder's
-    weights once, whatever the number of rows.
+    Operations are two per weight and position. Each decoding pass reads the decoder's weights once,
+    whatever the number of rows.
     """
 
     def __init__(self, kosmos: Kosmos, clock: Clock) -> None:
+        super().__init__()
         model = kosmos.model
-        self.reading, self.writing = Phase(), Phase()
-        self._clock, self._phase, self._began = clock, self.reading, 0.0
+        self.prefill, self.decode = Phase(), Phase()
+        self._clock, self._phase, self._start = clock, self.prefill, 0.0
         self._decoder = model.text_model
-        self._looking = (model.vision_model, model.image_to_text_projection)
-        self._parts = (*self._looking, self._decoder.model, self._decoder.lm_head)
+        self._vision = (model.vision_model, model.image_to_text_projection)
 
     @property
-    def bytes_moved(self) -> float:
-        """What writing has read of the decoder's weights."""
-        each = sum(p.numel() * p.element_size() for p in self._decoder.parameters())
-        return float(each * self.writing.passes)
+    def bytes_read(self) -> float:
+        """Bytes of the decoder's weights that decoding has read."""
+        size = sum(p.numel() * p.element_size() for p in self._decoder.parameters())
+        return float(size * self.decode.passes)
 
     def __enter__(self) -> Phases:
-        self._handles = []
-        for part in self._parts:
-            self._handles += [
-                part.register_forward_pre_hook(self._enter, with_kwargs=True),
-                part.register_forward_hook(self._leave, with_kwargs=True),
-            ]
+        for module in (*self._vision, self._decoder.model, self._decoder.lm_head):
+            before = module.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+            after = module.register_forward_hook(self._after_forward, with_kwargs=True)
+            self.callback(before.remove)
+            self.callback(after.remove)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+    def _before_forward(self, module: torch.nn.Module, _: Any, kwargs: dict[str, Any]) -> None:
+        if module is self._decoder.model:
+            is_decoding = kwargs["input_ids"].shape[1] == 1
+            self._phase = self.decode if is_decoding else self.prefill
+        elif module in self._vision:
+            self._phase = self.prefill
+        self._start = self._clock()
+
+    def _after_forward(
+        self, module: torch.nn.Module, _: Any, kwargs: dict[str, Any], output: Any
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _enter(self, part: torch.nn.Module, _: Any, named: dict[str, Any]) -> None:
-        if part is self._decoder.model:
-            one = named["input_ids"].shape[1] == 1
-            self._phase = self.writing if one else self.reading
-        elif part in self._looking:
-            self._phase = self.reading
-        self._began = self._clock()
-
-    def _leave(self, part: torch.nn.Module, _: Any, named: dict[str, Any], output: Any) -> None:
-        self._phase.seconds += self._clock() - self._began
-        weights = sum(p.numel() for p in part.parameters())
-        if part is self._decoder.model:
-            positions = named["input_ids"].numel()
+        self._phase.seconds += self._clock() - self._start
+        weights = sum(p.numel() for p in module.parameters())
+        if module is self._decoder.model:
+            positions = kwargs["input_ids"].numel()
             self._phase.passes += 1
         else:
-            positions = _positions(output)
+            tensor = output if isinstance(output, torch.Tensor) else output[0]
+            positions = tensor.shape[0] * tensor.shape[1]
         self._phase.operations += 2 * weights * positions
-
-
-def _positions(output: Any) -> int:
-    """Rows times positions of what a part gives."""
-    tensor = output if isinstance(output, torch.Tensor) else output[0]
-    return tensor.shape[0] * tensor.shape[1]

@@ -1,13 +1,12 @@
-"""Whether CFGSampler paints what diffusers' own pipeline paints, scheduler by scheduler.
+"""Compare images of CFGSampler and of diffusers' own pipeline, scheduler by scheduler.
 
-Both paint the same prompts and seeds with the sandbox's weights: as they are (they predict v and
-start from pure noise), and as if they predicted noise under Stable Diffusion 1.5's schedule, which
-makes no picture worth looking at, but asks every scheduler, plms too.
+Both use the same prompts and seeds with the sandbox's weights: unchanged (v-prediction with zero
+terminal SNR), and as if they predicted noise with Stable Diffusion 1.5's schedule, which gives no
+useful image but works with every scheduler, plms too.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.sample.schedulers import SCHEDULERS
 from ...diffusion.save_model import make_pipeline
 from ...sandbox import DIFFUSION
+from ..command_line import parse_arguments
 from .timing import environment
 
 log = logging.getLogger(__name__)
@@ -33,58 +33,51 @@ NEGATIVE, GUIDANCE = "snow", 4.0
 
 
 def ours(diffusion: Diffusion, scheduler: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents [2,C,h,w] and pictures [2,H,W,3] as CFGSampler paints them."""
+    """Latents [2,C,h,w] and images [2,H,W,3] as CFGSampler generates them."""
     settings = SampleSettings(NEGATIVE, steps, GUIDANCE, scheduler)
-    [painted] = sample_batches(diffusion, PROMPTS, SEEDS, settings, batch_size=2)
-    return painted.latents, painted.images
+    [batch] = sample_batches(diffusion, PROMPTS, SEEDS, settings, batch_size=2)
+    return batch.latents, batch.images
 
 
 def theirs(diffusion: Diffusion, scheduler: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by diffusers' pipeline, its scheduler made as its documentation does."""
-    sampler = SCHEDULERS[scheduler]
+    """The same with diffusers' pipeline and scheduler, as in its documentation."""
+    spec = SCHEDULERS[scheduler]
     pipeline = make_pipeline(diffusion)
-    pipeline.scheduler = getattr(diffusers, sampler.class_name).from_config(
-        pipeline.scheduler.config, **sampler.options
+    pipeline.scheduler = getattr(diffusers, spec.class_name).from_config(
+        pipeline.scheduler.config, **spec.options
     )
     pipeline.set_progress_bar_config(disable=True)
-    made = [
+    latents, images = (
         pipeline(
             list(PROMPTS),
             negative_prompt=[NEGATIVE] * len(PROMPTS),
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-            output_type=kind,
+            output_type=output_type,
         ).images
-        for kind in ("latent", "np")
-    ]
-    return made[0], torch.from_numpy(made[1])
+        for output_type in ("latent", "np")
+    )
+    return latents, torch.from_numpy(images)
 
 
 def main() -> None:
-    """Read the command line, paint on both sides, and print the largest differences."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=25)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """Generate with both, and print the largest differences."""
+    options = parse_arguments(__doc__, steps=25)
     sandbox = load_diffusion(DIFFUSION)
     schedule = read_json(SD1 / "scheduler" / "scheduler_config.json")
     noise = replace(sandbox, scheduler_config=schedule)
-    log.info("largest differences after %d steps, %s", options.steps, environment(sandbox.device))
-    for name, sampler in SCHEDULERS.items():
-        for kind, diffusion in (("v", sandbox), ("noise", noise)):
-            if diffusion is sandbox and not sampler.zero_snr:
+    log.info("largest differences after %d steps, %s", options.steps, environment())
+    for name, spec in SCHEDULERS.items():
+        for prediction, diffusion in (("v", sandbox), ("noise", noise)):
+            if diffusion is sandbox and not spec.zero_snr:
                 continue
-            here = ours(diffusion, name, options.steps)
+            row = f"{name:20} predicting {prediction:5} "
             try:
-                there = theirs(diffusion, name, options.steps)
-            except IndexError as error:  # diffusers' own: see diffusion/sample/denoise.py
-                log.info("%-20s predicting %-5s  the pipeline fails: %s", name, kind, error)
+                expected = theirs(diffusion, name, options.steps)
+            except IndexError as error:  # in diffusers: see diffusion/sample/denoise.py
+                log.info("%s the pipeline fails: %s", row, error)
                 continue
-            latents, pictures = (
-                float((a - b).abs().max()) for a, b in zip(here, there, strict=True)
-            )
-            log.info(
-                "%-20s predicting %-5s  latents %.1e  pictures %.1e", name, kind, latents, pictures
-            )
+            pairs = zip(ours(diffusion, name, options.steps), expected, strict=True)
+            latents, images = (float((a - b).abs().max()) for a, b in pairs)
+            log.info("%s latents %.1e  images %.1e", row, latents, images)

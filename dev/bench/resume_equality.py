@@ -1,12 +1,11 @@
-"""A run whose worker is killed again and again, and one that nothing happened to: the same?
+"""Compare, bit by bit, a run whose worker is killed again and again with an undisturbed one.
 
-Kills are SIGKILL, at random moments that a seed decides: while steps are made, and in the middle of
-a checkpoint's write. Compared bit by bit: weights, optimizer state, averages, loss curve, result.
+Kills are SIGKILL, at random moments from a seed: between steps, and while a checkpoint is written.
+Compared are weights, optimizer state, averages, loss curve and result.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -29,18 +28,20 @@ from ...training.run import checkpoints
 from ...training.run.events import EventReader, loss_curve
 from ...training.run.run_folder import RunFolder
 from ...training.run.worker_process import WORKER
+from ..command_line import parse_arguments
 from .small_run import small_run
 from .timing import environment
 
 log = logging.getLogger(__name__)
 
-LONGEST = 600
-"""Seconds that a worker may take to its moment."""
+METHODS = ("lora", "dora", "full")
+TIMEOUT = 600
+"""Seconds that a worker may take until it is killed."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: after a step, and then, if `writing`, in a checkpoint's write."""
+    """When to kill: after a step, and if `writing`, while the next checkpoint is written."""
 
     step: int
     writing: bool
@@ -48,28 +49,28 @@ class Moment:
 
 @dataclass(frozen=True)
 class Killed:
-    """What a kill left: the steps that were told, those that are saved, and an unfinished file."""
+    """State after a kill: the last reported step, the last saved step, and unfinished files."""
 
-    told: int
+    reported: int
     saved: int
-    torn: str
+    unfinished: str
 
     def __str__(self) -> str:
-        torn = f", in the middle of writing {self.torn}" if self.torn else ""
-        return f"killed after step {self.told}{torn}; goes on from {self.saved}"
+        unfinished = f", while writing {self.unfinished}" if self.unfinished else ""
+        return f"killed after step {self.reported}{unfinished}; resumes from {self.saved}"
 
 
 def main() -> None:
-    """Read the command line, train both runs, and say in what they differ; exit code 1 if so."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", choices=("lora", "dora", "full"), default="full")
-    parser.add_argument("--optimizer", default="adamw")
-    parser.add_argument("--ema", type=float, default=0.9)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Train both runs, and print what differs; exit code 1 if anything does."""
+    options = parse_arguments(
+        __doc__,
+        steps=60,
+        kills=5,
+        seed=0,
+        method={"choices": METHODS, "default": "full"},
+        optimizer="adamw",
+        ema=0.9,
+    )
     settings = {
         "steps": options.steps,
         "method": options.method,
@@ -78,27 +79,27 @@ def main() -> None:
         "checkpoint_every": 4,
         "batch_size": 2,
     }
-    log.info(environment(torch.device("cpu")))
+    log.info(environment())
     log.info("the sandbox, %s, %s, ema %g, %d steps", *list(settings.values())[1:4], options.steps)
     with tempfile.TemporaryDirectory() as name:
-        whole = small_run(SANDBOX, Path(name), "whole", **settings)
-        finish(whole)
-        parts = small_run(SANDBOX, Path(name), "parts", **settings)
+        undisturbed = small_run(SANDBOX, Path(name), "undisturbed", **settings)
+        finish(undisturbed)
+        killed = small_run(SANDBOX, Path(name), "killed", **settings)
         for moment in moments(options.seed, options.kills, options.steps):
-            log.info("%s", kill(parts, moment))
-        finish(parts)
-        found = differences(parts, whole)
-        count = len(load_file(_newest(whole)))
+            log.info("%s", kill(killed, moment))
+        finish(killed)
+        names = differences(killed, undisturbed)
+        count = len(load_file(_newest(undisturbed)))
     log.info(
-        "of %d tensors, the loss curve and the result differ: %s", count, ", ".join(found) or "none"
+        "of %d tensors, the loss curve and the result differ: %s", count, ", ".join(names) or "none"
     )
-    sys.exit(bool(found))
+    sys.exit(bool(names))
 
 
 def moments(seed: int, kills: int, steps: int) -> list[Moment]:
-    """Draw moments in order, every second one in the middle of a write, from 5 to 90 % of a run."""
-    source = random.Random(seed)  # noqa: S311
-    chosen = sorted(source.sample(range(max(1, steps // 20), steps * 9 // 10), kills))
+    """Draw sorted moments from 5 to 90 % of a run; every second one is during a write."""
+    rng = random.Random(seed)  # noqa: S311
+    chosen = sorted(rng.sample(range(max(1, steps // 20), steps * 9 // 10), kills))
     return [Moment(step, k % 2 == 1) for k, step in enumerate(chosen)]
 
 
@@ -119,32 +120,32 @@ def finish(run: RunFolder) -> None:
 
 
 def kill(run: RunFolder, moment: Moment) -> Killed:
-    """Train until a moment comes, kill the worker, and see that no checkpoint is torn.
+    """Train until a moment, kill the worker, and check that all checkpoints are valid.
 
     Raises RuntimeError when the worker ends before that.
     """
-    follower = EventReader(run.events, from_end=True)
-    told, deadline = 0, time.monotonic() + LONGEST
+    reader = EventReader(run.events, from_end=True)
+    reported, deadline = 0, time.monotonic() + TIMEOUT
     worker = start(run)
     try:
         while worker.poll() is None and time.monotonic() < deadline:
-            told = max([told, *(e.step for e in follower.read_new() if e.kind == "step")])
-            if told < moment.step:
+            reported = max([reported, *(e.step for e in reader.read_new() if e.kind == "step")])
+            if reported < moment.step:
                 time.sleep(0.001)
-            elif not moment.writing or _stopped_in_a_write(run, worker):
+            elif not moment.writing or _stopped_while_writing(run, worker):
                 break
         else:
-            raise RuntimeError(f"{moment} did not come: see {run.log}.")
+            raise RuntimeError(f"The worker did not reach {moment}: see {run.log}.")
     finally:
         worker.kill()
         worker.wait()
     for file in checkpoints.by_step(run.checkpoints).values():
         load_file(file)
-    return Killed(told, run.steps_saved(), ", ".join(_drafts(run)))
+    return Killed(reported, run.steps_saved(), ", ".join(_drafts(run)))
 
 
-def _stopped_in_a_write(run: RunFolder, worker: subprocess.Popen[bytes]) -> bool:
-    """Stop the worker when a checkpoint has begun to be written; False when it was too late."""
+def _stopped_while_writing(run: RunFolder, worker: subprocess.Popen[bytes]) -> bool:
+    """Stop the worker while it writes a checkpoint; False if it writes none or has finished."""
     if not _drafts(run):
         return False
     worker.send_signal(signal.SIGSTOP)
@@ -157,17 +158,17 @@ def _stopped_in_a_write(run: RunFolder, worker: subprocess.Popen[bytes]) -> bool
 
 
 def _drafts(run: RunFolder) -> list[str]:
-    """The unfinished files of checkpoints, with their sizes."""
-    found = []
+    """Unfinished checkpoint files, with their sizes."""
+    drafts = []
     with contextlib.suppress(FileNotFoundError), os.scandir(run.checkpoints) as entries:
         for entry in entries:
             if entry.name.endswith(".tmp"):
-                found.append(f"{entry.name} ({entry.stat().st_size:,} bytes)")
-    return found
+                drafts.append(f"{entry.name} ({entry.stat().st_size:,} bytes)")
+    return drafts
 
 
 def differences(run: RunFolder, other: RunFolder) -> list[str]:
-    """Name what is not the same, to the last bit, in two runs that are finished."""
+    """Name everything that is not bit-identical in two finished runs."""
     pairs = [(_newest(run), _newest(other))]
     if run.lora.exists():
         pairs.append((run.lora, other.lora))
@@ -175,26 +176,26 @@ def differences(run: RunFolder, other: RunFolder) -> list[str]:
         (file, other.model / file.relative_to(run.model))
         for file in sorted(run.model.rglob("*.safetensors"))
     ]
-    found = [name for mine, theirs in pairs for name in _different_tensors(mine, theirs)]
-    if _rest(pairs[0][0]) != _rest(pairs[0][1]):
-        found.append("the optimizer's numbers")
+    names = [name for file, twin in pairs for name in _different_tensors(file, twin)]
+    if _metadata(pairs[0][0]) != _metadata(pairs[0][1]):
+        names.append("the checkpoint's metadata")
     if loss_curve(run.events) != loss_curve(other.events):
-        found.append("the loss curve")
-    return found
+        names.append("the loss curve")
+    return names
 
 
 def _different_tensors(file: Path, other: Path) -> list[str]:
-    mine, theirs = load_file(file), load_file(other)
+    a, b = load_file(file), load_file(other)
     return [
         f"{file.name}: {key}"
-        for key in sorted(mine.keys() | theirs.keys())
-        if key not in mine or key not in theirs or not torch.equal(mine[key], theirs[key])
+        for key in sorted(a.keys() | b.keys())
+        if key not in a or key not in b or not torch.equal(a[key], b[key])
     ]
 
 
-def _rest(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="pt") as held:
-        return held.metadata() or {}
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as header:
+        return header.metadata() or {}
 
 
 def _newest(run: RunFolder) -> Path:

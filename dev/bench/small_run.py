@@ -1,4 +1,4 @@
-"""A training run on random pictures, of the size that a measurement asks for."""
+"""A short training run on random images, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ...training.config import TrainingConfig
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 
-PICTURES = 4
+IMAGES = 4
 
 
 def small_run(base: Path, root: Path, name: str, **settings: object) -> RunFolder:
-    """Open a run without previews on four pictures of noise, on the CPU; `settings` change it."""
+    """Open a run without previews on four images of noise, on the CPU, with further `settings`."""
     side = load_diffusion(base).resolution
     rng = np.random.default_rng(0)
-    pictures = tuple(rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(PICTURES))
-    subject = Subject(pictures, ("a sks dog in the snow",) * PICTURES, "sks", "dog")
+    images = tuple(rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(IMAGES))
+    subject = Subject(images, ("a sks dog in the snow",) * IMAGES, "sks", "dog")
     defaults: dict[str, object] = {
         "base": str(base),
         "token": subject.token,

@@ -1,8 +1,8 @@
-"""Our trainer beside diffusers' documented loops, on the same data: steps per second and memory.
+"""Compare our trainer with diffusers' documented loops: steps per second and peak memory.
 
-Both train in this process, turn by turn. "defaults" are each one's own; all other rows have equal
-settings: fp32, the same batch of subject and class pictures (the embedding alone learns without).
-Ours is timed with all that it does beside: its journal, its draws, its event stream.
+Both train on the same data in this process, in turn. "defaults" are each one's own; all other rows
+have equal settings: fp32, the same batch of subject and class images (none for the embedding).
+Ours is timed with everything it does besides: event stream, metrics, random number streams.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,55 +38,55 @@ from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import open_run
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
+from ..command_line import parse_arguments
 from ..demo.comfyui_server import home
-from .documented_dreambooth import Examples, captioned
+from .documented_dreambooth import Examples, token_ids
 from .documented_dreambooth import train as documented
-from .step_timing import WARM_UP, Stopwatch
-from .timing import Clock, add_clock, environment
+from .step_timing import WARM_UP, StepTimer
+from .timing import CPU_TIME, DEVICE, Clock, clock_for, environment, median_range, ratios
 
 log = logging.getLogger(__name__)
 
-PICTURES, CLASS_PICTURES, SIDE = 4, 8, 64
+IMAGES, CLASS_IMAGES, SIDE = 4, 8, 64
 CAPTION, CLASS_CAPTION = "a sks dog in the snow", "a dog"
 ROWS = ("defaults", "full", "unet", "lora", "embedding")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
-class Measured:
-    """What the turns of one trainer took."""
+class Measurement:
+    """Measurements of one trainer's turns."""
 
     speeds: list[float] = field(default_factory=list)  # steps per second
-    peak: int = 0  # bytes above what was held before
-    parts: dict[str, float] = field(default_factory=dict)  # seconds in the last turn's step
+    peak: int = 0  # bytes above the memory in use before
+    parts: dict[str, float] = field(default_factory=dict)  # median seconds in the last turn
 
-    def take(self, work: Callable[[], None], clock: Clock, count: int) -> None:
-        """Run a turn of so many steps. One that does not fit raises what the trainer raises."""
+    def add(self, work: Callable[[], None], clock: Clock, count: int) -> None:
+        """Run a turn of `count` steps; out of memory raises the trainer's error."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-        risen = watch_peak(DEVICE)
-        with Stopwatch(clock, count) as watch:
+        peak = watch_peak(torch.device(DEVICE))
+        with StepTimer(clock, count) as timer:
             work()
-        steps = [sum(parts.values()) for parts in watch.steps[WARM_UP:]]
+        steps = [sum(parts.values()) for parts in timer.steps[WARM_UP:]]
         self.speeds.append(len(steps) / sum(steps))
-        self.peak = max(self.peak, risen() if risen else 0)
-        self.parts = watch.medians()
+        self.peak = max(self.peak, peak() if peak else 0)
+        self.parts = timer.medians()
 
 
 def main() -> None:
-    """Read the command line, measure in turns, and print each row as it is ready."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("sandbox", "sd15"), default="sandbox")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
-    parser.add_argument("--batch", type=int, default=1, help="where settings are equal")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--verbose", action="store_true", help="show each turn as it ends")
-    add_clock(parser)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    """Print a table row for each training method as soon as it is measured."""
+    options = parse_arguments(
+        __doc__,
+        size={"choices": ("sandbox", "sd15"), "default": "sandbox"},
+        rows={"nargs": "+", "choices": ROWS, "default": ROWS},
+        batch=(1, "where settings are equal"),
+        steps=20,
+        turns=5,
+        verbose=(False, "show each turn as it ends"),
+        cpu_time=CPU_TIME,
+    )
+    clock = clock_for(options.cpu_time)
     log.info(
         "%s, %d pixels, batch %d+%d where settings are equal, %s",
         *(options.size, SIDE, options.batch, options.batch, environment(DEVICE)),
@@ -97,55 +97,47 @@ def main() -> None:
         folder = Path(name)
         base = SANDBOX if options.size == "sandbox" else _random_sd15(folder / "sd15")
         for row in options.rows:
-            ours, theirs = Measured(), Measured()
+            ours, theirs = Measurement(), Measurement()
             for turn in range(options.turns):
-                for name, measured, work in (("ours", ours, _ours), ("theirs", theirs, _theirs)):
+                for name, trainer, work in (("ours", ours, _ours), ("theirs", theirs, _theirs)):
                     run = partial(work, row, base, folder, options, turn)
-                    measured.take(run, options.clock, options.steps)
-                    log.debug("%s, turn %d, %s: %s", row, turn + 1, name, _split(measured))
-            log.info("%s", _line(row, ours, theirs))
+                    trainer.add(run, clock, options.steps)
+                    log.debug("%s, turn %d, %s: %s", row, turn + 1, name, _parts(trainer))
+            speeds = (ours.speeds, theirs.speeds, ratios(ours.speeds, theirs.speeds))
+            cells = [median_range(values) for values in speeds]
+            cells += [f"{one.peak / 1e9:.2f} GB" for one in (ours, theirs)]
+            log.info("| %s | %s |", row, " | ".join(cells))
             if row == "defaults":
                 a, b = (statistics.median(one.speeds) for one in (ours, theirs))
-                a *= _own_batch(base)
-                log.info("    pictures of the subject a second: ours %.2f, theirs %.2f", a, b)
-            log.info("    ours: %s", _split(ours))
-            log.info("    theirs: %s", _split(theirs))
+                a *= _default_batch(base)
+                log.info("    images of the subject per second: ours %.2f, theirs %.2f", a, b)
+            log.info("    ours: %s", _parts(ours))
+            log.info("    theirs: %s", _parts(theirs))
 
 
-def _line(row: str, ours: Measured, theirs: Measured) -> str:
-    ratios = [a / b for a, b in zip(ours.speeds, theirs.speeds, strict=True)]
-    speeds = " | ".join(_spread(values) for values in (ours.speeds, theirs.speeds, ratios))
-    peaks = " | ".join(f"{one.peak / 1e9:.2f} GB" for one in (ours, theirs))
-    return f"| {row} | {speeds} | {peaks} |"
+def _parts(measurement: Measurement) -> str:
+    """How a step's time is divided."""
+    total = sum(measurement.parts.values())
+    parts = (f"{name} {seconds / total:.0%}" for name, seconds in measurement.parts.items())
+    return f"{1000 * total:.0f} ms: {', '.join(parts)}"
 
 
-def _split(measured: Measured) -> str:
-    """Say how a step's time is divided."""
-    whole = sum(measured.parts.values())
-    parts = (f"{name} {seconds / whole:.0%}" for name, seconds in measured.parts.items())
-    return f"{1000 * whole:.0f} ms: {', '.join(parts)}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _pictures(count: int, seed: int) -> list[np.ndarray]:
+def _noise_images(count: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def _own_batch(base: Path) -> int:
-    """What we show of the subject in a step by default; the documented loops show one picture."""
+def _default_batch(base: Path) -> int:
+    """Our default number of subject images per step; the documented loops have one."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet"))
     return suggested_batch_size(unet.num_parameters(), 1)
 
 
 def _settings(row: str, base: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What our trainer is told in a row, apart from its own defaults."""
+    """Our trainer's settings in a row, where they are not its defaults."""
     if row == "defaults":
-        return {"batch_size": _own_batch(base)}
+        return {"batch_size": _default_batch(base)}
     return {
         "method": "full" if row == "unet" else row,
         "train_text_encoder": row == "full",
@@ -159,11 +151,11 @@ def _settings(row: str, base: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def _ours(row: str, base: Path, folder: Path, options: argparse.Namespace, turn: int) -> None:
-    subject = Subject(tuple(_pictures(PICTURES, 0)), (CAPTION,) * PICTURES, "sks", "dog")
+    subject = Subject(tuple(_noise_images(IMAGES, 0)), (CAPTION,) * IMAGES, "sks", "dog")
     files = []
-    for k, picture in enumerate(_pictures(CLASS_PICTURES if row != "embedding" else 0, 1)):
+    for k, image in enumerate(_noise_images(CLASS_IMAGES if row != "embedding" else 0, 1)):
         files.append(folder / f"{k}.png")
-        Image.fromarray(picture).save(files[-1])
+        Image.fromarray(image).save(files[-1])
     config = TrainingConfig(
         base=str(base),
         token="sks",  # noqa: S106
@@ -189,18 +181,18 @@ def _theirs(row: str, base: Path, _: Path, options: argparse.Namespace, turn: in
     diffusion.modules.to(DEVICE)
 
     def examples(count: int, seed: int, caption: str) -> Examples:
-        pixels = center_squares(_pictures(count, seed), SIDE).movedim(-1, 1) * 2 - 1
-        return Examples(pixels, captioned(diffusion, [caption] * count))
+        pixels = center_squares(_noise_images(count, seed), SIDE).movedim(-1, 1) * 2 - 1
+        return Examples(pixels, token_ids(diffusion, [caption] * count))
 
     documented(
         diffusion,
-        examples(PICTURES, 0, CAPTION),
-        examples(CLASS_PICTURES, 1, CLASS_CAPTION) if row != "embedding" else None,
+        examples(IMAGES, 0, CAPTION),
+        examples(CLASS_IMAGES, 1, CLASS_CAPTION) if row != "embedding" else None,
         method="unet" if row == "defaults" else row,
         rank=4,
         batch_size=1 if row == "defaults" else options.batch,
         steps=options.steps,
-        rate=1e-5,
+        learning_rate=1e-5,
     )
 
 

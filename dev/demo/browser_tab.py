@@ -1,4 +1,4 @@
-"""ComfyUI in a browser's tab, for tests and measurements of the panels in web/."""
+"""ComfyUI in a browser tab, for tests and benchmarks of the panels in web/."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         Playwright,
     )
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = [
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -35,17 +35,17 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SLOW_MS = 60_000
-"""How long the browser is waited for: tests share their cores with training."""
+TIMEOUT_MS = 60_000
+"""Long, because tests share their cores with training."""
 
-DRAWN = """() => Promise.all(
+WAIT_FOR_IMAGES = """() => Promise.all(
     [...document.querySelectorAll('.kd-panel image, .kd-panel img:not([hidden])')]
-        .map((drawn) => Object.assign(new Image(), { src: drawn.href?.baseVal ?? drawn.src }))
-        .map((picture) => picture.decode()))"""
-"""Wait for the pictures in panels."""
+        .map((shown) => Object.assign(new Image(), { src: shown.href?.baseVal ?? shown.src }))
+        .map((image) => image.decode()))"""
+"""Wait until the images in panels are decoded."""
 
-LEAST_OVERLAP = 2
-"""Pixels that do not count."""
+MIN_OVERLAP = 2
+"""Pixels; smaller overlaps are ignored."""
 
 READY = "() => window.app?.graph && window.app.extensionManager"
 
@@ -56,9 +56,9 @@ LOAD = """async (prompt) => {
     workflow.nodes.forEach((node, k) => (node.pos = [640 * k, 0]));
     await app.loadGraphData(workflow, true, true, workflow.id);
 }"""
-"""Give an API-format workflow the identity, the name and the room that saved ones have."""
+"""Load an API-format workflow with an id, a name and positions, as saved ones have."""
 
-KEPT = """() => {
+HAS_DRAFT = """() => {
     const drafts = [...Object.values(localStorage), ...Object.values(sessionStorage)];
     return drafts.some((draft) => {
         const plain = draft.replaceAll('\\\\"', '"');
@@ -66,7 +66,7 @@ KEPT = """() => {
             app.graph.nodes.every(({ id, type }) => plain.includes(`"id":${id},"type":"${type}"`));
     });
 }"""
-"""Whether the frontend has the workflow of now among its drafts, in whichever way it keeps them."""
+"""Whether the frontend has stored the current workflow as a draft, in any of its formats."""
 
 
 OVERLAPS = """(least) => {
@@ -88,122 +88,119 @@ OVERLAPS = """(least) => {
             ? [`${one} and ${other} share ${width} x ${height}`] : [];
     }));
 }"""
-"""Which nodes lie over each other, as large as they are drawn by the canvas or by Vue."""
+"""Overlapping nodes, with their sizes as drawn by the canvas or by Vue."""
 
 
 class Tab:
-    """ComfyUI in a browser's tab. `errors` are what its console tells in red of the pack's code."""
+    """ComfyUI in a browser tab. `errors` are the console's errors from the pack's code."""
 
     def __init__(self, page: Page, server: ComfyUI) -> None:
         self.page = page
         self.server = server
         self.errors: list[str] = []
-        page.set_default_timeout(SLOW_MS)
-        page.on("pageerror", lambda error: self._hear(f"{error.message} {error.stack}"))
-        page.on("console", self._hear_console)
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("pageerror", lambda error: self._add_error(f"{error.message} {error.stack}"))
+        page.on("console", self._on_console)
 
-    def _hear_console(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self._hear(f"{message.text} {message.location['url']}")
+            self._add_error(f"{message.text} {message.location['url']}")
 
-    def _hear(self, error: str) -> None:
+    def _add_error(self, error: str) -> None:
         if PACK_NAME in error:
             self.errors.append(error)
 
     def open(self) -> None:
-        """Load the page, or load it again."""
+        """Load or reload the page."""
         self.page.goto(self.server.address)
         self.page.wait_for_function(READY)
 
-    def keep(self) -> None:
-        """Wait until the frontend has kept the workflow as a draft."""
-        self.page.wait_for_function(KEPT)
+    def wait_for_draft(self) -> None:
+        """Wait until the frontend has stored the workflow as a draft."""
+        self.page.wait_for_function(HAS_DRAFT)
 
-    def reopen(self, kind: str, what: str) -> None:
-        """Load the page again once the workflow is kept.
-
-        Return when there is to be seen what is expected in the node of a kind.
-        """
-        self.keep()
+    def reopen(self, node_type: str, selector: str) -> None:
+        """Reload the page after the workflow is stored; wait for an element in a node."""
+        self.wait_for_draft()
         self.open()
-        self.frame(kind)
-        self.page.wait_for_selector(what)
+        self.frame(node_type)
+        self.page.wait_for_selector(selector)
 
     def setting(self, name: str, value: object) -> None:
-        """Change one of the frontend's settings, for good."""
+        """Change one of the frontend's settings permanently."""
         change = "([name, value]) => app.ui.settings.setSettingValueAsync(name, value)"
         self.page.evaluate(change, [name, value])
 
     def build(self, prompt: dict[str, Any]) -> None:
-        """Make the graph of an API-format workflow."""
+        """Load a workflow in the API format."""
         self.page.evaluate(LOAD, prompt)
 
-    def run(self, kind: str, what: str) -> None:
-        """Run the workflow until there is to be seen what is expected in the node of a kind."""
-        self.frame(kind)  # what lies out of sight is not drawn
+    def run(self, node_type: str, selector: str) -> None:
+        """Run the workflow, and wait for an element in a node."""
+        self.frame(node_type)  # nodes outside the viewport are not drawn
         self.page.evaluate("() => app.queuePrompt(0)")
-        self.page.wait_for_selector(what)
-        self.frame(kind)
+        self.page.wait_for_selector(selector)
+        self.frame(node_type)
 
-    def frame(self, kind: str) -> None:
-        """Bring the first node of a kind into the middle, large, as soon as there is one."""
+    def frame(self, node_type: str) -> None:
+        """Centre the first node of a type at full scale, as soon as it exists."""
         self.page.wait_for_function(
-            """kind => {
-                const node = app.graph.nodes.find((node) => node.type === kind);
+            """nodeType => {
+                const node = app.graph.nodes.find((node) => node.type === nodeType);
                 if (!node) return false;
                 app.canvas.ds.scale = 1;
                 app.canvas.centerOnNode(node);
                 app.canvas.setDirty(true, true);
                 return true;
             }""",
-            arg=kind,
+            arg=node_type,
         )
 
     def overlapping(self) -> list[str]:
-        """Return the pairs of nodes, by their titles, of which one hides a part of the other."""
-        pairs: list[str] = self.page.evaluate(OVERLAPS, LEAST_OVERLAP)
+        """Return the pairs of overlapping nodes, by their titles."""
+        pairs: list[str] = self.page.evaluate(OVERLAPS, MIN_OVERLAP)
         return pairs
 
-    def picture(self, file: Path) -> None:
-        """Keep what is to be seen, for whoever wants to look."""
-        self.page.evaluate(DRAWN)
+    def screenshot(self, file: Path) -> None:
+        """Save a screenshot of the page."""
+        self.page.evaluate(WAIT_FOR_IMAGES)
         self.page.screenshot(path=file)
 
-    def contrast(self, what: Locator) -> float:
+    def contrast(self, element: Locator) -> float:
         """Return the contrast (WCAG 2.1) of the lightest and the darkest pixel of an element."""
-        with Image.open(io.BytesIO(what.screenshot())) as seen:
-            grey = np.asarray(seen.convert("L")) / 255
+        with Image.open(io.BytesIO(element.screenshot())) as image:
+            grey = np.asarray(image.convert("L")) / 255
         light = ((grey + 0.055) / 1.055) ** 2.4
         return float((light.max() + 0.05) / (light.min() + 0.05))
 
 
 def chromium() -> str | None:
     """Return the path of a Chromium that is installed here, if there is one."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    return next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 
 def launch(playwright: Playwright, path: str) -> Browser:
-    """Start a Chromium that asks nobody for anything."""
-    return playwright.chromium.launch(executable_path=path, args=QUIET)
+    """Start a Chromium without background network access."""
+    return playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
 
 
-def greeted(context: BrowserContext, server: ComfyUI, *, vue: bool) -> None:
-    """Pass the dialog that greets a first visitor, and have nodes drawn by Vue or the canvas."""
+def configure(context: BrowserContext, server: ComfyUI, *, vue: bool) -> None:
+    """Skip the welcome dialog, and select Vue or the canvas for drawing nodes."""
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue}
     context.request.post(f"{server.address}/api/settings", data=settings)
 
 
 @contextmanager
 def server_and_browser(frontend: Path | None) -> Iterator[tuple[ComfyUI, Browser]]:
-    """Start a ComfyUI in a folder of its own, with this or its own frontend, and a Chromium.
+    """Start a ComfyUI in a temporary folder, with its own or another frontend, and a Chromium.
 
-    Ends the program with a sentence where none is installed.
+    Exits with a message if no Chromium is installed.
     """
     from playwright.sync_api import sync_playwright
 
     path = chromium()
     if path is None:
-        raise SystemExit("There is no Chromium here: install one.")
+        raise SystemExit("No Chromium is installed: install one.")
     with (
         tempfile.TemporaryDirectory() as base,
         ComfyUI(Path(base), frontend) as server,

@@ -1,4 +1,4 @@
-"""Run a saved workflow (UI format) through comfy-cli, as a user without a browser would."""
+"""Run a saved workflow (UI format) through comfy-cli, without a browser."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from .comfyui_server import ROOT, ComfyUI
 
 COMFY = ROOT / ".cache" / "comfy-cli" / "bin" / "comfy"
-SILENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1"}
 
 Event = dict[str, Any]
 
 
 class WorkflowFailedError(RuntimeError):
-    """The workflow did not reach its end; the message says why."""
+    """The workflow failed; the message has the reason."""
 
 
 def run_workflow(server: ComfyUI, workflow: Path, on_event: Callable[[Event], None]) -> str:
-    """Run a workflow to its end and return its prompt id, by which `/history` knows it.
+    """Run a workflow to its end and return its prompt id, the key of its entry in `/history`.
 
-    `on_event` gets comfy-cli's events as they come: `executing`, `progress`, `executed` ...
+    `on_event` is called with each of comfy-cli's events: `executing`, `progress`, `executed` ...
     Raises WorkflowFailedError.
     """
-    command = _run(server, workflow)
-    command += ["--json", "--wait", "--no-notify", "--timeout", str(SILENCE_SECONDS)]
+    command = _command(server, workflow)
+    command += ["--json", "--wait", "--no-notify", "--timeout", str(TIMEOUT_SECONDS)]
     prompt_id = ""
     last: Event = {}
     with subprocess.Popen(
@@ -54,19 +54,19 @@ def as_sent(server: ComfyUI, workflow: Path) -> dict[str, Any]:
 
     Raises WorkflowFailedError when it cannot.
     """
-    done = subprocess.run(
-        [*_run(server, workflow), "--print-prompt"],
+    result = subprocess.run(
+        [*_command(server, workflow), "--print-prompt"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         env=os.environ | QUIET,
         check=False,
     )
-    if done.returncode:
-        raise WorkflowFailedError(f"comfy-cli cannot read {workflow.name}: {done.stdout.strip()}")
-    return dict(json.loads(done.stdout)["data"]["prompt"])
+    if result.returncode:
+        raise WorkflowFailedError(f"comfy-cli cannot read {workflow.name}: {result.stdout.strip()}")
+    return dict(json.loads(result.stdout)["data"]["prompt"])
 
 
-def _run(server: ComfyUI, workflow: Path) -> list[str]:
+def _command(server: ComfyUI, workflow: Path) -> list[str]:
     command = [str(COMFY), "--skip-prompt", "run", "--workflow", str(workflow)]
     return [*command, "--host", "127.0.0.1", "--port", str(server.port)]

@@ -1,4 +1,4 @@
-"""A real ComfyUI that has the pack, started for as long as it is needed."""
+"""A real ComfyUI server with the pack, for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 20
 
 
 class ServerFailedError(RuntimeError):
-    """ComfyUI did not start; the message says why, or holds the end of its log."""
+    """ComfyUI did not start; the message has the reason or the end of its log."""
 
 
 def home() -> Path:
@@ -68,7 +68,7 @@ class ComfyUI:
         self.port = _free_port()
         host = home()
         if not (host / "main.py").exists():
-            raise ServerFailedError(f"{host} holds no ComfyUI: let COMFYUI_DIR name one.")
+            raise ServerFailedError(f"{host} contains no ComfyUI: set COMFYUI_DIR to its folder.")
         command = [str(python()), "main.py", "--cpu", "--disable-auto-launch"]
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base)]
@@ -100,21 +100,21 @@ class ComfyUI:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the server and its children: first asked, then told."""
+        """Stop the server and its children: SIGINT, then SIGTERM, then SIGKILL."""
         process = self._process
         if process is None:
             return
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             try:
-                os.killpg(process.pid, sign)
+                os.killpg(process.pid, signal_number)
             except ProcessLookupError:
-                break  # the server is gone, and so are its children
+                break  # the process group has ended
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
         self._process = None
 
     def is_up(self) -> bool:
-        """Tell whether the server answers."""
+        """Whether the server answers."""
         try:
             with urllib.request.urlopen(f"{self.address}/system_stats", timeout=5) as answer:  # noqa: S310
                 return bool(answer.status == 200)

@@ -1,4 +1,4 @@
-"""The folder that `make demo` and `make serve` share: inputs, models and pictures of the demo."""
+"""Start a ComfyUI with the pack and keep it running; its folder is shared with the demo."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from .comfyui_server import ROOT, ComfyUI
 
 PLAYGROUND = ROOT / "playground"
 SUBJECT = ROOT / "sandbox" / "subject"
-FOLDERS = (ROOT / "sandbox" / "scenes", ROOT / "sandbox" / "german")
+SCENE_FOLDERS = (ROOT / "sandbox" / "scenes", ROOT / "sandbox" / "german")
 
 
 def playground() -> ComfyUI:
-    """Return a server, not yet started, whose input folder holds what the workflows look at."""
+    """Return a server, not yet started, with the workflows' input files."""
     server = ComfyUI(PLAYGROUND)
-    lay_out(server.input)
+    copy_inputs(server.input)
     return server
 
 
-def lay_out(folder: Path) -> None:
-    """Put the sandbox's pictures into an input folder: the subject's four, and its scenes."""
+def copy_inputs(folder: Path) -> None:
+    """Copy the sandbox's images into an input folder: the subject's four, and the scenes."""
     shutil.copytree(SUBJECT, folder, dirs_exist_ok=True)
-    for scenes in FOLDERS:
+    for scenes in SCENE_FOLDERS:
         shutil.copytree(scenes, folder / scenes.name, dirs_exist_ok=True)
 
 
 def main() -> None:
-    """Start a ComfyUI with the pack in it, print its address, and keep it up until Ctrl-C."""
+    """Start a ComfyUI with the pack, print its address, and keep it running until Ctrl-C."""
     print("Starting ComfyUI ...", flush=True)
     with playground() as server:
         print(f"ComfyUI with the pack is at {server.address} (Ctrl-C stops it).")
@@ -39,4 +39,4 @@ def main() -> None:
         except KeyboardInterrupt:
             print("\nStopping ComfyUI ...")
         else:
-            print(f"ComfyUI has stopped by itself; {server.log} tells why.")
+            print(f"ComfyUI stopped unexpectedly: see {server.log}.")

@@ -1,4 +1,4 @@
-"""Show in a terminal, or in a log, how far a workflow is."""
+"""Show a workflow's progress in a terminal or a log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from .comfy_cli import Event
 
-WORTH_A_LINE = 0.5  # seconds
+MIN_SECONDS = 0.5
+"""Shorter nodes get no line."""
 
 
-class Ticker:
-    """A bar for the node that runs, and a line with its seconds when it took any."""
+class WorkflowProgress:
+    """A progress bar for the running node, and a line with the seconds of each finished one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -29,10 +30,10 @@ class Ticker:
         )
         self._task: TaskID | None = None
         self._title = ""
-        self._began = 0.0
+        self._start = 0.0
         self._quarter = 0
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> WorkflowProgress:
         self._bars.start()
         return self
 
@@ -46,10 +47,10 @@ class Ticker:
         self._bars.stop()
 
     def show(self, event: Event) -> None:
-        """Take one of comfy-cli's events."""
+        """Process one of comfy-cli's events."""
         if event["type"] == "executing":
             self._finish()
-            self._title, self._began = event["title"], time.monotonic()
+            self._title, self._start = event["title"], time.monotonic()
             self._quarter = 0
             self._task = self._bars.add_task(self._title, total=None)
         elif event["type"] == "progress" and self._task is not None:
@@ -58,9 +59,9 @@ class Ticker:
             self._log_quarters(done, total)
 
     def _log_quarters(self, done: int, total: int) -> None:
-        """A log has no bar that moves, so it gets a line at each quarter of a long task."""
+        """Without a terminal, print a line at each quarter of a long task."""
         quarter = 4 * done // total
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start
         if not self._console.is_terminal and self._quarter < quarter < 4 and seconds > 5:
             self._quarter = quarter
             self._console.print(f"  {self._title:<44} {done} of {total}", highlight=False)
@@ -68,8 +69,8 @@ class Ticker:
     def _finish(self, note: str = "") -> None:
         if self._task is None:
             return
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start
         self._bars.remove_task(self._task)
         self._task = None
-        if note or seconds >= WORTH_A_LINE:
+        if note or seconds >= MIN_SECONDS:
             self._console.print(f"  {self._title:<44} {note} {seconds:6.1f} s", highlight=False)

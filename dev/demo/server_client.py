@@ -1,4 +1,4 @@
-"""Run a workflow on a ComfyUI server and gather everything it tells."""
+"""Run a workflow on a ComfyUI server and collect its outputs, progress, previews and texts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ PREVIEW_WITH_METADATA = 4
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """A node of a workflow in the API format; a link is `[node id, output index]`."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
 class Failure(NamedTuple):
-    """Why a workflow did not finish: the node's id and type, the error's type and sentence."""
+    """Why a workflow failed: the node's id and type, the error's type and message."""
 
     node: str
     node_type: str
@@ -38,7 +43,7 @@ class Step(NamedTuple):
 
 
 class Preview(NamedTuple):
-    """A picture that a running node showed."""
+    """A preview image of a running node."""
 
     node: str
     picture: Image.Image
@@ -46,7 +51,7 @@ class Preview(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of a workflow. `outputs` maps a node's id to what the browser would show."""
+    """Result of a workflow. `outputs` maps a node's id to its UI output."""
 
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     failure: Failure | None = None
@@ -57,7 +62,7 @@ class Outcome:
 
 
 class Client:
-    """Speaks to the server at `address` as a browser does."""
+    """Uses the HTTP and WebSocket interfaces of the server at `address`, as a browser does."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -80,10 +85,10 @@ class Client:
         timeout: float = 300,
         cancel_when: Callable[[Outcome], bool] | None = None,
     ) -> Outcome:
-        """Run an API-format workflow to its end and return what it gave.
+        """Run a workflow in the API format to its end and return the outcome.
 
-        A node's error is no exception here: it is in the outcome. Cancel is pressed as soon as
-        `cancel_when` says so of the outcome so far. Raises TimeoutError after `timeout` seconds.
+        A node's error is not raised but is in the outcome. Cancel is pressed as soon as
+        `cancel_when(outcome so far)` is true. Raises TimeoutError after `timeout` seconds.
         """
         return asyncio.run(asyncio.wait_for(self._run(workflow, cancel_when), timeout))
 
@@ -100,14 +105,14 @@ class Client:
     async def _run(
         self, workflow: dict[str, Any], cancel_when: Callable[[Outcome], bool] | None
     ) -> Outcome:
-        me = uuid.uuid4().hex
+        client_id = uuid.uuid4().hex
         outcome = Outcome()
         async with aiohttp.ClientSession() as session:
-            url = f"{self.address}/ws?clientId={me}"
+            url = f"{self.address}/ws?clientId={client_id}"
             async with session.ws_connect(url, max_msg_size=0) as socket:
                 flags = {"supports_preview_metadata": True}
                 await socket.send_json({"type": "feature_flags", "data": flags})
-                body = {"prompt": workflow, "client_id": me}
+                body = {"prompt": workflow, "client_id": client_id}
                 async with session.post(f"{self.address}/prompt", json=body) as answer:
                     reply = await answer.json()
                 if "prompt_id" not in reply:
@@ -115,17 +120,17 @@ class Client:
                     return outcome
                 async for message in socket:
                     if message.type == aiohttp.WSMsgType.BINARY:
-                        _take_bytes(outcome, message.data)
+                        _add_binary(outcome, message.data)
                     elif message.type == aiohttp.WSMsgType.TEXT:
                         event = json.loads(message.data)
-                        _take_event(outcome, event["type"], event["data"])
+                        _add_event(outcome, event["type"], event["data"])
                         ended = event["type"] in ENDINGS
                         if ended and event["data"]["prompt_id"] == reply["prompt_id"]:
                             return outcome
                     if cancel_when is not None and cancel_when(outcome):
                         cancel_when = None
                         await self._interrupt()
-        raise ConnectionError(f"{self.address} hung up before the workflow had ended.")
+        raise ConnectionError(f"{self.address} closed the connection before the workflow's end.")
 
 
 def _rejection(reply: dict[str, Any]) -> Failure:
@@ -136,7 +141,7 @@ def _rejection(reply: dict[str, Any]) -> Failure:
     return Failure("", "", reply["error"]["type"], reply["error"]["message"])
 
 
-def _take_event(outcome: Outcome, kind: str, data: dict[str, Any]) -> None:
+def _add_event(outcome: Outcome, kind: str, data: dict[str, Any]) -> None:
     if kind == "progress":
         outcome.steps.append(Step(data["node"], data["value"], data["max"]))
     elif kind == "executed" and data["output"] is not None:
@@ -152,12 +157,12 @@ def _take_event(outcome: Outcome, kind: str, data: dict[str, Any]) -> None:
         )
 
 
-def _take_bytes(outcome: Outcome, data: bytes) -> None:
-    """Read one binary message: its kind, a length, that many bytes of head, and the body."""
+def _add_binary(outcome: Outcome, data: bytes) -> None:
+    """Parse a binary message: its kind, the header's length, the header, and the body."""
     kind, length = struct.unpack(">II", data[:8])
-    head, body = data[8 : 8 + length], data[8 + length :]
+    header, body = data[8 : 8 + length], data[8 + length :]
     if kind == TEXT:
-        outcome.texts.append((head.decode(), body.decode()))
+        outcome.texts.append((header.decode(), body.decode()))
     elif kind == PREVIEW_WITH_METADATA:
-        picture = Image.open(io.BytesIO(body)).convert("RGB")
-        outcome.previews.append(Preview(json.loads(head)["display_node_id"], picture))
+        image = Image.open(io.BytesIO(body)).convert("RGB")
+        outcome.previews.append(Preview(json.loads(header)["display_node_id"], image))

@@ -1,7 +1,7 @@
-"""What ComfyUI's browser shows of the nodes in each language: `locales/<language>/`.
+"""Write the nodes' translations for ComfyUI's frontend: `locales/<language>/`.
 
-English is the schemas themselves. The other languages have names of nodes, inputs, outputs and
-categories, each looked up in `locales/terms.csv`; what has no translation is shown in English.
+English texts are the schemas'. The other languages have names of nodes, inputs, outputs and
+categories from `locales/terms.csv`; untranslated texts are shown in English.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Terms = dict[str, dict[str, str]]
 
 
 def main() -> None:
-    """Write all files anew, from the schemas that a server of its own shows."""
+    """Write all files, from the schemas of a temporary server."""
     with tempfile.TemporaryDirectory() as base, ComfyUI(Path(base)) as server:
-        known = Client(server.address).nodes()
-    for file, content in files(known, read_terms()).items():
+        schemas = Client(server.address).nodes()
+    for file, content in files(schemas, read_terms()).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
 
@@ -39,39 +39,41 @@ def read_terms() -> Terms:
     return {language: {row[ENGLISH]: row[language] for row in rows} for language in rows[0] if rows}
 
 
-def files(known: Schemas, terms: Terms) -> dict[Path, str]:
-    """Return the text of each file, made of `/object_info` and the terms.
+def files(schemas: Schemas, terms: Terms) -> dict[Path, str]:
+    """Return the text of each file, from `/object_info` and the terms.
 
-    Raises KeyError with the names that there are no terms for.
+    Raises KeyError for names without a term.
     """
-    ours = {name: node for name, node in known.items() if node["python_module"].endswith(PACK_NAME)}
+    ours = {
+        name: node for name, node in schemas.items() if node["python_module"].endswith(PACK_NAME)
+    }
     missing = {name for node in ours.values() for name in _names(node)} - set(terms[ENGLISH])
     if missing:
         raise KeyError(f"locales/terms.csv lacks {', '.join(sorted(missing))}")
-    written = {}
-    for language, words in terms.items():
-        nodes = {name: _node(node, words, language == ENGLISH) for name, node in ours.items()}
+    texts = {}
+    for language, names in terms.items():
+        nodes = {name: _node(node, names, language == ENGLISH) for name, node in ours.items()}
         parts = dict.fromkeys(part for node in ours.values() for part in _categories(node))
-        categories = {"nodeCategories": {part: words[part] for part in parts}}
-        written[FOLDER / language / "nodeDefs.json"] = _json(nodes)
-        written[FOLDER / language / "main.json"] = _json(categories)
-    return written
+        categories = {"nodeCategories": {part: names[part] for part in parts}}
+        texts[FOLDER / language / "nodeDefs.json"] = _json(nodes)
+        texts[FOLDER / language / "main.json"] = _json(categories)
+    return texts
 
 
-def _node(node: dict[str, Any], words: dict[str, str], is_english: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"display_name": words[node["display_name"]]}
+def _node(node: dict[str, Any], terms: dict[str, str], is_english: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"display_name": terms[node["display_name"]]}
     if is_english:
-        told["description"] = _literal(node["description"])
-    told["inputs"] = {
-        name: _named(words[name], options.get("tooltip"), is_english)
+        entry["description"] = _literal(node["description"])
+    entry["inputs"] = {
+        name: _named(terms[name], options.get("tooltip"), is_english)
         for name, options in _inputs(node)
     }
     outputs = zip(node["output_name"], node["output_tooltips"], strict=True)
-    told["outputs"] = {
-        str(k): _named(words[name], tooltip, is_english)
+    entry["outputs"] = {
+        str(k): _named(terms[name], tooltip, is_english)
         for k, (name, tooltip) in enumerate(outputs)
     }
-    return told
+    return entry
 
 
 def _inputs(node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,8 +96,8 @@ def _categories(node: dict[str, Any]) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """Keep a message's signs from being read as placeholders, links and plurals (vue-i18n)."""
-    return re.sub(r"[{}@|%]", lambda sign: f"{{'{sign[0]}'}}", text)
+    """Escape placeholders, links and plurals of vue-i18n."""
+    return re.sub(r"[{}@|%]", lambda match: f"{{'{match[0]}'}}", text)
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Reads a caption of the world back into facts: which kinds, in which colours, where, on what."""
+"""Parse a caption of the drawn world into facts: kinds, their colours, and the background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SINGULAR = {kind + "s": kind for kind in KINDS} | {kind: kind for kind in KINDS}
 
 @dataclass(frozen=True)
 class Facts:
-    """What a text says: pairs of kind and colour ("" where it names none), and the background."""
+    """A text's pairs of kind and colour ("" if not named), and its background ("" if not named)."""
 
     things: tuple[tuple[str, str], ...]
     background: str
@@ -23,8 +23,8 @@ class Facts:
         return frozenset(kind for kind, _ in self.things)
 
 
-def read(text: str) -> Facts:
-    """Read any text about the world; a colour belongs to the next kind that follows it."""
+def read_facts(text: str) -> Facts:
+    """Parse any text about the world; a colour belongs to the next kind after it."""
     things, colour = [], ""
     for word in re.findall(r"\w+", text.lower()):
         if word in COLOURS:

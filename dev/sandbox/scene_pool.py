@@ -1,33 +1,49 @@
-"""Drawn scenes for training: a pool that is sampled often and renewed a little each step."""
+"""Drawn scenes: single ones, ranges of seeds, and a pool for training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ...sandbox.world.scene import Box, Scene, draw_scene, render
+from ...shared.images import to_batch
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene, its picture (uint8 [H, W, 3]) and one box per thing."""
+    """A scene, its image (uint8 [H,W,3]) and one box per thing."""
 
     scene: Scene
     pixels: np.ndarray
     boxes: list[Box]
 
 
+def render_sample(scene: Scene, size: int) -> Sample:
+    """Render a scene, size x size pixels."""
+    image, boxes = render(scene, size)
+    return Sample(scene, np.asarray(image), boxes)
+
+
 def draw_sample(seed: int, size: int, count: int | None = None) -> Sample:
-    """Draw and render the scene that ``seed`` addresses."""
-    scene = draw_scene(seed, count)
-    picture, boxes = render(scene, size)
-    return Sample(scene, np.asarray(picture), boxes)
+    """Draw and render the scene of a seed, with `count` things or one to three."""
+    return render_sample(draw_scene(seed, count), size)
+
+
+def draw_samples(first_seed: int, count: int, size: int) -> list[Sample]:
+    """Draw the scenes of consecutive seeds."""
+    return [draw_sample(first_seed + k, size) for k in range(count)]
+
+
+def as_images(samples: Iterable[Sample]) -> torch.Tensor:
+    """The samples' images, float32 [N,H,W,3] in 0..1."""
+    return to_batch(sample.pixels for sample in samples)
 
 
 class Pool:
-    """Keeps ``capacity`` samples. ``batch`` renews ``fresh`` of them, then picks at random."""
+    """Keeps up to `capacity` samples; each batch adds `fresh` new ones and replaces the oldest."""
 
     def __init__(
         self,
@@ -41,16 +57,13 @@ class Pool:
         self.draw = draw
         self.samples: list[Sample] = []
 
-    def _renew(self, count: int) -> None:
-        for _ in range(count):
+    def batch(self, count: int, rng: np.random.Generator) -> list[Sample]:
+        """Return `count` random samples; the first call draws at least that many."""
+        for _ in range(max(self.fresh, count - len(self.samples))):
             sample = self.draw(self.next_seed, self.size)
             if len(self.samples) < self.capacity:
                 self.samples.append(sample)
             else:
                 self.samples[self.next_seed % self.capacity] = sample
             self.next_seed += 1
-
-    def batch(self, count: int, rng: np.random.Generator) -> list[Sample]:
-        """``count`` samples; the first call fills the pool with that many at least."""
-        self._renew(max(self.fresh, count - len(self.samples)))
         return [self.samples[k] for k in rng.integers(len(self.samples), size=count)]

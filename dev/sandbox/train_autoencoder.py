@@ -1,9 +1,7 @@
-"""Trains the sandbox's AutoencoderKL: 64x64 pictures to 8x8 latents of 8 channels and back."""
+"""Train the sandbox's AutoencoderKL: 64x64 images to 8x8 latents of 8 channels and back."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +16,11 @@ from torch.nn import functional
 
 from ...sandbox import DIFFUSION
 from ...sandbox.world.individual import nearest_colour, shifted
-from ...sandbox.world.scene import Scene, draw_scene, render
-from .scene_pool import Pool, Sample
-from .training_run import Budget, Run
-from .training_state import without_origin
+from ...sandbox.world.scene import Scene, draw_scene
+from .scene_pool import Pool, Sample, render_sample
+from .training_run import Budget, Run, parse_training_arguments, without_path
 
-PIXELS = 64
+IMAGE_SIZE = 64
 
 
 def new_model() -> AutoencoderKL:
@@ -35,36 +32,36 @@ def new_model() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=8,
         norm_num_groups=1,
-        sample_size=PIXELS,
+        sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
     )
-    start_as_average(model)
+    init_as_average(model)
     return model
 
 
 @torch.no_grad()
-def start_as_average(model: AutoencoderKL) -> None:
-    """Begin with latents that are the mean colour of each 8x8 block, and pictures made of them.
+def init_as_average(model: AutoencoderKL) -> None:
+    """Initialise so that a latent is the mean colour of its 8x8 block, and decodes to that colour.
 
-    Six channels carry +RGB and -RGB through all levels: silu(x) - silu(-x) = x, so they pass the
-    activations unchanged. Residual branches begin at zero. From there, right colours are there
-    at once and only detail has to be learned; from a random start they took most of the time.
+    Six channels carry +RGB and -RGB through all levels: silu(x) - silu(-x) = x, so activations
+    leave them unchanged. Residual branches are zero. Colours are then right from the first step;
+    with a random initialisation they took most of the training time.
     """
     for module in model.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
             nn.init.zeros_(module.conv2.bias)
             if module.conv_shortcut is not None:
-                _carry(module.conv_shortcut, torch.ones(1, 1))
+                _pass_channels(module.conv_shortcut, torch.ones(1, 1))
         elif isinstance(module, Downsample2D):
             kernel = torch.zeros(3, 3)
             kernel[:2, :2] = 0.25
-            _carry(module.conv, kernel)
+            _pass_channels(module.conv, kernel)
         elif isinstance(module, Upsample2D):
             ramp = torch.tensor([0.25, 0.5, 0.25])
-            _carry(module.conv, ramp.outer(ramp))
-    _carry(model.encoder.conv_in, _centre(1.0), inputs=3)
-    _carry(model.decoder.conv_in, _centre(1.0), inputs=3)
+            _pass_channels(module.conv, ramp.outer(ramp))
+    _pass_channels(model.encoder.conv_in, _centre(1.0), inputs=3)
+    _pass_channels(model.decoder.conv_in, _centre(1.0), inputs=3)
     for conv in (model.encoder.conv_out, model.decoder.conv_out):
         conv.weight[:3] = 0
         for colour in range(3):
@@ -84,8 +81,8 @@ def _centre(value: float) -> torch.Tensor:
     return kernel
 
 
-def _carry(conv: nn.Conv2d, kernel: torch.Tensor, inputs: int = 6) -> None:
-    """Let the first six channels pass; from three inputs, as themselves and negated."""
+def _pass_channels(conv: nn.Conv2d, kernel: torch.Tensor, inputs: int = 6) -> None:
+    """Pass the first six channels on unchanged; three inputs as +RGB and -RGB."""
     conv.weight[:6] = 0
     if conv.bias is not None:
         conv.bias[:6] = 0
@@ -95,10 +92,9 @@ def _carry(conv: nn.Conv2d, kernel: torch.Tensor, inputs: int = 6) -> None:
 
 
 def draw_varied(seed: int, size: int) -> Sample:
-    """A scene of the world, one in four with colours and clothes that the world does not have.
+    """A scene of the world, one in four with colours and accessories that the world does not have.
 
-    A real autoencoder has seen everything; this one has seen at least other colours than the
-    eight, so that it can show subjects from outside the world.
+    They are needed to reconstruct subjects from outside the world, such as the demo's.
     """
     scene = draw_scene(seed)
     rng = np.random.default_rng((seed, 1))
@@ -119,51 +115,50 @@ def draw_varied(seed: int, size: int) -> Sample:
             for thing in scene.things
         )
         scene = Scene(things, scene.background, scene.seed, scene.horizon)
-    picture, boxes = render(scene, size)
-    return Sample(scene, np.asarray(picture), boxes)
+    return render_sample(scene, size)
 
 
 def to_tensor(samples: list[Sample]) -> torch.Tensor:
-    """[B, 3, H, W] in -1..1."""
+    """The samples' images, float32 [B,3,H,W] in -1..1."""
     pixels = torch.from_numpy(np.stack([s.pixels for s in samples]))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return pictures[..., 1:] - pictures[..., :-1], pictures[..., 1:, :] - pictures[..., :-1, :]
+def _differences(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def reconstruction_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Absolute error of the pixels, and of their differences, which keeps outlines sharp."""
-    loss = functional.l1_loss(made, true) + 2 * functional.mse_loss(made, true)
-    for a, b in zip(_edges(made), _edges(true), strict=True):
+def reconstruction_loss(reconstructed: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """L1 and L2 of the pixels, and L1 of neighbours' differences for sharp outlines."""
+    loss = functional.l1_loss(reconstructed, true) + 2 * functional.mse_loss(reconstructed, true)
+    for a, b in zip(_differences(reconstructed), _differences(true), strict=True):
         loss = loss + functional.l1_loss(a, b) / 2
     return loss
 
 
-def train(folder: Path, budget: Budget, rate: float, *, decoder_only: bool) -> None:
-    """Train; ``decoder_only`` leaves the latents, and so the painter, alone."""
+def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: bool) -> None:
+    """Train; with `decoder_only` the latents, and so the diffusion model, stay the same."""
     torch.manual_seed(budget.seed)
-    known = (folder / "config.json").exists()
-    model = AutoencoderKL.from_pretrained(folder) if known else new_model()
+    exists = (folder / "config.json").exists()
+    model = AutoencoderKL.from_pretrained(folder) if exists else new_model()
     model.float().train()
     if decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.99), weight_decay=1e-4)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def write() -> None:
-        small = AutoencoderKL.from_config(without_origin(model.config))
-        small.load_state_dict(model.state_dict())
+        half = AutoencoderKL.from_config(without_path(model.config))
+        half.load_state_dict(model.state_dict())
         if not decoder_only:
-            standardise(small)
-        small.half().save_pretrained(folder)
+            standardise(half)
+        half.half().save_pretrained(folder)
 
     name = "decoder" if decoder_only else "autoencoder"
-    run = Run(name, budget, model, optimizer, write, rate=rate)
+    run = Run(name, budget, model, optimizer, write, learning_rate=learning_rate)
     fresh = budget.batch // 2
-    pool = Pool(PIXELS, 20_000, fresh, budget.seed + 50_000_000 + run.step * fresh, draw_varied)
+    pool = Pool(IMAGE_SIZE, 20_000, fresh, budget.seed + 50_000_000 + run.step * fresh, draw_varied)
     rng = np.random.default_rng((budget.seed, run.step))
     for _ in run.steps():
         true = to_tensor(pool.batch(budget.batch, rng))
@@ -171,40 +166,33 @@ def train(folder: Path, budget: Budget, rate: float, *, decoder_only: bool) -> N
         loss = reconstruction_loss(model.decode(latents.sample()).sample, true)
         if not decoder_only:
             loss = loss + 1e-5 * latents.kl().mean() / latents.mean[0].numel()
-        run.learn(loss)
+        run.optimize(loss)
 
 
 @torch.no_grad()
 def standardise(model: AutoencoderKL, count: int = 512) -> None:
-    """Give each latent channel mean 0 and standard deviation 1, without changing a picture.
+    """Give each latent channel mean 0 and standard deviation 1, without changing reconstructions.
 
-    The two 1x1 convolutions round the latents take the shift and the scale in. A painter's loss
-    counts all channels alike, so they had better be of one size.
+    The shift and scale go into the two 1x1 convolutions around the latents. A diffusion model's
+    loss weights all channels equally, so they should have one scale.
     """
-    samples = [draw_varied(60_000_000 + k, PIXELS) for k in range(count)]
+    samples = [draw_varied(60_000_000 + k, IMAGE_SIZE) for k in range(count)]
     latents = model.encode(to_tensor(samples)).latent_dist.mean
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
-    into, out = model.quant_conv, model.post_quant_conv
-    into.weight[:channels] /= std.view(-1, 1, 1, 1)
-    into.bias[:channels] = (into.bias[:channels] - mean) / std
-    into.bias[channels:] -= 2 * std.log()
-    out.bias += out.weight[:, :, 0, 0] @ mean
-    out.weight *= std.view(1, -1, 1, 1)
+    encode, decode = model.quant_conv, model.post_quant_conv
+    encode.weight[:channels] /= std.view(-1, 1, 1, 1)
+    encode.bias[:channels] = (encode.bias[:channels] - mean) / std
+    encode.bias[channels:] -= 2 * std.log()
+    decode.bias += decode.weight[:, :, 0, 0] @ mean
+    decode.weight *= std.view(1, -1, 1, 1)
     model.register_to_config(scaling_factor=1.0)
 
 
 def main() -> None:
-    """Read the command line and train the autoencoder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--decoder-only", action="store_true")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
+    """Train the autoencoder."""
+    options = parse_training_arguments(
+        __doc__, minutes=20.0, batch=6, rate=2e-3, decoder_only=(False, "keep the encoder")
+    )
     budget = Budget(options.minutes, options.batch, options.seed)
     train(DIFFUSION / "vae", budget, options.rate, decoder_only=options.decoder_only)

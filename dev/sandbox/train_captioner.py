@@ -1,9 +1,7 @@
-"""Trains the sandbox's Kosmos-2: the real architecture, small, on captions of the drawn world."""
+"""Train the sandbox's Kosmos-2: the real architecture, small, on captions of the drawn world."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,24 +17,24 @@ from ...sandbox import DIFFUSION, KOSMOS
 from .captioner_exercises import BINS, Exercise, brief_caption, detailed_caption, short_exercise
 from .scene_pool import Pool, Sample
 from .tokenizers import KOSMOS_PIXELS, kosmos_processor, save
-from .train_autoencoder import PIXELS, draw_varied, to_tensor
-from .training_run import Budget, Run
-from .vision_targets import Sight
+from .train_autoencoder import IMAGE_SIZE, draw_varied, to_tensor
+from .training_run import Budget, Run, parse_training_arguments
+from .vision_targets import VisionLoss
 
 QUERIES = 16
 BLUR = 0.6
 """Standard deviation of a location's targets, in bins."""
-EYES_FIRST = 500
-"""Steps before words are learned at all."""
-SIGHT = 0.5
-"""Weight of what the eyes are asked beside the words."""
+VISION_STEPS = 500
+"""First steps, which train the vision tower only."""
+VISION_WEIGHT = 0.5
+"""Weight of the vision loss next to the text loss."""
 SHARES = {brief_caption: 0.6, detailed_caption: 0.12, short_exercise: 0.28}
-"""How often each kind of exercise is practised."""
-PAINTED = 0.25
-"""Share of pictures as a painter's autoencoder returns them, at its size."""
+"""Share of each kind of exercise."""
+RECONSTRUCTED = 0.25
+"""Share of images that pass through the diffusion model's autoencoder, at its size."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-"""CLIP's normalisation, as the processor saved beside the weights applies it."""
+"""CLIP's normalisation, as the saved processor applies it."""
 
 
 def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
@@ -64,7 +62,7 @@ def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
     )
     model = Kosmos2ForConditionalGeneration(config)
     connector = model.image_to_text_projection
-    # The published initialisation lets pictures in at a fiftieth of the latent queries' size.
+    # With the published initialisation images have a fiftieth of the latent queries' scale.
     nn.init.normal_(connector.dense.weight, std=1.0)
     for layer in (connector.x_attn.q_proj, connector.x_attn.k_proj, connector.x_attn.v_proj):
         nn.init.xavier_uniform_(layer.weight)
@@ -72,72 +70,74 @@ def new_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
 
 
 def pixel_values(samples: list[Sample]) -> torch.Tensor:
-    """[B, 3, H, W] normalised as CLIP's processor does."""
+    """The samples' images, float32 [B,3,H,W], normalised as CLIP's processor does."""
     pixels = torch.from_numpy(np.stack([s.pixels for s in samples])).permute(0, 3, 1, 2)
     return (pixels.float() / 255 - MEAN) / STD
 
 
-class Eyes:
-    """Draws what the captioner sees: the world's pictures, some as a painter would hand them on."""
+class ImageSource:
+    """Draws training images, some of them reconstructed by the diffusion model's autoencoder."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         self.autoencoder = autoencoder.float().eval()
 
     @torch.no_grad()
     def __call__(self, seed: int, size: int) -> Sample:
-        """The scene of ``seed``, ``size`` x ``size`` pixels."""
+        """The scene of a seed, size x size pixels."""
         rng = np.random.default_rng((seed, 3))
-        if rng.uniform() > PAINTED:
+        if rng.uniform() > RECONSTRUCTED:
             return draw_varied(seed, size)
-        sample = draw_varied(seed, PIXELS)
+        sample = draw_varied(seed, IMAGE_SIZE)
         latents = self.autoencoder.encode(to_tensor([sample])).latent_dist.mean
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-        made = self.autoencoder.decode(latents + rng.uniform(0, 0.25) * noise).sample[0]
-        pixels = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        decoded = self.autoencoder.decode(latents + rng.uniform(0, 0.25) * noise).sample[0]
+        pixels = ((decoded.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         larger = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
         return replace(sample, pixels=np.asarray(larger))
 
 
-def look(
+def encode_images(
     model: Kosmos2ForConditionalGeneration, pixel_values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patches as the connector reads them, [B, 1 + P, C], and the slots it makes, [B, Q, D]."""
+    """Patch features [B,1+P,C] as the connector gets them, and its image embeddings [B,Q,D]."""
     patches = model.vision_model(pixel_values=pixel_values).last_hidden_state
     patches = model.vision_model.model.post_layernorm(patches)
     return patches, model.image_to_text_projection(functional.normalize(patches, dim=-1))[0]
 
 
-def encode(
+def tokenize(
     exercises: list[Exercise], processor: Kosmos2Processor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, the mask of image slots, and labels (-100 where nothing is to be learned)."""
+    """Token ids, the mask of image positions, and labels (-100 for ignored tokens)."""
     tokenizer = processor.tokenizer
-    head = tokenizer(f"<s><image>{'<image>' * QUERIES}</image>", add_special_tokens=False).input_ids
-    start = head.index(tokenizer.convert_tokens_to_ids("<image>")) + 1
+    prefix = tokenizer(
+        f"<s><image>{'<image>' * QUERIES}</image>", add_special_tokens=False
+    ).input_ids
+    start = prefix.index(tokenizer.convert_tokens_to_ids("<image>")) + 1
     first = tokenizer.unk_token_id + 1
-    head[start : start + QUERIES] = range(first, first + QUERIES)
+    prefix[start : start + QUERIES] = range(first, first + QUERIES)
     prompts, answers = (
         tokenizer(list(texts), add_special_tokens=False).input_ids
         for texts in zip(*exercises, strict=True)
     )
     longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) + 1
-    ids = torch.full((len(exercises), len(head) + longest), tokenizer.pad_token_id)
+    ids = torch.full((len(exercises), len(prefix) + longest), tokenizer.pad_token_id)
     labels = torch.full_like(ids, -100)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        told, tail = [*head, *prompt], [*answer, tokenizer.eos_token_id]
-        end = len(told) + len(tail)
-        ids[row, :end] = torch.tensor(told + tail)
-        labels[row, len(told) : end] = torch.tensor(tail)
+        context, target = [*prefix, *prompt], [*answer, tokenizer.eos_token_id]
+        end = len(context) + len(target)
+        ids[row, :end] = torch.tensor(context + target)
+        labels[row, len(context) : end] = torch.tensor(target)
     slots = torch.zeros_like(ids)
     slots[:, start : start + QUERIES] = 1
     return ids, slots, labels
 
 
-class WordLoss:
-    """Cross-entropy of an answer's tokens, with neighbouring bins half right for locations.
+class TextLoss:
+    """Cross-entropy of an answer's tokens, with soft targets for locations.
 
-    A location token that is one bin off is nearly right, which a plain cross-entropy cannot know:
-    the targets of locations are a Gaussian of ``BLUR`` bins round the true one.
+    Neighbouring location bins are nearly right, so the targets of location tokens are a Gaussian
+    of `BLUR` bins around the true one.
     """
 
     def __init__(self, processor: Kosmos2Processor) -> None:
@@ -154,8 +154,8 @@ class WordLoss:
         image_embeds: torch.Tensor,
         exercises: list[Exercise],
     ) -> torch.Tensor:
-        """Mean over the answers' tokens; ``image_embeds`` [B, QUERIES, C] as the connector's."""
-        ids, slots, labels = encode(exercises, self.processor)
+        """Mean over the answers' tokens; image_embeds [B,QUERIES,C] from the connector."""
+        ids, slots, labels = tokenize(exercises, self.processor)
         logits = model(
             image_embeds=image_embeds,
             input_ids=ids,
@@ -163,18 +163,18 @@ class WordLoss:
             attention_mask=(ids != self.processor.tokenizer.pad_token_id).long(),
             use_cache=False,
         ).logits
-        told = labels[:, 1:] != -100
-        true = labels[:, 1:][told]
-        sure = logits[:, :-1][told].log_softmax(-1)
+        mask = labels[:, 1:] != -100
+        true = labels[:, 1:][mask]
+        log_probs = logits[:, :-1][mask].log_softmax(-1)
         places = (true >= self.first) & (true < self.first + len(self.targets))
-        located = sure[places, self.first : self.first + len(self.targets)]
-        wrong = -(self.targets[true[places] - self.first] * located).sum()
-        wrong = wrong + functional.nll_loss(sure[~places], true[~places], reduction="sum")
-        return wrong / len(true)
+        location_log_probs = log_probs[places, self.first : self.first + len(self.targets)]
+        loss = -(self.targets[true[places] - self.first] * location_log_probs).sum()
+        loss = loss + functional.nll_loss(log_probs[~places], true[~places], reduction="sum")
+        return loss / len(true)
 
 
-def train(folder: Path, budget: Budget, rate: float) -> None:
-    """Train, from the weights in ``folder`` when there are any."""
+def train(folder: Path, budget: Budget, learning_rate: float) -> None:
+    """Train, from the weights in `folder` if there are any."""
     processor = kosmos_processor()
     save(processor, folder)
     torch.manual_seed(budget.seed)
@@ -182,39 +182,39 @@ def train(folder: Path, budget: Budget, rate: float) -> None:
         model = Kosmos2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     else:
         model = new_model(processor)
-    sight = Sight(model)
-    whole = nn.ModuleDict({"model": model, "sight": sight}).train()
-    optimizer = torch.optim.AdamW(whole.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    vision_loss = VisionLoss(model)
+    trained = nn.ModuleDict({"model": model, "vision_loss": vision_loss}).train()
+    optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
 
     def write() -> None:
-        small = Kosmos2ForConditionalGeneration(model.config)
-        small.load_state_dict(model.state_dict())
-        small.half().save_pretrained(folder)
+        half = Kosmos2ForConditionalGeneration(model.config)
+        half.load_state_dict(model.state_dict())
+        half.half().save_pretrained(folder)
 
-    run = Run("captioner", budget, model, optimizer, write, rate=rate, whole=whole)
-    words, kinds = WordLoss(processor), list(SHARES)
-    draw = Eyes(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
+    run = Run(
+        "captioner",
+        budget,
+        model,
+        optimizer,
+        write,
+        learning_rate=learning_rate,
+        trained=trained,
+    )
+    text_loss, kinds = TextLoss(processor), list(SHARES)
+    draw = ImageSource(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
     pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=budget.seed + run.step * 24, draw=draw)
     rng = np.random.default_rng((budget.seed, run.step))
     for step in run.steps():
         samples = pool.batch(budget.batch, rng)
-        patches, embeds = look(model, pixel_values(samples))
-        loss = sight(patches, embeds, samples) * SIGHT
-        if step >= EYES_FIRST:
-            practise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
-            loss = loss + words(model, embeds, [practise(s, rng) for s in samples])
-        run.learn(loss)
+        patches, embeds = encode_images(model, pixel_values(samples))
+        loss = vision_loss(patches, embeds, samples) * VISION_WEIGHT
+        if step >= VISION_STEPS:
+            exercise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
+            loss = loss + text_loss(model, embeds, [exercise(s, rng) for s in samples])
+        run.optimize(loss)
 
 
 def main() -> None:
-    """Read the command line and train the captioner."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
+    """Train the captioner."""
+    options = parse_training_arguments(__doc__, minutes=60.0, batch=48, rate=1e-3)
     train(KOSMOS, Budget(options.minutes, options.batch, options.seed), options.rate)

@@ -1,4 +1,4 @@
-"""What went into the weights: `weights/training.json`, which the model card shows."""
+"""All training of the weights in git: `weights/training.json`, which the model card shows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FILE = WEIGHTS / "training.json"
 
 
 @dataclass(frozen=True)
-class Effort:
-    """All training of one model so far; ``seed`` is that of its last run."""
+class TrainingRecord:
+    """All training of one model so far; `seed` is that of its last run."""
 
     steps: int = 0
     samples: int = 0
@@ -20,25 +20,22 @@ class Effort:
     seed: int = 0
 
 
-def efforts() -> dict[str, Effort]:
-    """What is on record, by the model's name."""
+def load_record() -> dict[str, TrainingRecord]:
+    """Return each model's record by its name."""
     if not FILE.exists():
         return {}
-    kept = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: Effort(**values) for name, values in kept.items()}
+    entries = json.loads(FILE.read_text(encoding="utf-8"))
+    return {name: TrainingRecord(**values) for name, values in entries.items()}
 
 
-def record(
-    name: str, steps: int, batch: int, minutes: float, seed: int, *, anew: bool = False
+def add_to_record(
+    name: str, steps: int, batch: int, minutes: float, seed: int, *, restart: bool = False
 ) -> None:
-    """Add a finished run of ``steps`` batches to the record; ``anew`` forgets what was before."""
-    known = efforts()
-    before = Effort() if anew else known.get(name, Effort())
-    known[name] = Effort(
-        before.steps + steps,
-        before.samples + steps * batch,
-        before.minutes + minutes,
-        seed,
+    """Add a finished run; with `restart` the model was trained from scratch."""
+    records = load_record()
+    before = TrainingRecord() if restart else records.get(name, TrainingRecord())
+    records[name] = TrainingRecord(
+        before.steps + steps, before.samples + steps * batch, before.minutes + minutes, seed
     )
-    values = {key: asdict(effort) for key, effort in sorted(known.items())}
+    values = {key: asdict(record) for key, record in sorted(records.items())}
     FILE.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

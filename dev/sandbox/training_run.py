@@ -1,47 +1,65 @@
-"""One training run of a sandbox model: as many steps as fit into its minutes."""
+"""Train a sandbox model for some minutes: learning rate, EMA, logging and resumable state."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 
-from .ema import Average
-from .training_record import record
-from .training_state import load_state, save_state
+from ...as_package import ROOT
+from ...shared.atomic_files import atomic_write
+from ..command_line import parse_arguments
+from .training_record import add_to_record
 
-KEEP_SECONDS = 240
+STATES = ROOT / ".cache" / "sandbox"
+"""States to resume from, outside git."""
+SAVE_SECONDS = 240
 LOG_STEPS = 100
-WARM_STEPS = 200
+WARM_UP_STEPS = 200
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run takes, and what its record in git says of it."""
+    """Length of a run, batch size and seed, which are recorded in git."""
 
     minutes: float
     batch: int
     seed: int
 
 
-def cosine(spent: float) -> float:
-    """Share of the peak rate after ``spent`` (0..1) of the time: half a cosine, down to 0.02."""
-    return 0.02 + 0.98 * (1 + math.cos(math.pi * spent)) / 2
+def parse_training_arguments(description: str | None, **options: Any) -> Any:
+    """Parse the options of a training command, and set the number of threads."""
+    parsed = parse_arguments(description, seed=0, threads=torch.get_num_threads(), **options)
+    torch.set_num_threads(parsed.threads)
+    return parsed
+
+
+def without_path(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without the path that the model was loaded from."""
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
+
+
+def cosine_schedule(progress: float) -> float:
+    """Learning rate factor at a progress of 0..1: half a cosine from 1 to 0.02."""
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Run:
-    """Steps, learning rate, average, log and safekeeping of one model's training.
+    """One training run, resumed from the state of the last one.
 
-    ``whole`` is all that learns; ``model`` the part of it that is averaged and written to git by
-    ``write``, which is called while the model holds its averaged weights. Each of the optimizer's
-    groups may have a "share" of ``rate``. The run goes on from the state kept outside git.
+    trained: everything that is trained; `model`, the part that is averaged (EMA) and written by
+    `write`, which is called while the model has its averaged weights. Each of the optimizer's
+    parameter groups may have a "share" of `learning_rate`, which follows `schedule` after a
+    warm-up.
     """
 
     def __init__(
@@ -52,51 +70,65 @@ class Run:
         optimizer: torch.optim.Optimizer,
         write: Callable[[], None],
         *,
-        rate: float,
-        whole: nn.Module | None = None,
-        fall: Callable[[float], float] = cosine,
+        learning_rate: float,
+        trained: nn.Module | None = None,
+        schedule: Callable[[float], float] = cosine_schedule,
         decay: float = 0.999,
     ) -> None:
-        self.name, self.budget, self.write, self.rate, self.fall = name, budget, write, rate, fall
-        self.model, self.whole, self.optimizer = model, whole or model, optimizer
-        self.average = Average(model, decay)
-        self.step = load_state(name, self.whole, optimizer, self.average)
+        self.name, self.budget, self.write = name, budget, write
+        self.learning_rate, self.schedule = learning_rate, schedule
+        self.model, self.trained, self.optimizer = model, trained or model, optimizer
+        self.ema = EMAModel(model.parameters(), decay)
+        self.state_file = STATES / f"{name}.ema.pt"
+        self.step = 0
+        if self.state_file.exists():
+            state = torch.load(self.state_file, weights_only=True)
+            self.step = state["step"]
+            for key, part in self._parts().items():
+                part.load_state_dict(state[key])
         self.losses: list[float] = []
         count = sum(p.numel() for p in model.parameters())
         log.info("%s: %.2f M parameters, from step %d", name, count / 1e6, self.step)
 
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.trained, "optimizer": self.optimizer, "ema": self.ema}
+
     def steps(self) -> Iterator[int]:
-        """Number of each step, until the minutes are over; then what was learned is kept."""
+        """Yield the number of each step until the minutes are over; then save and record."""
         first = self.step
-        began = saved = time.monotonic()
-        while (spent := (time.monotonic() - began) / (60 * self.budget.minutes)) < 1:
-            warm = min(1.0, (self.step + 1) / WARM_STEPS)
+        start = saved = time.monotonic()
+        while (progress := (time.monotonic() - start) / (60 * self.budget.minutes)) < 1:
+            warm_up = min(1.0, (self.step + 1) / WARM_UP_STEPS)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * group.get("share", 1.0) * warm * self.fall(spent)
+                share = group.get("share", 1.0)
+                group["lr"] = self.learning_rate * share * warm_up * self.schedule(progress)
             yield self.step
             self.step += 1
             if self.step % LOG_STEPS == 0:
                 loss = np.mean(self.losses[-LOG_STEPS:])
-                log.info("step %d  loss %.4f  %.1f %%", self.step, loss, 100 * spent)
-            if time.monotonic() - saved > KEEP_SECONDS:
-                self._keep()
+                log.info("step %d  loss %.4f  %.1f %%", self.step, loss, 100 * progress)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
                 saved = time.monotonic()
-        self._keep()
+        self._save()
         budget = self.budget
-        record(self.name, self.step - first, budget.batch, budget.minutes, budget.seed)
+        add_to_record(self.name, self.step - first, budget.batch, budget.minutes, budget.seed)
 
-    def learn(self, loss: torch.Tensor) -> None:
-        """Take one step down the gradient of ``loss``, its norm clipped to 1."""
+    def optimize(self, loss: torch.Tensor) -> None:
+        """Take one optimizer step, with gradients clipped to a norm of 1."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self.optimizer.step()
-        self.average.update(self.model)
+        self.ema.step(self.model.parameters())
         self.losses.append(loss.item())
 
-    def _keep(self) -> None:
-        save_state(self.name, self.step, self.whole, self.optimizer, self.average)
-        self.average.swap(self.model)
+    def _save(self) -> None:
+        parts = {key: part.state_dict() for key, part in self._parts().items()}
+        with atomic_write(self.state_file) as draft:
+            torch.save({"step": self.step, **parts}, draft)
+        self.ema.store(self.model.parameters())
+        self.ema.copy_to(self.model.parameters())
         self.write()
-        self.average.swap(self.model)
+        self.ema.restore(self.model.parameters())

@@ -1,4 +1,4 @@
-"""The ways of training that the ablation compares, each one change away from the defaults."""
+"""The training variants of the ablation, each with one change of the defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: fields of the configuration that differ, and whether there are priors."""
+    """A row of the table: changed fields of TrainingConfig, and whether class images are used."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,10 +1,10 @@
-"""Measures everything and writes the model card's table."""
+"""Measure all scores of the sandbox's models, and write the model card's table."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
+from itertools import chain
 
 import torch
 
@@ -12,9 +12,10 @@ from ...diffusion.load.model_source import load_diffusion
 from ...kosmos.load import load_kosmos
 from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
-from .caption_scores import captions, judged
-from .personalisation_scores import personalised
-from .prompt_scores import paintings
+from ..command_line import parse_arguments
+from .caption_scores import captions, judge_accuracy
+from .personalisation_scores import personalisation
+from .prompt_scores import prompt_adherence
 from .question_scores import answers
 from .score_table import Figure, write_card
 
@@ -22,31 +23,27 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Read the command line, measure, print, and rewrite the model card if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=300, help="scenes for the captioner")
-    parser.add_argument("--prompts", type=int, default=100, help="prompts for the painter")
-    parser.add_argument(
-        "--pictures", type=int, default=32, help="pictures for each personal figure"
+    """Measure, print, and write the model card on request."""
+    options = parse_arguments(
+        __doc__,
+        scenes=(300, "scenes for the captioner"),
+        prompts=(100, "prompts for the diffusion model"),
+        images=(32, "images for each score of personalisation"),
+        runs=(2, "personalisation runs, a seed each"),
+        write=(False, "write the figures into the card"),
     )
-    parser.add_argument("--runs", type=int, default=2, help="personalisation runs, a seed each")
-    parser.add_argument("--write", action="store_true", help="write the figures into the card")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    began = time.monotonic()
-    kosmos = load_kosmos(KOSMOS, torch.float32)
+    start = time.monotonic()
+    kosmos, judge = load_kosmos(KOSMOS, torch.float32), load_judge()
     diffusion = load_diffusion(DIFFUSION)
-    judge = load_judge()
     figures: list[Figure] = []
-    for part in (
-        judged(judge, options.scenes),
+    for figure in chain(
+        judge_accuracy(judge, options.scenes),
         captions(kosmos, options.scenes),
         answers(kosmos, options.scenes // 3),
-        paintings(diffusion, kosmos, judge, options.prompts),
-        personalised(diffusion, kosmos, judge, options.pictures, range(options.runs)),
+        prompt_adherence(diffusion, kosmos, judge, options.prompts),
+        personalisation(diffusion, kosmos, judge, options.images, range(options.runs)),
     ):
-        for figure in part:
-            log.info(figure.row())
-            figures.append(figure)
+        log.info(figure.row())
+        figures.append(figure)
     if options.write:
-        write_card(figures, time.monotonic() - began)
+        write_card(figures, time.monotonic() - start)

@@ -1,10 +1,11 @@
-"""Scores of personalisation: is it the subject, is the class still the class?"""
+"""Scores of personalisation: subject similarity, and what remains of class and other prompts."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,20 +35,33 @@ from ...training.run.run_folder import open_run
 from ...training.run.run_results import load_result
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
-from ..sandbox.caption_facts import read
-from ..sandbox.draw_subject import SEEN, UNSEEN, draw_portrait, portraits
-from .prompt_scores import GUIDANCE, STEPS, painted, right_kinds
-from .score_table import Figure
+from ..sandbox.caption_facts import read_facts
+from ..sandbox.draw_subject import (
+    TRAINING_BACKGROUNDS,
+    UNSEEN_BACKGROUNDS,
+    draw_portrait,
+    portraits,
+)
+from .prompt_scores import GUIDANCE, STEPS, generate_scenes, kinds_match
+from .score_table import Figure, figure
+from .subject_similarity import nearest_similarity
 
 log = logging.getLogger(__name__)
 
+TOKEN = RARE_TOKENS[0]
 CLASS_PROMPT = f"a {SUBJECT.kind}"
-OTHERS = 100
+SUBJECT_PROMPT = f"a {TOKEN} {SUBJECT.kind}"
+OTHER_PROMPTS = 100
 
 
 @dataclass(frozen=True)
-class Personal:
-    """A personalised model and what it paints, beside what its base painted, each [N, H, W, 3]."""
+class Personalised:
+    """A personalised model, and images [N,H,W,3] of it and of its base model.
+
+    subject, class_after, scenes, class_scenes are the personalised model's images of the subject
+    and the class, without and with backgrounds that no training image shows; class_before and
+    class_scenes_before are the base model's. backgrounds: of the scenes. seconds: of training.
+    """
 
     model: Diffusion
     subject: torch.Tensor
@@ -56,132 +70,167 @@ class Personal:
     scenes: torch.Tensor
     class_scenes_before: torch.Tensor
     class_scenes: torch.Tensor
-    asked: tuple[str, ...]
+    backgrounds: tuple[str, ...]
     seconds: float
 
 
-def teach(
+def train_subject(
     base: Diffusion, folder: Path, cache: Path, seed: int, *, prior: bool = True, **changes: Any
 ) -> tuple[Diffusion, float]:
-    """Teach ``base`` the demo's subject in ``folder``, and tell the seconds that it took.
+    """Train `base` on the demo's subject in `folder`; return the model and the seconds it took.
 
-    ``cache`` is where class pictures are kept.
-    ``changes`` are fields of the configuration that are not to be the trainer's own defaults;
-    without ``prior`` there are no class pictures. The subject's masks are its true boxes.
+    cache: folder of class images, which are not used without `prior`. changes: fields of
+    TrainingConfig. The subject's masks are its true boxes.
     """
-    token = RARE_TOKENS[0]
-    drawn = [draw_portrait(k) for k in range(len(SEEN))]
-    pictures = tuple(np.asarray(picture) for picture, _ in drawn)
-    masks = tuple(box_mask([Box(*box)], *picture.size[::-1]) for picture, box in drawn)
-    said = tuple(f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in SEEN)
-    subject = Subject(pictures, said, token, SUBJECT.kind, masks)
+    drawn = [draw_portrait(k) for k in range(len(TRAINING_BACKGROUNDS))]
+    images = tuple(np.asarray(image) for image, _ in drawn)
+    masks = tuple(box_mask([Box(*box)], *image.size[::-1]) for image, box in drawn)
+    captions = tuple(f"{SUBJECT_PROMPT} {BACKGROUNDS[name]}" for name in TRAINING_BACKGROUNDS)
+    subject = Subject(images, captions, TOKEN, SUBJECT.kind, masks)
     settings = SampleSettings(steps=20, guidance=3.0)
-    files = generate_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
-    files = files if prior else ()
-    settled: dict[str, Any] = {"preview_every": 0, "device": "cpu", "seed": seed} | changes
+    files = generate_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files if prior else ()
     config = TrainingConfig(
         base=base.source,
         base_hash=fingerprint(base),
-        token=token,
+        token=TOKEN,
         class_name=SUBJECT.kind,
         class_prompt=CLASS_PROMPT,
         data=subject_fingerprint(subject, files),
         resolution=base.resolution,
-        **settled,
+        **{"preview_every": 0, "device": "cpu", "seed": seed, **changes},
     )
     run = open_run(folder, f"run_{seed}", config, subject, files, resume=False)
-    began = time.monotonic()
+    start = time.monotonic()
     if not train(run, StopRequest()):
         raise KeyboardInterrupt
-    return load_result(run, torch.float32), time.monotonic() - began
+    return load_result(run, torch.float32), time.monotonic() - start
 
 
 def personalise(
-    base: Diffusion, folder: Path, cache: Path, count: int, seed: int, **how: Any
-) -> Personal:
-    """``teach`` ``base`` the demo's subject, and paint with what it has become.
+    base: Diffusion, folder: Path, cache: Path, count: int, seed: int, **changes: Any
+) -> Personalised:
+    """Train with `train_subject`, and generate `count` images of each kind."""
+    trained, seconds = train_subject(base, folder, cache, seed, **changes)
+    names = tuple(UNSEEN_BACKGROUNDS[k % len(UNSEEN_BACKGROUNDS)] for k in range(count))
 
-    ``count`` pictures of the subject, of the class before and after, and of the subject in the
-    scenes that its pictures do not show; and of the class in those, before and after.
-    """
-    token = RARE_TOKENS[0]
-    trained, seconds = teach(base, folder, cache, seed, **how)
-    names = tuple(UNSEEN[k % len(UNSEEN)] for k in range(count))
-    scenes = [f"a {token} {SUBJECT.kind} {BACKGROUNDS[name]}" for name in names]
-    class_scenes = [f"{CLASS_PROMPT} {BACKGROUNDS[name]}" for name in names]
-
-    def paint(model: Diffusion, prompts: list[str]) -> torch.Tensor:
+    def generate(model: Diffusion, prompt: str, *, with_background: bool = False) -> torch.Tensor:
+        prompts = [f"{prompt} {BACKGROUNDS[name]}" if with_background else prompt for name in names]
         return sample(model, prompts, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT + seed)
 
-    return Personal(
+    return Personalised(
         model=trained,
-        subject=paint(trained, [f"a {token} {SUBJECT.kind}"] * count),
-        class_before=paint(base, [CLASS_PROMPT] * count),
-        class_after=paint(trained, [CLASS_PROMPT] * count),
-        scenes=paint(trained, scenes),
-        class_scenes_before=paint(base, class_scenes),
-        class_scenes=paint(trained, class_scenes),
-        asked=names,
+        subject=generate(trained, SUBJECT_PROMPT),
+        class_before=generate(base, CLASS_PROMPT),
+        class_after=generate(trained, CLASS_PROMPT),
+        scenes=generate(trained, SUBJECT_PROMPT, with_background=True),
+        class_scenes_before=generate(base, CLASS_PROMPT, with_background=True),
+        class_scenes=generate(trained, CLASS_PROMPT, with_background=True),
+        backgrounds=names,
         seconds=seconds,
     )
 
 
-def nearer(vectors: torch.Tensor, subject: torch.Tensor, neighbours: torch.Tensor) -> list[bool]:
-    """Whether each vector's nearest is one of the subject's, not one of the class."""
-    return ((vectors @ subject.T).amax(-1) > (vectors @ neighbours.T).amax(-1)).tolist()
+@dataclass(frozen=True)
+class RunScores:
+    """Per image of a run, in the order of `Personalised`.
+
+    subject, scenes: whether "a sks dog" is nearer to the subject than to its class.
+    background: whether the scene has the prompt's background.
+    class_kept: whether "a dog" is captioned as one and is not nearer to the subject.
+    class_scenes_kept: whether "a dog" in new scenes is not nearer to the subject than to the base
+        model's dogs there.
+    likeness: mean cosine similarity of the scenes to the subject's images.
+    drift: by how much that of "a dog" has increased.
+    diversity_before, diversity_after: of "a dog", see `mean_distance`.
+    """
+
+    subject: list[bool]
+    scenes: list[bool]
+    background: list[bool]
+    class_kept: list[bool]
+    class_scenes_kept: list[bool]
+    likeness: float
+    drift: float
+    diversity_before: float
+    diversity_after: float
 
 
-def personalised(
+def score_run(result: Personalised, kosmos: Kosmos, judge: Judge) -> RunScores:
+    """Score one personalised model."""
+    own, before, after, scenes = (
+        judge.embed(images)
+        for images in (
+            to_batch(portraits(64)),
+            result.class_before,
+            result.class_after,
+            result.scenes,
+        )
+    )
+    texts = caption(kosmos, result.class_after)
+    confused = _nearer(after, own, before)
+    scenes_confused = _nearer(
+        judge.embed(result.class_scenes), own, judge.embed(result.class_scenes_before)
+    )
+    predictions = judge.classify(result.scenes)
+    return RunScores(
+        subject=_nearer(judge.embed(result.subject), own, before),
+        scenes=_nearer(scenes, own, before),
+        background=[
+            p.background == b for p, b in zip(predictions, result.backgrounds, strict=True)
+        ],
+        class_kept=[
+            SUBJECT.kind in read_facts(text.caption).kinds and not wrong
+            for text, wrong in zip(texts, confused, strict=True)
+        ],
+        class_scenes_kept=[not wrong for wrong in scenes_confused],
+        likeness=float((scenes @ own.T).mean()),
+        drift=float((after @ own.T).mean() - (before @ own.T).mean()),
+        diversity_before=mean_distance(before),
+        diversity_after=mean_distance(after),
+    )
+
+
+def _nearer(vectors: torch.Tensor, subject: torch.Tensor, others: torch.Tensor) -> list[bool]:
+    """Whether each vector is nearer to one of the subject's than to any of the others."""
+    return (nearest_similarity(vectors, subject) > nearest_similarity(vectors, others)).tolist()
+
+
+def personalisation(
     base: Diffusion, kosmos: Kosmos, judge: Judge, count: int, seeds: Sequence[int]
 ) -> Iterator[Figure]:
-    """The demo's subject, learned from four pictures once per seed; the figures are pooled.
+    """The demo's subject, trained on four images once per seed; the images of all runs are pooled.
 
-    A picture is nearer to the subject when its nearest neighbour, among the subject's four
-    pictures and ``count`` pictures of the class, is one of the four. It stays in the class when it
-    is not, and the captioner names the class in it; the judge, which overlooks some of the base
-    model's own, is asked the same before and after. What the model knows besides is told by the
-    kinds in pictures of ``OTHERS`` prompts about other things, before and after.
+    The judge, which misses some of the base model's own dogs, is used on "a dog" before and after.
+    Other knowledge is measured by the kinds in images of prompts about other things, before and
+    after.
     """
-    four = to_batch(portraits(64))
-    near, stays, obeyed, scenes_near, before, after, seconds = [], [], [], [], [], [], []
-    judged_before, judged_after, scenes_stay = [], [], []
-    pictures, asked = painted(base, OTHERS)
-    others_before = right_kinds(judge.look(pictures), asked)
-    others_after: list[bool] = []
+    pooled: dict[str, list[bool]] = defaultdict(list)
+    before, after, seconds = [], [], []
+    images, facts = generate_scenes(base, OTHER_PROMPTS)
+    others_before = kinds_match(judge.classify(images), facts)
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            made = personalise(base, Path(folder), Path(folder) / "priors", count, seed)
-            known = judge.embed(four), judge.embed(made.class_before)
-            near += nearer(judge.embed(made.subject), *known)
-            scenes_near += nearer(judge.embed(made.scenes), *known)
-            told = caption(kosmos, made.class_after)
-            mistaken = nearer(judge.embed(made.class_after), *known)
-            stays += [
-                SUBJECT.kind in read(t.caption).kinds and not m
-                for t, m in zip(told, mistaken, strict=True)
-            ]
-            elsewhere = judge.embed(made.class_scenes_before)
-            taken = nearer(judge.embed(made.class_scenes), known[0], elsewhere)
-            scenes_stay += [not one for one in taken]
-            judged_before += [SUBJECT.kind in s.things for s in judge.look(made.class_before)]
-            judged_after += [SUBJECT.kind in s.things for s in judge.look(made.class_after)]
-            grounds = [s.background for s in judge.look(made.scenes)]
-            obeyed += [a == b for a, b in zip(grounds, made.asked, strict=True)]
-            before.append(mean_distance(known[1]))
-            after.append(mean_distance(judge.embed(made.class_after)))
-            pictures, asked = painted(made.model, OTHERS)
-            others_after += right_kinds(judge.look(pictures), asked)
-            seconds.append(made.seconds)
-    yield Figure('"a sks dog" is nearer to the subject', sum(near), len(near), 0.90)
-    yield Figure('"a sks dog" in unseen scenes is too', sum(scenes_near), len(scenes_near))
-    yield Figure("background of the prompt obeyed", sum(obeyed), len(obeyed), 0.80)
-    yield Figure('"a dog" stays in the class', sum(stays), len(stays), 0.90)
-    yield Figure('"a dog" in unseen scenes is not the subject', sum(scenes_stay), len(scenes_stay))
-    yield Figure('"a dog" is a dog to the judge, before', sum(judged_before), len(stays))
-    yield Figure('"a dog" is a dog to the judge, after', sum(judged_after), len(stays))
-    name = "kinds painted for prompts about other things"
-    yield Figure(f"{name}, before", sum(others_before), len(others_before))
-    yield Figure(f"{name}, after", sum(others_after), len(others_after))
+            result = personalise(base, Path(folder), Path(folder) / "priors", count, seed)
+            scores = score_run(result, kosmos, judge)
+            for name in ("subject", "scenes", "background", "class_kept", "class_scenes_kept"):
+                pooled[name] += getattr(scores, name)
+            for name in ("class_before", "class_after"):
+                predictions = judge.classify(getattr(result, name))
+                pooled[name] += [SUBJECT.kind in p.things for p in predictions]
+            images, facts = generate_scenes(result.model, OTHER_PROMPTS)
+            pooled["others"] += kinds_match(judge.classify(images), facts)
+            before.append(scores.diversity_before)
+            after.append(scores.diversity_after)
+            seconds.append(result.seconds)
+    yield figure('"a sks dog" is nearer to the subject', pooled["subject"], 0.90)
+    yield figure('"a sks dog" in unseen scenes is too', pooled["scenes"])
+    yield figure("background of the prompt obeyed", pooled["background"], 0.80)
+    yield figure('"a dog" stays in the class', pooled["class_kept"], 0.90)
+    yield figure('"a dog" in unseen scenes is not the subject', pooled["class_scenes_kept"])
+    yield figure('"a dog" is a dog to the judge, before', pooled["class_before"])
+    yield figure('"a dog" is a dog to the judge, after', pooled["class_after"])
+    yield figure("kinds generated for prompts about other things, before", others_before)
+    yield figure("kinds generated for prompts about other things, after", pooled["others"])
     kept = [min(a, b) / max(a, b) for a, b in zip(before, after, strict=True)]
     yield Figure('diversity of "a dog" kept', sum(kept), len(kept), 0.90)
     log.info(

@@ -1,4 +1,4 @@
-"""The pointing game (Zhang et al. 2016, arXiv:1608.00507): does a map peak inside what it names?"""
+"""The pointing game (Zhang et al. 2016, arXiv:1608.00507): is a map's maximum inside the box?"""
 
 from __future__ import annotations
 
@@ -15,67 +15,65 @@ from ...kosmos.preprocess import preprocess
 from ...kosmos.tokenized_caption import tokenize_caption
 from ...sandbox.world.captions import Phrase, brief
 from ...sandbox.world.scene import HELD_OUT, Box
-from ..sandbox.scene_pool import draw_sample
+from ..sandbox.scene_pool import as_images, draw_samples
 from ..sandbox.tokenizers import KOSMOS_PIXELS
-from .retrieval_scores import as_images, true_caption
+from .retrieval_scores import true_caption
 from .score_table import Figure
 
-SEEN = HELD_OUT + 40_000_000
-ASKED = 0.85
+FIRST_SEED = HELD_OUT + 40_000_000
+REQUIRED = 0.85
 
 
 def inside(x: float, y: float, boxes: Sequence[Box]) -> bool:
-    """Whether a point lies in one of the boxes; all in 0..1 of the picture."""
+    """Whether a point lies in one of the boxes; all in 0..1 of the image."""
     return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
 
 
 def peak(grid: torch.Tensor) -> tuple[float, float]:
-    """The centre of the highest patch, x and y in 0..1 of the picture."""
+    """The centre of the highest patch, x and y in 0..1 of the image."""
     row, column = divmod(int(grid.argmax()), grid.shape[1])
     return (column + 0.5) / grid.shape[1], (row + 0.5) / grid.shape[0]
 
 
-def pointing(kosmos: Kosmos, count: int) -> Iterator[Figure]:
-    """The noun of each phrase in the true captions of ``count`` held-out scenes.
+def pointing_game(kosmos: Kosmos, count: int) -> Iterator[Figure]:
+    """The noun of each phrase in the true captions of `count` held-out scenes.
 
     The captions are plain text: no box is shown to the model. A phrase for several things is right
-    when the peak lies in one of them.
+    when the maximum lies in one of them.
     """
     hits = dict.fromkeys((*METHODS, "centre"), 0)
     hard = dict.fromkeys(hits, 0)
-    total = crowded = 0
-    for k in range(count):
-        sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
+    total = hard_total = 0
+    for sample in draw_samples(FIRST_SEED, count, KOSMOS_PIXELS):
         parts = brief(sample.scene, sample.boxes)
         phrases: list[Phrase] = [part for part in parts if not isinstance(part, str)]
-        spelled = tokenize_caption(kosmos, GroundedText(true_caption(sample)))
-        nouns = spelled.find_words([text.split()[-1] for text, _ in phrases])
+        tokenized = tokenize_caption(kosmos, GroundedText(true_caption(sample)))
+        nouns = tokenized.find_words([text.split()[-1] for text, _ in phrases])
         pixels = preprocess(kosmos, as_images([sample]))
         total += len(nouns)
-        crowded += len(nouns) * (len(phrases) > 1)
+        hard_total += len(nouns) * (len(phrases) > 1)
         for method in hits:
             points = [(0.5, 0.5)] * len(nouns)
             if method != "centre":
                 points = [
                     peak(found.grid)
-                    for found in word_maps(kosmos, pixels, spelled, nouns, method=method)
+                    for found in word_maps(kosmos, pixels, tokenized, nouns, method=method)
                 ]
             for point, (_, boxes) in zip(points, phrases, strict=True):
                 hit = inside(*point, boxes)
                 hits[method] += hit
                 hard[method] += hit and len(phrases) > 1
     for method, right in hits.items():
-        name = "the picture's centre" if method == "centre" else method
-        asked = ASKED if method == METHODS[0] else None
-        yield Figure(f"pointing game, {name}", right, total, asked)
-        yield Figure(f"pointing game, {name}, several things", hard[method], crowded)
+        name = "the image's centre" if method == "centre" else method
+        required = REQUIRED if method == METHODS[0] else None
+        yield Figure(f"pointing game, {name}", right, total, required)
+        yield Figure(f"pointing game, {name}, several things", hard[method], hard_total)
 
 
-def phrases_on_patches(kosmos: Kosmos, count: int) -> Iterator[Figure]:
-    """The same game for the patch that a whole phrase is most like, in ``count`` scenes."""
+def patch_pointing_game(kosmos: Kosmos, count: int) -> Iterator[Figure]:
+    """The same for the patch most similar to a whole phrase, in `count` scenes."""
     right = total = 0
-    for k in range(count):
-        sample = draw_sample(SEEN + k, KOSMOS_PIXELS)
+    for sample in draw_samples(FIRST_SEED, count, KOSMOS_PIXELS):
         features = encode_patches(kosmos, as_images([sample]))
         for part in brief(sample.scene, sample.boxes):
             if not isinstance(part, str):

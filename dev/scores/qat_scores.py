@@ -1,4 +1,4 @@
-"""Models that were fine-tuned and then quantized: with and without feeling it in training."""
+"""Models that were fine-tuned and then quantized, with and without QAT."""
 
 from __future__ import annotations
 
@@ -22,56 +22,55 @@ from ...training.run.run_folder import find_or_create
 from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
 from ..sandbox.captioner_exercises import grounded_text
-from ..sandbox.scene_pool import draw_sample
+from ..sandbox.scene_pool import draw_samples
 from ..sandbox.tokenizers import KOSMOS_PIXELS
-from .personalisation_scores import teach
+from .personalisation_scores import train_subject
 
 FIRST_SEED = 600_000_000
 SCENES = 480
-"""Drawn scenes that the captioner is taught with."""
+"""Scenes that the captioner is fine-tuned on."""
 
 
 def captioners(
     base: Kosmos, folder: Path, formats: Sequence[str], steps: int
 ) -> Iterator[tuple[str, Kosmos]]:
-    """The captioner fine-tuned, then in each format; and fine-tuned aware of it, by its name."""
-    taught = _taught(base, folder, NO_QAT, steps)
-    yield "fine-tuned", taught
+    """The captioner fine-tuned, then in each format, without and with QAT; by its name."""
+    plain = _fine_tune(base, folder, NO_QAT, steps)
+    yield "fine-tuned", plain
     for name in formats:
-        made = quantize_kosmos(taught, name, other_dtype=torch.bfloat16).model
-        yield f"fine-tuned, then {name}", made
-        aware = _taught(base, folder, name, steps)
-        made = quantize_kosmos(aware, name, other_dtype=torch.bfloat16).model
-        yield f"fine-tuned aware of {name}, then {name}", made
+        quantized = quantize_kosmos(plain, name, other_dtype=torch.bfloat16).model
+        yield f"fine-tuned, then {name}", quantized
+        aware = _fine_tune(base, folder, name, steps)
+        quantized = quantize_kosmos(aware, name, other_dtype=torch.bfloat16).model
+        yield f"fine-tuned with QAT for {name}, then {name}", quantized
 
 
-def painters(
+def diffusion_models(
     base: Diffusion, folder: Path, formats: Sequence[str], steps: int
 ) -> Iterator[tuple[str, Diffusion]]:
-    """The painter taught the demo's subject by a LoRA, likewise."""
+    """The same for the diffusion model trained on the demo's subject."""
 
-    def taught(aware: str) -> Diffusion:
-        made, _ = teach(
-            base, folder / aware, folder / "priors", 0, steps=steps, quantization_aware=aware
+    def trained(qat: str) -> Diffusion:
+        model, _ = train_subject(
+            base, folder / qat, folder / "priors", 0, steps=steps, quantization_aware=qat
         )
-        return made
+        return model
 
-    plain = taught(NO_QAT)
+    plain = trained(NO_QAT)
     yield "personalised", plain
     for name in formats:
-        made = quantize_diffusion(plain, name).model
-        yield f"personalised, then {name}", made
-        made = quantize_diffusion(taught(name), name).model
-        yield f"personalised aware of {name}, then {name}", made
+        quantized = quantize_diffusion(plain, name).model
+        yield f"personalised, then {name}", quantized
+        quantized = quantize_diffusion(trained(name), name).model
+        yield f"personalised with QAT for {name}, then {name}", quantized
 
 
-def _taught(base: Kosmos, folder: Path, aware: str, steps: int) -> Kosmos:
-    """Teach a captioner the true captions of scenes, by a LoRA."""
+def _fine_tune(base: Kosmos, folder: Path, qat: str, steps: int) -> Kosmos:
+    """Fine-tune a captioner on the true captions of scenes, by a LoRA."""
     examples = []
-    for k in range(SCENES):
-        sample = draw_sample(FIRST_SEED + k, KOSMOS_PIXELS)
-        told = parse(BRIEF + grounded_text(brief(sample.scene, sample.boxes)))
-        examples.append(Example(sample.pixels, told))
+    for sample in draw_samples(FIRST_SEED, SCENES, KOSMOS_PIXELS):
+        text = parse(BRIEF + grounded_text(brief(sample.scene, sample.boxes)))
+        examples.append(Example(sample.pixels, text))
     config = CaptionConfig(
         base=base.source,
         language=ENGLISH,
@@ -81,11 +80,11 @@ def _taught(base: Kosmos, folder: Path, aware: str, steps: int) -> Kosmos:
         steps=steps,
         preview_every=0,
         device="cpu",
-        quantization_aware=aware,
+        quantization_aware=qat,
     )
     run = find_or_create(
         folder,
-        f"captions_{aware}",
+        f"captions_{qat}",
         config,
         lambda draft: write_examples(draft.images, examples),
         resume=True,

@@ -1,8 +1,7 @@
-"""Measures the sandbox's models in every format, and prints a table of points."""
+"""Measure the sandbox's models in every quantized format, and print a table of percentages."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,58 +20,62 @@ from ...quantize.quantize_models import quantize_diffusion, quantize_kosmos
 from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import load_judge
 from ...sandbox.world.captions import brief, plain_text
-from ...shared.images import to_batch
 from ...shared.model_size import bytes_in_memory, format_bytes
 from ...training.config import QAT_FORMATS
-from ..sandbox.scene_pool import Sample, draw_sample
+from ..bench.timing import environment
+from ..command_line import parse_arguments
+from ..sandbox.scene_pool import Sample, as_images, draw_samples
 from ..sandbox.tokenizers import KOSMOS_PIXELS
 from . import qat_scores
 from .caption_scores import captions
-from .prompt_scores import paintings
-from .score_table import CARD, Figure, environment, put_figures
+from .prompt_scores import prompt_adherence
+from .score_table import CARD, Figure, put_figures
 
-SEEN = {
+CAPTION_COLUMNS = {
     "captions: exactly the kinds that are there": "kinds",
     "captions: colours of the things": "colours",
     "captions: background": "background",
     "captions: mean IoU of the boxes": "IoU",
 }
-PAINTED = {
-    "kinds painted, by the judge": "kinds",
-    "colours painted, by the judge": "colours",
-    "background painted, by the judge": "background",
+PROMPT_COLUMNS = {
+    "kinds generated, by the judge": "kinds",
+    "colours generated, by the judge": "colours",
+    "background generated, by the judge": "background",
 }
-BITS = [name for name in QUANTIZE_FORMATS if name not in ("fp8", "fp16")]
-"""The formats that every CPU computes with well."""
+CPU_FORMATS = [name for name in QUANTIZE_FORMATS if name not in ("fp8", "fp16")]
+"""Formats that every CPU supports efficiently."""
 
 
 def captioners(kosmos: Kosmos, formats: Sequence[str]) -> Iterator[tuple[str, Kosmos]]:
     """The captioner in float32 and in each format, one at a time."""
     yield "fp32", kosmos
     for name in formats:
-        run = captioning_run(kosmos, to_batch(scene.pixels for scene in _watched()))
+        run = captioning_run(kosmos, as_images(_calibration_samples()))
         yield (
             name,
             quantize_kosmos(kosmos, name, other_dtype=torch.bfloat16, calibration_run=run).model,
         )
 
 
-def painters(diffusion: Diffusion, formats: Sequence[str]) -> Iterator[tuple[str, Diffusion]]:
-    """The painter likewise; what is not quantized, its convolutions, stays as it is."""
+def diffusion_models(
+    diffusion: Diffusion, formats: Sequence[str]
+) -> Iterator[tuple[str, Diffusion]]:
+    """The same for the diffusion model; convolutions are not quantized."""
     yield "fp32", diffusion
+    samples = _calibration_samples()
     for name in formats:
-        told = [plain_text(brief(each.scene, each.boxes, pattern=False)) for each in _watched()]
+        prompts = [plain_text(brief(each.scene, each.boxes, pattern=False)) for each in samples]
         yield (
             name,
             quantize_diffusion(
-                diffusion, name, calibration_run=sampling_run(diffusion, told)
+                diffusion, name, calibration_run=sampling_run(diffusion, prompts)
             ).model,
         )
 
 
-def _watched() -> list[Sample]:
-    """What calibrated formats go by; no score is taken on it."""
-    return [draw_sample(qat_scores.FIRST_SEED + k, KOSMOS_PIXELS) for k in range(MAX_SAMPLES)]
+def _calibration_samples() -> list[Sample]:
+    """Calibration data, which no score is measured on."""
+    return draw_samples(qat_scores.FIRST_SEED, MAX_SAMPLES, KOSMOS_PIXELS)
 
 
 def table(
@@ -80,7 +83,7 @@ def table(
     columns: Mapping[str, str],
     models: Iterator[tuple[str, torch.nn.Module, Callable[[], Iterator[Figure]]]],
 ) -> Iterator[str]:
-    """The lines of a table: points of each model, and how many more than float32 in brackets."""
+    """The lines of a table: percentages of each model, and the difference to float32."""
     yield f"| {title} | size | {' | '.join(columns.values())} |"
     yield f"|---|---|{'---|' * len(columns)}"
     first: dict[str, float] = {}
@@ -96,52 +99,59 @@ def table(
 
 
 def main() -> None:
-    """Read the command line, measure, print, and write the model card if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=300, help="scenes for the captioner")
-    parser.add_argument("--prompts", type=int, default=100, help="prompts for the painter")
-    parser.add_argument("--formats", default=",".join(BITS), help="separated by commas")
-    parser.add_argument(
-        "--steps", type=int, default=200, help="of training aware of int8 and int4; 0 trains none"
+    """Measure, print, and write the model card on request."""
+    options = parse_arguments(
+        __doc__,
+        scenes=(300, "scenes for the captioner"),
+        prompts=(100, "prompts for the diffusion model"),
+        formats=(",".join(CPU_FORMATS), "separated by commas"),
+        steps=(200, "of training with QAT for int8 and int4; 0 for no training"),
+        write=(False, "write the tables into the card"),
     )
-    parser.add_argument("--write", action="store_true", help="write the tables into the card")
-    options = parser.parse_args()
-    began = time.monotonic()
+    start = time.monotonic()
     formats = [name for name in options.formats.split(",") if name in QUANTIZE_FORMATS]
     judge, kosmos = load_judge(), load_kosmos(KOSMOS, torch.float32)
     diffusion = load_diffusion(DIFFUSION)
 
-    def captioner(title: str, models: Iterator[tuple[str, Kosmos]]) -> Iterator[str]:
+    def caption_table(title: str, models: Iterator[tuple[str, Kosmos]]) -> Iterator[str]:
         measured = ((n, k.model, partial(captions, k, options.scenes)) for n, k in models)
-        return table(title, SEEN, measured)
+        return table(title, CAPTION_COLUMNS, measured)
 
-    def painter(title: str, models: Iterator[tuple[str, Diffusion]]) -> Iterator[str]:
+    def prompt_table(title: str, models: Iterator[tuple[str, Diffusion]]) -> Iterator[str]:
         measured = (
-            (n, d.modules, partial(paintings, d, kosmos, judge, options.prompts)) for n, d in models
+            (n, d.modules, partial(prompt_adherence, d, kosmos, judge, options.prompts))
+            for n, d in models
         )
-        return table(title, PAINTED, measured)
+        return table(title, PROMPT_COLUMNS, measured)
 
     parts = [
-        captioner("captioner", captioners(kosmos, formats)),
-        painter("painter", painters(diffusion, formats)),
+        caption_table("captioner", captioners(kosmos, formats)),
+        prompt_table("diffusion model", diffusion_models(diffusion, formats)),
     ]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         if options.steps:
-            taught = Path(place), [name for name in formats if name in QAT_FORMATS], options.steps
+            training = (
+                Path(folder),
+                [name for name in formats if name in QAT_FORMATS],
+                options.steps,
+            )
             parts += [
-                captioner("captioner, taught more scenes", qat_scores.captioners(kosmos, *taught)),
-                painter("painter, taught a subject", qat_scores.painters(diffusion, *taught)),
+                caption_table("captioner, fine-tuned", qat_scores.captioners(kosmos, *training)),
+                prompt_table(
+                    "diffusion model, personalised",
+                    qat_scores.diffusion_models(diffusion, *training),
+                ),
             ]
         lines = []
         for part in parts:
             for line in (*part, ""):
                 print(line, flush=True)
                 lines.append(line)
-    minutes = (time.monotonic() - began) / 60
-    made = (
+    minutes = (time.monotonic() - start) / 60
+    source = (
         f"`python -m dev score-quantized --write` measured this on {options.scenes} scenes and "
         f"{options.prompts} prompts in {minutes:.0f} minutes ({environment()})."
     )
-    print(made)
+    print(source)
     if options.write:
-        put_figures(CARD, "\n".join([*lines, made]), "quantized")
+        put_figures(CARD, "\n".join([*lines, source]), "quantized")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from kosmos_dreambooth.dev.demo.browser_tab import NAMES, Tab, chromium, greeted, launch
+from kosmos_dreambooth.dev.demo.browser_tab import CHROMIUM_NAMES, Tab, chromium, configure, launch
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
-from kosmos_dreambooth.dev.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.playground import copy_inputs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
     found = chromium()
     if found is None:
-        pytest.skip(f"No browser is installed: none of {', '.join(NAMES)}.")
+        pytest.skip(f"No browser is installed: none of {', '.join(CHROMIUM_NAMES)}.")
     with api.sync_playwright() as playwright:
         running = launch(playwright, found)
         yield running
@@ -64,12 +64,12 @@ def tab(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Tab]:
     """
     frontend, _, nodes = request.param.partition("-")
     server = request.getfixturevalue("newest_server" if frontend == "newest" else "server")
-    lay_out(server.input)
+    copy_inputs(server.input)
     context = browser.new_context(
         viewport={"width": 1400, "height": 1200},
         permissions=["clipboard-read", "clipboard-write"],
     )
-    greeted(context, server, vue=nodes == "vue")
+    configure(context, server, vue=nodes == "vue")
     opened = Tab(context.new_page(), server)
     opened.open()
     yield opened

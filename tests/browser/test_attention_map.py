@@ -50,7 +50,7 @@ def test_a_word_that_is_clicked_shows_its_heat(shown: Tab, tmp_path: Path) -> No
         page.locator(".kd-phrase", has_text=word).click()
         assert page.inner_text(".kd-phrase[aria-pressed=true]") == word
         seen.add(heat(shown))
-    shown.picture(tmp_path / "tree.png")
+    shown.screenshot(tmp_path / "tree.png")
     assert len(seen) == 2
     page.keyboard.press("Home")
     assert page.inner_text(".kd-phrase[aria-pressed=true]") == "a"
@@ -74,6 +74,6 @@ def test_each_layer_has_its_own_heat(shown: Tab, tmp_path: Path) -> None:
         seen.append(heat(shown))
     assert len(set(seen)) == 5
     assert slider.locator("..").inner_text().endswith("3")
-    shown.picture(tmp_path / "layer.png")
+    shown.screenshot(tmp_path / "layer.png")
     shown.page.keyboard.press("Home")
     assert heat(shown) == seen[0]

@@ -63,7 +63,7 @@ def test_the_pair_below_the_pointer_is_told(shown: Tab, tmp_path: Path) -> None:
     assert told(shown) == [TEXTS[2], "image 2"]
     assert "rank 1 of 2" in shown.page.inner_text(".kd-told output")
     assert shown.page.locator(".kd-pair svg image").count() == 1
-    shown.picture(tmp_path / "matrix.png")
+    shown.screenshot(tmp_path / "matrix.png")
     assert shown.errors == []
 
 

@@ -72,7 +72,7 @@ def test_a_phrase_lights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path
     picture = page.get_attribute(".kd-stage image", "href")
     assert page.request.get(shown.server.address + picture).headers["content-type"] == "image/jpeg"
     phrases.first.hover()
-    shown.picture(tmp_path / "hovered.png")
+    shown.screenshot(tmp_path / "hovered.png")
     assert lit(shown, ".kd-phrase")[0]
     assert any(lit(shown, ".kd-box"))
     page.mouse.move(5, 500)
@@ -123,7 +123,7 @@ def test_it_is_read_in_the_dark_and_in_the_light(shown: Tab, tmp_path: Path) -> 
         shown.setting("Comfy.ColorPalette", theme)
         shown.page.mouse.move(5, 500)
         shown.page.wait_for_timeout(500)  # colours fade over
-        shown.picture(tmp_path / f"{theme}.png")
+        shown.screenshot(tmp_path / f"{theme}.png")
         assert shown.contrast(words) > 4.5, theme
 
 

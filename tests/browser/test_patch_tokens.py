@@ -63,7 +63,7 @@ def test_a_patch_that_is_clicked_shows_what_is_like_it(shown: Tab, tmp_path: Pat
     page.keyboard.press("ArrowDown")
     assert page.evaluate(WIDGETS)["row"] == 3
     assert heat(shown) not in (asked, clicked)
-    shown.picture(tmp_path / "patches.png")
+    shown.screenshot(tmp_path / "patches.png")
     page.get_by_role("button", name="Back").click()
     assert heat(shown) == asked
     assert shown.errors == []

@@ -19,7 +19,7 @@ def shown(tab: Tab) -> Tab:
 
 def test_the_bars_are_as_long_as_the_numbers_say(shown: Tab, tmp_path: Path) -> None:
     page = shown.page
-    shown.picture(tmp_path / "bars.png")
+    shown.screenshot(tmp_path / "bars.png")
     assert page.inner_text(".kd-where").startswith("sandbox in bf16")
     widths = page.eval_on_selector_all(
         ".kd-length i", "bars => bars.slice(0, 2).map((bar) => parseFloat(bar.style.width))"

@@ -55,7 +55,7 @@ def test_it_opens_with_all_its_nodes_in_sight_and_runs(
     page.keyboard.press("Escape")  # a sentence that an earlier one ended with
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_NAME, exact=True).first.click()
-    tab.picture(tmp_path / "templates.png")
+    tab.screenshot(tmp_path / "templates.png")
     card = page.get_by_test_id(f"template-workflow-{file.stem}")
     card.get_by_text(file.stem).first.click()  # a note that is open may name it too
     saved = json.loads(file.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def test_it_opens_with_all_its_nodes_in_sight_and_runs(
     missing = "() => app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)"
     assert page.evaluate(missing) == []
     page.wait_for_timeout(SETTLE_MS)
-    tab.picture(tmp_path / f"{file.stem}_opened.png")
+    tab.screenshot(tmp_path / f"{file.stem}_opened.png")
     see_all(tab)
     assert tab.overlapping() == []
     page.evaluate(HURRY)
@@ -75,6 +75,6 @@ def test_it_opens_with_all_its_nodes_in_sight_and_runs(
     ended = page.evaluate("() => window.ended")
     assert ended["kind"] == "execution_success", ended.get("exception_message")
     see_all(tab)
-    tab.picture(tmp_path / f"{file.stem}.png")
+    tab.screenshot(tmp_path / f"{file.stem}.png")
     assert tab.overlapping() == []
     assert tab.errors == []

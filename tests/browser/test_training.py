@@ -66,7 +66,7 @@ def test_it_is_alive_and_there_again_after_a_reload_in_the_middle(
     page = running.page
     page.wait_for_selector("dt:text('time left')")
     page.wait_for_function("() => document.querySelector('.kd-sample')?.naturalWidth > 0")
-    running.picture(tmp_path / "alive.png")
+    running.screenshot(tmp_path / "alive.png")
     assert {"loss", "learning rate", "speed"} <= set(page.locator(".kd-facts dt").all_inner_texts())
     running.reopen("DreamBoothTrain", ".kd-smooth")
     page.wait_for_function(
@@ -74,7 +74,7 @@ def test_it_is_alive_and_there_again_after_a_reload_in_the_middle(
     )
     assert where(running).endswith(f"step {STEPS} of {STEPS}, finished")
     running.reopen("DreamBoothTrain", ".kd-smooth")
-    running.picture(tmp_path / "finished.png")
+    running.screenshot(tmp_path / "finished.png")
     assert where(running).endswith(f"step {STEPS} of {STEPS}, finished")
     assert running.errors == []
 
@@ -108,7 +108,7 @@ def test_scores_of_checkpoints_stay_with_the_run(tab: Tab, tmp_path: Path) -> No
     }
     tab.build(workflow)
     tab.run("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
-    tab.picture(tmp_path / "scored.png")
+    tab.screenshot(tmp_path / "scored.png")
     panel = page.locator(".kd-checkpoints", has_text="overall").first
     rows = [row.split() for row in panel.inner_text().splitlines()]
     assert rows[0][0] == "checkpoint"
@@ -121,5 +121,5 @@ def test_scores_of_checkpoints_stay_with_the_run(tab: Tab, tmp_path: Path) -> No
     tab.reopen("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
     assert page.locator(".kd-checkpoints").first.inner_text() == told
     tab.frame("EvaluateSubject")
-    tab.picture(tmp_path / "evaluated.png")
+    tab.screenshot(tmp_path / "evaluated.png")
     assert tab.errors == []

@@ -1,4 +1,4 @@
-"""A ComfyUI that does not start says why."""
+"""The error of a ComfyUI that does not start has the reason."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI, ServerFailedError
 
 
-def test_the_end_of_its_log_is_in_the_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_has_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "comfyui"
     home.mkdir()
     (home / "main.py").write_text("raise SystemExit('torch is too old')")

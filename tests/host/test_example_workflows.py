@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.demo.comfy_cli import as_sent
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
-from kosmos_dreambooth.dev.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.playground import copy_inputs
 from kosmos_dreambooth.dev.demo.server_client import Client
 from PIL import Image
 
@@ -68,7 +68,7 @@ def test_a_workflow_has_a_note_and_a_thumbnail(file: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_a_workflow_runs_and_shows_its_images(server: ComfyUI, client: Client, name: str) -> None:
-    lay_out(server.input)
+    copy_inputs(server.input)
     graph = as_sent(server, ROOT / "workflows" / f"{name}.json")
     for node in graph.values():
         node["inputs"] |= FEW.get(node["class_type"], {})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
-from kosmos_dreambooth.dev.demo.playground import lay_out
+from kosmos_dreambooth.dev.demo.playground import copy_inputs
 from kosmos_dreambooth.dev.demo.server_client import Client
 
 from tests.host.node_schema import NOTES, fields, is_allowed, widget_values
@@ -31,7 +31,7 @@ every_workflow = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def known(server: ComfyUI, client: Client) -> dict[str, Any]:
-    lay_out(server.input)
+    copy_inputs(server.input)
     return client.nodes()
 
 

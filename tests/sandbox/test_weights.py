@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from kosmos_dreambooth.dev.scores.caption_scores import captions, judged
-from kosmos_dreambooth.dev.scores.prompt_scores import paintings
+from kosmos_dreambooth.dev.scores.caption_scores import captions, judge_accuracy
+from kosmos_dreambooth.dev.scores.prompt_scores import prompt_adherence
 from kosmos_dreambooth.dev.scores.score_table import CARD, Figure
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
@@ -59,7 +59,7 @@ def least(figures: Iterator[Figure], **shares: float) -> None:
 
 
 def test_the_judge_knows_the_world(judge: Judge) -> None:
-    least(judged(judge, 60), kinds=0.85, background=0.95)
+    least(judge_accuracy(judge, 60), kinds=0.85, background=0.95)
 
 
 def test_the_captioner_describes_and_boxes_scenes_it_never_saw(kosmos: Kosmos) -> None:
@@ -67,12 +67,12 @@ def test_the_captioner_describes_and_boxes_scenes_it_never_saw(kosmos: Kosmos) -
 
 
 def test_the_painter_obeys_its_prompt(diffusion: Diffusion, kosmos: Kosmos, judge: Judge) -> None:
-    least(paintings(diffusion, kosmos, judge, 24), captioner=0.5, background=0.75)
+    least(prompt_adherence(diffusion, kosmos, judge, 24), captioner=0.5, background=0.75)
 
 
 def test_the_model_card_has_the_figures() -> None:
     card = CARD.read_text(encoding="utf-8")
     figures = card.split("<!-- figures -->")[1].split("<!-- end of figures -->")[0]
-    for word in ("captions", "painted", "nearer to the subject", "diversity"):
+    for word in ("captions", "generated", "nearer to the subject", "diversity"):
         assert word in figures
-    assert "score.py" in figures
+    assert "`python -m dev score --write` measured this" in figures

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kosmos_dreambooth.dev.sandbox.caption_facts import read
+from kosmos_dreambooth.dev.sandbox.caption_facts import read_facts
 from kosmos_dreambooth.dev.sandbox.captioner_exercises import grounded_text, short_exercise
 from kosmos_dreambooth.dev.sandbox.draw_scenes import SCENES
-from kosmos_dreambooth.dev.sandbox.draw_subject import FOLDER, SEEN, UNSEEN, portraits
+from kosmos_dreambooth.dev.sandbox.draw_subject import (
+    FOLDER,
+    TRAINING_BACKGROUNDS,
+    UNSEEN_BACKGROUNDS,
+    portraits,
+)
 from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.dev.sandbox.tokenizers import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.dev.sandbox.train_autoencoder import draw_varied
@@ -67,7 +72,7 @@ def test_captions_say_what_was_drawn(seed: int) -> None:
     sample = draw_sample(seed, 16)
     kinds = {t.one.kind for t in sample.scene.things}
     for write in (brief, detailed):
-        facts = read(plain_text(write(sample.scene, sample.boxes)))
+        facts = read_facts(plain_text(write(sample.scene, sample.boxes)))
         assert facts.kinds == kinds
         assert facts.background == sample.scene.background
         assert set(facts.things) == {(t.one.kind, t.one.colour) for t in sample.scene.things}
@@ -90,15 +95,15 @@ def test_short_exercises_are_answered_truly(seed: int) -> None:
     prompt, answer = short_exercise(sample, np.random.default_rng(seed))
     things = {(t.one.kind, t.one.colour) for t in sample.scene.things}
     if "<phrase> It" in prompt:
-        assert set(read(answer).things) <= things
+        assert set(read_facts(answer).things) <= things
     elif "what colour" in prompt:
-        (kind,) = read(prompt).kinds
+        (kind,) = read_facts(prompt).kinds
         assert (kind, answer.strip(" .")) in things
     elif "how many" in prompt:
         assert answer == f" {('one', 'two', 'three')[len(sample.boxes) - 1]}."
     else:
         (phrase,) = parse(prompt + answer).phrases
-        ((kind, colour),) = read(phrase.text).things
+        ((kind, colour),) = read_facts(phrase.text).things
         alike = [k for k, c in things if k == kind and colour in ("", c)]
         assert len(phrase.boxes) >= len(alike) > 0
 
@@ -135,7 +140,7 @@ def test_the_subject_is_from_outside_the_world() -> None:
 
 
 def test_the_subjects_four_pictures_lie_in_git_as_they_are_drawn() -> None:
-    assert not set(SEEN) & set(UNSEEN)
+    assert not set(TRAINING_BACKGROUNDS) & set(UNSEEN_BACKGROUNDS)
     for k, drawn in enumerate(portraits(), start=1):
         with Image.open(FOLDER / f"sks_dog_{k}.png") as kept:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from kosmos_dreambooth.dev.sandbox.draw_subject import SEEN, portraits
-from kosmos_dreambooth.dev.scores.retrieval_scores import as_images, distinct_scenes, true_caption
+from kosmos_dreambooth.dev.sandbox.draw_subject import TRAINING_BACKGROUNDS, portraits
+from kosmos_dreambooth.dev.sandbox.scene_pool import as_images
+from kosmos_dreambooth.dev.scores.retrieval_scores import distinct_scenes, true_caption
 from kosmos_dreambooth.drawing.score_plot import SIZE, draw_score_plot
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.sandbox.judge_scorer import JudgeScorer
@@ -77,7 +78,7 @@ def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
     scorer = JudgeScorer()
     vectors = scorer.embed_images(pictures)
     assert (vectors @ vectors.T).min() > 0.5
-    scenes = [f"a sks dog {BACKGROUNDS[name]}" for name in SEEN]
+    scenes = [f"a sks dog {BACKGROUNDS[name]}" for name in TRAINING_BACKGROUNDS]
     assert scorer.score_prompts(pictures, scenes).tolist() == [1, 1, 1, 1]
     assert scorer.score_prompts(pictures, scenes[1:] + scenes[:1]).tolist() == [0, 0, 0, 0]
     assert scorer.score_prompts(pictures[:1], ["a sks dog"]).tolist() == [1]

@@ -20,7 +20,7 @@ def test_a_killed_run_is_bit_identical(make_run, tmp_path: Path) -> None:
     train(whole, StopRequest())
     parts = make_run(tmp_path, "parts", **settings)
     killed = [kill(parts, moment) for moment in moments(1, 2, 24)]
-    assert [bool(one.torn) for one in killed] == [False, True]
+    assert [bool(one.unfinished) for one in killed] == [False, True]
     assert train(parts, StopRequest())
     assert differences(parts, whole) == []
     assert not list(parts.path.rglob("*.tmp"))
