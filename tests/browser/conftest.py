@@ -1,4 +1,4 @@
-"""A real browser on the real server; these tests are passed over where there is none."""
+"""A real browser on the real server; these tests are skipped where none is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import CHROMIUM_NAMES, Tab, chromium, configure, launch
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.playground import copy_inputs
+
+from tests.host.conftest import Graph
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -21,17 +23,29 @@ FACES = ["pinned-classic", "pinned-vue", "newest-classic", "newest-vue"]
 
 FIRST_AND_LAST = [FACES[0], FACES[-1]]
 
-QUANTIZED = {
-    "1": {
-        "class_type": "LoadKosmos",
-        "inputs": {"model": "sandbox", "dtype": "fp32", "attention": "auto"},
-    },
-    "2": {
-        "class_type": "Quantize",
-        "inputs": {"model": ["1", 0], "format": "bf16", "keep": "", "rest": "bf16"},
-    },
-}
-"""A workflow of the fewest nodes of which one has a panel."""
+QUANTIZED = (
+    Graph()
+    .add("load", "LoadKosmos", dtype="fp32")
+    .add("quantize", "Quantize", model=["load", 0], format="bf16", keep="")
+)
+"""The smallest workflow with a panel."""
+
+
+def build(tab: Tab, graph: Graph) -> None:
+    """Open a graph in the browser, where node ids are numbers; widgets keep their defaults."""
+    numbers = {node_id: str(number) for number, node_id in enumerate(graph, 1)}
+    tab.build(
+        {
+            numbers[node_id]: {
+                "class_type": node["class_type"],
+                "inputs": {
+                    name: [numbers[value[0]], value[1]] if isinstance(value, list) else value
+                    for name, value in node["inputs"].items()
+                },
+            }
+            for node_id, node in graph.items()
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +74,7 @@ def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]
 def tab(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Tab]:
     """A tab for the tests of a file, past the dialog that greets a first visitor.
 
-    Its lists name what the saved workflows look at.
+    Its input folder has the images of the example workflows.
     """
     frontend, _, nodes = request.param.partition("-")
     server = request.getfixturevalue("newest_server" if frontend == "newest" else "server")

@@ -1,4 +1,4 @@
-"""GroundedCaption in the browser: boxes and phrases light each other."""
+"""GroundedCaption in the browser: boxes and phrases highlight each other."""
 
 from __future__ import annotations
 
@@ -7,48 +7,28 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
-from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
 from kosmos_dreambooth.drawing.boxes import PALETTE
-from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
-from PIL import Image
+
+from tests.browser.conftest import build
+from tests.host.conftest import Graph, scene
 
 MANY = 64
 
 
-def workflow(server: ComfyUI, count: int = 2) -> dict:
-    for k in range(2):
-        Image.fromarray(draw_sample(HELD_OUT + k, 64).pixels).save(
-            server.input / f"browser_{k}.png"
-        )
-    return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "browser_0.png"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": "browser_1.png"}},
-        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
-        "4": {
-            "class_type": "RepeatImageBatch",
-            "inputs": {"image": ["3", 0], "amount": count // 2},
-        },
-        "5": {
-            "class_type": "LoadKosmos",
-            "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
-        },
-        "6": {
-            "class_type": "GroundedCaption",
-            "inputs": {
-                "kosmos": ["5", 0],
-                "image": ["4", 0],
-                "style": "brief",
-                "prompt": "",
-                "max_new_tokens": 64,
-                "batch_size": 0,
-            },
-        },
-    }
+def caption_graph(server: ComfyUI, count: int = 2) -> Graph:
+    caption = {"kosmos": ["kosmos", 0], "image": ["many", 0], "max_new_tokens": 64}
+    return (
+        Graph()
+        .load_images(server.input, scene(0, 64), scene(1, 64), name="browser")
+        .add("many", "RepeatImageBatch", image=["images", 0], amount=count // 2)
+        .add("kosmos", "LoadKosmos")
+        .add("caption", "GroundedCaption", **caption)
+    )
 
 
 @pytest.fixture(scope="module")
 def shown(tab: Tab) -> Tab:
-    tab.build(workflow(tab.server))
+    build(tab, caption_graph(tab.server))
     tab.run("GroundedCaption", ".kd-box")
     return tab
 
@@ -62,7 +42,7 @@ def caption(tab: Tab) -> str:
     return tab.page.inner_text(".kd-caption")
 
 
-def test_a_phrase_lights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path) -> None:
+def test_a_phrase_highlights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path) -> None:
     page = shown.page
     phrases, boxes = page.locator(".kd-phrase"), page.locator(".kd-box")
     assert boxes.count() >= phrases.count() >= 1
@@ -82,17 +62,17 @@ def test_a_phrase_lights_its_box_and_a_box_its_phrase(shown: Tab, tmp_path: Path
     assert shown.errors == []
 
 
-def test_phrases_are_reached_by_keys(shown: Tab) -> None:
+def test_keys_reach_the_phrases(shown: Tab) -> None:
     page = shown.page
     page.locator(".kd-phrase").first.focus()
     page.keyboard.press("End")
     assert lit(shown, ".kd-phrase")[-1]
     page.keyboard.press("Home")
     assert lit(shown, ".kd-phrase")[0]
-    assert page.evaluate("() => app.graph.nodes.length") == len(workflow(shown.server))
+    assert page.evaluate("() => app.graph.nodes.length") == len(caption_graph(shown.server))
 
 
-def test_tab_goes_through_the_panel_and_enter_presses(shown: Tab) -> None:
+def test_tab_moves_the_focus_and_enter_presses(shown: Tab) -> None:
     page = shown.page
     page.locator(".kd-phrase").first.focus()
     focused = "() => document.activeElement.ariaLabel || document.activeElement.textContent"
@@ -107,7 +87,7 @@ def test_tab_goes_through_the_panel_and_enter_presses(shown: Tab) -> None:
     assert page.inner_text(".kd-pager output") == "1 / 2"
 
 
-def test_dragging_in_the_panel_leaves_the_node_where_it_is(shown: Tab) -> None:
+def test_dragging_in_the_panel_does_not_move_the_node(shown: Tab) -> None:
     place = "() => [...app.graph.nodes.find((node) => node.type === 'GroundedCaption').pos]"
     before = shown.page.evaluate(place)
     slider = shown.page.get_by_label("Image of the batch")
@@ -117,7 +97,7 @@ def test_dragging_in_the_panel_leaves_the_node_where_it_is(shown: Tab) -> None:
     slider.drag_to(slider, source_position={"x": 66, "y": 6}, target_position={"x": 6, "y": 6})
 
 
-def test_it_is_read_in_the_dark_and_in_the_light(shown: Tab, tmp_path: Path) -> None:
+def test_text_has_contrast_in_dark_and_light(shown: Tab, tmp_path: Path) -> None:
     words = shown.page.locator(".kd-caption")
     for theme in ("light", "dark"):
         shown.setting("Comfy.ColorPalette", theme)
@@ -155,15 +135,15 @@ def test_the_caption_is_copied_where_the_page_has_no_clipboard(shown: Tab) -> No
     assert page.evaluate("() => clipboard.readText()") == caption(shown)
 
 
-def test_it_is_there_again_after_a_reload(shown: Tab) -> None:
+def test_the_panel_is_restored_after_a_reload(shown: Tab) -> None:
     first = caption(shown)
     shown.reopen("GroundedCaption", ".kd-box")
     assert caption(shown) == first
     assert shown.errors == []
 
 
-def test_a_batch_of_64_puts_one_picture_at_a_time_into_the_page(shown: Tab) -> None:
-    shown.build(workflow(shown.server, MANY))
+def test_a_batch_of_64_shows_one_image_at_a_time(shown: Tab) -> None:
+    build(shown, caption_graph(shown.server, MANY))
     page = shown.page
     page.wait_for_selector(".kd-box", state="detached")
     shown.run("GroundedCaption", ".kd-box")
@@ -174,7 +154,7 @@ def test_a_batch_of_64_puts_one_picture_at_a_time_into_the_page(shown: Tab) -> N
     assert shown.errors == []
 
 
-def test_saved_workflows_do_not_hold_the_panel(shown: Tab) -> None:
+def test_the_panel_is_not_saved_in_workflows(shown: Tab) -> None:
     find = "app.graph.nodes.find((node) => node.type === 'GroundedCaption').serialize()"
     values = shown.page.evaluate(f"() => {find}.widgets_values")
     schema = shown.page.evaluate(

@@ -1,4 +1,4 @@
-"""PatchTokens in the browser: a patch that is clicked shows what is like it."""
+"""PatchTokens in the browser: a clicked patch shows the patches similar to it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
-from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
-from kosmos_dreambooth.sandbox.world.scene import HELD_OUT
-from PIL import Image
+
+from tests.browser.conftest import build
+from tests.host.conftest import Graph, scene
 
 WIDGETS = """
     () => Object.fromEntries(app.graph.nodes.find((node) => node.comfyClass === "PatchTokens")
@@ -18,28 +18,14 @@ WIDGETS = """
 
 @pytest.fixture(scope="module")
 def shown(tab: Tab) -> Tab:
-    picture = Image.fromarray(draw_sample(HELD_OUT, 64).pixels).resize((200, 100))
-    picture.save(tab.server.input / "patched.png")
-    tab.build(
-        {
-            "1": {"class_type": "LoadImage", "inputs": {"image": "patched.png"}},
-            "2": {
-                "class_type": "LoadKosmos",
-                "inputs": {"model": "sandbox", "dtype": "auto", "attention": "auto"},
-            },
-            "3": {
-                "class_type": "PatchTokens",
-                "inputs": {
-                    "kosmos": ["2", 0],
-                    "image": ["1", 0],
-                    "compare_with": "phrase",
-                    "phrase": "a dog",
-                    "row": 0,
-                    "column": 0,
-                },
-            },
-        }
+    image = scene(0, 64).resize((200, 100))
+    graph = (
+        Graph()
+        .load_images(tab.server.input, image, name="patched")
+        .add("kosmos", "LoadKosmos")
+        .add("patches", "PatchTokens", kosmos=["kosmos", 0], image=["images", 0])
     )
+    build(tab, graph)
     tab.run("PatchTokens", ".kd-heat")
     return tab
 

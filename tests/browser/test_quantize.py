@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
 
-from tests.browser.conftest import QUANTIZED
+from tests.browser.conftest import QUANTIZED, build
 
 
 @pytest.fixture(scope="module")
 def shown(tab: Tab) -> Tab:
-    tab.build(QUANTIZED)
+    build(tab, QUANTIZED)
     tab.run("Quantize", ".kd-bars")
     return tab
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
 
-from tests.browser.conftest import FIRST_AND_LAST, QUANTIZED
+from tests.browser.conftest import FIRST_AND_LAST, QUANTIZED, build
 
 WRAP = """() => {
     const node = app.graph.nodes.find((node) => node.type === 'Quantize');
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 def test_its_panel_is_there_and_there_again_after_a_reload(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
-    tab.build(QUANTIZED)
+    build(tab, QUANTIZED)
     page.evaluate(WRAP)
     page.wait_for_function(ENTER)
     page.evaluate("() => app.queuePrompt(0)")

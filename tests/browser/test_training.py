@@ -1,4 +1,4 @@
-"""DreamBoothTrain in the browser: a panel that is alive, and outlives the page and the run."""
+"""DreamBoothTrain in the browser: the panel updates, and is restored after a reload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from kosmos_dreambooth.dev.demo.browser_tab import Tab
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from PIL import Image
 
-from tests.browser.conftest import FIRST_AND_LAST
+from tests.browser.conftest import FIRST_AND_LAST, build
+from tests.host.conftest import Graph
 
 STEPS = 400
 LONG_MS = 300_000
@@ -17,41 +18,23 @@ LONG_MS = 300_000
 pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 
-def graph(server: ComfyUI, run_name: str, **settings: object) -> dict:
-    """Train the least that can be trained on one picture."""
-    with Image.open(ROOT / "sandbox" / "subject" / "sks_dog_1.png") as picture:
-        picture.save(server.input / "trained.png")
-    wanted = {
-        "diffusion": ["1", 0],
-        "subject": ["3", 0],
-        "method": "lora",
-        "train_text_encoder": False,
-        "steps": STEPS,
-        "learning_rate": 0.0,
-        "rank": 2,
-        "prior_weight": 1.0,
-        "batch_size": 1,
-        "seed": 0,
-        "run_name": run_name,
-        "resume": True,
-        "preview_prompt": "",
-        **settings,
-    }
-    return {
-        "1": {"class_type": "LoadDiffusion", "inputs": {"model": "sandbox", "dtype": "auto"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": "trained.png"}},
-        "3": {
-            "class_type": "SubjectDataset",
-            "inputs": {"image": ["2", 0], "token": "sks", "class_name": "dog"},
-        },
-        "4": {"class_type": "DreamBoothTrain", "inputs": wanted},
-    }
+def train_graph(server: ComfyUI, run_name: str, **settings: object) -> Graph:
+    """A short training on one image."""
+    inputs = {"diffusion": ["load", 0], "subject": ["subject", 0], "train_text_encoder": False}
+    inputs |= {"steps": STEPS, "rank": 2, "prior_weight": 1.0, "batch_size": 1}
+    with Image.open(ROOT / "sandbox" / "subject" / "sks_dog_1.png") as image:
+        graph = Graph().load_images(server.input, image, name="trained")
+    return (
+        graph.add("load", "LoadDiffusion")
+        .add("subject", "SubjectDataset", image=["images", 0])
+        .add("train", "DreamBoothTrain", **{**inputs, "run_name": run_name, **settings})
+    )
 
 
 @pytest.fixture
 def running(tab: Tab, request: pytest.FixtureRequest) -> Tab:
-    """A run that has just begun, and was never seen before."""
-    tab.build(graph(tab.server, request.function.__name__))
+    """A run that has just begun."""
+    build(tab, train_graph(tab.server, request.function.__name__))
     tab.run("DreamBoothTrain", ".kd-smooth")
     return tab
 
@@ -60,9 +43,7 @@ def where(tab: Tab) -> str:
     return tab.page.inner_text(".kd-where")
 
 
-def test_it_is_alive_and_there_again_after_a_reload_in_the_middle(
-    running: Tab, tmp_path: Path
-) -> None:
+def test_the_panel_updates_and_is_restored_during_a_run(running: Tab, tmp_path: Path) -> None:
     page = running.page
     page.wait_for_selector("dt:text('time left')")
     page.wait_for_function("() => document.querySelector('.kd-sample')?.naturalWidth > 0")
@@ -79,7 +60,7 @@ def test_it_is_alive_and_there_again_after_a_reload_in_the_middle(
     assert running.errors == []
 
 
-def test_a_cancelled_run_keeps_its_curve(running: Tab) -> None:
+def test_a_cancelled_run_keeps_its_loss_curve(running: Tab) -> None:
     page = running.page
     page.evaluate("() => app.api.interrupt()")
     page.wait_for_function("() => document.querySelector('.kd-where').textContent.includes('stop')")
@@ -90,23 +71,13 @@ def test_a_cancelled_run_keeps_its_curve(running: Tab) -> None:
 
 def test_scores_of_checkpoints_stay_with_the_run(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
-    options = {"checkpoint_every": 5, "keep_checkpoints": 2}
-    workflow = graph(tab.server, "scored", steps=10, options=["5", 0], publish=False)
-    workflow["5"] = {"class_type": "TrainingOptions", "inputs": options}
-    workflow["6"] = {
-        "class_type": "EvaluateSubject",
-        "inputs": {
-            "run": ["4", 4],
-            "subject_judge": "sandbox",
-            "prompt_judge": "sandbox",
-            "prompts": "a {subject}",
-            "count": 1,
-            "steps": 2,
-            "guidance": 3.0,
-            "seed": 0,
-        },
-    }
-    tab.build(workflow)
+    score = {"run": ["train", 4], "prompts": "a {subject}", "count": 1, "steps": 2}
+    graph = (
+        train_graph(tab.server, "scored", steps=10, options=["options", 0], publish=False)
+        .add("options", "TrainingOptions", checkpoint_every=5, keep_checkpoints=2)
+        .add("score", "EvaluateSubject", **score)
+    )
+    build(tab, graph)
     tab.run("DreamBoothTrain", ".kd-checkpoints th:text('overall')")
     tab.screenshot(tmp_path / "scored.png")
     panel = page.locator(".kd-checkpoints", has_text="overall").first
