@@ -191,8 +191,8 @@ def test_a_fully_trained_model_is_published_as_a_checkpoint(
     for part, module in trained.modules.items():
         weights = again.modules[part].state_dict()
         assert all(torch.equal(weights[key], value) for key, value in module.state_dict().items())
-    with safe_open(file, framework="pt") as held:
-        assert {"base", "token", "class", "captions", "settings"} <= set(held.metadata())
+    with safe_open(file, framework="pt") as saved:
+        assert {"base", "token", "class", "captions", "settings"} <= set(saved.metadata())
 
 
 def test_a_checkpoint_of_another_size_is_not_written(loaded: Diffusion, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_export_is_listed_and_captions_as_the_model_does(
     ("settings", "node", "message"),
     [
         ({"decoding": "beam"}, "caption", "load the model that it was exported from"),
-        ({"loras": "any.safetensors"}, "load", "merge before you export"),
+        ({"loras": "any.safetensors"}, "load", "merge the LoRA before the export"),
     ],
 )
 @pytest.mark.usefixtures("exported")

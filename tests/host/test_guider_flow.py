@@ -34,8 +34,8 @@ PROBE = """
         noise = torch.randn(1, 4, 8, 8)
         sigmas = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
         euler = comfy.samplers.sampler_object("euler")
-        made = guider.sample(noise, torch.zeros(1, 4, 8, 8), euler, sigmas, disable_pbar=True)
-        return unet.batches, float((made - noise).abs().max())
+        latents = guider.sample(noise, torch.zeros(1, 4, 8, 8), euler, sigmas, disable_pbar=True)
+        return unet.batches, float((latents - noise).abs().max())
 
     print(json.dumps({
         "plain": run(),

@@ -1,6 +1,6 @@
 """Saved workflows open with the same meaning: those of today and those of the last release.
 
-`held/` has the workflows of the last release, and the values that its widgets took.
+`last_release/` has the workflows of the last release, and the values that its widgets took.
 `python tests/host/write_promises.py` writes it when a version is released.
 """
 
@@ -17,15 +17,20 @@ from kosmos_dreambooth.dev.demo.server_client import Client
 
 from tests.host.node_schema import NOTES, fields, is_allowed, widget_values
 
-HELD = Path(__file__).with_name("held")
-WORKFLOWS = [*sorted((ROOT / "workflows").glob("*.json")), *sorted(HELD.glob("workflows/*.json"))]
-VALUES = json.loads((HELD / "values.json").read_text(encoding="utf-8"))
+LAST_RELEASE = Path(__file__).with_name("last_release")
+WORKFLOWS = [
+    *sorted((ROOT / "workflows").glob("*.json")),
+    *sorted(LAST_RELEASE.glob("workflows/*.json")),
+]
+VALUES = json.loads((LAST_RELEASE / "values.json").read_text(encoding="utf-8"))
 
 # A run is made by the workflow itself, and the node accepts names that are not listed yet.
 FREE = {("LoadTrainingRun", "run")}
 
 every_workflow = pytest.mark.parametrize(
-    "file", WORKFLOWS, ids=lambda file: f"{'held ' * (HELD in file.parents)}{file.stem}"
+    "file",
+    WORKFLOWS,
+    ids=lambda file: f"{'last release ' * (LAST_RELEASE in file.parents)}{file.stem}",
 )
 
 

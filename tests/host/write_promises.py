@@ -1,7 +1,7 @@
 """Record this version as the last release: `python tests/host/write_promises.py`.
 
-Writes `held/workflows/`, the saved workflows, and `held/values.json`: every choice of each combo
-and the least and greatest value of each number, on a server that has no models of its own.
+Writes `last_release/workflows/`, the saved workflows, and `last_release/values.json`: the choices
+of each combo and the bounds of each number, on a server without models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HELD = Path(__file__).with_name("held")
+LAST_RELEASE = Path(__file__).with_name("last_release")
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -34,10 +34,10 @@ if __name__ == "__main__":
             }
     if not values:
         sys.exit("The pack did not load: start it with `make serve` and read the log.")
-    (HELD / "values.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(HELD / "workflows", ignore_errors=True)
-    (HELD / "workflows").mkdir(parents=True)
+    (LAST_RELEASE / "values.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(LAST_RELEASE / "workflows", ignore_errors=True)
+    (LAST_RELEASE / "workflows").mkdir(parents=True)
     for file in (ROOT / "workflows").glob("*.json"):
         graph = json.loads(file.read_text(encoding="utf-8"))
         text = json.dumps(graph, ensure_ascii=False, separators=(",", ":"))
-        (HELD / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
+        (LAST_RELEASE / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
