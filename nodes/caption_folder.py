@@ -120,7 +120,7 @@ class CaptionFolder(io.ComfyNode):
             image_folder,
             CaptionFolderOptions(prompt, language, format, max_new_tokens, overwrite),
             batching=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
-            on_picture=lambda done, _: progress.step(done),
+            on_image=lambda done, _: progress.step(done),
         )
         host.show_text(str(report))
         texts = {path: read_caption(path) for path in paths if path not in report.failed}

@@ -1,1 +1,1 @@
-"""Captions and boxes on disk: text and JSON files beside images, COCO, whole folders."""
+"""Captions and boxes on disk: text and JSON files next to images, COCO, whole folders."""

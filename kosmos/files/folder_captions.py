@@ -1,10 +1,10 @@
-"""Caption all pictures of a folder, however many: stop at any time, go on at any time."""
+"""Caption all images of a folder; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,18 @@ IMAGE_SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
 )
 MAX_SIDE = 1024
-"""Larger pictures are reduced to so many pixels when they are read; Kosmos-2 sees 224."""
+"""Larger images are reduced to this many pixels a side when they are read."""
 
 CHUNK_SIZE = 32
-"""Pictures in memory at a time."""
+"""Images in memory at a time."""
 
 
 @dataclass(frozen=True)
 class CaptionFolderOptions:
-    """How to caption a folder: see `caption` and `CAPTION_FORMATS`.
+    """How to caption a folder: see `caption` and CAPTION_FORMATS.
 
-    With `overwrite` captions that are there are written anew. Of `processes` that share the folder
-    this is number `process`, from 0: each picture belongs to one of them by its name alone.
+    `overwrite` also captions images that have a caption. `world_size` processes share a folder,
+    this one is number `rank`, from 0; the file name decides to which an image belongs.
     """
 
     prompt: str = BRIEF
@@ -43,30 +43,30 @@ class CaptionFolderOptions:
     format: str = "txt"
     max_new_tokens: int = 128
     overwrite: bool = False
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    world_size: int = 1
 
 
 @dataclass
 class CaptionFolderReport:
-    """What became of a folder: numbers of pictures, and each that failed with the reason why."""
+    """The result for a folder: numbers of images, and the failed ones with the reason."""
 
     captioned: int = 0
     skipped: int = 0
     failed: dict[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{self.captioned} captioned, {self.skipped} were done, {len(self.failed)} failed"]
-        return "\n".join(lines + [f"  {path}: {why}" for path, why in self.failed.items()])
+        lines = [f"{self.captioned} captioned, {self.skipped} skipped, {len(self.failed)} failed"]
+        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.failed.items()])
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the pictures in a folder and its subfolders, by name; hidden ones are left out.
+    """Return the images in a folder and its subfolders, sorted, without hidden files and folders.
 
     Raises UserError when there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give one that holds pictures.")
+        raise UserError(f"There is no folder {folder}: give a folder with images.")
     return sorted(
         path
         for path in folder.rglob("*")
@@ -79,75 +79,72 @@ def list_images(folder: Path) -> list[Path]:
 def caption_folder(
     kosmos: Kosmos,
     folder: Path,
-    job: CaptionFolderOptions,
+    options: CaptionFolderOptions,
     *,
     batching: BatchOptions = DEFAULT_BATCHES,
-    on_picture: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] | None = None,
 ) -> CaptionFolderReport:
-    """Write a caption beside each picture of a folder that has none.
+    """Write a caption next to each image of a folder that has none.
 
-    Captions are written as soon as a chunk of pictures is done, each file whole or not at all, so
-    a run that was stopped goes on where it was, and new pictures are seen by the next run. What
-    cannot be read is reported and not an end. `on_picture` hears how many pictures of how many are
-    behind it.
+    Captions are written after each chunk of images, each file atomically, so a run after an
+    interruption captions the remaining images. Images that cannot be read are reported as failed.
+    `on_image` is called as on_image(done, total) after each chunk.
 
-    Raises UserError when the folder is missing or cannot be written to, and when the model does
-    not write the language that was asked for.
+    Raises UserError when the folder is missing or cannot be written to, and when the model does not
+    generate the requested language.
     """
     report = CaptionFolderReport()
-    todo = _todo(folder, job, report)
-    behind, total = report.skipped + len(report.failed), report.skipped + len(report.failed)
-    total += len(todo)
-    for start in range(0, len(todo), CHUNK_SIZE):
-        chunk = todo[start : start + CHUNK_SIZE]
-        read = list(_read_all(chunk, report))
-        if read:
-            seen = caption(
+    pending = _pending(folder, options, report)
+    done = report.skipped + len(report.failed)
+    total = done + len(pending)
+    for start in range(0, len(pending), CHUNK_SIZE):
+        chunk = pending[start : start + CHUNK_SIZE]
+        images = list(_read_images(chunk, report))
+        if images:
+            texts = caption(
                 kosmos,
-                [picture for _, picture, _ in read],
-                job.prompt,
-                max_new_tokens=job.max_new_tokens,
-                batching=BatchOptions(
-                    batching.batch_size, batching.free_memory, on_token=batching.on_token
-                ),
+                [image for _, image, _ in images],
+                options.prompt,
+                max_new_tokens=options.max_new_tokens,
+                batching=replace(batching, on_batch=None),
             )
             if report.captioned == 0:
-                check_language(job.language, [text.caption for text in seen])
-            for (path, _, (width, height)), text in zip(read, seen, strict=True):
-                files = caption_file_contents(
-                    path, CaptionedImage(path.name, width, height, text), job.format
-                )
-                kept = () if job.overwrite else [file for file in files if file.exists()]
-                wanted = {file: files[file] for file in files if file not in kept}
-                write_files(wanted, overwrite=True)
-            report.captioned += len(read)
-        behind += len(chunk)
-        if on_picture is not None:
-            on_picture(behind, total)
+                check_language(options.language, [text.caption for text in texts])
+            for (path, _, (width, height)), text in zip(images, texts, strict=True):
+                image = CaptionedImage(path.name, width, height, text)
+                files = caption_file_contents(path, image, options.format)
+                if not options.overwrite:
+                    files = {file: text for file, text in files.items() if not file.exists()}
+                write_files(files, overwrite=True)
+            report.captioned += len(images)
+        done += len(chunk)
+        if on_image is not None:
+            on_image(done, total)
     return report
 
 
-def _todo(folder: Path, job: CaptionFolderOptions, report: CaptionFolderReport) -> list[Path]:
-    """Return this process's pictures that want a caption; note the others in the report."""
-    todo = []
-    named: dict[Path, Path] = {}
+def _pending(
+    folder: Path, options: CaptionFolderOptions, report: CaptionFolderReport
+) -> list[Path]:
+    """Return the images of this process without a caption; add the others to the report."""
+    pending = []
+    by_stem: dict[Path, Path] = {}
     for path in list_images(folder):
-        other = named.setdefault(path.with_suffix(""), path)
-        name = other.relative_to(folder).as_posix().encode()
-        if zlib.crc32(name) % job.processes != job.process:
+        first = by_stem.setdefault(path.with_suffix(""), path)
+        name = first.relative_to(folder).as_posix().encode()
+        if zlib.crc32(name) % options.world_size != options.rank:
             continue
-        if other is not path:
-            report.failed[path] = f"its caption would have the name of {other.name}'s: rename it"
-        elif not job.overwrite and all(
-            file.exists() for file in caption_file_paths(path, job.format)
-        ):
+        files = caption_file_paths(path, options.format)
+        if first is not path:
+            report.failed[path] = f"its caption file would be that of {first.name}: rename it"
+        elif not options.overwrite and all(file.exists() for file in files):
             report.skipped += 1
         else:
-            todo.append(path)
-    return todo
+            pending.append(path)
+    return pending
 
 
-def _read_all(
+def _read_images(
     paths: list[Path], report: CaptionFolderReport
 ) -> Iterator[tuple[Path, Tensor, tuple[int, int]]]:
     for path in paths:
@@ -158,17 +155,17 @@ def _read_all(
 
 
 def read_image(path: Path) -> tuple[Tensor, tuple[int, int]]:
-    """Return a picture, float [H,W,C] in 0..1 with 3 or 4 channels, and its width and height.
+    """Return an image, float [H,W,C] in 0..1 with 3 or 4 channels, and its width and height.
 
-    It is turned as its camera says, and reduced to at most LARGEST pixels a side; the width and
-    height are those in the file. Raises what Pillow raises for a file that is no picture.
+    The EXIF orientation is applied, and the image is reduced to at most MAX_SIDE pixels a side; the
+    width and height are those of the file. Raises Pillow's errors for a file that is no image.
     """
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        size = picture.size
-        if picture.mode.startswith("I"):  # 16 bits
-            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-        transparent = "A" in picture.getbands() or "transparency" in picture.info
-        picture = picture.convert("RGBA" if transparent else "RGB")
-        picture.thumbnail((MAX_SIDE, MAX_SIDE))
-        return to_tensor(picture), size
+        image = ImageOps.exif_transpose(file)
+        size = image.size
+        if image.mode.startswith("I"):  # 16 bits
+            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        transparent = "A" in image.getbands() or "transparency" in image.info
+        image = image.convert("RGBA" if transparent else "RGB")
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        return to_tensor(image), size

@@ -1,4 +1,4 @@
-"""Captions with their boxes as JSON: what is saved beside pictures, and read by other programs."""
+"""Captions with boxes as JSON, as saved next to images and read by other programs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ...shared.errors import UserError
 from ..grounding import Box, GroundedText, Phrase
 
 
-def grounded_text_to_dict(seen: GroundedText, width: int, height: int) -> dict[str, object]:
-    """Return a caption as plain data.
+def grounded_text_to_dict(text: GroundedText, width: int, height: int) -> dict[str, object]:
+    """Return a caption with boxes as JSON data.
 
-    `width` and `height` are the picture's, in pixels. A phrase is `caption[start:end]`; boxes are
-    [x0, y0, x1, y1] in 0..1 of the picture.
+    `width` and `height` are those of the image in pixels. A phrase is `caption[start:end]`; boxes
+    are [x0, y0, x1, y1], relative to the image, 0..1.
     """
     return {
-        "caption": seen.caption,
+        "caption": text.caption,
         "width": width,
         "height": height,
         "phrases": [
@@ -25,23 +25,23 @@ def grounded_text_to_dict(seen: GroundedText, width: int, height: int) -> dict[s
                 "end": phrase.end,
                 "boxes": [[round(edge, 6) for edge in box] for box in phrase.boxes],
             }
-            for phrase in seen.phrases
+            for phrase in text.phrases
         ],
     }
 
 
-def grounded_text_to_json(seen: GroundedText, width: int, height: int) -> str:
-    """Return `grounded_text_to_dict` as a text."""
-    return json.dumps(grounded_text_to_dict(seen, width, height), ensure_ascii=False, indent=1)
+def grounded_text_to_json(text: GroundedText, width: int, height: int) -> str:
+    """Return the data of `grounded_text_to_dict` as JSON text."""
+    return json.dumps(grounded_text_to_dict(text, width, height), ensure_ascii=False, indent=1)
 
 
 def grounded_text_from_json(text: str, name: str) -> GroundedText:
-    """Read what `grounded_text_to_json` wrote, from a file of a name.
+    """Parse the output of `grounded_text_to_json`, read from a file called `name`.
 
-    Raises UserError when it is something else.
+    Raises UserError for anything else.
     """
     try:
-        told = json.loads(text)
+        data = json.loads(text)
         phrases = tuple(
             Phrase(
                 str(phrase["text"]),
@@ -49,11 +49,11 @@ def grounded_text_from_json(text: str, name: str) -> GroundedText:
                 int(phrase["end"]),
                 tuple(Box(*map(float, box)) for box in phrase["boxes"]),
             )
-            for phrase in told["phrases"]
+            for phrase in data["phrases"]
         )
-        return GroundedText(str(told["caption"]), phrases)
+        return GroundedText(str(data["caption"]), phrases)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{name} holds no caption with phrases and boxes: remove it, or let SaveCaptions write "
-            "it again."
+            f"{name} is not a caption with phrases and boxes: remove it, or write it again with "
+            "SaveCaptions."
         ) from error

@@ -113,12 +113,12 @@ def test_a_folder_is_captioned_and_new_images_are_found(client: Client, server: 
     outcome = folder_graph("holiday").outputs(client)
     assert texts(outcome, "files") == ["holiday/0.png", "holiday/1.png", "holiday/2.png"]
     report = texts(outcome, "report")[0]
-    assert report.startswith("3 captioned, 0 were done, 1 failed")
+    assert report.startswith("3 captioned, 0 skipped, 1 failed")
     assert "broken.png" in report
     save_scene(server.input / "holiday" / "later" / "3.png", 93)
     outcome = folder_graph("holiday").outputs(client)
     assert len(texts(outcome, "files")) == 4
-    assert texts(outcome, "report")[0].startswith("1 captioned, 3 were done, 1 failed")
+    assert texts(outcome, "report")[0].startswith("1 captioned, 3 skipped, 1 failed")
     assert (server.input / "holiday" / "later" / "3.txt").exists()
 
 

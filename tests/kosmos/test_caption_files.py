@@ -1,4 +1,4 @@
-"""Captions are saved whole, never over others, and as other programs read them."""
+"""Caption files: text, JSON and COCO, and no unwanted overwriting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kosmos_dreambooth.kosmos.files.coco import (
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.shared.errors import UserError
 
-SEEN = GroundedText(
+GROUNDED = GroundedText(
     "a Hündchen and two cats",
     (
         Phrase("a Hündchen", 0, 10, (Box(0.25, 0.5, 0.5, 1.0),)),
@@ -29,29 +29,29 @@ SEEN = GroundedText(
 )
 
 
-def test_a_picture_gets_text_and_json(tmp_path: Path) -> None:
-    picture = tmp_path / "dog.1.png"
+def test_an_image_gets_text_and_json(tmp_path: Path) -> None:
+    image_file = tmp_path / "dog.1.png"
     write_files(
         caption_file_contents(
-            picture, CaptionedImage(picture.name, 200, 100, SEEN), "txt and json"
+            image_file, CaptionedImage(image_file.name, 200, 100, GROUNDED), "txt and json"
         ),
         overwrite=False,
     )
     assert (tmp_path / "dog.1.txt").read_text(encoding="utf-8") == "a Hündchen and two cats\n"
-    told = json.loads((tmp_path / "dog.1.json").read_text(encoding="utf-8"))
-    assert told["phrases"][0] == {
+    data = json.loads((tmp_path / "dog.1.json").read_text(encoding="utf-8"))
+    assert data["phrases"][0] == {
         "text": "a Hündchen",
         "start": 0,
         "end": 10,
         "boxes": [[0.25, 0.5, 0.5, 1.0]],
     }
-    assert read_caption(picture) == SEEN.caption
+    assert read_caption(image_file) == GROUNDED.caption
     (tmp_path / "dog.1.txt").unlink()
-    assert read_caption(picture) == SEEN.caption
+    assert read_caption(image_file) == GROUNDED.caption
     assert read_caption(tmp_path / "cat.png") is None
 
 
-def test_nothing_is_overwritten_unless_told_and_nothing_is_half_done(tmp_path: Path) -> None:
+def test_existing_files_are_overwritten_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("mine")
     files = {tmp_path / "a.txt": "new", tmp_path / "b.txt": "new"}
     with pytest.raises(UserError, match=r"^b\.txt would be overwritten"):
@@ -61,18 +61,18 @@ def test_nothing_is_overwritten_unless_told_and_nothing_is_half_done(tmp_path: P
     assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
 
 
-def test_a_set_becomes_the_two_files_of_coco() -> None:
-    entries = [
-        CaptionedImage("x.png", 200, 100, SEEN),
+def test_a_set_is_saved_as_two_coco_files() -> None:
+    images = [
+        CaptionedImage("x.png", 200, 100, GROUNDED),
         CaptionedImage("y.png", 10, 10, GroundedText("the sea")),
     ]
-    boxes, texts = coco_instances(entries), coco_captions(entries)
+    boxes, texts = coco_instances(images), coco_captions(images)
     assert [c["name"] for c in boxes["categories"]] == ["cats", "hündchen"]
     first = boxes["annotations"][0]
     assert first["bbox"] == [50, 50, 50, 50]
     assert first["area"] == 2500
     assert (first["image_id"], first["category_id"], first["phrase"]) == (1, 2, "a Hündchen")
-    assert [a["caption"] for a in texts["annotations"]] == [SEEN.caption, "the sea"]
+    assert [a["caption"] for a in texts["annotations"]] == [GROUNDED.caption, "the sea"]
     assert texts["images"] == boxes["images"]
     ids = [a["id"] for a in boxes["annotations"]]
     assert len(ids) == len(set(ids)) == 3

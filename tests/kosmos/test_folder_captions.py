@@ -1,4 +1,4 @@
-"""A folder is captioned once, whatever stops it, and whoever shares the work."""
+"""Caption folders: resuming, formats, unreadable files, several processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image
 
 ENTRY = Path(__file__).resolve().parents[2] / "kosmos" / "caption_folder.py"
-JOB = CaptionFolderOptions(max_new_tokens=30)
+OPTIONS = CaptionFolderOptions(max_new_tokens=30)
 
 
 @pytest.fixture
@@ -38,22 +38,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_picture_gets_its_caption_beside_it(tiny: Kosmos, folder: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    report = caption_folder(tiny, folder, JOB, on_picture=lambda *counts: heard.append(counts))
+def test_each_image_gets_a_caption_file(tiny: Kosmos, folder: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    report = caption_folder(tiny, folder, OPTIONS, on_image=lambda *counts: progress.append(counts))
     assert (report.captioned, report.skipped, report.failed) == (3, 0, {})
-    assert heard == [(3, 3)]
+    assert progress == [(3, 3)]
     assert (folder / "red.txt").read_text() == "An image of a red dog in the meadow.\n"
     for path in list_images(folder):
-        picture, _ = read_image(path)
-        assert read_caption(path) == caption(tiny, picture[None], max_new_tokens=30)[0].caption
+        image, _ = read_image(path)
+        assert read_caption(path) == caption(tiny, image[None], max_new_tokens=30)[0].caption
 
 
-def test_the_next_run_sees_new_pictures_and_leaves_the_others(tiny: Kosmos, folder: Path) -> None:
-    caption_folder(tiny, folder, JOB)
+def test_the_next_run_captions_only_new_images(tiny: Kosmos, folder: Path) -> None:
+    caption_folder(tiny, folder, OPTIONS)
     (folder / "red.txt").write_text("my own words")
     Image.new("RGB", (9, 9), "blue").save(folder / "new.png")
-    report = caption_folder(tiny, folder, JOB)
+    report = caption_folder(tiny, folder, OPTIONS)
     assert (report.captioned, report.skipped) == (1, 3)
     assert (folder / "red.txt").read_text() == "my own words"
     again = caption_folder(tiny, folder, CaptionFolderOptions(max_new_tokens=30, overwrite=True))
@@ -61,21 +61,21 @@ def test_the_next_run_sees_new_pictures_and_leaves_the_others(tiny: Kosmos, fold
     assert (folder / "red.txt").read_text() != "my own words"
 
 
-def test_a_format_that_is_added_leaves_the_words_that_are_there(tiny: Kosmos, folder: Path) -> None:
+def test_another_format_keeps_existing_files(tiny: Kosmos, folder: Path) -> None:
     (folder / "red.txt").write_text("my own words")
-    report = caption_folder(tiny, folder, replace(JOB, format="txt and json"))
+    report = caption_folder(tiny, folder, replace(OPTIONS, format="txt and json"))
     assert (report.captioned, report.skipped) == (3, 0)
     assert (folder / "red.txt").read_text() == "my own words"
     assert json.loads((folder / "red.json").read_text())["caption"].startswith("An image of")
 
 
-def test_another_programs_json_is_left_alone(tiny: Kosmos, folder: Path) -> None:
+def test_a_json_file_of_another_program_is_kept(tiny: Kosmos, folder: Path) -> None:
     (folder / "red.json").write_text('{"tags": ["red"]}')
-    assert caption_folder(tiny, folder, JOB).captioned == 3
+    assert caption_folder(tiny, folder, OPTIONS).captioned == 3
     assert read_caption(folder / "red.png") == "An image of a red dog in the meadow."
 
 
-def test_a_stopped_run_goes_on_where_it_was(
+def test_an_interrupted_run_is_resumed(
     tiny: Kosmos, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "CHUNK_SIZE", 1)
@@ -87,30 +87,30 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption_folder(tiny, folder, JOB, batching=BatchOptions(on_token=stop))
+        caption_folder(tiny, folder, OPTIONS, batching=BatchOptions(on_token=stop))
     assert tokens
-    report = caption_folder(tiny, folder, JOB)
+    report = caption_folder(tiny, folder, OPTIONS)
     assert (report.captioned, report.skipped) == (1, 2)
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_what_cannot_be_read_is_reported_and_no_end(tiny: Kosmos, folder: Path) -> None:
+def test_unreadable_images_are_reported(tiny: Kosmos, folder: Path) -> None:
     (folder / "text.png").write_text("no picture")
-    whole = (folder / "red.png").read_bytes()
-    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "red.jpg").write_bytes(whole)
-    report = caption_folder(tiny, folder, JOB)
+    data = (folder / "red.png").read_bytes()
+    (folder / "half.png").write_bytes(data[: len(data) // 2])
+    (folder / "red.jpg").write_bytes(data)
+    report = caption_folder(tiny, folder, OPTIONS)
     assert report.captioned == 3
     assert {path.name for path in report.failed} == {"text.png", "half.png", "red.png"}
     assert "red.jpg" in report.failed[folder / "red.png"]
-    assert "3 captioned, 0 were done, 3 failed" in str(report)
+    assert "3 captioned, 0 skipped, 3 failed" in str(report)
 
 
-def test_processes_share_a_folder_without_talking(tiny: Kosmos, folder: Path) -> None:
+def test_processes_share_a_folder(tiny: Kosmos, folder: Path) -> None:
     for k in range(9):
         Image.new("RGB", (9, 9), "red").save(folder / f"{k}.png")
     reports = [
-        caption_folder(tiny, folder, CaptionFolderOptions(max_new_tokens=3, process=k, processes=3))
+        caption_folder(tiny, folder, CaptionFolderOptions(max_new_tokens=3, rank=k, world_size=3))
         for k in range(3)
     ]
     assert sum(report.captioned for report in reports) == 12
@@ -119,7 +119,7 @@ def test_processes_share_a_folder_without_talking(tiny: Kosmos, folder: Path) ->
     assert len(list(folder.rglob("*.txt"))) == 12
 
 
-def test_pictures_of_any_kind_are_read_as_core_reads_them(tmp_path: Path) -> None:
+def test_all_image_modes_are_read(tmp_path: Path) -> None:
     grey = np.linspace(0, 65535, 600, dtype=np.uint16).reshape(20, 30)
     Image.fromarray(grey).save(tmp_path / "sixteen.png")
     Image.new("P", (30, 20)).save(tmp_path / "palette.gif")
@@ -129,21 +129,21 @@ def test_pictures_of_any_kind_are_read_as_core_reads_them(tmp_path: Path) -> Non
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
     Image.new("RGB", (3000, 2000)).save(tmp_path / "large.png")
     for path in list_images(tmp_path):
-        picture, (width, height) = read_image(path)
-        assert 0 <= picture.min() <= picture.max() <= 1
-        assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.01)
+        image, (width, height) = read_image(path)
+        assert 0 <= image.min() <= image.max() <= 1
+        assert image.shape[1] / image.shape[0] == pytest.approx(1.5, rel=0.01)
         assert width / height == 1.5
-        assert picture.shape[2] == (4 if path.name == "clear.png" else 3)
+        assert image.shape[2] == (4 if path.name == "clear.png" else 3)
     assert read_image(tmp_path / "sixteen.png")[0].max() == 1
     assert read_image(tmp_path / "large.png")[1] == (3000, 2000)
 
 
-def test_a_folder_that_is_missing_is_an_error_to_mend(tiny: Kosmos, tmp_path: Path) -> None:
+def test_a_missing_folder_raises_a_user_error(tiny: Kosmos, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
-        caption_folder(tiny, tmp_path / "nowhere", JOB)
+        caption_folder(tiny, tmp_path / "nowhere", OPTIONS)
 
 
-def test_the_command_captions_reports_and_tells_by_its_exit(folder: Path) -> None:
+def test_the_command_reports_failures_by_its_exit_code(folder: Path) -> None:
     def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(ENTRY), str(folder), *options],
@@ -156,21 +156,21 @@ def test_the_command_captions_reports_and_tells_by_its_exit(folder: Path) -> Non
     done = run("--format", "txt and json", "--max-new-tokens", "20")
     assert done.returncode == 0, done.stderr
     assert "3 captioned" in done.stderr
-    told = json.loads((folder / "red.json").read_text(encoding="utf-8"))
-    assert (told["width"], told["height"]) == (40, 30)
-    assert told["caption"] == (folder / "red.txt").read_text(encoding="utf-8").strip()
+    data = json.loads((folder / "red.json").read_text(encoding="utf-8"))
+    assert (data["width"], data["height"]) == (40, 30)
+    assert data["caption"] == (folder / "red.txt").read_text(encoding="utf-8").strip()
     (folder / "bad.png").write_text("no picture")
     again = run(RANK="0", WORLD_SIZE="1")
     assert again.returncode == 1
     assert "bad.png" in again.stderr
 
 
-def test_torchrun_shares_a_folder_among_its_processes(folder: Path) -> None:
+def test_torchrun_processes_share_a_folder(folder: Path) -> None:
     for k in range(6):
         Image.new("RGB", (9, 9), "red").save(folder / f"{k}.png")
-    shared = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*shared, str(ENTRY), str(folder), "--max-new-tokens", "3"],
+        [*torchrun, str(ENTRY), str(folder), "--max-new-tokens", "3"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

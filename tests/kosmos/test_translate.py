@@ -1,4 +1,4 @@
-"""Captions are translated, and their boxes stay on the words that name the same things."""
+"""Translate captions and transfer their boxes."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def phrase(*boxes: Box) -> Phrase:
         ("ein Hund", [""], [""]),
     ],
 )
-def test_phrases_are_found_again(
+def test_translated_phrases_are_found(
     caption: str, phrases: list[str], expected: list[str] | None
 ) -> None:
-    given = [(text, phrase(A)) for text in phrases]
-    seen = transfer_boxes(caption, given)
+    translated = [(text, phrase(A)) for text in phrases]
+    result = transfer_boxes(caption, translated)
     expected = expected or ["un perro rojo", "un perro azul"]
-    assert [one.text for one in seen.phrases] == expected
-    assert all(one.boxes == (A,) for one in seen.phrases)
+    assert [one.text for one in result.phrases] == expected
+    assert all(one.boxes == (A,) for one in result.phrases)
     end = 0
-    for one in seen.phrases:
+    for one in result.phrases:
         assert end <= one.start
         assert caption[one.start : one.end] == one.text
         end = one.end
 
 
-def test_two_phrases_that_read_alike_get_words_of_their_own() -> None:
-    seen = transfer_boxes(
+def test_two_equal_phrases_get_different_words() -> None:
+    result = transfer_boxes(
         "ein Hund und ein Hund", [("ein Hund", phrase(A)), ("ein Hund", phrase(B))]
     )
-    assert [(one.start, one.boxes) for one in seen.phrases] == [(0, (A,)), (13, (B,))]
+    assert [(one.start, one.boxes) for one in result.phrases] == [(0, (A,)), (13, (B,))]
 
 
 PAIRS = {
@@ -68,7 +68,7 @@ PAIRS = {
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny MarianMT in the real architecture and files, that knows four texts by heart."""
+    """A tiny MarianMT in the real architecture and files, trained on four texts."""
     folder = tmp_path_factory.mktemp("models") / "tiny-marian"
     folder.mkdir()
     vocab = {"</s>": 0, "<unk>": 1}
@@ -110,13 +110,13 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **layers,
     )
     model = MarianMTModel(config)
-    told = tokenizer(
+    batch = tokenizer(
         list(PAIRS), text_target=list(PAIRS.values()), padding=True, return_tensors="pt"
     )
-    told["labels"] = told["labels"].masked_fill(told["labels"] == pad, -100)
+    batch["labels"] = batch["labels"].masked_fill(batch["labels"] == pad, -100)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(400):
-        loss = model(**told).loss
+        loss = model(**batch).loss
         if loss < 0.01:
             break
         optimizer.zero_grad()
@@ -127,30 +127,30 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SEEN = parse(
+GROUNDED = parse(
     "An image of<phrase> a red dog</phrase><object><patch_index_0044><patch_index_0863></object>"
     " and<phrase> a blue house</phrase><object><patch_index_0000><patch_index_0500></object>."
 )
 
 
-def test_a_translator_from_disk_translates_and_the_boxes_follow(marian: Path) -> None:
+def test_a_loaded_translator_translates_captions_with_boxes(marian: Path) -> None:
     translator = load_translator(marian, torch.float32)
-    heard: list[tuple[int, int]] = []
-    told = translate(
+    progress: list[tuple[int, int]] = []
+    texts = translate(
         translator,
-        [SEEN, GroundedText("the sea"), GroundedText("")],
+        [GROUNDED, GroundedText("the sea"), GroundedText("")],
         "German",
-        on_batch=lambda *counts: heard.append(counts),
+        on_batch=lambda *counts: progress.append(counts),
     )
-    assert [text.caption for text in told] == ["Bild: Haus blau und Hund rot.", "das Meer", ""]
-    assert [(one.text, one.boxes) for one in told[0].phrases] == [
-        ("Haus blau", SEEN.phrases[1].boxes),
-        ("Hund rot", SEEN.phrases[0].boxes),
+    assert [text.caption for text in texts] == ["Bild: Haus blau und Hund rot.", "das Meer", ""]
+    assert [(one.text, one.boxes) for one in texts[0].phrases] == [
+        ("Haus blau", GROUNDED.phrases[1].boxes),
+        ("Hund rot", GROUNDED.phrases[0].boxes),
     ]
-    assert heard[-1] == (4, 4)
+    assert progress[-1] == (4, 4)
 
 
-def test_what_is_no_translator_is_an_error_to_mend(marian: Path, tmp_path: Path) -> None:
+def test_another_or_a_broken_model_raises_a_user_error(marian: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
         load_translator(tmp_path, torch.float32)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -161,8 +161,8 @@ def test_what_is_no_translator_is_an_error_to_mend(marian: Path, tmp_path: Path)
         load_translator(tmp_path, torch.float32)
 
 
-def test_a_language_that_a_model_does_not_have_is_an_error_to_mend(marian: Path) -> None:
+def test_an_unsupported_language_raises_a_user_error(marian: Path) -> None:
     translator = load_translator(marian, torch.float32)
     translator.tokenizer.supported_language_codes = [">>fra<<"]
-    with pytest.raises(UserError, match="cannot write Korean"):
-        translate(translator, [SEEN], "Korean")
+    with pytest.raises(UserError, match="does not support Korean"):
+        translate(translator, [GROUNDED], "Korean")
