@@ -1,4 +1,4 @@
-"""A tiny Kosmos-2 in the real architecture, with the real tags, that knows four plain pictures."""
+"""A tiny Kosmos-2 of the real architecture and tokenizer, trained on four plain images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2
 
 SIDE = 56
 
-LESSONS = {
+TRAINING_TEXTS = {
     (1.0, 0.0, 0.0): "<phrase> a red dog</phrase><object><patch_index_0044><patch_index_0863>"
     "</object> in the meadow.",
     (0.0, 0.0, 1.0): "<phrase> two cats</phrase><object><patch_index_0000><patch_index_0500>"
@@ -29,23 +29,23 @@ LESSONS = {
     " and<phrase> a boat</phrase><object><patch_index_0580><patch_index_0905></object> at night.",
     (0.0, 0.0, 0.0): " night.",
 }
-"""What the model says of a picture of one colour."""
+"""Continuations of "An image of" by the colour of the plain image."""
 
 
 def plain(colour: tuple[float, float, float], height: int = 20, width: int = 30) -> torch.Tensor:
-    """A picture [1,H,W,3] of one colour."""
+    """Return an image [1,H,W,3] of one colour."""
     return torch.tensor(colour).expand(1, height, width, 3)
 
 
 @pytest.fixture(scope="session")
-def four_pictures() -> torch.Tensor:
-    return torch.cat([plain(colour) for colour in LESSONS])
+def four_images() -> torch.Tensor:
+    return torch.cat([plain(colour) for colour in TRAINING_TEXTS])
 
 
 @pytest.fixture(scope="session")
-def lessons() -> list[str]:
-    """What the tiny model writes under each of the four pictures, behind "An image of"."""
-    return list(LESSONS.values())
+def training_texts() -> list[str]:
+    """What the tiny model generates after "An image of" for each of the four images."""
+    return list(TRAINING_TEXTS.values())
 
 
 @pytest.fixture(scope="session")
@@ -75,16 +75,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         latent_query_num=6,
     )
     model = Kosmos2ForConditionalGeneration(config)
-    _teach(model, processor)
+    _train(model, processor)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def _teach(model: Kosmos2ForConditionalGeneration, processor: Kosmos2Processor) -> None:
-    texts = [f"<grounding>An image of{text}" for text in LESSONS.values()]
+def _train(model: Kosmos2ForConditionalGeneration, processor: Kosmos2Processor) -> None:
+    texts = [f"<grounding>An image of{text}" for text in TRAINING_TEXTS.values()]
     encoded = processor(
-        images=[(plain(c)[0] * 255).byte().movedim(-1, 0) for c in LESSONS],
+        images=[(plain(c)[0] * 255).byte().movedim(-1, 0) for c in TRAINING_TEXTS],
         text=texts,
         size={"height": SIDE, "width": SIDE},
         do_center_crop=False,
@@ -102,7 +102,7 @@ def _teach(model: Kosmos2ForConditionalGeneration, processor: Kosmos2Processor) 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    raise AssertionError("The tiny model did not learn its four pictures.")
+    raise AssertionError("The tiny model did not fit its four images.")
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ Published = Callable[..., list[list[GroundedText]]]
 
 @pytest.fixture(scope="session")
 def published() -> Published:
-    """What transformers writes, for each picture and prompt by itself, as its documentation does:
+    """Generate by transformers, as in its documentation, for each image and prompt separately:
     `published(kosmos, images, prompts, **settings of generate)`."""
 
     def write(
@@ -144,9 +144,9 @@ def published() -> Published:
                 num_image_tokens=kosmos.model.config.latent_query_num,
                 return_tensors="pt",
             )
-            written = kosmos.model.generate(**inputs, do_sample=False, **settings)
-            raw = kosmos.processor.batch_decode(written, skip_special_tokens=True)[0]
-            # The published decoder leaves the blank that its tokenizer adds behind a closed tag.
+            ids = kosmos.model.generate(**inputs, do_sample=False, **settings)
+            raw = kosmos.processor.batch_decode(ids, skip_special_tokens=True)[0]
+            # The published code keeps the blank that its tokenizer adds after a closing tag.
             return parse(re.sub(r"> (?=[.,;:!?])", ">", raw.split("</image>")[1]))
 
         return [[one(image, prompt) for prompt in prompts] for image in images]

@@ -65,10 +65,10 @@ def test_maps_of_nouns_peak_on_the_named_objects(sandbox: Kosmos) -> None:
 
 @pytest.mark.parametrize("method", ["attention", "rollout"])
 def test_all_shares_of_attention_add_up_to_one(
-    tiny: Kosmos, four_pictures: torch.Tensor, lessons: list[str], method: str
+    tiny: Kosmos, four_images: torch.Tensor, training_texts: list[str], method: str
 ) -> None:
-    tokenized = tokenize_caption(tiny, parse(f"An image of{lessons[0]}"))
-    pixels = preprocess(tiny, four_pictures[:1])
+    tokenized = tokenize_caption(tiny, parse(f"An image of{training_texts[0]}"))
+    pixels = preprocess(tiny, four_images[:1])
     for word_map in word_maps(tiny, pixels, tokenized, tokenized.words, method=method):
         assert word_map.text is not None
         share_sum = word_map.grid.sum() + word_map.class_token + word_map.queries + word_map.text
@@ -76,19 +76,19 @@ def test_all_shares_of_attention_add_up_to_one(
         assert word_map.grid.min() >= 0
 
 
-def test_maps_are_equal_in_inference_mode(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+def test_maps_are_equal_in_inference_mode(tiny: Kosmos, four_images: torch.Tensor) -> None:
     tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
-    expected = word_maps(tiny, preprocess(tiny, four_pictures[:1]), tokenized, tokenized.words)
+    expected = word_maps(tiny, preprocess(tiny, four_images[:1]), tokenized, tokenized.words)
     with torch.inference_mode():
-        pixels = preprocess(tiny, four_pictures[:1].clone())
+        pixels = preprocess(tiny, four_images[:1].clone())
         maps = word_maps(tiny, pixels, tokenized, tokenized.words)
     for one, other in zip(maps, expected, strict=True):
         torch.testing.assert_close(one.grid, other.grid)
 
 
-def test_only_selected_layers_and_heads_count(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
+def test_only_selected_layers_and_heads_count(tiny: Kosmos, four_images: torch.Tensor) -> None:
     tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
-    pixels = preprocess(tiny, four_pictures[:1])
+    pixels = preprocess(tiny, four_images[:1])
 
     def map_of(method: str, **chosen: list[int]) -> WordMap:
         return word_maps(tiny, pixels, tokenized, tokenized.words[-1:], method=method, **chosen)[0]
@@ -108,11 +108,9 @@ def test_only_selected_layers_and_heads_count(tiny: Kosmos, four_pictures: torch
     assert not torch.equal(grid(heads=[0]), grid(heads=[1]))
 
 
-def test_the_attention_implementation_is_restored(
-    tiny: Kosmos, four_pictures: torch.Tensor
-) -> None:
+def test_the_attention_implementation_is_restored(tiny: Kosmos, four_images: torch.Tensor) -> None:
     tokenized = tokenize_caption(tiny, GroundedText("a red dog"))
-    word_maps(tiny, preprocess(tiny, four_pictures[:1]), tokenized, tokenized.words)
+    word_maps(tiny, preprocess(tiny, four_images[:1]), tokenized, tokenized.words)
     attention = tiny.model.text_model.model.layers[0].self_attn
     assert attention.config._attn_implementation == "sdpa"
     assert all(weights.grad is None for weights in tiny.model.parameters())

@@ -1,4 +1,4 @@
-"""Batches are described with boxes, the same as one by one, and running out of memory is no end."""
+"""Captions do not depend on batches, and batches fit into memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Published = Callable[..., list[list[GroundedText]]]
 
 
 @contextmanager
-def memory_for(pictures: int, kosmos: Kosmos) -> Iterator[None]:
-    """Let the vision tower ask for more memory than there is, above a number of pictures."""
+def memory_for(count: int, kosmos: Kosmos) -> Iterator[None]:
+    """Make the vision tower run out of memory for more than `count` images."""
 
     def allocate(_: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        if len(kwargs["pixel_values"]) > pictures:
+        if len(kwargs["pixel_values"]) > count:
             torch.empty(1 << 55, dtype=torch.uint8)
 
     hook = kosmos.model.vision_model.register_forward_pre_hook(allocate, with_kwargs=True)
@@ -48,32 +48,32 @@ def noise() -> torch.Tensor:
     return torch.rand(7, 30, 40, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_each_picture_gets_its_own_caption_and_boxes(
-    tiny: Kosmos, four_pictures: torch.Tensor, lessons: list[str]
+def test_each_image_gets_its_caption_and_boxes(
+    tiny: Kosmos, four_images: torch.Tensor, training_texts: list[str]
 ) -> None:
-    assert caption(tiny, four_pictures) == [parse(f"An image of{text}") for text in lessons]
+    assert caption(tiny, four_images) == [parse(f"An image of{text}") for text in training_texts]
 
 
 def test_captions_equal_those_of_transformers(
-    tiny: Kosmos, four_pictures: torch.Tensor, published: Published
+    tiny: Kosmos, four_images: torch.Tensor, published: Published
 ) -> None:
-    expected = published(tiny, four_pictures, [BRIEF], max_new_tokens=64)
-    assert [[seen] for seen in caption(tiny, four_pictures)] == expected
+    expected = published(tiny, four_images, [BRIEF], max_new_tokens=64)
+    assert [[grounded] for grounded in caption(tiny, four_images)] == expected
 
 
 @pytest.mark.parametrize("batch_size", [0, 2, 3, 7, 100])
-def test_the_batch_size_changes_nothing(
-    tiny: Kosmos, four_pictures: torch.Tensor, noise: torch.Tensor, batch_size: int
+def test_captions_do_not_depend_on_the_batch_size(
+    tiny: Kosmos, four_images: torch.Tensor, noise: torch.Tensor, batch_size: int
 ) -> None:
-    for images in (four_pictures, noise):
+    for images in (four_images, noise):
         one_by_one = [
             caption(tiny, image[None], batching=BatchOptions(batch_size=1))[0] for image in images
         ]
         assert caption(tiny, images, batching=BatchOptions(batch_size=batch_size)) == one_by_one
 
 
-def test_pictures_are_encoded_once_and_tokens_are_cached(
-    tiny: Kosmos, four_pictures: torch.Tensor
+def test_images_are_encoded_once_and_tokens_are_cached(
+    tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
     encoded, decoded = [], []
     hooks = [
@@ -85,24 +85,24 @@ def test_pictures_are_encoded_once_and_tokens_are_cached(
         ),
     ]
     try:
-        caption(tiny, four_pictures, batching=BatchOptions(batch_size=4))
+        caption(tiny, four_images, batching=BatchOptions(batch_size=4))
     finally:
         for hook in hooks:
             hook.remove()
     assert encoded == [4]
     rows, tokens = zip(*decoded, strict=True)
-    assert min(tokens[:2]) > 1  # the pictures' slots, then the prompt
+    assert min(tokens[:2]) > 1  # the image slots, then the prompt
     assert set(tokens[2:]) == {1}
     assert list(rows) == sorted(rows, reverse=True)  # a row that has ended is dropped
     assert rows[1] == 4
     assert rows[-1] < 4
 
 
-def test_a_beginning_is_kept_and_a_request_is_not(
-    tiny: Kosmos, four_pictures: torch.Tensor
+def test_a_beginning_is_part_of_the_caption_and_a_request_is_not(
+    tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
-    begun = caption(tiny, four_pictures[:1], "A photo of")[0].caption
-    answered = caption(tiny, four_pictures[:1], DETAILED)[0].caption
+    begun = caption(tiny, four_images[:1], "A photo of")[0].caption
+    answered = caption(tiny, four_images[:1], DETAILED)[0].caption
     assert begun.startswith("A photo of ")
     assert "Describe" not in answered
 
@@ -111,68 +111,65 @@ def test_batches_are_halved_when_memory_runs_out(tiny: Kosmos, noise: torch.Tens
     expected = caption(tiny, noise)
     done: list[tuple[int, int]] = []
     with memory_for(2, tiny):
-        seen = caption(
+        captions = caption(
             tiny,
             noise,
             batching=BatchOptions(batch_size=7, on_batch=lambda *counts: done.append(counts)),
         )
-    assert seen == expected
+    assert captions == expected
     assert done == [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]
 
 
-def test_drawn_words_depend_on_the_seed_alone(tiny: Kosmos, noise: torch.Tensor) -> None:
-    drawn = Decoding(temperature=1.5, top_p=0.95, seed=3)
-    one_at_a_time = caption(tiny, noise, decoding=drawn, batching=BatchOptions(batch_size=1))
-    assert (
-        caption(tiny, noise, decoding=drawn, batching=BatchOptions(batch_size=7)) == one_at_a_time
+def test_sampling_does_not_depend_on_the_batch_size(tiny: Kosmos, noise: torch.Tensor) -> None:
+    sampling = Decoding(temperature=1.5, top_p=0.95, seed=3)
+    one_by_one, together = (
+        caption(tiny, noise, decoding=sampling, batching=BatchOptions(batch_size=size))
+        for size in (1, 7)
     )
-    other = Decoding(temperature=1.5, top_p=0.95, seed=4)
-    assert caption(tiny, noise, decoding=other) != one_at_a_time
-    # With next to nothing in the nucleus only the likeliest word is left.
-    sure = Decoding(temperature=1.0, top_p=1e-6)
-    assert caption(tiny, noise, decoding=sure) == caption(tiny, noise)
+    assert together == one_by_one
+    # With a nucleus of a single token, sampling is greedy.
+    single = Decoding(temperature=1.0, top_p=1e-6)
+    assert caption(tiny, noise, decoding=single) == caption(tiny, noise)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_beams_find_what_transformers_finds(
+def test_beam_search_equals_that_of_transformers(
     tiny: Kosmos, noise: torch.Tensor, published: Published, batch_size: int
 ) -> None:
-    seen = caption(
+    captions = caption(
         tiny, noise, decoding=Decoding(beams=3), batching=BatchOptions(batch_size=batch_size)
     )
     expected = published(tiny, noise, [BRIEF], num_beams=3, max_new_tokens=64)
-    assert [[text] for text in seen] == expected
+    assert [[text] for text in captions] == expected
 
 
-def test_memory_for_no_picture_at_all_is_an_error_to_mend(
+def test_an_image_that_does_not_fit_into_memory_is_a_user_error(
     tiny: Kosmos, noise: torch.Tensor
 ) -> None:
     with memory_for(0, tiny), pytest.raises(UserError, match="fp16"):
         caption(tiny, noise)
 
 
-def test_a_cancelled_caption_ends_at_the_next_token(tiny: Kosmos, noise: torch.Tensor) -> None:
-    heard = []
+def test_an_exception_in_on_token_ends_the_work(tiny: Kosmos, noise: torch.Tensor) -> None:
+    calls = []
 
-    def listen() -> None:
-        heard.append(True)
-        if len(heard) == 3:
+    def on_token() -> None:
+        calls.append(True)
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caption(tiny, noise, batching=BatchOptions(on_token=listen))
-    assert len(heard) == 3
+        caption(tiny, noise, batching=BatchOptions(on_token=on_token))
+    assert len(calls) == 3
 
 
-def test_captions_are_cut_at_the_limit(tiny: Kosmos, four_pictures: torch.Tensor) -> None:
-    assert caption(tiny, four_pictures[:1], max_new_tokens=3)[0].caption == "An image of a red"
+def test_captions_end_at_max_new_tokens(tiny: Kosmos, four_images: torch.Tensor) -> None:
+    assert caption(tiny, four_images[:1], max_new_tokens=3)[0].caption == "An image of a red"
 
 
-def test_a_prompt_without_room_is_an_error_to_mend(
-    tiny: Kosmos, four_pictures: torch.Tensor
-) -> None:
+def test_a_prompt_that_is_too_long_is_a_user_error(tiny: Kosmos, four_images: torch.Tensor) -> None:
     with pytest.raises(UserError, match=r"shorten it, or lower max_new_tokens\.$"):
-        caption(tiny, four_pictures, "a dog " * 70)
+        caption(tiny, four_images, "a dog " * 70)
 
 
 def peak_of(work: Callable[[], object]) -> int:
@@ -185,7 +182,7 @@ def peak_of(work: Callable[[], object]) -> int:
     return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
+def test_the_estimate_is_an_upper_bound_of_the_memory_of_an_image(
     tiny: Kosmos, noise: torch.Tensor
 ) -> None:
     length = len(tokenize(tiny, BRIEF, 30).ids) + 30
@@ -201,7 +198,7 @@ def test_a_picture_costs_what_is_estimated_or_less_but_not_much_less(
     assert estimate / 6 < (seven - two) / 5 < estimate
 
 
-def test_automatic_batches_learn_what_a_picture_takes(tiny: Kosmos, noise: torch.Tensor) -> None:
+def test_automatic_batch_sizes_use_the_measured_memory(tiny: Kosmos, noise: torch.Tensor) -> None:
     kosmos = replace(tiny, model=copy.deepcopy(tiny.model))
     each, cpu = bytes_per_sequence(kosmos.model, 80), torch.device("cpu")
     assert choose_batch_size(kosmos.model, BatchOptions(free_memory=8 * each), 80) == 4
@@ -216,32 +213,32 @@ def test_automatic_batches_learn_what_a_picture_takes(tiny: Kosmos, noise: torch
     fresh = replace(tiny, model=copy.deepcopy(tiny.model))
     assert cost_share(fresh.model) == 1.0
     caption(fresh, noise[:1])
-    assert cost_share(fresh.model) != 1.0
+    assert batch_sizes.MIN_COST_SHARE <= cost_share(fresh.model) < 1.0
 
 
-def test_a_large_model_reads_pictures_in_parts_on_a_cpu(
+def test_a_large_model_prefills_images_in_several_passes_on_a_cpu(
     tiny: Kosmos, noise: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = caption(tiny, noise)
     length = tokenize(tiny, BRIEF, 64).text_start
     two_images = 2 * 2 * tiny.model.num_parameters() * length
     monkeypatch.setattr(batch_sizes, "CPU_MULTIPLICATIONS", two_images)
-    encoded, written = [], []
+    encoded, batches = [], []
     hook = tiny.model.vision_model.register_forward_pre_hook(
         lambda _, __, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     try:
-        seen = caption(
-            tiny, noise, batching=BatchOptions(on_batch=lambda done, _: written.append(done))
+        captions = caption(
+            tiny, noise, batching=BatchOptions(on_batch=lambda done, _: batches.append(done))
         )
     finally:
         hook.remove()
-    assert seen == expected
+    assert captions == expected
     assert encoded == [2, 2, 2, 1]
-    assert len(written) < len(encoded)
+    assert len(batches) < len(encoded)
 
 
-def test_automatic_batches_follow_the_free_memory(tiny: Kosmos) -> None:
+def test_automatic_batch_sizes_follow_the_free_memory(tiny: Kosmos) -> None:
     model = copy.deepcopy(tiny.model)
     each = bytes_per_sequence(model, 80)
 

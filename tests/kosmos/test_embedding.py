@@ -32,17 +32,17 @@ from transformers.models.clip import CLIPImageProcessor
 
 
 @pytest.fixture(scope="module")
-def captions(lessons: list[str]) -> list[str]:
-    return [parse(text).caption for text in lessons]
+def captions(training_texts: list[str]) -> list[str]:
+    return [parse(text).caption for text in training_texts]
 
 
 def test_the_likelihood_score_is_the_difference_of_log_probabilities(
-    tiny: Kosmos, four_pictures: torch.Tensor
+    tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
-    score = likelihood_scores(tiny, four_pictures[:1], ["a red dog"])[0, 0]
+    score = likelihood_scores(tiny, four_images[:1], ["a red dog"])[0, 0]
     processor, model = tiny.processor, tiny.model
     with_image = processor(
-        images=(four_pictures[0] * 255).byte().movedim(-1, 0),
+        images=(four_images[0] * 255).byte().movedim(-1, 0),
         text="An image of a red dog",
         size={"height": 56, "width": 56},
         do_center_crop=False,
@@ -64,9 +64,9 @@ def test_the_likelihood_score_is_the_difference_of_log_probabilities(
 
 
 def test_caption_states_match_each_image_with_its_text(
-    tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str]
+    tiny: Kosmos, four_images: torch.Tensor, captions: list[str]
 ) -> None:
-    images = l2_normalize(decoder_space.caption_states(tiny, four_pictures))
+    images = l2_normalize(decoder_space.caption_states(tiny, four_images))
     texts = l2_normalize(decoder_space.text_states(tiny, captions))
     assert (images @ texts.T).argmax(1).tolist() == [0, 1, 2, 3]
 
@@ -94,12 +94,12 @@ def test_too_few_reference_images_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_results_do_not_depend_on_the_batch_size(
-    tiny: Kosmos, four_pictures: torch.Tensor, captions: list[str], size: int
+    tiny: Kosmos, four_images: torch.Tensor, captions: list[str], size: int
 ) -> None:
     for embed in (
-        lambda batching: likelihood_scores(tiny, four_pictures, captions, batching=batching),
+        lambda batching: likelihood_scores(tiny, four_images, captions, batching=batching),
         lambda batching: decoder_space.text_states(tiny, captions, batching=batching),
-        lambda batching: decoder_space.image_states(tiny, four_pictures, batching=batching),
+        lambda batching: decoder_space.image_states(tiny, four_images, batching=batching),
     ):
         torch.testing.assert_close(
             embed(BatchOptions(size)), embed(BatchOptions()), atol=1e-4, rtol=1e-4
@@ -107,15 +107,15 @@ def test_results_do_not_depend_on_the_batch_size(
 
 
 def test_a_too_long_or_empty_text_raises_a_user_error(
-    tiny: Kosmos, four_pictures: torch.Tensor
+    tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
     long = "a red dog " * 60
     with pytest.raises(UserError, match="shorten it"):
         decoder_space.text_states(tiny, [long])
     with pytest.raises(UserError, match="shorten it"):
-        likelihood_scores(tiny, four_pictures, [long])
+        likelihood_scores(tiny, four_images, [long])
     with pytest.raises(UserError, match="empty"):
-        likelihood_scores(tiny, four_pictures, ["a dog", "An image of"])
+        likelihood_scores(tiny, four_images, ["a dog", "An image of"])
 
 
 @pytest.fixture(params=["clip", "siglip"])

@@ -1,4 +1,4 @@
-"""Few rows at a time are computed by another way on a CPU, and the words stay the same."""
+"""Linear layers of few rows on a CPU: the same results by oneDNN."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_onednn = pytest.mark.skipif(
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def row_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Take the tiny model for a large one, and hear how many rows go the other way."""
     rows: list[int] = []
     real = engine.onednn_linear
@@ -37,31 +37,31 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_product_is_the_same(tiny: Kosmos, counted: list[int], bias: bool) -> None:
+def test_onednn_linear_equals_linear(tiny: Kosmos, row_counts: list[int], bias: bool) -> None:
     weight, shift = torch.randn(70, 33), torch.randn(70) if bias else None
     for rows in (1, 2, 3, 8, 9):
         x = torch.randn(rows, 1, 33)
         with torch.no_grad(), few_rows(tiny.model):
-            found = linear(x, weight, shift)
-        torch.testing.assert_close(found, linear(x, weight, shift))
-    assert counted == [2, 3, 8]
+            product = linear(x, weight, shift)
+        torch.testing.assert_close(product, linear(x, weight, shift))
+    assert row_counts == [2, 3, 8]
 
 
 @needs_onednn
-def test_captions_are_those_of_one_by_one(
+def test_captions_equal_those_of_transformers(
     tiny: Kosmos,
-    four_pictures: torch.Tensor,
+    four_images: torch.Tensor,
     published: Callable[..., list[list[GroundedText]]],
-    counted: list[int],
+    row_counts: list[int],
 ) -> None:
-    expected = published(tiny, four_pictures, ["An image of"], max_new_tokens=64)
-    assert [[seen] for seen in caption(tiny, four_pictures)] == expected
-    assert set(counted) <= {2, 3, 4}
-    assert 4 in counted
+    expected = published(tiny, four_images, ["An image of"], max_new_tokens=64)
+    assert [[seen] for seen in caption(tiny, four_images)] == expected
+    assert set(row_counts) <= {2, 3, 4}
+    assert 4 in row_counts
 
 
-def test_a_small_model_goes_the_usual_way(
-    tiny: Kosmos, four_pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+def test_a_small_model_uses_linear(
+    tiny: Kosmos, four_images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "onednn_linear", None)  # cannot be called
-    assert caption(tiny, four_pictures)
+    assert caption(tiny, four_images)

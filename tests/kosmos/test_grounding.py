@@ -1,4 +1,4 @@
-"""The text of Kosmos-2 and its boxes: the same as the published decoder, and never a crash."""
+"""Kosmos-2's text format: as in the published code, and robust against any text."""
 
 from __future__ import annotations
 
@@ -61,42 +61,44 @@ def test_every_box_survives_the_round_trip(box: Box) -> None:
 
 
 @given(st.tuples(*[st.integers(0, 1000)] * 4))
-def test_boxes_are_encoded_as_the_published_encoder_does(corners: tuple[int, ...]) -> None:
+def test_boxes_are_encoded_as_by_the_published_encoder(corners: tuple[int, ...]) -> None:
     x0, x1, y0, y1 = (corner / 1000 for corner in corners)
     if x0 < x1 and y0 < y1:
         assert box_to_tokens(Box(x0, y0, x1, y1)) == published_encode((x0, y0, x1, y1), BINS)
 
 
 @given(st.builds(Box, *[st.floats(-9, 9)] * 4))
-def test_boxes_without_area_or_beyond_the_picture_get_bins_too(box: Box) -> None:
+def test_boxes_without_area_or_outside_the_image_get_bins_too(box: Box) -> None:
     first, last = box_to_tokens(box)
     assert 0 <= first <= last < BINS * BINS
     assert first % BINS <= last % BINS
 
 
 @given(captions())
-def test_what_is_written_is_read_back(grounded: GroundedText) -> None:
+def test_parse_inverts_serialize(grounded: GroundedText) -> None:
     assert parse(serialize(grounded)) == grounded
 
 
 @given(captions())
-def test_captions_are_read_as_the_published_decoder_does(grounded: GroundedText) -> None:
+def test_captions_are_parsed_as_by_the_published_decoder(grounded: GroundedText) -> None:
     raw = f"<grounding>{serialize(grounded)}"
     caption, entities = published_parse(raw)
-    seen = parse(raw)
-    assert seen.caption == caption
-    assert [(p.text, (p.start, p.end), list(p.boxes)) for p in seen.phrases if p.boxes] == entities
+    parsed = parse(raw)
+    assert parsed.caption == caption
+    assert [
+        (p.text, (p.start, p.end), list(p.boxes)) for p in parsed.phrases if p.boxes
+    ] == entities
 
 
-def test_the_example_of_the_model_card_is_understood() -> None:
+def test_the_example_of_the_model_card_is_parsed() -> None:
     raw = (
         "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044>"
         "<patch_index_0863></object> warming himself by<phrase> a fire</phrase><object>"
         "<patch_index_0005><patch_index_0911></object>."
     )
-    seen = parse(raw)
-    assert seen.caption == "An image of a snowman warming himself by a fire."
-    assert seen.phrases == (
+    parsed = parse(raw)
+    assert parsed.caption == "An image of a snowman warming himself by a fire."
+    assert parsed.phrases == (
         Phrase("a snowman", 12, 21, (Box(0.390625, 0.046875, 0.984375, 0.828125),)),
         Phrase("a fire", 41, 47, (Box(0.171875, 0.015625, 0.484375, 0.890625),)),
     )
@@ -108,16 +110,16 @@ pieces = st.sampled_from([*TAGS, *LOCATIONS, "<patch_index_", "<", ">", " ", "a"
 
 
 @given(st.lists(pieces, max_size=30).map("".join))
-def test_whatever_a_model_writes_is_understood(raw: str) -> None:
-    seen = parse(raw)
+def test_any_generated_text_is_parsed(raw: str) -> None:
+    parsed = parse(raw)
     end = 0
-    for phrase in seen.phrases:
+    for phrase in parsed.phrases:
         assert end <= phrase.start
-        assert seen.caption[phrase.start : phrase.end] == phrase.text
+        assert parsed.caption[phrase.start : phrase.end] == phrase.text
         assert phrase.text or phrase.boxes
         end = phrase.end
-    assert all(0 <= b.x0 < b.x1 <= 1 and 0 <= b.y0 < b.y1 <= 1 for b in seen.boxes)
-    assert "patch_index_0" not in seen.caption
+    assert all(0 <= b.x0 < b.x1 <= 1 and 0 <= b.y0 < b.y1 <= 1 for b in parsed.boxes)
+    assert "patch_index_0" not in parsed.caption
 
 
 @pytest.mark.parametrize(
@@ -136,16 +138,16 @@ def test_whatever_a_model_writes_is_understood(raw: str) -> None:
 def test_incomplete_text_keeps_what_is_complete(
     raw: str, caption: str, boxes_per_phrase: list[int]
 ) -> None:
-    seen = parse(raw)
-    assert seen.caption == caption
-    assert [len(phrase.boxes) for phrase in seen.phrases] == boxes_per_phrase
+    parsed = parse(raw)
+    assert parsed.caption == caption
+    assert [len(phrase.boxes) for phrase in parsed.phrases] == boxes_per_phrase
 
 
-def test_corners_in_the_wrong_order_are_put_right() -> None:
+def test_corners_in_the_wrong_order_are_sorted() -> None:
     assert tokens_to_box(863, 44) == tokens_to_box(44, 863)
 
 
-def test_overlapping_phrases_are_refused() -> None:
+def test_overlapping_phrases_raise_value_error() -> None:
     overlapping = GroundedText(
         "a red dog", (Phrase("a red", 0, 5, ()), Phrase("red dog", 2, 9, ()))
     )

@@ -1,4 +1,4 @@
-"""Captions in other languages are asked for, and recognised."""
+"""Prompts for captions in other languages, and their recognition."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_is_known_by_its_letters_or_words(language: str) -> None:
+def test_a_language_is_recognized_by_its_letters_or_words(language: str) -> None:
     assert is_in(language, TEXTS[language])
     assert not is_in(language, TEXTS["English"]) or language == ENGLISH
     assert not is_in(language, "")

@@ -1,4 +1,4 @@
-"""A folder is loaded as it is, and one that cannot be is refused in one sentence."""
+"""Kosmos-2 is loaded from a folder, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["auto", "eager"])
-def test_every_dtype_and_attention_describes(
-    folder: Path, four_pictures: torch.Tensor, dtype: torch.dtype, attention: str
+def test_every_dtype_and_attention_captions(
+    folder: Path, four_images: torch.Tensor, dtype: torch.dtype, attention: str
 ) -> None:
     kosmos = load_kosmos(folder, dtype, attention)
     assert kosmos.model.dtype == dtype
-    assert caption(kosmos, four_pictures)[0].caption == "An image of a red dog in the meadow."
+    assert caption(kosmos, four_images)[0].caption == "An image of a red dog in the meadow."
 
 
-def test_weights_loaded_inside_comfyui_can_still_be_trained(
-    folder: Path, four_pictures: torch.Tensor
+def test_weights_loaded_in_inference_mode_can_be_trained(
+    folder: Path, four_images: torch.Tensor
 ) -> None:
     with torch.inference_mode():
         kosmos = load_kosmos(folder, torch.float32)
-        caption(kosmos, four_pictures[:1])
+        caption(kosmos, four_images[:1])
     kosmos.model.text_model.model.embed_tokens.weight.square().sum().backward()
 
 
-def test_the_layout_of_the_hub_is_understood(
-    folder: Path, tiny: Kosmos, four_pictures: torch.Tensor
+def test_the_layout_of_the_hub_is_loaded(
+    folder: Path, tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
     (folder / "processor_config.json").unlink()
     published = {
@@ -56,7 +56,7 @@ def test_the_layout_of_the_hub_is_understood(
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(published))
     kosmos = load_kosmos(folder, torch.float32)
-    assert caption(kosmos, four_pictures) == caption(tiny, four_pictures)
+    assert caption(kosmos, four_images) == caption(tiny, four_images)
 
 
 def no_config(folder: Path) -> None:
@@ -132,7 +132,7 @@ def no_processor(folder: Path) -> None:
         no_processor,
     ],
 )
-def test_a_folder_that_is_no_kosmos_is_refused_in_one_sentence(
+def test_an_invalid_folder_is_a_user_error_of_one_sentence(
     folder: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(folder)
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_kosmos_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
+def test_a_hub_model_without_internet_is_a_user_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -152,7 +152,7 @@ def test_a_hub_model_without_the_internet_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_large_models_are_halved_on_a_cpu_that_multiplies_halves(
+def test_large_models_use_bfloat16_on_a_cpu_that_supports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     weights = tmp_path / "model.safetensors"

@@ -77,9 +77,9 @@ def test_phrase_similarity_is_highest_on_the_named_object() -> None:
 
 
 def test_phrase_similarity_does_not_depend_on_the_batch_size(
-    tiny: Kosmos, four_pictures: torch.Tensor
+    tiny: Kosmos, four_images: torch.Tensor
 ) -> None:
-    features = encode_patches(tiny, four_pictures[:2])
+    features = encode_patches(tiny, four_images[:2])
     expected = phrase_similarity(tiny, features, "a red dog")
     batched = phrase_similarity(tiny, features, "a red dog", BatchOptions(batch_size=5))
     torch.testing.assert_close(batched, expected, atol=1e-4, rtol=1e-4)

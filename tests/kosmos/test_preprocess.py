@@ -1,4 +1,4 @@
-"""Any picture that ComfyUI can hand over reaches the model as transformers would prepare it."""
+"""Images are preprocessed as by transformers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_pixels_equal_those_of_transformers(tiny: Kosmos, size: tuple[int, int])
     torch.testing.assert_close(preprocess(tiny, as_image(pixels)), expected, atol=1e-5, rtol=0)
 
 
-def test_a_file_with_16_bits_looks_as_with_8(tiny: Kosmos, tmp_path: Path) -> None:
+def test_an_image_of_16_bits_equals_that_of_8_bits(tiny: Kosmos, tmp_path: Path) -> None:
     grey = photograph(40, 60)[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     deep = np.asarray(Image.open(tmp_path / "deep.png")).astype(np.float32) / 65535
@@ -50,6 +50,6 @@ def test_a_file_with_16_bits_looks_as_with_8(tiny: Kosmos, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 2, 700, 3), (1, 4000, 5000, 1)])
-def test_any_size_is_described(tiny: Kosmos, shape: tuple[int, ...]) -> None:
-    (seen,) = caption(tiny, torch.zeros(()).expand(shape))
-    assert seen.caption == "An image of night."
+def test_images_of_any_size_are_captioned(tiny: Kosmos, shape: tuple[int, ...]) -> None:
+    (grounded,) = caption(tiny, torch.zeros(()).expand(shape))
+    assert grounded.caption == "An image of night."

@@ -1,4 +1,4 @@
-"""Regions of pictures: from pixels, from masks, chosen, padded and cut out."""
+"""Regions of images: converted, selected, padded, cropped, described and verified."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_boxes_in_pixels_survive_the_round_trip(
         assert again == pixels
 
 
-def test_every_form_of_box_that_other_nodes_give_is_read() -> None:
+def test_every_form_of_bbox_of_other_nodes_is_converted() -> None:
     expected = [Box(0.1, 0.2, 0.5, 1.0)]
-    for given_ in (
+    for bbox in (
         [10, 10, 50, 50],
         (10.0, 10.0, 50.0, 50.0),
         [[10, 10, 50, 50]],
@@ -53,12 +53,12 @@ def test_every_form_of_box_that_other_nodes_give_is_read() -> None:
         {"x": 10, "y": 10, "width": 40, "height": 40},
         [{"x": 10, "y": 10, "width": 40, "height": 400, "label": "a dog"}],
     ):
-        assert boxes_from_pixels(given_, 100, 50) == expected
+        assert boxes_from_pixels(bbox, 100, 50) == expected
     assert boxes_from_pixels([], 100, 50) == []
 
 
 @pytest.mark.parametrize("bad", ["a dog", None, [1, 2, 3], [[1, 2, 3, 4, 5]], 7, [["a"]]])
-def test_what_is_no_box_is_an_error_to_mend(bad: object) -> None:
+def test_an_invalid_bbox_is_a_user_error(bad: object) -> None:
     with pytest.raises(UserError, match="bbox input"):
         boxes_from_pixels(bad, 10, 10)
 
@@ -66,13 +66,15 @@ def test_what_is_no_box_is_an_error_to_mend(bad: object) -> None:
 @pytest.mark.parametrize(
     "outside", [[10, 0, 12, 5], [-9, -9, 0, 0], [5, 5, 5, 9], [7, 2, 3, 9], [float("nan")] * 4]
 )
-def test_a_region_outside_the_picture_is_an_error_to_mend(outside: list[float]) -> None:
+def test_a_region_outside_the_image_is_a_user_error(outside: list[float]) -> None:
     with pytest.raises(UserError, match="10x10"):
         boxes_from_pixels(outside, 10, 10)
 
 
 @given(edges, sides, sides)
-def test_a_mask_gives_its_box_back(corners: tuple[float, ...], height: int, width: int) -> None:
+def test_a_mask_and_its_box_are_equal_in_pixels(
+    corners: tuple[float, ...], height: int, width: int
+) -> None:
     box = box_of(corners)
     covered = boxes_to_mask([box], height, width)
     if covered.any():
@@ -80,31 +82,31 @@ def test_a_mask_gives_its_box_back(corners: tuple[float, ...], height: int, widt
         assert torch.equal(boxes_to_mask([found], height, width), covered)
 
 
-def test_an_empty_mask_is_an_error_to_mend() -> None:
+def test_an_empty_mask_is_a_user_error() -> None:
     with pytest.raises(UserError, match="mask is empty"):
         box_from_mask(torch.zeros(4, 4))
 
 
 A, B, C = Box(0.0, 0.0, 0.5, 0.5), Box(0.1, 0.1, 0.2, 0.2), Box(0.5, 0.5, 1.0, 1.0)
-SEEN = GroundedText(
+GROUNDED = GroundedText(
     "a red dog, two dogfish",
     (Phrase("a red dog", 0, 9, (A, B)), Phrase("two dogfish", 11, 22, (C,))),
 )
 
 
-def test_boxes_are_chosen_by_all_by_phrase_and_by_index() -> None:
-    assert select_boxes(SEEN, "all") == [A, B, C]
-    assert select_boxes(SEEN, "phrase", "Red  Dog") == [A, B]
-    assert select_boxes(SEEN, "phrase", "dog") == [A, B]
-    assert select_boxes(SEEN, "phrase", "cat") == []
-    assert select_boxes(SEEN, "index", index=2) == [C]
-    assert select_boxes(SEEN, "index", index=3) == []
+def test_boxes_are_selected_by_all_by_phrase_and_by_index() -> None:
+    assert select_boxes(GROUNDED, "all") == [A, B, C]
+    assert select_boxes(GROUNDED, "phrase", "Red  Dog") == [A, B]
+    assert select_boxes(GROUNDED, "phrase", "dog") == [A, B]
+    assert select_boxes(GROUNDED, "phrase", "cat") == []
+    assert select_boxes(GROUNDED, "index", index=2) == [C]
+    assert select_boxes(GROUNDED, "index", index=3) == []
     with pytest.raises(UserError, match="phrase is empty"):
-        select_boxes(SEEN, "phrase", " ")
+        select_boxes(GROUNDED, "phrase", " ")
 
 
 @given(edges, st.floats(0, 3))
-def test_padding_only_grows_a_box_and_stays_in_the_picture(
+def test_padding_only_expands_a_box_and_stays_in_the_image(
     corners: tuple[float, ...], share: float
 ) -> None:
     box = box_of(corners)
@@ -114,7 +116,7 @@ def test_padding_only_grows_a_box_and_stays_in_the_picture(
 
 
 @given(edges, sides, sides, st.floats(0.1, 10))
-def test_a_crop_covers_its_box_and_has_its_shape_if_the_picture_has_room(
+def test_a_crop_covers_its_box_and_has_its_aspect_if_the_image_allows_it(
     corners: tuple[float, ...], width: int, height: int, aspect: float
 ) -> None:
     box = window(box_of(corners), width, height)
@@ -126,7 +128,7 @@ def test_a_crop_covers_its_box_and_has_its_shape_if_the_picture_has_room(
         assert abs(wide - high * aspect) <= max(1, aspect) / 2 + 1e-6
 
 
-def test_a_crop_is_scaled_without_changing_its_shape() -> None:
+def test_a_crop_is_resized_without_changing_its_aspect() -> None:
     image = torch.rand(40, 60, 3)
     assert torch.equal(crop(image, (10, 5, 30, 15), 0)[0], image[5:15, 10:30])
     larger = crop(image, (10, 5, 30, 15), 50)
@@ -148,13 +150,13 @@ def test_a_crop_is_scaled_without_changing_its_shape() -> None:
         ("!", "a dog.", False),
     ],
 )
-def test_a_box_counts_when_it_is_called_by_the_phrases_noun(
+def test_a_box_is_verified_by_the_noun_of_the_phrase(
     phrase: str, description: str, named: bool
 ) -> None:
     assert names_noun(phrase, description) is named
 
 
-def test_what_is_missing_is_named_with_its_pictures() -> None:
+def test_missing_phrases_are_listed_with_their_images() -> None:
     without = GroundedText("a cat", (Phrase("a cat", 0, 5, ()),))
     with_box = GroundedText("a cat", (Phrase("a cat", 0, 5, (A,)),))
     assert describe_missing([with_box]) == ""
@@ -163,9 +165,9 @@ def test_what_is_missing_is_named_with_its_pictures() -> None:
 
 
 def test_descriptions_become_phrases_with_their_regions() -> None:
-    seen = join_descriptions([A, C], ["a dog.", "a cat"])
-    assert seen.caption == "a dog. a cat"
-    assert [(seen.caption[p.start : p.end], p.boxes) for p in seen.phrases] == [
+    joined = join_descriptions([A, C], ["a dog.", "a cat"])
+    assert joined.caption == "a dog. a cat"
+    assert [(joined.caption[p.start : p.end], p.boxes) for p in joined.phrases] == [
         ("a dog", (A,)),
         ("a cat", (C,)),
     ]
