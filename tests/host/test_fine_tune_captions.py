@@ -119,7 +119,7 @@ def test_a_caption_run_has_no_diffusion_model(client: Client) -> None:
     [
         ("German", "", {"folder": ""}, "nothing to "),
         ("German", "", {"folder": "gone"}, "There is no folder"),
-        ("German", "", {"folder": "../.."}, 'give one without ".."'),
+        ("German", "", {"folder": "../.."}, 'use a name without ".."'),
         ("German", "ein Hund", {"image": ["two", 0]}, "There are 2 images but 1 captions"),
         ("German", " ", {"folder": ""}, " 1 is empty"),
         ("German", "a dog in the snow", {"folder": ""}, "not in German but in English"),

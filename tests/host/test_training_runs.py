@@ -207,7 +207,7 @@ def test_a_subject_is_cropped_and_checked(client: Client) -> None:
         (("kept_slow", "best"), {}, "open", "run EvaluateSubject"),
         (("kept", "step", 2), {}, "resume", "set branch_name"),
         (("kept",), {"learning_rate": 0.5}, "resume", "set branch_name"),
-        (("kept",), {"branch_name": "../out"}, "resume", "give one without"),
+        (("kept",), {"branch_name": "../out"}, "resume", "use a name without"),
         (("never",), {}, "open", 'There is no run "never"'),
     ],
 )
