@@ -21,7 +21,7 @@ class Group(Enum):
     """The headings of `config.yaml`, in order."""
 
     MODEL = "The base model"
-    SUBJECT = "What is learned"
+    SUBJECT = "The training data"
     CLASS_IMAGES = "Class images that the worker generates"
     PARAMETERS = "Which parameters are trained"
     SCHEDULE = "Steps and learning rate"

@@ -62,7 +62,7 @@ def test_an_unreadable_image_is_named_and_can_be_replaced(make_run, tmp_path: Pa
     picture = run.images / "01.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2])
-    assert f"{picture} is no readable picture: remove or replace it" in failure_of(run)
+    assert f"{picture} is not a readable image: remove or replace it" in failure_of(run)
     picture.write_bytes(whole)
     assert train(run, StopRequest())
 
