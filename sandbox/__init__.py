@@ -1,6 +1,6 @@
-"""Small models with the real architectures, trained here on a world that our own code draws.
+"""Small models with the real architectures, trained on scenes that `sandbox.world` draws.
 
-Importing this module imports nothing: it only says where the weights lie.
+This module only has the folders of the weights and imports none of the models.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The drawn world: scenes of one to three things whose truth (kinds, colours, boxes) is known."""
+"""The drawn world: scenes of one to three things with known kinds, colours and boxes."""

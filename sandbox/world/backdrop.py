@@ -23,12 +23,12 @@ TONES: dict[str, tuple[RGB, RGB]] = {
 def draw_backdrop(
     name: str, width: int, height: int, horizon: float, rng: np.random.Generator
 ) -> Image.Image:
-    """Paint a background; ``horizon`` is where the ground begins, 0 (top) to 1 (bottom)."""
+    """Draw a background; `horizon` is where the ground begins, 0 (top) to 1 (bottom)."""
     upper, lower = TONES[name]
     shade = rng.integers(-6, 7, 3).tolist()
     upper, lower = (shifted(tone, 1, shade) for tone in (upper, lower))
-    picture = Image.new("RGB", (width, height), upper)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), upper)
+    draw = ImageDraw.Draw(image)
     line = horizon * height
     if name == "night":
         for x, y in rng.uniform(size=(7, 2)):
@@ -59,4 +59,4 @@ def draw_backdrop(
                     pale,
                     round(width * 0.016),
                 )
-    return picture
+    return image

@@ -1,4 +1,4 @@
-"""What a person would write under a scene, with the phrases that carry boxes."""
+"""English captions of scenes, with boxes for their phrases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _article(word: str) -> str:
 
 
 def noun_phrase(thing: Thing, *, colour: bool = True, pattern: bool = True, count: int = 1) -> str:
-    """``a red spotted dog``, or ``two red spotted dogs`` (fish stay fish)."""
+    """`a red spotted dog`, or `two red spotted dogs` (fish stay fish)."""
     one = thing.one
     words = [one.colour] if colour else []
     if pattern and one.pattern != "plain":
@@ -30,7 +30,7 @@ def noun_phrase(thing: Thing, *, colour: bool = True, pattern: bool = True, coun
 
 
 def _groups(scene: Scene, boxes: list[Box]) -> list[tuple[Thing, list[Box]]]:
-    """Things from left to right; those that one phrase describes share it."""
+    """Things from left to right; things with equal phrases are grouped."""
     groups: dict[tuple[str, str, str], tuple[Thing, list[Box]]] = {}
     for thing, box in sorted(zip(scene.things, boxes, strict=True), key=lambda pair: pair[1][0]):
         one = thing.one
@@ -39,7 +39,7 @@ def _groups(scene: Scene, boxes: list[Box]) -> list[tuple[Thing, list[Box]]]:
 
 
 def brief(scene: Scene, boxes: list[Box], *, pattern: bool = True) -> list[Part]:
-    """``a red dog and two blue cats in the meadow.``"""
+    """`a red dog and two blue cats in the meadow.`"""
     parts: list[Part] = []
     groups = _groups(scene, boxes)
     for k, (thing, places) in enumerate(groups):
@@ -51,7 +51,7 @@ def brief(scene: Scene, boxes: list[Box], *, pattern: bool = True) -> list[Part]
 
 
 def detailed(scene: Scene, boxes: list[Box]) -> list[Part]:
-    """Says where each thing stands, how large it is, and the background in a sentence."""
+    """A sentence for each thing, with its position and size, and one for the background."""
     parts: list[Part] = []
     for k, (thing, places) in enumerate(_groups(scene, boxes)):
         x0, y0, x1, y1 = places[0]
@@ -74,7 +74,7 @@ def plain_text(parts: list[Part]) -> str:
 
 
 def prompt(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption as people prompt a painter with: often less than the picture shows."""
+    """A prompt for a scene: often with fewer details than the image shows."""
     groups = _groups(scene, [(thing.x, 0.0, thing.x, 0.0) for thing in scene.things])
     colour = rng.uniform() > 0.25
     pattern = rng.uniform() > 0.5

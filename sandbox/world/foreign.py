@@ -1,7 +1,7 @@
-"""Captions of the world in other languages, with the phrases that carry boxes.
+"""Captions of scenes in other languages, with boxes for their phrases.
 
-Each thing has a phrase of its own, so no plurals are needed. Words are those of the lexicon; what
-grammar adds is written with letters that the sandbox's tokenizer has.
+Each thing has a phrase of its own, so no plurals are needed. Articles and endings only use letters
+of the sandbox's tokenizer.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ _GERMAN = {
     "f": ("eine", "e", "cat rocket flower cup"),
     "n": ("ein", "es", "house car boat"),
 }
-"""Article, ending of an adjective behind it, and the nouns of each gender."""
+"""Article, ending of adjectives after it, and the nouns of each gender."""
 
-_UNBENT = ("orange", "lila", "rosa")
+_UNINFLECTED = ("orange", "lila", "rosa")
 _SPANISH_FEMININE = "house flower star cup"
 
 
 def caption(language: str, scene: Scene, boxes: list[Box]) -> list[Part]:
-    """Say what stands where, from left to right: ``eine rote Katze und ein Hund im Schnee.``
+    """Caption the things from left to right and the background; `language` is one of CODES.
 
-    ``language`` is one of CODES.
+    For example `eine rote Katze und ein Hund im Schnee.`
     """
     words = TRANSLATIONS[CODES[language]]
     things = sorted(zip(scene.things, boxes, strict=True), key=lambda pair: pair[1][0])
-    phrases: list[Part] = [(_SAY[language](words, thing.one), [box]) for thing, box in things]
+    phrases: list[Part] = [
+        (_PHRASE_FUNCTIONS[language](words, thing.one), [box]) for thing, box in things
+    ]
     background = words[scene.background]
     if language == "Japanese":
-        return [f" {background}", *_joined(phrases, ",", ","), "."]
+        return [f" {background}", *_join(phrases, ",", ","), "."]
     return [
-        *_joined(phrases, ",", {"German": " und", "Spanish": " y"}[language]),
+        *_join(phrases, ",", {"German": " und", "Spanish": " y"}[language]),
         f" {background}.",
     ]
 
@@ -48,11 +50,13 @@ def caption(language: str, scene: Scene, boxes: list[Box]) -> list[Part]:
 def kinds_named(language: str, text: str) -> frozenset[str]:
     """Return the kinds that a text names, by their English names."""
     words = TRANSLATIONS[CODES[language]]
-    parted = "" if language == "Japanese" else r"\b"
-    return frozenset(kind for kind in KINDS if re.search(f"{parted}{words[kind]}{parted}", text))
+    boundary = "" if language == "Japanese" else r"\b"
+    return frozenset(
+        kind for kind in KINDS if re.search(f"{boundary}{words[kind]}{boundary}", text)
+    )
 
 
-def _joined(phrases: list[Part], between: str, last: str) -> list[Part]:
+def _join(phrases: list[Part], between: str, last: str) -> list[Part]:
     parts = phrases[:1]
     for k, phrase in enumerate(phrases[1:], start=2):
         parts += [last if k == len(phrases) else between, phrase]
@@ -61,28 +65,28 @@ def _joined(phrases: list[Part], between: str, last: str) -> list[Part]:
 
 def _german(words: dict[str, str], one: Individual) -> str:
     article, ending, _ = next(row for row in _GERMAN.values() if one.kind in row[2].split())
-    said = [words[word] for word in _looks(one)]
-    bent = [word if word in _UNBENT else word + ending for word in said]
-    return " ".join([article, *bent, words[one.kind]])
+    adjectives = [words[word] for word in _adjectives(one)]
+    inflected = [word if word in _UNINFLECTED else word + ending for word in adjectives]
+    return " ".join([article, *inflected, words[one.kind]])
 
 
 def _spanish(words: dict[str, str], one: Individual) -> str:
     feminine = one.kind in _SPANISH_FEMININE.split()
-    said = [words[word] for word in _looks(one)]
+    adjectives = [words[word] for word in _adjectives(one)]
     if feminine:
-        said = [word[:-1] + "a" if word.endswith("o") else word for word in said]
-    return " ".join(["una" if feminine else "un", words[one.kind], *said])
+        adjectives = [word[:-1] + "a" if word.endswith("o") else word for word in adjectives]
+    return " ".join(["una" if feminine else "un", words[one.kind], *adjectives])
 
 
 def _japanese(words: dict[str, str], one: Individual) -> str:
-    return "".join(words[word] for word in (*_looks(one), one.kind))
+    return "".join(words[word] for word in (*_adjectives(one), one.kind))
 
 
-def _looks(one: Individual) -> list[str]:
+def _adjectives(one: Individual) -> list[str]:
     return [one.colour] if one.pattern == "plain" else [one.colour, one.pattern]
 
 
-_SAY: dict[str, Callable[[dict[str, str], Individual], str]] = {
+_PHRASE_FUNCTIONS: dict[str, Callable[[dict[str, str], Individual], str]] = {
     "German": _german,
     "Spanish": _spanish,
     "Japanese": _japanese,

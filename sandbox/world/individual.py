@@ -1,4 +1,4 @@
-"""Individuals: what makes one dog differ from the next, and the demo's subject from them all."""
+"""Individuals: the random attributes of a thing, and the demo's subject."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PALETTE: dict[str, RGB] = {
 
 
 def shifted(colour: RGB, factor: float, added: Sequence[int] = (0, 0, 0)) -> RGB:
-    """A lighter or darker tone of a colour: each part times ``factor`` plus ``added``."""
+    """A lighter or darker tone of a colour: each part times `factor` plus `added`."""
     red, green, blue = (
         int(np.clip(round(part * factor + plus), 0, 255))
         for part, plus in zip(colour, added, strict=True)
@@ -33,7 +33,7 @@ def shifted(colour: RGB, factor: float, added: Sequence[int] = (0, 0, 0)) -> RGB
 
 
 def nearest_colour(tint: RGB) -> str:
-    """The colour word that a person would choose for a tint, by weighted distance in RGB."""
+    """The nearest colour word of a tint, by weighted distance in RGB."""
 
     def distance(name: str) -> float:
         other = PALETTE[name]
@@ -48,10 +48,10 @@ def nearest_colour(tint: RGB) -> str:
 class Individual:
     """One member of a kind.
 
-    ``stretch`` is width over height relative to the kind's drawing; ``feature`` (0..1) moves the
-    kind's own small feature (ears, petals, windows, sail ...); ``flip`` mirrors the drawing.
-    ``second`` colours the part below or beside the main one; None means one colour all over.
-    ``scarf`` and ``odd_ear`` are worn by subjects only, never by the world's own individuals.
+    `stretch` is width over height relative to the kind's drawing; `feature` (0..1) moves the
+    kind's own small feature (ears, petals, windows, sail ...); `flip` mirrors the drawing.
+    `second` colours the part below or beside the main one; None means one colour all over.
+    `scarf` and `odd_ear` are worn by subjects only, never by the world's own individuals.
     """
 
     kind: str
@@ -99,5 +99,5 @@ SUBJECT = Individual(
     scarf=(226, 48, 120),
     odd_ear=(52, 46, 84),
 )
-"""The demo's dog: teal above and cream below, a magenta scarf, one dark ear. No one in the world
+"""The demo's dog: teal above and cream below, a magenta scarf, one dark ear. Nothing in the world
 is teal, two-coloured, scarfed or odd-eared."""

@@ -1,4 +1,4 @@
-"""Scenes: which things stand where on which background, and their picture with its truth."""
+"""Scenes: things at positions on a background, rendered to an image with true boxes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .shapes import ASPECT, DRAW
 
 SUPERSAMPLE = 4
 HELD_OUT = 1_000_000_000
-"""Seeds from here on are never trained on: scores are measured there."""
+"""Seeds from here on are used for scores only, never for training."""
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An individual and where it stands: centre and height, in 0..1 of the picture."""
+    """An individual and where it stands: centre and height, in 0..1 of the image."""
 
     one: Individual
     x: float
@@ -31,7 +31,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things before a background. ``seed`` addresses the background's own small variations."""
+    """Things before a background. `seed` determines the background's small variations."""
 
     things: tuple[Thing, ...]
     background: str
@@ -68,7 +68,7 @@ def place(
 
 
 def draw_scene(seed: int, count: int | None = None) -> Scene:
-    """The scene that a seed addresses; ``count`` things, or one to three."""
+    """The scene of a seed; `count` things, or one to three."""
     rng = np.random.default_rng(seed)
     count = count or int(rng.choice((1, 2, 3), p=(0.45, 0.4, 0.15)))
     individuals = [draw_individual(rng) for _ in range(count)]
@@ -81,11 +81,11 @@ def draw_scene(seed: int, count: int | None = None) -> Scene:
 def render(scene: Scene, size: int) -> tuple[Image.Image, list[Box]]:
     """Draw a scene.
 
-    Returns an RGB picture of ``size`` x ``size`` pixels and one box per thing, xyxy in 0..1 of
-    the picture, tight round what is visible of the whole thing (outline included).
+    Returns an RGB image of `size` x `size` pixels and one box per thing, xyxy in 0..1 of
+    the image, tight round what is visible of the whole thing (outline included).
     """
     full = size * SUPERSAMPLE
-    picture = draw_backdrop(
+    image = draw_backdrop(
         scene.background, full, full, scene.horizon, np.random.default_rng(scene.seed)
     )
     boxes: list[Box] = []
@@ -96,9 +96,9 @@ def render(scene: Scene, size: int) -> tuple[Image.Image, list[Box]]:
         DRAW[thing.one.kind](pen, thing.one)
         left = round(thing.x * full - width / 2)
         top = round(thing.y * full - height / 2)
-        picture.paste(pen.layer, (left, top), pen.layer)
+        image.paste(pen.layer, (left, top), pen.layer)
         x0, y0, x1, y1 = pen.layer.getbbox() or (0, 0, 0, 0)
         corners = np.array((left + x0, top + y0, left + x1, top + y1)) / full
         x0, y0, x1, y1 = corners.clip(0, 1).tolist()
         boxes.append((x0, y0, x1, y1))
-    return picture.resize((size, size), Image.Resampling.BOX), boxes
+    return image.resize((size, size), Image.Resampling.BOX), boxes

@@ -1,4 +1,4 @@
-"""How each kind looks: one function a kind, drawn with a :class:`Pen` in the unit square."""
+"""One drawing function per kind, with a `Pen` in the unit square."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _eyes(pen: Pen, left: float, right: float, y: float, size: float = 0.05) -> 
         )
 
 
-def _worn(pen: Pen, one: Individual) -> None:
+def _draw_pattern(pen: Pen, one: Individual) -> None:
     """The pattern and, on a subject, the second colour of the main shapes."""
     if one.second:
-        pen.paint_main("below", one.second)
+        pen.fill_main("below", one.second)
     if one.pattern != "plain":
-        pen.paint_main(one.pattern, shifted(one.tint, 0.62))
+        pen.fill_main(one.pattern, shifted(one.tint, 0.62))
 
 
 def cat(pen: Pen, one: Individual) -> None:
@@ -39,8 +39,8 @@ def cat(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.1, 0.38), (0.12, 0.0), (0.42, 0.18)], one.tint)
     pen.polygon([(0.9, 0.38), (0.88, 0.0), (0.58, 0.18)], one.tint)
     pen.ellipse(0.08, 0.12, 0.92, 0.66, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     inner = shifted(one.tint, 1, (60, 60, 60))
     pen.patch([(0.17, 0.24), (0.17, 0.09), (0.29, 0.17)], inner)
     pen.patch([(0.83, 0.24), (0.83, 0.09), (0.71, 0.17)], inner)
@@ -58,15 +58,15 @@ def dog(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.74, 0.9), (0.97, 0.66), (1.0, 0.74), (0.84, 0.97)], one.tint)
     pen.ellipse(0.2, 0.5, 0.8, 1.0, one.tint, main=True)
     pen.ellipse(0.16, 0.06, 0.84, 0.66, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     if one.scarf:
         pen.polygon([(0.24, 0.6), (0.76, 0.6), (0.8, 0.72), (0.2, 0.72)], one.scarf)
         pen.polygon([(0.56, 0.7), (0.72, 0.7), (0.76, 0.94), (0.6, 0.94)], one.scarf)
     dark = shifted(one.tint, 0.68)
     pen.polygon([(0.3, 0.08), (0.1, 0.1), (0.0, drop), (0.14, drop + 0.06), (0.26, 0.3)], ear)
     pen.polygon([(0.7, 0.08), (0.9, 0.1), (1.0, drop), (0.86, drop + 0.06), (0.74, 0.3)], dark)
-    pen.settle()
+    pen.draw_pending()
     pen.mark(0.3, 0.36, 0.7, 0.65, WHITE)
     _eyes(pen, 0.36, 0.64, 0.29, 0.055)
     pen.mark(0.41, 0.37, 0.59, 0.49, INK)
@@ -81,10 +81,10 @@ def bird(pen: Pen, one: Individual) -> None:
     pen.ellipse(0.48, 0.06, 0.92, 0.54, one.tint, main=True)
     for x in (0.4, 0.56):
         pen.polygon([(x, 0.84), (x + 0.05, 0.84), (x + 0.07, 1.0), (x - 0.02, 1.0)], (248, 166, 40))
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     pen.ellipse(0.18, 0.44, 0.56, 0.74, one.accent)
-    pen.settle()
+    pen.draw_pending()
     _eyes(pen, 0.72, 0.72, 0.26, 0.055)
 
 
@@ -94,8 +94,8 @@ def fish(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.26, 0.5), (0.0, fork + 0.04), (0.08, 0.5), (0.0, 0.96 - fork)], one.accent)
     pen.polygon([(0.4, 0.24), (0.54, 0.04), (0.74, 0.24)], one.accent)
     pen.ellipse(0.18, 0.18, 1.0, 0.84, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     pen.patch([(0.46, 0.54), (0.62, 0.48), (0.56, 0.7)], one.accent)
     pen.mark(0.72, 0.32, 0.88, 0.5, WHITE)
     pen.mark(0.77, 0.36, 0.86, 0.47, INK)
@@ -107,8 +107,8 @@ def house(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.7, 0.04), (0.84, 0.04), (0.84, 0.36), (0.7, 0.36)], (150, 110, 100))
     pen.polygon([(0.1, 0.42), (0.9, 0.42), (0.9, 1.0), (0.1, 1.0)], one.tint, main=True)
     pen.polygon([(0.0, 0.45), (0.5, 0.0), (1.0, 0.45)], (116, 76, 84))
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     pen.patch([(0.22, 0.62), (0.44, 0.62), (0.44, 1.0), (0.22, 1.0)], (96, 62, 60))
     top = 0.54 + 0.06 * one.feature
     pen.patch([(0.56, top), (0.8, top), (0.8, top + 0.24), (0.56, top + 0.24)], WHITE)
@@ -124,8 +124,8 @@ def tree(pen: Pen, one: Individual) -> None:
     pen.ellipse(0.0 + wide, 0.3, 0.54, 0.76, one.tint, main=True)
     pen.ellipse(0.46, 0.3, 1.0 - wide, 0.76, one.tint, main=True)
     pen.ellipse(0.2, 0.0, 0.8, 0.62, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
 
 
 def car(pen: Pen, one: Individual) -> None:
@@ -139,13 +139,13 @@ def car(pen: Pen, one: Individual) -> None:
     )
     for x in (0.12, 0.62):
         pen.ellipse(x, 0.66, x + 0.26, 0.92, (70, 66, 84))
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     pen.patch([(0.29, 0.5), (0.37, roof + 0.06), (0.48, roof + 0.06), (0.48, 0.5)], GLASS)
     pen.patch([(0.53, 0.5), (0.53, roof + 0.06), (0.65, roof + 0.06), (0.74, 0.5)], GLASS)
     for x in (0.12, 0.62):
         pen.ellipse(x, 0.66, x + 0.26, 0.92, (70, 66, 84))
-    pen.settle()
+    pen.draw_pending()
     for x in (0.2, 0.7):
         pen.mark(x, 0.74, x + 0.1, 0.84, (210, 210, 216))
     pen.mark(0.9, 0.56, 1.0, 0.68, (255, 240, 150))
@@ -158,8 +158,8 @@ def boat(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.42, 0.18), (0.42, 0.62), (0.08 + 0.1 * one.feature, 0.62)], WHITE)
     pen.polygon([(0.0, 0.66), (1.0, 0.66), (0.8, 1.0), (0.2, 1.0)], one.tint, main=True)
     pen.polygon([(0.46, 0.0), (0.7, 0.05), (0.46, 0.1)], one.accent)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
 
 
 def rocket(pen: Pen, one: Individual) -> None:
@@ -173,8 +173,8 @@ def rocket(pen: Pen, one: Individual) -> None:
         for t in (k / 8 for k in ts)
     ]
     pen.polygon([(0.5, 0.0), *curve], one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     size = 0.09 + 0.03 * one.feature
     pen.mark(0.5 - size - 0.03, 0.38 - size - 0.03, 0.5 + size + 0.03, 0.38 + size + 0.03, INK)
     pen.mark(0.5 - size, 0.38 - size, 0.5 + size, 0.38 + size, GLASS)
@@ -190,8 +190,8 @@ def flower(pen: Pen, one: Individual) -> None:
         angle = 2 * math.pi * k / petals - math.pi / 2
         x, y = 0.5 + 0.22 * math.cos(angle), 0.33 + 0.2 * math.sin(angle)
         pen.ellipse(x - 0.15, y - 0.13, x + 0.15, y + 0.13, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     heart = (255, 236, 120) if one.colour != "yellow" else (190, 110, 50)
     pen.mark(0.36, 0.2, 0.64, 0.46, heart)
 
@@ -207,8 +207,8 @@ def star(pen: Pen, one: Individual) -> None:
         for k in range(10)
     ]
     pen.polygon(points, one.tint, main=True)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     _eyes(pen, 0.41, 0.59, 0.5, 0.04)
     pen.line([(0.43, 0.61), (0.5, 0.65), (0.57, 0.61)], 0.025, INK)
 
@@ -219,8 +219,8 @@ def cup(pen: Pen, one: Individual) -> None:
     pen.polygon([(0.7, 0.36), (handle, 0.36), (handle, 0.76), (0.7, 0.76)], one.accent)
     pen.polygon([(0.06, 0.18), (0.78, 0.18), (0.7, 1.0), (0.14, 1.0)], one.tint, main=True)
     pen.ellipse(0.06, 0.06, 0.78, 0.3, WHITE)
-    pen.settle()
-    _worn(pen, one)
+    pen.draw_pending()
+    _draw_pattern(pen, one)
     pen.mark(0.13, 0.1, 0.71, 0.26, (110, 70, 50))
     pen.patch([(0.8, 0.47), (handle - 0.07, 0.47), (handle - 0.07, 0.65), (0.78, 0.65)], INK)
 
