@@ -153,7 +153,7 @@ def _target(translator: Translator, language: str) -> _Target:
             tokenizer.src_lang = source
             return _Target(token=token)
     raise UserError(
-        f'"{translator.name}" cannot write {language}: choose another language or translator.'
+        f'"{translator.name}" does not support {language}: choose another language or translator.'
     )
 
 
