@@ -89,7 +89,7 @@ class EmbedImageText(io.ComfyNode):
                 ),
             ],
             outputs=[
-                EMBEDDING.Output(display_name="pictures", tooltip="An embedding for each image."),
+                EMBEDDING.Output(display_name="images", tooltip="An embedding for each image."),
                 EMBEDDING.Output(display_name="texts", tooltip="An embedding for each text."),
             ],
         )

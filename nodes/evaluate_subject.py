@@ -96,7 +96,7 @@ class EvaluateSubject(io.ComfyNode):
                     display_name="plot", tooltip="Plot of the scores over the training steps."
                 ),
                 io.Image.Output(
-                    display_name="pictures",
+                    display_name="images",
                     is_output_list=True,
                     tooltip="The generated images, a batch for each checkpoint.",
                 ),

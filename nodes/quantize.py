@@ -112,7 +112,7 @@ class Quantize(io.ComfyNode):
                     "outputs.",
                 ),
                 io.Image.Output(
-                    display_name="picture",
+                    display_name="image",
                     tooltip="The report as an image, with outputs of both models.",
                 ),
             ],

@@ -45,8 +45,8 @@ def steps_input(default: int) -> io.WidgetInput:
         Config,
         "steps",
         default=default,
-        tooltip="Training steps. Too few give little similarity to the training data, too many "
-        "overfit. To train a finished run further, raise it and queue again.",
+        tooltip="Training steps. Raise it when too little is learned, lower it when the result "
+        "overfits. To train a finished run further, raise it and queue again.",
     )
 
 
@@ -72,8 +72,8 @@ def batch_size_input() -> io.Int.Input:
         default=0,
         min=0,
         max=int(high),
-        tooltip="Batch size: subject images per step; as many class images are added. 0 = 1 for "
-        "Stable Diffusion, which fits one GPU, and 4 for small models.",
+        tooltip="Batch size: subject images per step; with priors as many class images are added. "
+        "0 = 1 for Stable Diffusion, which fits one GPU, and 4 for small models.",
     )
 
 
