@@ -105,7 +105,7 @@ def test_a_quantized_diffusion_model_samples_and_is_loaded_again(
         (quantize_graph(format="fp8"), "fp8 needs an NVIDIA GPU"),
         (quantize_graph(keep="."), 'remove entries from "keep"'),
         (quantize_graph(save_as="../outside"), "is no name inside"),
-        (quantize_graph("LoadDiffusion", prompt=" \n"), "write at least one line"),
+        (quantize_graph("LoadDiffusion", prompt=" \n"), "There is no prompt to compare with"),
     ],
     ids=["no GPU", "everything is kept", "outside", "no prompt"],
 )
@@ -144,7 +144,7 @@ def test_a_quantized_model_is_not_trained(client: Client, server: ComfyUI) -> No
     graph.load_images(server.input, Image.new("RGB", (64, 64)), name="quantize")
     graph.add("subject", "SubjectDataset", image=["images", 0])
     graph.add("train", "DreamBoothTrain", diffusion=DIFFUSION, subject=["subject", 0])
-    assert "is quantized: train the model as it was before" in graph.failure(client, "train")
+    assert "is quantized: train the model before quantizing it" in graph.failure(client, "train")
 
 
 def test_no_lora_is_merged_into_a_quantized_model(client: Client, server: ComfyUI) -> None:
