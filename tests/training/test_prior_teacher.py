@@ -108,7 +108,9 @@ def test_the_teacher_is_used_for_the_subject_s_scenes_and_vocabulary_prompts(
     others = set(prompts_used) - {"", "a dog", "a dog by the sea"}
     assert len(set(prompts_used) - others) == 3
     config = read_as(TrainingConfig, run.config)
-    drawn = vocabulary_prompts(load_diffusion(config.base).tokenizer, config.token, config.seed)
+    drawn = vocabulary_prompts(
+        load_diffusion(config.base).tokenizer.get_vocab(), config.token, config.seed
+    )
     assert len(drawn) == PROMPT_COUNT
     assert len(others) > 3
     assert others <= set(drawn)

@@ -10,7 +10,7 @@ from kosmos_dreambooth.diffusion.sample import unet_forward
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
-from kosmos_dreambooth.training.dreambooth import dreambooth_module
+from kosmos_dreambooth.training.denoiser import diffusers_denoiser
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_results import load_base, load_result
 from kosmos_dreambooth.training.run.stop_request import StopRequest
@@ -73,7 +73,7 @@ def test_its_time_ids_are_the_image_sizes(make_run, xl, tmp_path: Path, monkeypa
         recorded.append(time_ids)
         return unet_forward.unet_forward(unet, latents, timesteps, text, time_ids)
 
-    monkeypatch.setattr(dreambooth_module, "unet_forward", record)
+    monkeypatch.setattr(diffusers_denoiser, "unet_forward", record)
     assert train(make_run(tmp_path, **xl), StopRequest())
     originals = {tuple(int(side) for side in row[:2]) for time_ids in recorded for row in time_ids}
     assert originals == {(16, 16), (20, 31), (64, 17)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional
 
@@ -17,6 +17,9 @@ from ...shared.errors import UserError
 from ...shared.images import to_batch
 from ..run.checkpoints import read_tensors, write_tensors
 from .buckets import Size
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 ENCODE_BATCH = 4
 
@@ -95,7 +98,7 @@ def latent_masks(masks: Sequence[np.ndarray], size: Size, shape: Sequence[int]) 
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: Sequence[np.ndarray], size: Size) -> Latents:
+def encode_with_diffusers(vae: AutoencoderKL, images: Sequence[np.ndarray], size: Size) -> Latents:
     """Encode uint8 images [H,W,3], center-cropped to `size`, on the VAE's device."""
     means, stds = [], []
     for start in range(0, len(images), ENCODE_BATCH):
@@ -110,7 +113,9 @@ def encode(vae: AutoencoderKL, images: Sequence[np.ndarray], size: Size) -> Late
 
 
 def cached_latents(
-    cache: Path, vae: AutoencoderKL, groups: Mapping[str, tuple[Sequence[np.ndarray], Size]]
+    cache: Path,
+    encode: Callable[[Sequence[np.ndarray], Size], Latents],
+    groups: Mapping[str, tuple[Sequence[np.ndarray], Size]],
 ) -> dict[str, Latents]:
     """Return the latents of named groups of images, each at its size; encode them on first use.
 
@@ -120,7 +125,7 @@ def cached_latents(
     if not cache.exists():
         encoded: dict[str, torch.Tensor] = {}
         for name, (images, size) in groups.items():
-            latents = encode(vae, images, size)
+            latents = encode(images, size)
             encoded |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
         write_tensors(cache, encoded)
     tensors = read_tensors(cache)

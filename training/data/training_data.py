@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...diffusion.diffusion_model import Diffusion
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..run.run_folder import RunFolder
@@ -35,17 +34,21 @@ class TrainingImages:
 
 
 def load_training_images(
-    run: RunFolder, config: TrainingConfig, diffusion: Diffusion, device: torch.device
+    run: RunFolder,
+    config: TrainingConfig,
+    encode: Callable[[Sequence[np.ndarray], Size], Latents],
+    factor: int,
 ) -> tuple[list[TrainingImages], list[TrainingImages]]:
     """Return the subject images and the class images of a run, one part for each bucket size.
 
-    Raises UserError for a mask that is empty inside its image's crop, and for a bucket_step that
-    does not fit the model.
+    `encode` encodes uint8 images [H,W,3], center-cropped to a size, on first use. Sides are
+    multiples of `factor` pixels. Raises UserError for a mask that is empty inside its image's crop,
+    and for a bucket_step that does not fit the model.
     """
-    if config.bucket_step % diffusion.vae_factor:
+    if config.bucket_step % factor:
         raise UserError(
             f"bucket_step is {config.bucket_step}, which does not fit this model's latents: set it "
-            f"to a multiple of {diffusion.vae_factor}, or to 0."
+            f"to a multiple of {factor}, or to 0."
         )
     images, captions = read_images(run.images)
     class_images, _ = read_images(run.class_images)
@@ -64,9 +67,7 @@ def load_training_images(
             groups[_group_name("flipped", size, config)] = mirrored, size
     for size, indices in class_buckets.items():
         groups[_group_name("class", size, config)] = [class_images[k] for k in indices], size
-    diffusion.vae.to(device)
-    latents = cached_latents(run.latents, diffusion.vae, groups)
-    diffusion.vae.to("cpu")
+    latents = cached_latents(run.latents, encode, groups)
 
     subject_parts = []
     for size, indices in buckets.items():

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...diffusion.diffusion_model import Diffusion
-from ...diffusion.sample.images import sample
-from ...diffusion.sample.prompt_encoding import (
-    PromptEmbeds,
-    encode_prompts,
-    encode_tokens,
-    tokenize,
-)
-from ...diffusion.sample.unet_forward import unet_forward
-from ...shared.errors import UserError
-from ..config import NO_QAT, TrainingConfig, suggested_learning_rate
-from ..data.class_images import provide_class_images
+from ..config import TrainingConfig, suggested_learning_rate
 from ..data.step_sampler import StepSample, StepSampler, choose_bucket
-from ..data.training_data import TrainingImages, load_training_images
+from ..data.training_data import TrainingImages
+from ..denoiser.denoiser import Denoiser
+from ..denoiser.open_denoiser import open_for_training
 from ..learner import Learner, param_group
 from ..optim.optimizers import ParamGroup, peak_learning_rate
-from ..quantization_aware import fake_quantization_disabled, prepare_qat
-from ..run.run_results import load_base, write_result
-from . import textual_inversion
 from .dreambooth_loss import dreambooth_loss, sample_losses
-from .forward_process import forward_process_for
-from .lora_adapters import inject_configured_lora
-from .prior_teacher import PriorTeacher
-from .vocabulary_prompts import vocabulary_prompts
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
-
     from ..run.run_folder import RunFolder
-
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -74,20 +52,17 @@ def prepare(
     Frozen weights are kept in `frozen_dtype`. Of the processes that share a run, the one that
     `leads` generates missing class images.
     """
-    diffusion = load_base(config, torch.float32)
-    provide_class_images(run, config, diffusion, device, on_phase, leads=leads)
-    on_phase("encoding the images")
-    subject, class_images = load_training_images(run, config, diffusion, device)
-    return DreamBoothModule(config, diffusion, subject, class_images, resume_from, frozen_dtype)
+    denoiser, subject, class_images = open_for_training(
+        run, config, device, on_phase, frozen_dtype=frozen_dtype, leads=leads
+    )
+    return DreamBoothModule(config, denoiser, subject, class_images, resume_from)
 
 
 class DreamBoothModule(Learner):
     """Trains a subject, with prior preservation when there are class images.
 
     A step has `batch_size * accumulation` slots for subject images and as many for class images,
-    shared by all processes; those of one kind are of one size. The VAE is not part of the module:
-    the latents are encoded before. A frozen text encoder runs only once. With adapters or
-    embedding vectors, the frozen weights are kept in `frozen_dtype`, in which they compute.
+    shared by all processes; those of one kind are of one size.
     """
 
     config: TrainingConfig
@@ -95,97 +70,33 @@ class DreamBoothModule(Learner):
     def __init__(
         self,
         config: TrainingConfig,
-        diffusion: Diffusion,
+        denoiser: Denoiser,
         subject: Sequence[TrainingImages],
         class_images: Sequence[TrainingImages],
         resume_from: Path | None,
-        frozen_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(config, resume_from)
-        self._frozen_dtype = frozen_dtype
-        suggested = suggested_learning_rate(config.method, diffusion.unet.num_parameters())
+        suggested = suggested_learning_rate(config.method, denoiser.parameter_count)
         self.peak_rate = peak_learning_rate(config, suggested)
-        self.forward_process = forward_process_for(diffusion.scheduler_config)
+        self.denoiser = denoiser
+        for name, part in denoiser.modules.items():
+            self.add_module(name, part)
         self.buckets = {"subject": subject}
         self._has_masks = any(bucket.masks is not None for bucket in subject)
         if class_images:
             self.buckets["class"] = class_images
-        self.diffusion = self._make_trainable(diffusion)
-        self.unet = self.diffusion.unet
-        self.text_encoder = self.diffusion.text_encoder
-        self.text_encoder_2 = self.diffusion.text_encoder_2
-        self.prior_teacher: PriorTeacher | None = None
-        self.prompt_embeds: dict[str, PromptEmbeds] = {}
-        self.token_ids: dict[str, torch.Tensor] = {}
-        self._encode_captions()
+        self._has_teacher = config.uses_prior_teacher and "class" in self.buckets
+        words = self.denoiser.vocabulary_prompts() if self._uses_other_words else []
+        self._vocabulary_prompts = words or [config.class_caption]
+        parts = [bucket for kind in self.buckets.values() for bucket in kind]
+        captions = [text for part in parts for text in part.captions]
+        self.denoiser.encode_prompts(training_prompts(config, captions, self._vocabulary_prompts))
+        if self._has_teacher:
+            self.denoiser.keep_untrained()
 
-    def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
-        config, unet = self.config, diffusion.unet
-        models = [part for name, part in diffusion.modules.items() if name != "vae"]
-        diffusion = prepare_qat(
-            config.quantization_aware, models, lambda: self._select_parameters(diffusion)
-        )
-        if config.method != "full" and config.quantization_aware == NO_QAT:
-            for weight in (p for model in models for p in model.parameters()):
-                if not weight.requires_grad:
-                    weight.data = weight.data.to(self._frozen_dtype)
-        if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-            for encoder in diffusion.text_encoders if config.encodes_text_each_step else ():
-                encoder.gradient_checkpointing_enable()
-                encoder.train()  # gradient checkpointing requires it; CLIP has no dropout
-        return diffusion
-
-    def _select_parameters(self, diffusion: Diffusion) -> Diffusion:
-        """Make the weights of the method trainable, adding adapters or vectors if it has them."""
-        config = self.config
-        if config.quantization_aware != NO_QAT and config.method not in ("lora", "full"):
-            raise UserError(
-                f"quantization_aware {config.quantization_aware} does not work with the method "
-                f"{config.method}: set method to lora or full."
-            )
-        if config.method == "embedding":
-            initial = textual_inversion.initial_vectors(
-                diffusion, config.class_name, config.token_vectors
-            )
-            return textual_inversion.make_trainable(
-                diffusion, textual_inversion.TokenEmbedding(config.token, initial)
-            )
-        if config.method == "full":
-            diffusion.unet.requires_grad_(True)
-            for encoder in diffusion.text_encoders if config.train_text_encoder else ():
-                encoder.requires_grad_(True)
-        else:
-            inject_configured_lora(diffusion, config)
-        if diffusion.text_encoder_2 is not None:
-            _freeze_unused_layers(diffusion.text_encoder)
-        return diffusion
-
-    def _encode_captions(self) -> None:
-        """Encode all captions; keep their token ids where the text encoders run in each step."""
-        config = self.config
-        has_teacher = config.uses_prior_teacher and "class" in self.buckets
-        self._vocabulary_prompts: list[str] = []
-        if has_teacher and config.other_words:
-            self._vocabulary_prompts = vocabulary_prompts(
-                self.diffusion.tokenizer, config.token, config.seed
-            )
-        self._vocabulary_prompts = self._vocabulary_prompts or [config.class_caption]
-        buckets = [bucket for kind in self.buckets.values() for bucket in kind]
-        captions = [line for part in buckets for text in part.captions for line in _lines(text)]
-        captions += ["", config.plain_caption, config.class_caption, *self._vocabulary_prompts]
-        self.prompt_embeds = encode_prompts(self.diffusion, captions)
-        if has_teacher:
-            qat = config.quantization_aware
-            self.prior_teacher = PriorTeacher(
-                self.diffusion.unet,
-                self.prompt_embeds,
-                partial(fake_quantization_disabled, qat),
-                self._frozen_dtype if qat == NO_QAT else torch.float32,
-            )
-        if config.encodes_text_each_step:
-            ids = tokenize(self.diffusion, list(self.prompt_embeds))
-            self.token_ids = dict(zip(self.prompt_embeds, ids, strict=True))
+    @property
+    def _uses_other_words(self) -> bool:
+        return self._has_teacher and self.config.other_words > 0
 
     def parameter_groups(self) -> list[ParamGroup]:
         """Return the trained parameters of UNet and text encoder, each with its peak rate."""
@@ -221,7 +132,7 @@ class DreamBoothModule(Learner):
             slots=self.config.batch_size * self.config.accumulation,
             image_count=counts[chosen],
             shape=tuple(images.latents.mean.shape[1:]),
-            num_timesteps=self.forward_process.num_timesteps,
+            num_timesteps=self.denoiser.forward_process.num_timesteps,
         )
         samples = [sampler.sample(self.step, slot, bucket_step) for slot in slots]
         return [self._inputs(kind, images, one) for one in samples]
@@ -251,17 +162,16 @@ class DreamBoothModule(Learner):
         noise = noise.to(self.device)
         indices = torch.tensor([one.timestep for one in samples], device=self.device)
 
-        process = self.forward_process
-        noisy, timesteps = process.add_noise(latents, noise, indices), process.timesteps(indices)
-        embeds = self._embed([slot.caption for slot in slots])
+        process = self.denoiser.forward_process
+        noisy = process.add_noise(latents, noise, indices)
+        prompts = [slot.caption for slot in slots]
         time_ids = torch.stack([slot.time_ids for slot in slots])
-        prediction = unet_forward(self.unet, noisy, timesteps, embeds, time_ids)
+        prediction = self.denoiser.predict(noisy, indices, prompts, time_ids)
         target = process.target(latents, noise, indices)
         of_class = slice([slot.kind for slot in slots].count("subject"), None)
-        if self.prior_teacher is not None and slots[of_class]:
-            prompts = [slot.caption for slot in slots[of_class]]
-            class_target = self.prior_teacher.predict(
-                self.unet, noisy[of_class], timesteps[of_class], prompts, time_ids[of_class]
+        if self._has_teacher and slots[of_class]:
+            class_target = self.denoiser.predict_untrained(
+                noisy[of_class], indices[of_class], prompts[of_class], time_ids[of_class]
             )
             target = torch.cat([target[: of_class.start], class_target])
         weights = mask = None
@@ -294,43 +204,24 @@ class DreamBoothModule(Learner):
             uniform -= probability
         return texts[-1]  # the probabilities add up to less than 1 by a rounding error
 
-    def _embed(self, captions: list[str]) -> PromptEmbeds:
-        if self.token_ids:
-            ids = torch.stack([self.token_ids[caption] for caption in captions])
-            return encode_tokens(self.diffusion, ids.to(self.device))
-        embeds = PromptEmbeds.join([self.prompt_embeds[caption] for caption in captions])
-        return embeds.to(self.device)
-
     def preview(self) -> torch.Tensor:
         """Return one generated image per preview prompt, side by side, all with the run's seed."""
-        config, diffusion = self.config, self.diffusion
-        diffusion.vae.to(self.device)
-        images = [
-            sample(
-                diffusion,
-                [prompt],
-                steps=PREVIEW_STEPS,
-                guidance=PREVIEW_GUIDANCE,
-                seed=config.seed,
-                width=config.resolution,
-                height=config.resolution,
-            )[0]
-            for prompt in config.preview_prompts
-        ]
-        diffusion.vae.to("cpu")
+        config = self.config
+        images = self.denoiser.preview(config.preview_prompts, config.seed, config.resolution)
         return torch.cat(images, dim=1)
 
     def write_result(self, run: RunFolder) -> None:
-        """Write the LoRA, the embedding or the model, and mark the run as finished."""
-        write_result(run, self.config, self.diffusion)
+        """Write the trained parameters, and mark the run as finished."""
+        self.denoiser.write_result(run)
+
+
+def training_prompts(
+    config: TrainingConfig, captions: Sequence[str], vocabulary_prompts: Sequence[str]
+) -> list[str]:
+    """Return all prompts that the steps of a run may sample, given its images' captions."""
+    lines = [line for text in captions for line in _lines(text)]
+    return [*lines, "", config.plain_caption, config.class_caption, *vocabulary_prompts]
 
 
 def _lines(caption: str) -> list[str]:
     return caption.splitlines() or [""]
-
-
-def _freeze_unused_layers(encoder: CLIPTextModel) -> None:
-    """Freeze the layers after the second to last hidden states, which XL does not use."""
-    inner = getattr(encoder, "text_model", encoder)
-    for part in (inner.encoder.layers[-1], inner.final_layer_norm):
-        part.requires_grad_(False)

@@ -1,0 +1,184 @@
+"""A diffusers model in training: Stable Diffusion 1, 2 and XL, their text encoders included."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...diffusion.diffusion_model import Diffusion
+from ...diffusion.sample.images import sample
+from ...diffusion.sample.prompt_encoding import (
+    PromptEmbeds,
+    encode_prompts,
+    encode_tokens,
+    tokenize,
+)
+from ...diffusion.sample.unet_forward import unet_forward
+from ...shared.errors import UserError
+from ..config import NO_QAT, TrainingConfig
+from ..dreambooth import textual_inversion
+from ..dreambooth.forward_process import forward_process_for
+from ..dreambooth.lora_adapters import inject_configured_lora
+from ..dreambooth.prior_teacher import PriorTeacher
+from ..dreambooth.vocabulary_prompts import vocabulary_prompts
+from ..quantization_aware import fake_quantization_disabled, prepare_qat
+from ..run.run_results import write_result
+from .denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+    from ..run.run_folder import RunFolder
+
+PREVIEW_STEPS = 20
+PREVIEW_GUIDANCE = 4.0
+
+
+class DiffusersDenoiser(Denoiser):
+    """UNet and text encoders of a DIFFUSION.
+
+    The VAE is not part of the modules: the latents are encoded before. A frozen text encoder runs
+    only once. With adapters or embedding vectors, the frozen weights are kept in `frozen_dtype`, in
+    which they compute.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, diffusion: Diffusion, frozen_dtype: torch.dtype
+    ) -> None:
+        self._config = config
+        self._frozen_dtype = frozen_dtype
+        self.parameter_count = diffusion.unet.num_parameters()
+        self._process = forward_process_for(diffusion.scheduler_config)
+        self.forward_process = self._process
+        self.diffusion = self._make_trainable(diffusion)
+        parts = self.diffusion.modules.items()
+        self.modules = {name: part for name, part in parts if name != "vae"}
+        self._teacher: PriorTeacher | None = None
+        self._prompt_embeds: dict[str, PromptEmbeds] = {}
+        self._token_ids: dict[str, torch.Tensor] = {}
+
+    def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
+        config, unet = self._config, diffusion.unet
+        models = [part for name, part in diffusion.modules.items() if name != "vae"]
+        diffusion = prepare_qat(
+            config.quantization_aware, models, lambda: self._select_parameters(diffusion)
+        )
+        if config.method != "full" and config.quantization_aware == NO_QAT:
+            for weight in (p for model in models for p in model.parameters()):
+                if not weight.requires_grad:
+                    weight.data = weight.data.to(self._frozen_dtype)
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            for encoder in diffusion.text_encoders if config.encodes_text_each_step else ():
+                encoder.gradient_checkpointing_enable()
+                encoder.train()  # gradient checkpointing requires it; CLIP has no dropout
+        return diffusion
+
+    def _select_parameters(self, diffusion: Diffusion) -> Diffusion:
+        """Make the weights of the method trainable, adding adapters or vectors if it has them."""
+        config = self._config
+        if config.quantization_aware != NO_QAT and config.method not in ("lora", "full"):
+            raise UserError(
+                f"quantization_aware {config.quantization_aware} does not work with the method "
+                f"{config.method}: set method to lora or full."
+            )
+        if config.method == "embedding":
+            initial = textual_inversion.initial_vectors(
+                diffusion, config.class_name, config.token_vectors
+            )
+            return textual_inversion.make_trainable(
+                diffusion, textual_inversion.TokenEmbedding(config.token, initial)
+            )
+        if config.method == "full":
+            diffusion.unet.requires_grad_(True)
+            for encoder in diffusion.text_encoders if config.train_text_encoder else ():
+                encoder.requires_grad_(True)
+        else:
+            inject_configured_lora(diffusion, config)
+        if diffusion.text_encoder_2 is not None:
+            _freeze_unused_layers(diffusion.text_encoder)
+        return diffusion
+
+    def vocabulary_prompts(self) -> list[str]:
+        """Return prompts of random words of the tokenizer's vocabulary."""
+        vocabulary = self.diffusion.tokenizer.get_vocab()
+        return vocabulary_prompts(vocabulary, self._config.token, self._config.seed)
+
+    def encode_prompts(self, prompts: list[str]) -> None:
+        """Encode all prompts; keep their token ids where the text encoders run in each step."""
+        self._prompt_embeds = encode_prompts(self.diffusion, prompts)
+        if self._config.encodes_text_each_step:
+            ids = tokenize(self.diffusion, list(self._prompt_embeds))
+            self._token_ids = dict(zip(self._prompt_embeds, ids, strict=True))
+
+    def keep_untrained(self) -> None:
+        """Make the teacher of prior preservation."""
+        qat = self._config.quantization_aware
+        self._teacher = PriorTeacher(
+            self.diffusion.unet,
+            self._prompt_embeds,
+            partial(fake_quantization_disabled, qat),
+            self._frozen_dtype if qat == NO_QAT else torch.float32,
+        )
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        indices: torch.Tensor,
+        prompts: list[str],
+        time_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the UNet's output, with gradients for what is trained."""
+        embeds = self._embed(prompts, noisy.device)
+        timesteps = self._process.timesteps(indices)
+        return unet_forward(self.diffusion.unet, noisy, timesteps, embeds, time_ids)
+
+    def predict_untrained(
+        self,
+        noisy: torch.Tensor,
+        indices: torch.Tensor,
+        prompts: list[str],
+        time_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the output of the UNet and text encoders before training."""
+        if self._teacher is None:
+            raise RuntimeError("keep_untrained was not called.")
+        timesteps = self._process.timesteps(indices)
+        return self._teacher.predict(self.diffusion.unet, noisy, timesteps, prompts, time_ids)
+
+    def _embed(self, prompts: list[str], device: torch.device) -> PromptEmbeds:
+        if self._token_ids:
+            ids = torch.stack([self._token_ids[prompt] for prompt in prompts])
+            return encode_tokens(self.diffusion, ids.to(device))
+        return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
+
+    def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
+        """Sample an image for each prompt, with the VAE on the device meanwhile."""
+        self.diffusion.vae.to(self.diffusion.device)
+        images = [
+            sample(
+                self.diffusion,
+                [prompt],
+                steps=PREVIEW_STEPS,
+                guidance=PREVIEW_GUIDANCE,
+                seed=seed,
+                width=side,
+                height=side,
+            )[0]
+            for prompt in prompts
+        ]
+        self.diffusion.vae.to("cpu")
+        return images
+
+    def write_result(self, run: RunFolder) -> None:
+        """Write the LoRA, the embedding or the model, and mark the run as finished."""
+        write_result(run, self._config, self.diffusion)
+
+
+def _freeze_unused_layers(encoder: CLIPTextModel) -> None:
+    """Freeze the layers after the second to last hidden states, which XL does not use."""
+    inner = getattr(encoder, "text_model", encoder)
+    for part in (inner.encoder.layers[-1], inner.final_layer_norm):
+        part.requires_grad_(False)
