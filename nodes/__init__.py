@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .ask_image import AskImage
 from .attention_map import AttentionMap
 from .caption_folder import CaptionFolder
@@ -43,6 +44,7 @@ class KosmosDreamBooth(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of a workflow."""
+        host.escape_unencodable()
         return [
             LoadKosmos,
             GroundedCaption,

@@ -5,6 +5,7 @@ It uses ComfyUI's public modules (`folder_paths`, `comfy.model_management`, `com
 Guidance Guider, the classes of core's models and guiders. Only nodes import it.
 """
 
+from .console import escape_unencodable
 from .core_models import (
     CoreTextEncoder,
     core_clip,
@@ -50,6 +51,7 @@ __all__ = [
     "core_model",
     "core_vae",
     "device_type",
+    "escape_unencodable",
     "folder_fingerprint",
     "free_memory",
     "free_path",

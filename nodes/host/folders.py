@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import comfy.utils
 import folder_paths
 
 from ...shared.errors import UserError
+from ...shared.path_names import confined
 
 MODEL_FOLDER_MARKERS = {
     "kosmos": "config.json",
@@ -63,8 +64,9 @@ def list_models(kind: str) -> list[str]:
 
 def model_path(kind: str, name: str) -> Path:
     """Return the path of a model. Raises UserError when ComfyUI's folders do not contain it."""
+    is_listed = name in list_models(kind)  # also with characters that other systems forbid
     for root in model_folders(kind):
-        path = _confined(root, name)
+        path = root / name if is_listed else confined(root, name)
         if path.exists():
             return path
     raise UserError(
@@ -75,7 +77,7 @@ def model_path(kind: str, name: str) -> Path:
 
 def model_save_path(kind: str, *parts: str) -> Path:
     """Return a path to save a model at, in the first of ComfyUI's folders for its kind."""
-    return _confined(model_folders(kind)[0], *parts)
+    return confined(model_folders(kind)[0], *parts)
 
 
 def clip_tokenizer_folder() -> Path:
@@ -94,12 +96,12 @@ def free_path(path: Path) -> Path:
 
 def output_path(*parts: str) -> Path:
     """Return a path inside ComfyUI's output folder, which may not exist yet."""
-    return _confined(Path(folder_paths.get_output_directory()), *parts)
+    return confined(Path(folder_paths.get_output_directory()), *parts)
 
 
 def input_path(*parts: str) -> Path:
     """Return ComfyUI's input folder, or a path inside it."""
-    return _confined(Path(folder_paths.get_input_directory()), *parts)
+    return confined(Path(folder_paths.get_input_directory()), *parts)
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -112,15 +114,3 @@ def folder_fingerprint(folder: Path) -> str:
 def temp_folder() -> Path:
     """Return ComfyUI's temp folder, which it empties at its start."""
     return Path(folder_paths.get_temp_directory())
-
-
-def _confined(root: Path, *parts: str) -> Path:
-    """Join a user's path to a folder. Raises UserError for a path that leads out of the folder."""
-    for part in parts:
-        pure = PurePath(part.replace("\\", "/"))
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in part:
-            raise UserError(
-                f'"{part}" is no name inside {root.name}: use a name without "..", drive or '
-                "leading slash."
-            )
-    return root.joinpath(*(part.replace("\\", "/") for part in parts))

@@ -10,6 +10,7 @@ import torch
 from comfy_execution.graph import ExecutionBlocker
 from server import PromptServer
 
+from ...shared.errors import printable
 from ...shared.images import to_pil
 
 PREVIEW_SIDE = 512
@@ -39,12 +40,13 @@ class Progress:
 
 def block_output(message: str) -> ExecutionBlocker:
     """Return an output without a value; a node that uses it fails with the message."""
-    return ExecutionBlocker(message)
+    return ExecutionBlocker(printable(message))
 
 
 def show_text(text: str) -> None:
-    """Show a line of text in the running node."""
+    """Show lines of text in the running node."""
     server = PromptServer.instance
+    text = "\n".join(printable(line) for line in text.splitlines())
     server.send_progress_text(text, server.last_node_id, server.client_id)
 
 

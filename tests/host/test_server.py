@@ -11,7 +11,7 @@ import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 
-from .conftest import Graph
+from .conftest import Graph, run_in_comfyui
 
 NODES = tuple(json.loads(Path(__file__).with_name("promises.json").read_text(encoding="utf-8")))
 
@@ -81,3 +81,38 @@ def test_a_failing_node_gives_one_sentence_and_the_server_goes_on(
     )
     assert graph.failure(client, "load")
     Graph(image=graph["image"]).add("show", "PreviewImage", images=["image", 0]).outputs(client)
+
+
+@pytest.mark.parametrize("templates", ["\ud800", "\x1b[2J\u202e" + "x" * 5000])
+def test_a_text_that_no_console_can_show_ends_one_prompt(client: Client, templates: str) -> None:
+    graph = Graph().add("image", "EmptyImage", width=64, height=64)
+    show = graph | Graph().add("show", "PreviewImage", images=["image", 0])
+    graph.add("subject", "SubjectDataset", image=["image", 0], templates=templates)
+    graph.add("report", "PreviewAny", source=["subject", 3])
+    sentence = graph.failure(client, "subject")
+    assert sentence.isprintable()
+    assert len(sentence) < 300
+    Graph(show).outputs(client)
+
+
+CONSOLE = """
+    import asyncio, io, logging, sys
+    import app.logger
+    real, out, console = sys.stdout, io.BytesIO(), io.BytesIO()
+    sys.stdout = first = io.TextIOWrapper(out, encoding="cp1252")
+    sys.stderr = second = io.TextIOWrapper(console, encoding="cp1252")
+    app.logger.setup_logger()
+    asyncio.run(as_package.load("nodes").KosmosDreamBooth().get_node_list())
+    try:
+        raise ValueError("\\u732b \\ud800")
+    except ValueError as error:
+        logging.exception(f"failed: {error}")
+    sys.stderr.flush()
+    print(json.dumps(console.getvalue().decode("cp1252")), file=real)
+"""
+
+
+def test_a_windows_console_shows_messages_in_any_language() -> None:
+    log = run_in_comfyui(CONSOLE)
+    assert "failed: \\u732b \\ud800" in log
+    assert "Logging error" not in log

@@ -1,0 +1,63 @@
+"""Names of files and folders that users type or files contain, confined to a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from .errors import UserError
+
+MAX_BYTES = 255
+"""Bytes of a file's or folder's name, the limit of most file systems."""
+
+DEVICE = re.compile(
+    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|CLOCK\$|COM[0-9\u00b9\u00b2\u00b3]|LPT[0-9\u00b9\u00b2\u00b3])"
+    r"\s*(\..*)?",
+    re.IGNORECASE,
+)
+"""Names that Windows opens as a device, with any suffix."""
+
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f\ud800-\udfff]')
+"""Characters that Windows does not allow in names (":" also begins an alternate stream), control
+characters, and lone surrogates, which UTF-8 has no bytes for."""
+
+
+def name_problem(name: str) -> str | None:
+    """Say what is wrong with a relative path, for any operating system; None for a valid one.
+
+    `/` and `\\` separate folders. A valid path stays inside the folder that it is joined to, on
+    Windows and elsewhere, and can be created there.
+    """
+    if re.match(r"[A-Za-z]:", name):
+        return "a drive"
+    if name.startswith(("/", "\\")):
+        return "a leading slash"
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    if not parts:
+        return "no name"
+    for part in parts:
+        if part == "..":
+            return '".."'
+        if found := FORBIDDEN.search(part):
+            return f"the character {found[0]!a}"
+        if part != part.strip() or part.endswith("."):
+            return "a space or full stop at an end"
+        if DEVICE.fullmatch(part):
+            return f"the device name {part}"
+        if len(part.encode()) > MAX_BYTES:
+            return f"a part of more than {MAX_BYTES} bytes"
+    return None
+
+
+def confined(root: Path, *names: str) -> Path:
+    """Return the path of relative paths inside a folder.
+
+    Raises UserError for one with a `name_problem`.
+    """
+    for name in names:
+        if problem := name_problem(name):
+            raise UserError(
+                f'"{name}" is no name inside {root.name}, as it has {problem}: use a name such as '
+                '"my folder/my file".'
+            )
+    return root.joinpath(*(PurePosixPath(name.replace("\\", "/")) for name in names))
