@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import yaml
 
-from ..shared.errors import UserError
+from ..shared.errors import UserError, shortened
+from ..shared.json_files import read_small_text, reason
 from .captions.caption_config import CaptionConfig
 from .config import Config, TrainingConfig
 from .option import Group, options_of
@@ -17,6 +18,9 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 VERSION = 3
 """Goes up when an option gets a `legacy` value: earlier files without the option mean that one."""
+
+LARGEST_FILE = 2**18
+"""Bytes of a `config.yaml`, which has a few thousand; PyYAML is slow."""
 
 TASKS: dict[str, type[Config]] = {kind.task: kind for kind in (TrainingConfig, CaptionConfig)}
 """The kinds of runs; files from before there were two name no task and are DreamBooth's."""
@@ -52,19 +56,23 @@ def read_as(kind: type[AnyConfig], path: Path) -> AnyConfig:
 def read_config(path: Path) -> Config:
     """Read `config.yaml`; options that its version did not have get their `legacy` values.
 
-    Raises UserError when it is not YAML, of a later version, or has an unknown, missing or mistyped
-    setting.
+    Raises UserError when it is missing, not YAML, of a later version, or has an unknown, missing or
+    mistyped setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: correct it or start a new run.") from error
+        values = yaml.load(read_small_text(path, LARGEST_FILE), _PlainLoader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or reason(error)
+        raise UserError(
+            f"{path} is not valid YAML ({problem}): correct it or start a new run."
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} has no settings: correct it or start a new run.")
     version = values.pop("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise UserError(
-            f"{path} has version {version}, and this pack reads up to {VERSION}: update the pack."
+            f"{path} has version {shortened(repr(version))}, and this pack reads up to {VERSION}: "
+            "update the pack."
         )
     kind = TASKS.get(str(values.pop("task", TrainingConfig.task)))
     if kind is None:
@@ -77,16 +85,34 @@ def read_config(path: Path) -> Config:
         if name not in types:
             raise UserError(f'{path} has an unknown setting "{name}": remove it.')
         if not _is_of_type(value, types[name]):
-            raise UserError(f'{path}: "{name}" is {value!r}: give a value of type {types[name]}.')
+            raise UserError(
+                f'{path}: "{name}" is {shortened(repr(value))}: give a value of type {types[name]}.'
+            )
     try:
         return kind(**values | {"base_loras": tuple(values.get("base_loras", ()))})
     except TypeError as error:
         raise UserError(f"{path} lacks a setting ({error}): add it.") from error
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors, with which a few lines stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Read the next value; raises YAMLError for an anchor or an alias."""
+        if getattr(self.peek_event(), "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(problem="it has an anchor or an alias")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 def _is_of_type(value: object, kind: str) -> bool:
     if kind.startswith("tuple"):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list) and all(_is_of_type(item, "str") for item in value)
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value).__name__ == kind
+    return type(value).__name__ == kind and not (isinstance(value, str) and _has_surrogate(value))
+
+
+def _has_surrogate(text: str) -> bool:
+    """Whether a text has a lone surrogate, which cannot be written to a file."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -33,7 +33,17 @@ ESCAPES = (
     "a/file.txt:stream",
     "a::$DATA",
 )
-DEVICES = ("CON", "con", "NUL", "nul.txt", "a/AUX.tar.gz", "COM1", "LPT9.png", "COM\u00b9", "CONIN$")
+DEVICES = (
+    "CON",
+    "con",
+    "NUL",
+    "nul.txt",
+    "a/AUX.tar.gz",
+    "COM1",
+    "LPT9.png",
+    "COM\u00b9",
+    "CONIN$",
+)
 UNUSABLE = ("a.", "a ", " a", "a./b", "a /b", "a\0b", "a\nb", "\ud800", "a?b", "é" * 128, "x" * 256)
 ROOTS = (PurePosixPath("/comfyui/output"), PureWindowsPath("C:/comfyui/output"))
 ALPHABET = st.sampled_from(["/", "\\", ":", ".", " ", "C", "a", "N", "U", "L", "?", "\0", "é"])

@@ -9,6 +9,7 @@ step, so there is no state of a generator.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
 from ..optim.weight_averaging import trainable
 from ..optim.zero_optimizer import load_optimizer_states, optimizer_states
+
+FILE_NAME = re.compile(r"\d{8}\.safetensors")
+"""Other files, such as copies and what macOS adds, are no checkpoints."""
 
 CONFIGURED = ("lr", "initial_lr", "weight_decay", "eps")
 """Values of a parameter group that come from the settings; an optimizer computes the others."""
@@ -58,7 +62,7 @@ def save(
         draft.unlink()
     path = folder / f"{step:08}.safetensors"
     write_tensors(path, tensors, {"optimizer": json.dumps(metadata)})
-    others = sorted(other for other in folder.glob("*.safetensors") if other != path)
+    others = [other for other in by_step(folder).values() if other != path]
     for other in others[: max(0, len(others) + 1 - keep)]:
         other.unlink()
 
@@ -107,7 +111,8 @@ def _without_shared_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.
 
 def by_step(folder: Path) -> dict[int, Path]:
     """Return the checkpoints in a folder by step, in order."""
-    return {step_of(path): path for path in sorted(folder.glob("*.safetensors"))}
+    files = sorted(path for path in folder.glob("*") if FILE_NAME.fullmatch(path.name))
+    return {step_of(path): path for path in files if path.is_file()}
 
 
 def at_step(folder: Path, step: int) -> Path:
@@ -123,7 +128,7 @@ def at_step(folder: Path, step: int) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint in a folder."""
-    return max(folder.glob("*.safetensors"), default=None)
+    return max(by_step(folder).values(), default=None)
 
 
 def step_of(path: Path | None) -> int:
