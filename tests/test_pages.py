@@ -35,18 +35,19 @@ def text_of(page: Path) -> str:
     return "\n".join(note["widgets_values"][0] for note in notes)
 
 
-@every_page
-def test_linked_files_exist(page: Path) -> None:
-    links = ["".join(link) for link in LINK.findall(text_of(page))]
-    files = [page.parent / link for link in links if "://" not in link]
-    assert [str(file) for file in files if not file.exists()] == []
+def missing_files(page: Path, root: Path) -> list[str]:
+    """The files and folders of the pack at `root` that a page of it links to or names in vain."""
+    text = text_of(page)
+    links = ["".join(link) for link in LINK.findall(text)]
+    linked = [page.parent / link for link in links if "://" not in link]
+    named = [root / name.rstrip(".") for name in FILE.findall(text)]
+    named = [file for file in named if file.suffix != ".safetensors"]
+    return [str(file) for file in linked + named if not file.exists()]
 
 
 @every_page
-def test_named_files_exist(page: Path) -> None:
-    names = {name.rstrip(".") for name in FILE.findall(text_of(page))}
-    missing = {name for name in names if not (ROOT / name).exists()}
-    assert {name for name in missing if not name.endswith(".safetensors")} == set()
+def test_linked_and_named_files_exist(page: Path) -> None:
+    assert missing_files(page, ROOT) == []
 
 
 @every_page
