@@ -102,7 +102,7 @@ class LoadDiffusion(io.ComfyNode):
                 diffusion.modules, model, "merge LoRAs into the model before quantizing it"
             )
         for file in files:
-            diffusion = merge_lora(diffusion, file)
+            diffusion = merge_lora(diffusion, file, on_unused=host.show_text)
         return io.NodeOutput(replace(diffusion, patcher=host.register_model(diffusion.modules)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.load.ldm_keys import unet_weights
+from kosmos_dreambooth.diffusion.load.ldm_keys import text_weights, unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens
@@ -12,7 +12,7 @@ from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids, unet_f
 from kosmos_dreambooth.diffusion.save_model import make_pipeline
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.dreambooth.lora_adapters import inject_lora, lora_state_dict
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
@@ -153,13 +153,6 @@ def lora(**changes):
     ("tensors", "sentence"),
     [
         (lora(**{f"{PROMPT_LAYER}.lora_down.weight": torch.ones(2, 768)}), "for another model"),
-        (
-            {
-                "lora_unet_input_blocks_1.lora_down.weight": torch.ones(2, 32),
-                "lora_unet_input_blocks_1.lora_up.weight": torch.ones(64, 2),
-            },
-            "for another model than tiny, which has no such layer lora_unet_input_blocks_1",
-        ),
         ({"unet.conv_in.lora_A.weight": torch.ones(2, 2)}, "no LoRA in kohya's or diffusers'"),
     ],
 )
@@ -184,3 +177,128 @@ def test_an_incomplete_lora_is_named(trained, model_folder):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="damaged or incomplete"):
         merge_lora(load_diffusion(model_folder), file)
+
+
+def test_a_lora_without_any_layer_of_the_model_is_named(model_folder, tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"lora_unet_input_blocks_99.lora_down.weight": torch.ones(2, 32)}, file)
+    with pytest.raises(UserError, match="which has no such layer lora_unet_input_blocks_99:"):
+        merge_lora(load_diffusion(model_folder), file)
+
+
+def test_each_unused_key_is_named_and_the_others_are_merged(model_folder, tmp_path, caplog):
+    others = {
+        "bundle_emb.sks.string_to_param.*": torch.ones(2, 32),
+        "lora_unet_input_blocks_99.lora_down.weight": torch.ones(2, 32),
+        f"{PROMPT_LAYER}.magic": torch.ones(1),
+    }
+    plain, mixed = tmp_path / "plain.safetensors", tmp_path / "mixed.safetensors"
+    save_file(lora(), plain)
+    save_file(lora(**others), mixed, metadata={"lora_adapter_metadata": "null"})
+    texts = []
+    merged = merge_lora(load_diffusion(model_folder), mixed, on_unused=texts.append)
+    expected = merge_lora(load_diffusion(model_folder), plain)
+    assert same_weights(merged, expected)
+    assert "3 keys were not used" in caplog.text
+    assert all(key in caplog.text and key in texts[0] for key in others)
+
+
+def same_weights(one, other, atol=0.0):
+    pairs = zip(one.modules.parameters(), other.modules.parameters(), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '"text"', "null"])
+def test_metadata_of_another_kind_is_as_none(model_folder, tmp_path, damage):
+    file = tmp_path / "lora.safetensors"
+    tensors = {"unet." + ATTENTION + end: t for end, t in diffusers_pair().items()}
+    save_file(tensors, file, metadata={"lora_adapter_metadata": damage})
+    merged = merge_lora(load_diffusion(model_folder), file)
+    save_file(tensors, file)
+    assert same_weights(merged, merge_lora(load_diffusion(model_folder), file))
+
+
+def diffusers_pair():
+    torch.manual_seed(0)
+    return {".lora_A.weight": torch.randn(2, 32), ".lora_B.weight": torch.randn(64, 2)}
+
+
+OLD_ATTENTION = ATTENTION.replace(".to_k", ".processor.to_k_lora")
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        (f"unet.{OLD_ATTENTION}.down.weight", f"unet.{OLD_ATTENTION}.up.weight"),
+        (f"{OLD_ATTENTION}.down.weight", f"{OLD_ATTENTION}.up.weight"),
+        (f"unet.{ATTENTION}.lora.down.weight", f"unet.{ATTENTION}.lora.up.weight"),
+        (
+            f"base_model.model.{ATTENTION}.lora_A.weight",
+            f"base_model.model.{ATTENTION}.lora_B.weight",
+        ),
+        (
+            f"unet.base_model.model.{ATTENTION}.lora_A.default.weight",
+            f"unet.base_model.model.{ATTENTION}.lora_B.default.weight",
+        ),
+        (
+            f"lycoris_{PROMPT_LAYER[10:]}.lora_down.weight",
+            f"lycoris_{PROMPT_LAYER[10:]}.lora_up.weight",
+        ),
+    ],
+)
+def test_a_layer_is_found_by_all_of_its_names(model_folder, tmp_path, down, up):
+    file = tmp_path / "lora.safetensors"
+    first, second = diffusers_pair().values()
+    save_file({down: first, up: second}, file)
+    merged = merge_lora(load_diffusion(model_folder), file)
+    weight = load_diffusion(model_folder).unet.get_parameter(f"{ATTENTION}.weight")
+    expected = weight + second @ first
+    assert torch.allclose(merged.unet.get_parameter(f"{ATTENTION}.weight"), expected, atol=1e-6)
+
+
+def test_a_text_encoder_layer_is_found_by_its_oldest_name(model_folder, tmp_path):
+    layer = "text_encoder.text_model.encoder.layers.1.self_attn.to_out_lora"
+    pair = {f"{layer}.down.weight": torch.ones(2, 32), f"{layer}.up.weight": torch.ones(32, 2)}
+    save_file(pair, tmp_path / "lora.safetensors")
+    merged = merge_lora(load_diffusion(model_folder), tmp_path / "lora.safetensors")
+    name = "encoder.layers.1.self_attn.out_proj.weight"
+    old = text_weights(load_diffusion(model_folder).text_encoder)[name]
+    assert torch.allclose(text_weights(merged.text_encoder)[name], old + 2)
+
+
+def test_a_folder_of_peft_has_the_alpha_of_its_configuration(model_folder, tmp_path):
+    model = get_peft_model(
+        load_diffusion(model_folder).unet,
+        LoraConfig(r=2, lora_alpha=6, use_rslora=True, target_modules=["to_k"]),
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    model.save_pretrained(tmp_path)
+    merged = merge_lora(load_diffusion(model_folder), tmp_path / "adapter_model.safetensors")
+    expected = model.merge_and_unload()
+    for name, weight in merged.unet.named_parameters():
+        assert torch.allclose(weight, expected.get_parameter(name), atol=1e-6), name
+
+
+def test_dora_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path):
+    model = load_diffusion(model_folder)
+    model.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, use_dora=True, target_modules=["to_k", "conv1"])
+    )
+    with torch.no_grad():
+        for name, weight in model.unet.named_parameters():
+            if "lora_B" in name or "magnitude" in name:
+                weight.add_(torch.rand_like(weight) * 0.1)
+    pipeline = make_pipeline(model)
+    pipeline.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(model.unet))
+    merged = merge_lora(load_diffusion(model_folder), tmp_path / "pytorch_lora_weights.safetensors")
+    model.unet.fuse_lora()
+    model.unet.unload_lora()
+    plain = load_diffusion(model_folder).unet
+    assert not torch.equal(
+        merged.unet.mid_block.resnets[0].conv1.weight, plain.mid_block.resnets[0].conv1.weight
+    )
+    for name, weight in merged.unet.named_parameters():
+        assert torch.allclose(weight, model.unet.get_parameter(name), atol=1e-5), name

@@ -19,6 +19,7 @@ from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.checkpoint_file import load_checkpoint
 from kosmos_dreambooth.diffusion.load.ldm_keys import checkpoint_weights, unet_weights
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.merge_lora import merge_lora
 from kosmos_dreambooth.diffusion.sample.images import sample
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens, tokenize
 from kosmos_dreambooth.diffusion.sample.unet_forward import unet_forward
@@ -285,6 +286,21 @@ def test_core_finds_the_layer_of_each_key_of_an_xl_lora(core: Path) -> None:
     assert len(ours) == 790
     assert sum(name.startswith("lora_te1_") for name in written) == 12 * 6
     assert sum(name.startswith("lora_te2_") for name in written) == 32 * 6
+
+
+def test_adapters_of_every_kind_are_merged_as_core_does(
+    core: Path, smaller: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_checkpoint(core / "small.safetensors", torch.float32, VOCABULARY, smaller)
+    before = {key: weight.clone() for key, weight in checkpoint_weights(model).items()}
+    merged = checkpoint_weights(merge_lora(model, core / "lora_kinds.safetensors"))
+    expected = load_file(core / "lora_merged.safetensors")
+    assert "not used" not in caplog.text
+    for key, weight in expected.items():
+        assert torch.allclose(merged[key], weight, atol=1e-5), key
+        assert not torch.allclose(before[key], weight, atol=1e-2), key
+    same = {key for key, weight in merged.items() if torch.equal(weight, before[key])}
+    assert same == before.keys() - expected.keys()
 
 
 def test_sd2_at_the_real_size_loads(core: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ FOLDER gets small.safetensors (Stable Diffusion 1.x layout, random weights), ans
 (inputs and outputs of its modules), small_xl and answers_xl (the same of Stable Diffusion XL), and
 full.json, full2.json and full_xl.json: the shapes of every weight at the real size, by the names
 that core saves them under. lora_xl.json has the names that core's LoRA loader knows layers of the
-real XL by, each with the layer's weight.
+real XL by, each with the layer's weight. lora_kinds.safetensors has an adapter of every kind that
+core reads, for layers of the small model, and lora_merged.safetensors those layers' weights after
+core has merged them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ import torch  # noqa: E402
 from comfy.clip_model import CLIPTextModel  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel  # noqa: E402
-from comfy.lora import model_lora_keys_clip, model_lora_keys_unet  # noqa: E402
+from comfy.lora import (  # noqa: E402
+    calculate_weight,
+    load_lora,
+    model_lora_keys_clip,
+    model_lora_keys_unet,
+)
 from comfy.supported_models import SD20, SDXL  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
@@ -245,3 +252,110 @@ with torch.no_grad():
     }
 keep("small_xl", xl_weights(unet, small["first_stage_model."], *encoders))
 keep("answers_xl", answers)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape) * 0.3
+
+
+BLOCK = "diffusion_model.middle_block.1.transformer_blocks.0"
+WIDE, CONV = 64, (64, 64, 3, 3)
+PAIR = {"lora_up.weight": normal(WIDE, 4), "lora_down.weight": normal(4, WIDE)}
+CONV_PAIR = {
+    "lora_up.weight": normal(WIDE, 4, 1, 1),
+    "lora_down.weight": normal(4, WIDE, 1, 1),
+    "alpha": torch.tensor(2.0),
+}
+HADA = {f"hada_w{n}_{ab}": normal(*((WIDE, 4), (4, WIDE))[ab == "b"]) for n in "12" for ab in "ab"}
+TUCKER = {f"hada_w{n}_{ab}": normal(4, WIDE) for n in "12" for ab in "ab"}
+KINDS = {
+    f"{BLOCK}.attn1.to_q": {**PAIR, "alpha": torch.tensor(2.0)},
+    f"{BLOCK}.attn1.to_k": {**PAIR, "dora_scale": normal(WIDE, 1).abs() + 1},
+    f"{BLOCK}.attn1.to_v": {**PAIR, "dora_scale": normal(1, WIDE).abs() + 1},
+    f"{BLOCK}.attn1.to_out.0": {**HADA, "alpha": torch.tensor(1.0), "diff_b": normal(WIDE)},
+    f"{BLOCK}.attn2.to_q": {
+        "lokr_w1": normal(4, 4),
+        "lokr_w2_a": normal(16, 3),
+        "lokr_w2_b": normal(3, 16),
+        "alpha": torch.tensor(2.0),
+    },
+    f"{BLOCK}.attn2.to_out.0": {"oft_blocks": normal(8, 8, 8), "alpha": torch.tensor(0.5)},
+    f"{BLOCK}.attn2.to_k": {"diff": normal(WIDE, WIDE)},
+    f"{BLOCK}.attn2.to_v": {"set_weight": normal(WIDE, WIDE)},
+    f"{BLOCK}.norm1": {"w_norm": normal(WIDE), "b_norm": normal(WIDE)},
+    f"{BLOCK}.ff.net.2": {
+        "a1.weight": normal(4 * WIDE, 4),
+        "a2.weight": normal(4, 4 * WIDE),
+        "b1.weight": normal(WIDE, 4),
+        "b2.weight": normal(4, 4 * WIDE),
+    },
+    "diffusion_model.middle_block.1.proj_in": {**CONV_PAIR, "lora_mid.weight": normal(4, 4, 1, 1)},
+    "diffusion_model.middle_block.1.proj_out": {
+        "oft_blocks": normal(2, 8, 8, 8),
+        "alpha": torch.tensor(0.0),
+        "rescale": normal(WIDE, 1, 1, 1) + 1,
+    },
+    "diffusion_model.middle_block.0.in_layers.2": {
+        **CONV_PAIR,
+        "lora_mid.weight": normal(4, 4, 3, 3),
+    },
+    "diffusion_model.middle_block.0.out_layers.3": {
+        **TUCKER,
+        "hada_t1": normal(4, 4, 3, 3),
+        "hada_t2": normal(4, 4, 3, 3),
+        "dora_scale": normal(WIDE, 1, 1, 1).abs() + 1,
+    },
+    "diffusion_model.middle_block.2.in_layers.2": {
+        "lokr_w1_a": normal(4, 2),
+        "lokr_w1_b": normal(2, 4),
+        "lokr_w2": normal(16, 16, 3, 3),
+        "alpha": torch.tensor(1.0),
+    },
+    "diffusion_model.middle_block.2.out_layers.3": {
+        "lora_up.weight": normal(WIDE, 4, 1, 1),
+        "lora_down.weight": normal(4, WIDE, 3, 3),
+        "dora_scale": normal(1, WIDE, 1, 1).abs() + 1,
+    },
+    "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": {
+        "lora_B.weight": normal(256, 2),
+        "lora_A.weight": normal(2, WIDE),
+    },
+    "text_encoder.text_model.encoder.layers.1.self_attn.q_proj": {
+        "lora_linear_layer.up.weight": normal(WIDE, 2),
+        "lora_linear_layer.down.weight": normal(2, WIDE),
+    },
+}
+# kohya's names, with _ for ., for half of them
+renamed = {
+    name if number % 2 else name.replace("diffusion_model.", "lora_unet_").replace(".", "_"): kind
+    for number, (name, kind) in enumerate(list(KINDS.items())[:-2])
+} | dict(list(KINDS.items())[-2:])
+lora = {
+    f"{name}.{end}": value.clone() for name, kind in renamed.items() for end, value in kind.items()
+}
+keep("lora_kinds", lora)
+model.diffusion_model = small["model.diffusion_model."]
+model.model_config.unet_config = {
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1] * 4,
+    "transformer_depth_middle": 1,
+}
+clip = torch.nn.ModuleDict(
+    {"clip_l": torch.nn.ModuleDict({"transformer": small["cond_stage_model.transformer."]})}
+)
+patches = load_lora(lora, {**model_lora_keys_unet(model, {}), **model_lora_keys_clip(clip, {})})
+weights = {**model.state_dict(), **clip.state_dict()}
+merged = {
+    key: calculate_weight([(1.0, patch, 1.0, None, None)], weights[key].clone(), key)
+    for key, patch in patches.items()
+}
+assert len(merged) == len(KINDS) + 2  # two layers have a patch of their bias as well
+prefixes = {"diffusion_model.": "model.diffusion_model.", "clip_l.": "cond_stage_model."}
+for ours, theirs in prefixes.items():
+    merged = {
+        key.replace(ours, theirs, 1) if key.startswith(ours) else key: value
+        for key, value in merged.items()
+    }
+keep("lora_merged", merged)
