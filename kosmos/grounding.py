@@ -38,6 +38,14 @@ class Box(NamedTuple):
     y1: float
 
 
+class LabeledBox(NamedTuple):
+    """A box, the text that names what is in it (may be empty), and the detector's score, 0..1."""
+
+    box: Box
+    label: str = ""
+    score: float = 1.0
+
+
 @dataclass(frozen=True)
 class Phrase:
     """A phrase of a caption and its boxes in the image.
@@ -63,6 +71,11 @@ class GroundedText:
     def boxes(self) -> tuple[Box, ...]:
         """All boxes of all phrases, in reading order."""
         return tuple(box for phrase in self.phrases for box in phrase.boxes)
+
+    @property
+    def labeled_boxes(self) -> list[LabeledBox]:
+        """All boxes in reading order, labeled by their phrases; Kosmos-2 has no scores."""
+        return [LabeledBox(box, phrase.text) for phrase in self.phrases for box in phrase.boxes]
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from ..shared.errors import UserError
-from .grounding import Box, GroundedText
+from .grounding import Box, LabeledBox
 
 Selection = Literal["all", "phrase", "index"]
 
 
 def select_boxes(
-    grounded: GroundedText, select: Selection, phrase: str = "", index: int = 0
-) -> list[Box]:
-    """Return boxes of one image, in reading order; there may be none.
+    boxes: Sequence[LabeledBox], select: Selection, phrase: str = "", index: int = 0
+) -> list[LabeledBox]:
+    """Return boxes of one image, in their order; there may be none.
 
-    "all" takes every box; "phrase" those of phrases that contain `phrase` as whole words, ignoring
+    "all" takes every box; "phrase" those whose labels contain `phrase` as whole words, ignoring
     case; "index" the box at that index. Raises UserError for an empty `phrase`.
     """
     if select == "all":
-        return list(grounded.boxes)
+        return list(boxes)
     if select == "index":
-        return list(grounded.boxes[index : index + 1])
+        return list(boxes[index : index + 1])
     words = phrase.lower().split()
     if not words:
         raise UserError('The phrase is empty: write one, or select "all".')
-    return [
-        box
-        for candidate in grounded.phrases
-        if _contains_words(candidate.text.lower().split(), words)
-        for box in candidate.boxes
-    ]
+    return [box for box in boxes if _contains_words(box.label.lower().split(), words)]
 
 
 def _contains_words(text: list[str], words: list[str]) -> bool:

@@ -19,6 +19,7 @@ from .fine_tune_captions import FineTuneCaptions
 from .ground_phrase import GroundPhrase
 from .grounded_caption import GroundedCaption
 from .grounding_crop import GroundingCrop
+from .grounding_from_boxes import GroundingFromBoxes
 from .grounding_to_mask import GroundingToMask
 from .guidance_guider import GuidanceGuider
 from .guidance_options import GuidanceOptions
@@ -51,6 +52,7 @@ class KosmosDreamBooth(ComfyExtension):
             AskImage,
             GroundPhrase,
             DescribeRegion,
+            GroundingFromBoxes,
             GroundingToMask,
             GroundingCrop,
             TranslateCaption,

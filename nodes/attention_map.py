@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
+from ..shared.images import one_per_image
 from . import host, panel_data
-from .image_inputs import grounded_texts, one_per_image
+from .image_inputs import grounded_texts
 from .sockets import GROUNDING, KOSMOS
 from .text_inputs import text_lines
 

@@ -8,10 +8,11 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from ..shared.images import one_per_image
 from . import host
 from .batch_inputs import batch_options, batch_size_input
-from .image_inputs import one_per_image, split_images, split_masks
-from .sockets import BBOX, GROUNDING, KOSMOS
+from .image_inputs import image_sizes, split_images, split_masks
+from .sockets import ANY_BOXES, GROUNDING, KOSMOS, bboxes_output
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import Box
@@ -34,11 +35,11 @@ class DescribeRegion(io.ComfyNode):
             inputs=[
                 KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
                 io.Image.Input("image", tooltip="A batch, or a list of images of any size."),
-                BBOX.Input(
+                ANY_BOXES.Input(
                     "bbox",
                     optional=True,
-                    tooltip="Boxes [x0, y0, x1, y1] in pixels (or with x, y, width and height): a "
-                    "list of boxes for each image, or one list for all images.",
+                    tooltip="A BOUNDING_BOX, or boxes [x0, y0, x1, y1] in pixels: a list of boxes "
+                    "for each image, or one list for all images.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -71,6 +72,7 @@ class DescribeRegion(io.ComfyNode):
                     is_output_list=True,
                     tooltip="Each image with its regions and descriptions drawn.",
                 ),
+                bboxes_output("Each image's regions, labeled with their descriptions."),
             ],
         )
 
@@ -86,6 +88,7 @@ class DescribeRegion(io.ComfyNode):
     ) -> io.NodeOutput:
         """Caption the regions."""
         from ..drawing.boxes import draw_boxes
+        from ..kosmos.box_conversion import bounding_boxes
         from ..kosmos.generate.encoded_images import EncodedImages
         from ..kosmos.generate.regions import describe_regions, join_descriptions
         from ..kosmos.grounding import Grounding
@@ -105,6 +108,7 @@ class DescribeRegion(io.ComfyNode):
             [description for of_image in descriptions for description in of_image],
             Grounding(tuple(texts)),
             [draw_boxes(*pair)[None] for pair in zip(images, texts, strict=True)],
+            bounding_boxes([text.labeled_boxes for text in texts], image_sizes(images)),
         )
 
 
@@ -112,13 +116,12 @@ def _regions(
     images: list[torch.Tensor], bbox: list[object], masks: list[torch.Tensor]
 ) -> list[list[Box]]:
     """Return each image's regions, in 0..1: its boxes, then the bounding box of its mask."""
-    from ..kosmos.box_conversion import box_from_mask, boxes_from_pixels
+    from ..kosmos.box_conversion import box_from_mask, read_boxes
 
     regions: list[list[Box]] = [[] for _ in images]
     if bbox:
-        boxes = one_per_image(bbox, len(images), "bbox")
-        for of_image, image, box in zip(regions, images, boxes, strict=True):
-            of_image += boxes_from_pixels(box, image.shape[1], image.shape[0])
+        for of_image, boxes in zip(regions, read_boxes(bbox, image_sizes(images)), strict=True):
+            of_image += [labeled.box for labeled in boxes]
     if masks:
         for of_image, mask in zip(regions, one_per_image(masks, len(images), "mask"), strict=True):
             of_image.append(box_from_mask(mask))

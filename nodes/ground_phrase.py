@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from . import host
 from .batch_inputs import batch_options, batch_size_input
-from .sockets import BBOX, GROUNDING, KOSMOS
+from .sockets import BBOX, GROUNDING, KOSMOS, bboxes_output
 from .text_inputs import required_lines
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class GroundPhrase(io.ComfyNode):
                     tooltip="The phrases that were not found, with the numbers of the images; "
                     "empty when all were found.",
                 ),
+                bboxes_output("The boxes for core's nodes, labeled with their phrases."),
             ],
         )
 
@@ -77,7 +78,7 @@ class GroundPhrase(io.ComfyNode):
     ) -> io.NodeOutput:
         """Find the phrases."""
         from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
-        from ..kosmos.box_conversion import boxes_to_pixels
+        from ..kosmos.box_conversion import bounding_boxes, boxes_to_pixels
         from ..kosmos.generate.ground import describe_missing, ground
         from ..kosmos.grounding import Grounding
 
@@ -95,4 +96,5 @@ class GroundPhrase(io.ComfyNode):
             torch.stack([boxes_to_mask(text.boxes, height, width) for text in texts]),
             draw_boxes_batch(image, texts),
             not_found,
+            bounding_boxes([text.labeled_boxes for text in texts], [(width, height)] * len(texts)),
         )

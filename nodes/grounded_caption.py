@@ -13,7 +13,7 @@ from . import host, panel_data
 from .batch_inputs import batch_options, batch_size_input
 from .caption_inputs import caption_language_input, caption_prompt, prompt_inputs
 from .seed_input import seed_input
-from .sockets import BBOX, GROUNDING, KOSMOS
+from .sockets import BBOX, GROUNDING, KOSMOS, bboxes_output
 
 if TYPE_CHECKING:
     pass
@@ -113,6 +113,7 @@ class GroundedCaption(io.ComfyNode):
                     is_output_list=True,
                     tooltip="Caption, phrases and boxes (in 0..1) of each image as JSON.",
                 ),
+                bboxes_output("The boxes for core's nodes, labeled with their phrases."),
             ],
         )
 
@@ -134,7 +135,7 @@ class GroundedCaption(io.ComfyNode):
     ) -> io.NodeOutput:
         """Caption the images."""
         from ..drawing.boxes import boxes_to_mask, draw_boxes_batch
-        from ..kosmos.box_conversion import boxes_to_pixels
+        from ..kosmos.box_conversion import bounding_boxes, boxes_to_pixels
         from ..kosmos.files.grounding_json import grounded_text_to_dict, grounded_text_to_json
         from ..kosmos.generate.caption import caption
         from ..kosmos.generate.decoding import GREEDY, Decoding
@@ -164,6 +165,7 @@ class GroundedCaption(io.ComfyNode):
             torch.stack([boxes_to_mask(text.boxes, height, width) for text in texts]),
             [boxes_to_pixels(text.boxes, width, height) for text in texts],
             [grounded_text_to_json(text, width, height) for text in texts],
+            bounding_boxes([text.labeled_boxes for text in texts], [(width, height)] * len(texts)),
             ui={
                 "grounded": [
                     address | grounded_text_to_dict(text, width, height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
@@ -10,7 +10,10 @@ from comfy_api.latest import io
 from ..shared.errors import UserError
 from .image_inputs import split_images
 from .region_inputs import no_box_message, selected_boxes, selection_inputs
-from .sockets import BBOX
+from .sockets import BBOX, bboxes_output
+
+if TYPE_CHECKING:
+    from ..kosmos.box_conversion import BoundingBox
 
 
 class GroundingCrop(io.ComfyNode):
@@ -58,6 +61,7 @@ class GroundingCrop(io.ComfyNode):
                     is_output_list=True,
                     tooltip="For each crop its place, in pixels of the image it was cut from.",
                 ),
+                bboxes_output("The same places, image by image, for core's nodes."),
             ],
         )
 
@@ -70,7 +74,7 @@ class GroundingCrop(io.ComfyNode):
         **selection: Any,
     ) -> io.NodeOutput:
         """Crop the boxes; selection: the other inputs, as `selected_boxes` takes them."""
-        from ..kosmos.box_conversion import window
+        from ..kosmos.box_conversion import bounding_box, window
         from ..kosmos.crop import crop, expand_to_aspect
 
         images = split_images(image)
@@ -78,13 +82,16 @@ class GroundingCrop(io.ComfyNode):
         if not any(selected):
             raise UserError(f"{no_box_message(**selection)} to crop: select other boxes.")
         crops, windows = [], []
+        places: list[list[BoundingBox]] = []
         for one, boxes in zip(images, selected, strict=True):
             height, width = one.shape[:2]
             ratios = {"box": None, "picture": width / height, "square": 1.0}
             ratio = ratios[(aspect or ["box"])[0]]
-            for box in boxes:
-                pixels = window(box, width, height)
+            places.append([])
+            for labeled in boxes:
+                pixels = window(labeled.box, width, height)
                 pixels = pixels if ratio is None else expand_to_aspect(pixels, width, height, ratio)
                 windows.append(pixels)
+                places[-1].append(bounding_box(pixels, labeled))
                 crops.append(crop(one, pixels, (size or [0])[0]))
-        return io.NodeOutput(crops, [[list(pixels)] for pixels in windows])
+        return io.NodeOutput(crops, [[list(pixels)] for pixels in windows], places)

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host
-from .image_inputs import split_images
+from .image_inputs import image_sizes, split_images
 from .region_inputs import no_box_message, selected_boxes, selection_inputs
-from .sockets import BBOX
+from .sockets import BBOX, bboxes_output
 
 
 class GroundingToMask(io.ComfyNode):
@@ -44,6 +44,7 @@ class GroundingToMask(io.ComfyNode):
                     is_output_list=True,
                     tooltip="For each image its selected boxes, padded, in pixels.",
                 ),
+                bboxes_output("The same boxes for core's nodes."),
             ],
         )
 
@@ -51,10 +52,11 @@ class GroundingToMask(io.ComfyNode):
     def execute(cls, image: list[torch.Tensor], **selection: Any) -> io.NodeOutput:
         """Draw the masks; selection: the other inputs, as `selected_boxes` takes them."""
         from ..drawing.boxes import boxes_to_mask
-        from ..kosmos.box_conversion import boxes_to_pixels
+        from ..kosmos.box_conversion import bounding_boxes, boxes_to_pixels
 
         images = split_images(image)
-        selected = selected_boxes(images, **selection)
+        labeled = selected_boxes(images, **selection)
+        selected = [[box.box for box in of_image] for of_image in labeled]
         sizes = [tuple(one.shape[:2]) for one in images]
         if len(set(sizes)) > 1:
             raise UserError(
@@ -73,4 +75,5 @@ class GroundingToMask(io.ComfyNode):
                 for boxes in selected
             ],
             [boxes_to_pixels(boxes, width, height) for boxes in selected],
+            bounding_boxes(labeled, image_sizes(images)),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,8 +11,6 @@ from ..shared.errors import UserError
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import GroundedText, Grounding
-
-T = TypeVar("T")
 
 
 def split_images(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -25,17 +23,9 @@ def split_masks(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [mask for batch in batches for mask in batch.reshape(-1, *batch.shape[-2:])]
 
 
-def one_per_image(values: Sequence[T], count: int, name: str) -> list[T]:
-    """Return one value for each of `count` images; a single value is repeated.
-
-    Raises UserError, with the input's name, when there are neither `count` values nor one.
-    """
-    if len(values) not in (1, count):
-        raise UserError(
-            f"There are {count} images but {len(values)} entries in the {name} input: give one "
-            "for each image, or one for all."
-        )
-    return list(values) if len(values) == count else list(values) * count
+def image_sizes(images: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    """Return width and height of each image [H,W,C]."""
+    return [(image.shape[1], image.shape[0]) for image in images]
 
 
 def grounded_texts(groundings: Sequence[Grounding], count: int) -> list[GroundedText]:

@@ -8,11 +8,11 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from .image_inputs import grounded_texts, one_per_image
-from .sockets import BBOX, GROUNDING
+from .image_inputs import grounded_texts, image_sizes
+from .sockets import ANY_BOXES, GROUNDING
 
 if TYPE_CHECKING:
-    from ..kosmos.grounding import Box, GroundedText, Grounding
+    from ..kosmos.grounding import Grounding, LabeledBox
     from ..kosmos.select_boxes import Selection
 
 
@@ -54,11 +54,11 @@ def selection_inputs() -> list[io.Input]:
             optional=True,
             tooltip="From GroundedCaption, GroundPhrase or DescribeRegion.",
         ),
-        BBOX.Input(
+        ANY_BOXES.Input(
             "bbox",
             optional=True,
-            tooltip="Boxes from another node, in place of a grounding: [x0, y0, x1, y1] in pixels "
-            "(or with x, y, width and height), a list for each image, or one for all.",
+            tooltip="Boxes from another node, in place of a grounding: a BOUNDING_BOX, or boxes "
+            "[x0, y0, x1, y1] in pixels; a list of boxes for each image, or one for all.",
         ),
     ]
 
@@ -71,31 +71,28 @@ def selected_boxes(
     padding: list[float],
     grounding: list[Grounding] | None = None,
     bbox: list[object] | None = None,
-) -> list[list[Box]]:
+) -> list[list[LabeledBox]]:
     """Return each image's selected boxes, padded, in 0..1; the arguments are the node's inputs.
 
-    Raises UserError when there are boxes for another number of images, or bbox has no phrases.
+    Raises UserError when there are boxes for another number of images, or a phrase is to select
+    among boxes of a bbox without labels.
     """
+    from ..kosmos.box_conversion import read_boxes
     from ..kosmos.select_boxes import pad_box, select_boxes
 
-    texts = _boxes_as_texts(images, bbox) if bbox else grounded_texts(grounding or [], len(images))
-    if bbox and select[0] == "phrase":
-        raise UserError("The boxes of a bbox have no phrases: select all or index.")
+    if bbox:
+        boxes = read_boxes(bbox, image_sizes(images))
+        if select[0] == "phrase" and not any(box.label for of_image in boxes for box in of_image):
+            raise UserError("The boxes of the bbox input have no labels: select all or index.")
+    else:
+        boxes = [text.labeled_boxes for text in grounded_texts(grounding or [], len(images))]
     selection = cast("Selection", select[0])
     return [
-        [pad_box(box, padding[0]) for box in select_boxes(text, selection, phrase[0], box_index[0])]
-        for text in texts
-    ]
-
-
-def _boxes_as_texts(images: list[torch.Tensor], bbox: list[object]) -> list[GroundedText]:
-    """Return for each image an empty text with one phrase that has the image's boxes."""
-    from ..kosmos.box_conversion import boxes_from_pixels
-    from ..kosmos.grounding import GroundedText, Phrase
-
-    return [
-        GroundedText("", (Phrase("", 0, 0, tuple(boxes_from_pixels(box, *image.shape[1::-1]))),))
-        for image, box in zip(images, one_per_image(bbox, len(images), "bbox"), strict=True)
+        [
+            labeled._replace(box=pad_box(labeled.box, padding[0]))
+            for labeled in select_boxes(of_image, selection, phrase[0], box_index[0])
+        ]
+        for of_image in boxes
     ]
 
 

@@ -17,7 +17,13 @@ EMBEDDING = io.Custom("EMBEDDING")
 """Vectors of images, texts or patches: `kosmos.insight.embedding.Embedding`."""
 
 BBOX = io.BBOX
-"""Core's boxes; the pack's outputs are lists of one image's [x0, y0, x1, y1] in pixels."""
+"""Lists of one image's [x0, y0, x1, y1] in pixels, as several packs have them."""
+
+BOUNDING_BOX = io.Custom("BOUNDING_BOX")
+"""Core's boxes: for each image a list of dictionaries, see `kosmos.box_conversion.bounding_box`."""
+
+ANY_BOXES = io.Custom("BBOX,BOUNDING_BOX")
+"""An input for both, which `kosmos.box_conversion.read_boxes` reads."""
 
 DIFFUSION = io.Custom("DIFFUSION")
 """A loaded diffusion model: `diffusion.diffusion_model.Diffusion`."""
@@ -45,3 +51,11 @@ LORA_MODEL = io.LoraModel
 
 LOSS_MAP = io.LossMap
 """Core's loss curve: `{"loss": [float, ...]}`, one value for each step."""
+
+
+def bboxes_output(tooltip: str) -> io.Output:
+    """The output of boxes for core's nodes."""
+    return BOUNDING_BOX.Output(
+        display_name="bboxes",
+        tooltip=f"{tooltip} A list of x, y, width, height, label and score for each image.",
+    )

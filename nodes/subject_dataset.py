@@ -11,10 +11,10 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..shared.images import to_uint8
+from ..shared.images import one_per_image, to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from . import host
-from .image_inputs import grounded_texts, one_per_image, split_images, split_masks
+from .image_inputs import grounded_texts, split_images, split_masks
 from .sockets import (
     DIFFUSION,
     GROUNDING,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
+
+T = TypeVar("T")
 
 Images = Tensor | Sequence[Tensor]
 """Float 0..1 with 1, 3 or 4 channels: a batch [B,H,W,C], or images [H,W,C] of any sizes."""
@@ -31,6 +34,19 @@ def check_images(images: Images) -> None:
         raise UserError(
             "The image input is an empty batch: connect a node that gives at least one image."
         )
+
+
+def one_per_image(values: Sequence[T], count: int, name: str) -> list[T]:
+    """Return one value for each of `count` images; a single value is repeated.
+
+    Raises UserError, with the input's name, when there are neither `count` values nor one.
+    """
+    if len(values) not in (1, count):
+        raise UserError(
+            f"There are {count} images but {len(values)} entries in the {name} input: give one "
+            "for each image, or one for all."
+        )
+    return list(values) if len(values) == count else list(values) * count
 
 
 def to_uint8(values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ CROP_MARGIN = 0.15
 
 def subject_boxes(grounded: GroundedText, class_name: str) -> list[Box]:
     """Return the boxes of phrases with the class name; else of the first phrase that has boxes."""
-    boxes = select_boxes(grounded, "phrase", class_name)
+    boxes = [labeled.box for labeled in select_boxes(grounded.labeled_boxes, "phrase", class_name)]
     return boxes or next((list(phrase.boxes) for phrase in grounded.phrases if phrase.boxes), [])
 
 
