@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..shared.model_folders import hash_files
@@ -16,7 +17,11 @@ def fingerprint(diffusion: Diffusion) -> str:
 
     Equal models in different folders have the same fingerprint.
     """
-    source = Path(diffusion.source)
+    return hash_model(Path(diffusion.source), map(Path, diffusion.loras))
+
+
+def hash_model(source: Path, loras: Iterable[Path]) -> str:
+    """Return the fingerprint of the model in a folder or file with LoRA files merged into it."""
     files = [file for part in PARTS for file in sorted(source.glob(f"{part}/*"))] or [source]
-    files += map(Path, diffusion.loras)
+    files += loras
     return hash_files(source, [file for file in files if file.suffix in SUFFIXES])

@@ -167,6 +167,7 @@ class FineTuneCaptions(io.ComfyNode):
         options: list[Options] | None = None,
     ) -> io.NodeOutput:
         """Train, or load the result of the same run."""
+        from ..kosmos.fingerprint import fingerprint
         from ..quantize.quantize_weights import require_unquantized
         from ..training.captions.caption_dataset import (
             check_captions,
@@ -175,7 +176,6 @@ class FineTuneCaptions(io.ComfyNode):
             write_examples,
         )
         from ..training.captions.caption_examples import tokenize_captions
-        from ..training.captions.caption_results import kosmos_fingerprint
 
         (model,) = kosmos
         if not model.source:
@@ -198,7 +198,7 @@ class FineTuneCaptions(io.ComfyNode):
         config = CaptionConfig(
             **{field.name: getattr(chosen, field.name) for field in fields(CommonOptions)},
             base=model.source,
-            base_hash=kosmos_fingerprint(model),
+            base_hash=fingerprint(model),
             base_loras=model.loras,
             language=language[0],
             prompt=prompt,

@@ -18,6 +18,7 @@ from .sockets import (
     TRAINING_RUN,
 )
 from .training import run_monitor, run_outputs
+from .training.moved_models import relocate_base
 
 NONE = "none"
 
@@ -116,6 +117,7 @@ class LoadTrainingRun(io.ComfyNode):
                 f'There is no run "{run}" in output/{run_monitor.RUNS_FOLDER}: train one with '
                 "DreamBooth Train, press R and choose it."
             )
+        relocate_base(folder)
         chosen = choose_checkpoint(folder, checkpoint, step)
         previews = [to_batch([read_rgb(file)]) for file in sorted(folder.previews.glob("*.png"))]
         return io.NodeOutput(

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .option import Group, option, options_of
+from .option import Group, Option, option, options_of
 
 METHODS = ("lora", "full", "dora", "embedding")
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
@@ -344,11 +344,16 @@ class Config(CommonOptions, ABC):
 
     def changes_from(self, other: Config) -> list[str]:
         """Return the options that differ from those of a run and may not when it is resumed."""
-        return [
-            name
-            for name, declared in options_of(type(self)).items()
-            if not declared.resumable and getattr(self, name) != getattr(other, name)
-        ]
+        options = options_of(type(self))
+        changed = {name for name in options if getattr(self, name) != getattr(other, name)}
+
+        def may_change(declared: Option) -> bool:
+            identity = declared.identified_by
+            return declared.resumable or bool(
+                identity and identity not in changed and getattr(self, identity)
+            )
+
+        return [n for n, declared in options.items() if n in changed and not may_change(declared)]
 
     def continues(self, other: Config) -> bool:
         """Whether a run that was made with `other` can be resumed with these settings."""
@@ -369,9 +374,9 @@ class TrainingConfig(Config, Options):
 
     task: ClassVar[str] = "dreambooth"
 
-    base: str = option(group=Group.MODEL)
+    base: str = option(group=Group.MODEL, identified_by="base_hash")
     base_hash: str = option("", group=Group.MODEL)
-    base_loras: tuple[str, ...] = option((), group=Group.MODEL)
+    base_loras: tuple[str, ...] = option((), group=Group.MODEL, identified_by="base_hash")
     vocabulary: str = option("", group=Group.MODEL, resumable=True)
     resolution: int = option(group=Group.MODEL, bounds=(8, 4096))
     token: str = option(group=Group.SUBJECT)

@@ -37,9 +37,10 @@ class Option:
 
     `bounds` are inclusive. `legacy` is the value that a `config.yaml` of an earlier
     version without the key was trained with, where that differs from the default. A `resumable`
-    option may change when a run is resumed. `widget` is the option's number among the widgets of
-    the node Training Options, 0 if it has none; they show `tooltip` and increment by `step`. Saved
-    workflows store widget values in this order: a new option takes the next number.
+    option may change when a run is resumed; the path of a model that was moved may, while the
+    option `identified_by`, its hash, is the same. `widget` is the option's number among the widgets
+    of the node Training Options, 0 if it has none; they show `tooltip` and increment by `step`.
+    Saved workflows store widget values in this order: a new option takes the next number.
     """
 
     group: Group
@@ -47,6 +48,7 @@ class Option:
     choices: tuple[str, ...] = ()
     legacy: object = None
     resumable: bool = False
+    identified_by: str = ""
     widget: int = 0
     step: float | None = None
     tooltip: str = ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...kosmos.fingerprint import fingerprint
 from ...kosmos.generate.ask import ask
 from ...kosmos.generate.caption import BRIEF, caption
 from ...kosmos.generate.language import ENGLISH, localized_prompt
@@ -23,7 +24,7 @@ from ...sandbox.world.foreign import caption as caption_in
 from ...sandbox.world.scene import HELD_OUT
 from ...training.captions.caption_config import CaptionConfig
 from ...training.captions.caption_dataset import Example, examples_fingerprint, write_examples
-from ...training.captions.caption_results import kosmos_fingerprint, load_result
+from ...training.captions.caption_results import load_result
 from ...training.run.run_folder import find_or_create
 from ...training.run.worker_process import Worker
 from ..command_line import parse_arguments
@@ -57,7 +58,7 @@ def fine_tune(base: Kosmos, language: str, count: int, folder: Path, **changes: 
     dataset = examples(language, count)
     config = CaptionConfig(
         base=base.source,
-        base_hash=kosmos_fingerprint(base),
+        base_hash=fingerprint(base),
         language=language,
         prompt=localized_prompt(language, BRIEF, detailed=False),
         data=examples_fingerprint(dataset),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
-from kosmos_dreambooth.training.config_yaml import read_config
+from kosmos_dreambooth.shared.atomic_files import write_text
+from kosmos_dreambooth.training.config_yaml import read_config, to_yaml
 from kosmos_dreambooth.training.run import checkpoints
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
@@ -91,6 +93,16 @@ def test_the_options_reach_the_run_and_its_lora_is_published(
         assert {"base", "token", "class", "captions", "settings"} <= set(file.metadata())
     with Image.open(run.previews / "00000002.png") as strip:
         assert strip.size == (64, 32)
+
+
+def test_the_base_model_is_found_by_its_hash_where_it_was_renamed(
+    client: Client, run: RunFolder
+) -> None:
+    config = read_config(run.config)
+    write_text(run.config, to_yaml(replace(config, base="/gone/models/diffusers/other_name")))
+    graph = resume_graph(open_graph("kept"), steps=4)
+    assert run_folder(graph.run(client)).path == run.path
+    assert read_config(run.config) == config
 
 
 def test_a_run_is_extended_in_its_folder(client: Client, run: RunFolder) -> None:

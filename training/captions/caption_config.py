@@ -29,9 +29,9 @@ class CaptionConfig(Config):
 
     task: ClassVar[str] = "captions"
 
-    base: str = option(group=Group.MODEL)
+    base: str = option(group=Group.MODEL, identified_by="base_hash")
     base_hash: str = option("", group=Group.MODEL)
-    base_loras: tuple[str, ...] = option((), group=Group.MODEL)
+    base_loras: tuple[str, ...] = option((), group=Group.MODEL, identified_by="base_hash")
     language: str = option(group=Group.SUBJECT)
     prompt: str = option(group=Group.SUBJECT)
     train_connector: bool = option(False, group=Group.PARAMETERS)

@@ -12,19 +12,12 @@ import torch
 from ...kosmos.kosmos_lora import merge_lora
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
-from ...shared.model_folders import hash_files
 from ..config_yaml import read_as
 from ..run import checkpoints
+from ..run.base_model import find_base
 from ..run.run_folder import RunFolder
 from . import caption_lora
 from .caption_config import CaptionConfig
-
-
-def kosmos_fingerprint(kosmos: Kosmos) -> str:
-    """Return SHA-256, in hex, of a model's weights, configuration and vocabulary, and its LoRAs."""
-    source = Path(kosmos.source)
-    files = [*sorted(source.glob("*.json")), *sorted(source.glob("*.safetensors"))]
-    return hash_files(source, [*files, *map(Path, kosmos.loras)])
 
 
 def load_base(config: CaptionConfig, dtype: torch.dtype) -> Kosmos:
@@ -75,7 +68,7 @@ def result_at(run: RunFolder, step: int) -> Path:
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Kosmos:
     """Load a run's result, of its end or of a kept checkpoint, on the CPU."""
-    config = read_as(CaptionConfig, run.config)
+    config = find_base(run, read_as(CaptionConfig, run.config))
     lora = run.lora if step is None else result_at(run, step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     return replace(merge_lora(load_base(config, dtype), lora), name=name)

@@ -24,6 +24,7 @@ from ..config_yaml import read_as
 from ..data.latents import center_squares
 from ..data.subject import SUBJECT, read_images
 from ..run import checkpoints
+from ..run.base_model import find_base
 from ..run.run_folder import RunFolder
 from ..run.run_results import load_base, load_result
 
@@ -158,7 +159,7 @@ def evaluate(
     subject = subject_scorer.embed_images(training_images)
     distinct = list(dict.fromkeys(scored_prompts))
     prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
-    base = load_to_device(load_base(config, torch.float32))
+    base = load_to_device(load_base(find_base(run, config), torch.float32))
     class_before = subject_scorer.embed_images(generate(base, class_prompts))
     evaluated = []
     for step in steps:

@@ -22,6 +22,7 @@ from ..data.subject import read_images
 from ..dreambooth import lora_adapters, textual_inversion
 from ..optim.weight_averaging import load_weights
 from . import checkpoints
+from .base_model import find_base
 from .run_folder import RunFolder
 
 
@@ -82,7 +83,7 @@ def result_at(run: RunFolder, step: int) -> Path:
     if target.exists():
         return target
     weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
-    diffusion = load_base(config, torch.float32)
+    diffusion = load_base(find_base(run, config), torch.float32)
     if config.method == "embedding":
         [vectors] = weights.values()
         embedding = textual_inversion.TokenEmbedding(config.token, vectors)
@@ -131,7 +132,7 @@ def write_model_metadata(run: RunFolder, folder: Path) -> None:
 
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
     """Load the model that a run trained, at its last step or at a checkpoint, on the CPU."""
-    config = read_as(TrainingConfig, run.config)
+    config = find_base(run, read_as(TrainingConfig, run.config))
     result = run.result_path(config.method) if step is None else result_at(run, step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":

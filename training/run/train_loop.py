@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,14 +12,16 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
+from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..captions.caption_config import CaptionConfig
 from ..config import Config, TrainingConfig
-from ..config_yaml import read_config
+from ..config_yaml import read_config, to_yaml
 from ..learner import Learner
 from ..optim import zero_optimizer
 from ..optim.weight_averaging import load_weights
 from . import checkpoints
+from .base_model import find_base
 from .events import Event, append_events
 from .loggers import make_loggers
 from .preflight import Preflight, suggest_change
@@ -31,14 +34,19 @@ FROZEN_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Frozen weights are stored in the dtype in which mixed precision computes with them."""
 
 
-def train(run: RunFolder, stop: StopRequest, *, is_leader: bool = True) -> bool:
+def train(
+    run: RunFolder, stop: StopRequest, *, is_leader: bool = True, base: Path | None = None
+) -> bool:
     """Train until the result is written; return False when stopped on request before.
 
     Resumes at the newest checkpoint. With several processes only the leader writes to the run
-    folder. Raises UserError for settings that do not fit the model, and OSError when the disk is
-    full.
+    folder. The base model is `base`, or found by `find_base`; config.yaml says afterwards where it
+    is. Raises UserError for settings that do not fit the model, and OSError when the disk is full.
     """
-    config = read_config(run.config)
+    saved = read_config(run.config)
+    config = find_base(run, saved, base=base)
+    if is_leader and config != saved:
+        write_text(run.config, to_yaml(config))
     start = run.steps_saved()
 
     def report(text: str | None, kind: str = "phase") -> None:

@@ -30,6 +30,7 @@ def main() -> None:
         action="store_true",
         help="save a checkpoint and stop when standard input is closed",
     )
+    parser.add_argument("--base", type=Path, help="the base model, if it is not where it was")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     stop = StopRequest()
@@ -38,10 +39,10 @@ def main() -> None:
     if not is_rank_zero():
         from .train_loop import train
 
-        sys.exit(0 if train(run, stop, is_leader=False) else STOPPED)
+        sys.exit(0 if train(run, stop, is_leader=False, base=arguments.base) else STOPPED)
     try:
         with run.locked():
-            code = _train(run, stop)
+            code = _train(run, stop, arguments.base)
     except UserError as error:
         log.error("%s", error)
         code = FAILED
@@ -62,12 +63,12 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def _train(run: RunFolder, stop: StopRequest) -> int:
+def _train(run: RunFolder, stop: StopRequest, base: Path | None) -> int:
     try:
         append_events(run.events, [Event("phase", run.steps_saved(), text="starting")])
         from .train_loop import train  # imports torch, which takes seconds
 
-        finished = train(run, stop)
+        finished = train(run, stop, base=base)
         event = Event("finished" if finished else "stopped", run.steps_saved())
         append_events(run.events, [event])
         log.info("The run %s %s at step %d.", run.path, event.kind, event.step)
