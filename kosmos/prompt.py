@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from ..shared.errors import UserError
 from .kosmos_model import Kosmos
 
+MIN_NEW_TOKENS = 16
+"""A prompt that leaves room for fewer is an error, unless fewer were requested."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -25,11 +28,27 @@ class Prompt:
     in_text: bool
 
 
-def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
+def tokenize_to_complete(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
+    """Tokenize a prompt for a text of `max_new_tokens`, or as many as the decoder has positions.
+
+    Raises UserError when fewer than MIN_NEW_TOKENS of them fit.
+    """
+    needed = min(max_new_tokens, MIN_NEW_TOKENS)
+    return tokenize(kosmos, text, needed, "shorten it, or lower max_new_tokens")
+
+
+def limit_new_tokens(kosmos: Kosmos, prompt: Prompt, max_new_tokens: int) -> int:
+    """Return how many of `max_new_tokens` fit into the decoder's positions after a prompt."""
+    positions: int = kosmos.model.config.text_config.max_position_embeddings
+    return min(max_new_tokens, positions - len(prompt.ids))
+
+
+def tokenize(kosmos: Kosmos, text: str, new_tokens: int, remedy: str = "shorten it") -> Prompt:
     """Tokenize a prompt; `<grounding>` is put before `text`.
 
     A prompt that ends in a colon or a question mark is a request; any other begins the generated
-    text. Raises UserError when it and `max_new_tokens` more exceed the decoder's positions.
+    text. Raises UserError, with the `remedy`, when it and `new_tokens` more exceed the decoder's
+    positions.
     """
     tokenizer, config = kosmos.processor.tokenizer, kosmos.model.config
     # As the processor does for an image; without one it adds no slots.
@@ -40,11 +59,11 @@ def tokenize(kosmos: Kosmos, text: str, max_new_tokens: int) -> Prompt:
     head += [*range(first, first + config.latent_query_num), closing]
     text_ids = tokenizer(f"<grounding>{text.strip()}", add_special_tokens=False)["input_ids"]
     ids = (*head, *text_ids)
-    limit = config.text_config.max_position_embeddings - max_new_tokens
+    limit = config.text_config.max_position_embeddings - new_tokens
     if len(ids) > limit:
         raise UserError(
             f"The prompt takes {len(ids)} tokens with the image, and the limit is {max(limit, 0)} "
-            f"with {max_new_tokens} new ones: shorten it, or lower max_new_tokens."
+            f"with {new_tokens} new ones: {remedy}."
         )
     in_text = not text.rstrip().endswith((":", "?"))
     return Prompt(ids, slots, len(head), in_text)

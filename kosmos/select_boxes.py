@@ -33,15 +33,15 @@ def _contains_words(text: list[str], words: list[str]) -> bool:
     return any(text[k : k + len(words)] == words for k in range(len(text) - len(words) + 1))
 
 
-def pad_box(box: Box, share: float) -> Box:
+def pad_box(box: Box, share: float, width: int, height: int) -> Box:
     """Move each edge outwards by a share of the box's longer side, clipped to the image.
 
-    The longer side is that in fractions of the image, as in `box`.
+    `width` and `height` are those of the image in pixels, in which the sides are compared.
     """
-    margin = share * max(box.x1 - box.x0, box.y1 - box.y0)
+    margin = share * max((box.x1 - box.x0) * width, (box.y1 - box.y0) * height)
     return Box(
-        max(box.x0 - margin, 0.0),
-        max(box.y0 - margin, 0.0),
-        min(box.x1 + margin, 1.0),
-        min(box.y1 + margin, 1.0),
+        max(box.x0 - margin / width, 0.0),
+        max(box.y0 - margin / height, 0.0),
+        min(box.x1 + margin / width, 1.0),
+        min(box.y1 + margin / height, 1.0),
     )

@@ -52,11 +52,14 @@ class TokenizedCaption:
         """Return the words with one of `texts`, in reading order, ignoring case.
 
         Without `texts`, all words after "An image of". Raises UserError for a text that is no word
-        of the caption.
+        of the caption, and when there is no word after "An image of".
         """
         if not texts:
             beginning = len(BRIEF) if self.caption.startswith(BRIEF) else 0
-            return tuple(word for word in self.words if word.start >= beginning)
+            words = tuple(word for word in self.words if word.start >= beginning)
+            if not words:
+                raise UserError(f'The caption "{self.caption}" has no words: write some.')
+            return words
         lower = {text.lower() for text in texts}
         missing = lower - {word.text.lower() for word in self.words}
         if missing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
 
+from ..shared.errors import UserError
 from ..shared.images import one_per_image
 from . import host, panel_data
 from .image_inputs import grounded_texts
@@ -127,21 +129,31 @@ class AttentionMap(io.ComfyNode):
         )
         texts = _captions(kosmos, image, caption, grounding, batching)
         progress = host.Progress(len(image))
-        maps_per_image = []
+        maps_per_image: list[list[WordMap]] = [[] for _ in texts]
+        errors = {}
         for k, (one, text) in enumerate(zip(image, texts, strict=True)):
-            tokenized = tokenize_caption(kosmos, text)
-            word_maps_of_image = word_maps(
+            try:
+                tokenized = tokenize_caption(kosmos, text)
+                found = tokenized.find_words(_words_of(selected_words, text, texts))
+            except UserError as error:
+                errors[k + 1] = error
+                continue
+            maps_per_image[k] = word_maps(
                 kosmos,
                 preprocess(kosmos, one[None]),
                 tokenized,
-                tokenized.find_words(selected_words),
+                found,
                 method=method,
                 layers=chosen_layers,
                 heads=chosen_heads,
                 batching=batching,
             )
-            maps_per_image.append(word_maps_of_image)
             progress.step(k + 1)
+        if len(errors) == len(texts):
+            raise next(iter(errors.values()))
+        if errors:
+            lines = (f"Image {number} has no map. {error}" for number, error in errors.items())
+            host.show_text("\n".join(lines))
         height, width = image.shape[1:3]
         flat = [
             (one, text.caption, word_map)
@@ -174,9 +186,21 @@ class AttentionMap(io.ComfyNode):
                     for k, (address, text, of_image) in enumerate(
                         zip(panel_data.image_addresses(image), texts, maps_per_image, strict=True)
                     )
+                    if of_image
                 ]
             },
         )
+
+
+def _words_of(words: Sequence[str], text: GroundedText, texts: Sequence[GroundedText]) -> list[str]:
+    """Return the words to map in one of the captions: those that are not only in others."""
+    here, others = text.caption.lower(), [other.caption.lower() for other in texts]
+    chosen = [
+        word
+        for word in words
+        if word.lower() in here or not any(word.lower() in other for other in others)
+    ]
+    return chosen or list(words)
 
 
 def _layers(word_map: WordMap) -> list[str]:

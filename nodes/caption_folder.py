@@ -103,8 +103,9 @@ class CaptionFolder(io.ComfyNode):
     ) -> io.NodeOutput:
         """Caption the folder."""
         from ..kosmos.files.caption_files import read_caption
-        from ..kosmos.files.folder_captions import CaptionFolderOptions, caption_folder, list_images
+        from ..kosmos.files.folder_captions import CaptionFolderOptions, caption_folder
         from ..shared.batching import BatchOptions
+        from ..shared.image_files import list_images
 
         prompt = caption_prompt(style, prompt, language)
         image_folder = _input_folder(folder)
@@ -122,11 +123,15 @@ class CaptionFolder(io.ComfyNode):
             batching=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
             on_image=lambda done, _: progress.step(done),
         )
+        texts = {
+            path: read_caption(path, report.notes.append)
+            for path in paths
+            if path not in report.failed
+        }
         host.show_text(str(report))
-        texts = {path: read_caption(path) for path in paths if path not in report.failed}
         captions = {path: text for path, text in texts.items() if text is not None}
         if not captions:
-            raise UserError(f'No image in "{folder}" could be read: {report}')
+            raise UserError(f'No image in "{folder}" could be read and captioned: {report}')
         root = host.input_path()
         return io.NodeOutput(
             [path.relative_to(root).as_posix() for path in captions],

@@ -122,9 +122,19 @@ def _regions(
     if bbox:
         for of_image, boxes in zip(regions, read_boxes(bbox, image_sizes(images)), strict=True):
             of_image += [labeled.box for labeled in boxes]
+    empty: list[int] = []
     if masks:
-        for of_image, mask in zip(regions, one_per_image(masks, len(images), "mask"), strict=True):
-            of_image.append(box_from_mask(mask))
+        pairs = zip(regions, one_per_image(masks, len(images), "mask"), strict=True)
+        for number, (of_image, mask) in enumerate(pairs, start=1):
+            if (mask > 0.5).any():
+                of_image.append(box_from_mask(mask))
+            elif not of_image:
+                empty.append(number)
+    if empty and len(empty) < len(images):
+        numbers = ", ".join(map(str, empty))
+        host.show_text(f"The mask is empty, so there is no region: image {numbers}.")
+    if empty and not any(regions):
+        raise UserError("The mask is empty: paint the region, or connect a bbox with a box in it.")
     if not any(regions):
         raise UserError(
             "There is no region to describe: connect a bbox with a box in it, or a mask."

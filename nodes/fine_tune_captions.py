@@ -173,6 +173,7 @@ class FineTuneCaptions(io.ComfyNode):
             check_captions,
             examples_fingerprint,
             examples_in,
+            readable_examples,
             write_examples,
         )
         from ..training.captions.caption_examples import tokenize_captions
@@ -183,14 +184,19 @@ class FineTuneCaptions(io.ComfyNode):
                 f"{model.name} is an export and cannot be trained: connect Load Kosmos-2."
             )
         require_unquantized(model.model, model.name, run_setup.QUANTIZED_REMEDY)
+        notes: list[str] = []
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
-            examples += examples_in(_folder(folder[0]))
+            examples += readable_examples(
+                examples_in(_folder(folder[0]), notes.append), notes.append
+            )
         if not examples:
             raise UserError(
                 "There is nothing to train on: connect image with captions or grounding, or name a "
                 "folder."
             )
+        if notes:
+            host.show_text("\n".join(notes))
         check_captions(examples, language[0])
         prompt = caption_prompt((style or ["brief"])[0], "", language[0])
         tokenize_captions(model, [example.text for example in examples], prompt)

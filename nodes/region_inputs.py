@@ -46,8 +46,8 @@ def selection_inputs() -> list[io.Input]:
             min=0.0,
             max=4.0,
             step=0.01,
-            tooltip="Margin around each box, as a fraction of its longer side: 0.1 adds 10 % on "
-            "each side.",
+            tooltip="Margin around each box, as a fraction of its longer side in pixels: 0.1 adds "
+            "10 % on each side.",
         ),
         GROUNDING.Input(
             "grounding",
@@ -89,10 +89,10 @@ def selected_boxes(
     selection = cast("Selection", select[0])
     return [
         [
-            labeled._replace(box=pad_box(labeled.box, padding[0]))
+            labeled._replace(box=pad_box(labeled.box, padding[0], image.shape[1], image.shape[0]))
             for labeled in select_boxes(of_image, selection, phrase[0], box_index[0])
         ]
-        for of_image in boxes
+        for image, of_image in zip(images, boxes, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,44 +105,55 @@ class SaveCaptions(io.ComfyNode):
         """Write the files."""
         from ..kosmos.files.caption_files import (
             caption_file_contents,
-            caption_file_paths,
             coco_file_contents,
             require_absent,
             write_files,
             write_image,
         )
         from ..kosmos.files.coco import CaptionedImage
+        from ..shared.images import check_images
 
         images = split_images(image)
+        check_images(images)
         texts = grounded_texts(grounding, len(images))
         next_to_inputs = bool(beside_inputs and beside_inputs[0])
         names = text_lines(*(files or []))
         paths = _paths(names, len(images), folder[0].strip(), next_to_inputs, overwrite[0])
+        root = Path(os.path.commonpath([path.parent for path in paths]))
         entries = [
-            CaptionedImage(path.name, one.shape[1], one.shape[0], text)
+            CaptionedImage(path.relative_to(root).as_posix(), one.shape[1], one.shape[0], text)
             for path, one, text in zip(paths, images, texts, strict=True)
         ]
-        files_to_write: dict[Path, str] = {}
+        caption_files: dict[Path, dict[Path, str]] = {}
+        taken: set[Path] = set()
         for path, entry in zip(paths, entries, strict=True):
-            files_to_write |= caption_file_contents(path, entry, format[0])
-        if coco[0]:
-            files_to_write |= coco_file_contents(paths[0].parent, entries)
+            caption_files[path] = caption_file_contents(path, entry, format[0], taken)
+            taken |= caption_files[path].keys()
+        coco_files = coco_file_contents(root, entries) if coco[0] else {}
         with_images = save_images[0] and not next_to_inputs
-        if with_images and not overwrite[0]:
-            require_absent([*files_to_write, *paths])
-        write_files(files_to_write, overwrite=overwrite[0])
-        if with_images:
-            for path, one in zip(paths, images, strict=True):
-                write_image(path, one)
-        caption_paths = [str(caption_file_paths(path, format[0])[0]) for path in paths]
-        host.show_text(f"{len(caption_paths)} captions in {paths[0].parent}")
+        if not overwrite[0]:
+            require_absent([*taken, *coco_files, *(paths if with_images else [])])
+        errors: list[str] = []
+        caption_paths = []
+        for path, one in zip(paths, images, strict=True):
+            try:
+                write_files(caption_files[path], overwrite=True)
+                if with_images:
+                    write_image(path, one)
+                caption_paths.append(str(next(iter(caption_files[path]))))
+            except UserError as error:
+                errors.append(str(error))
+        if not caption_paths:
+            raise UserError(errors[0])
+        write_files(coco_files, overwrite=True)
+        host.show_text("\n".join([f"{len(caption_paths)} captions in {root}", *errors]))
         return io.NodeOutput(caption_paths)
 
 
 def _paths(
     names: list[str], count: int, folder: str, next_to_inputs: bool, overwrite: bool
 ) -> list[Path]:
-    """Return the path of each image; its caption file has the same path with another suffix."""
+    """Return the path of each image, next to which its caption files are written."""
     if next_to_inputs and not names:
         raise UserError("beside_inputs needs the images' file names: name them in files.")
     if names and len(names) != count:
@@ -150,6 +162,7 @@ def _paths(
         )
     if next_to_inputs:
         paths = [host.input_path(name) for name in names]
+        _require_distinct([Path(name.replace("\\", "/")).as_posix() for name in names])
         absent = [path.name for path in paths if not path.is_file()]
         if absent:
             raise UserError(
@@ -159,13 +172,25 @@ def _paths(
         return paths
     output = host.output_path(folder)
     if names:
-        stems = [Path(name.replace("\\", "/")).stem for name in names]
-        repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
-        if repeated is not None:
-            raise UserError(f'Two files are called "{repeated}": give each its own name.')
+        stems = [_stem(name) for name in names]
+        _require_distinct(stems)
         return [host.output_path(folder, f"{stem}.png") for stem in stems]
     first = 1 if overwrite else _next_number(output)
     return [output / f"picture_{first + k:05}.png" for k in range(count)]
+
+
+def _require_distinct(names: list[str]) -> None:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f'Two files are called "{repeated}": give each its own name.')
+
+
+def _stem(name: str) -> str:
+    """Return a file's name without its folder and without the suffix of an image."""
+    from ..shared.image_files import image_suffixes
+
+    path = Path(name.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in image_suffixes() else path.name
 
 
 def _next_number(folder: Path) -> int:

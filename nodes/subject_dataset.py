@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..shared.images import one_per_image, to_uint8
+from ..shared.images import one_per_image, to_rgb, to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from . import host
 from .image_inputs import grounded_texts, split_images, split_masks
@@ -137,7 +137,7 @@ class SubjectDataset(io.ComfyNode):
         from ..drawing.subject_sheet import draw_subject_sheet
         from ..training.data.subject_checks import subject_warnings
 
-        images = [_to_rgb(one) for one in split_images(image)]
+        images = [to_rgb(one[None])[0].cpu().numpy() for one in split_images(image)]
         grounded = grounded_texts(grounding, len(images)) if grounding else []
         texts = one_per_image(
             captions or [text.caption for text in grounded] or [""], len(images), "captions"
@@ -197,8 +197,3 @@ def _cropped(subject: Subject) -> Subject:
         images=tuple(image for image, _ in pairs),
         masks=tuple(mask for _, mask in pairs),
     )
-
-
-def _to_rgb(image: torch.Tensor) -> np.ndarray:
-    """Return an image, float 0..1 [H,W,C], as uint8 RGB [H,W,3], without its alpha channel."""
-    return np.asarray(to_uint8(image[..., :3].expand(*image.shape[:2], 3)).cpu())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,26 +12,65 @@ from torch import Tensor
 
 from ...shared.atomic_files import atomic_write, write_text
 from ...shared.errors import UserError
+from ...shared.image_files import image_suffixes
 from ...shared.images import to_uint8
+from ...shared.text_files import read_text
 from ..grounding import GroundedText
 from .coco import CaptionedImage, coco_captions, coco_instances
 from .grounding_json import grounded_text_from_json, grounded_text_to_json
 
+logger = logging.getLogger(__name__)
+
+OnProblem = Callable[[str], object]
+
 CAPTION_FORMATS = {"txt": (".txt",), "json": (".json",), "txt and json": (".txt", ".json")}
 
 
-def caption_file_paths(image_file: Path, format_: str) -> list[Path]:
-    """Return the caption files of an image: its name with the suffixes of the format."""
-    return [image_file.with_suffix(suffix) for suffix in CAPTION_FORMATS[format_]]
+def _ignore(_: str) -> None:
+    """Receive the problems of a file that is read again when its caption is needed."""
 
 
-def caption_file_contents(image_file: Path, image: CaptionedImage, format_: str) -> dict[Path, str]:
-    """Return the texts of the caption files of an image, by path."""
+def caption_file_paths(
+    image_file: Path,
+    format_: str,
+    taken: Collection[Path] = (),
+    on_problem: OnProblem = _ignore,
+) -> list[Path]:
+    """Return the paths to write an image's caption files to: `a.txt` and `a.json` for `a.png`.
+
+    It is `a.png.txt` where that file exists already, where `a.txt` is in `taken`, the files of
+    other images, and for a JSON file also where another program wrote `a.json`, which `on_problem`
+    is told.
+    """
+    paths = []
+    for suffix in CAPTION_FORMATS[format_]:
+        full_name, path = _candidates(image_file, suffix)
+        foreign = (
+            suffix == ".json"
+            and not lacks_caption(path)
+            and _read_grounded(path, on_problem) is None
+        )
+        paths.append(full_name if path in taken or full_name.exists() or foreign else path)
+    return paths
+
+
+def _candidates(image_file: Path, suffix: str) -> tuple[Path, Path]:
+    """Return the two names of an image's caption file, `a.png.txt` and `a.txt`."""
+    is_image = image_file.suffix.lower() in image_suffixes()
+    stem = image_file.stem if is_image else image_file.name
+    full_name = image_file.with_name(image_file.name + suffix)
+    return full_name, image_file.with_name(stem + suffix)
+
+
+def caption_file_contents(
+    image_file: Path, image: CaptionedImage, format_: str, taken: Collection[Path] = ()
+) -> dict[Path, str]:
+    """Return the texts of the caption files of an image, by their `caption_file_paths`."""
     texts = {
         ".txt": image.text.caption + "\n",
         ".json": grounded_text_to_json(image.text, image.width, image.height) + "\n",
     }
-    return {path: texts[path.suffix] for path in caption_file_paths(image_file, format_)}
+    return {path: texts[path.suffix] for path in caption_file_paths(image_file, format_, taken)}
 
 
 def coco_file_contents(folder: Path, images: Sequence[CaptionedImage]) -> dict[Path, str]:
@@ -89,38 +129,53 @@ def _write_error(path: Path, error: OSError) -> UserError:
     )
 
 
-def read_caption(image_file: Path) -> str | None:
-    """Return the caption of an image from the file next to it, or None.
+def lacks_caption(path: Path) -> bool:
+    """Tell whether a caption file is missing or empty; one with other contents is not."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    if path.suffix == ".json":
+        grounded = _read_grounded(path, _ignore)
+        return grounded is not None and not grounded.caption.strip()
+    return _read_text(path, _ignore) == ""
 
-    If there is a text file, the JSON file is not read: another program may have written it.
-    """
-    text_file, _ = caption_file_paths(image_file, "txt and json")
-    if text_file.exists():
-        return _read(text_file).strip()
-    grounded = read_grounded(image_file)
+
+def read_caption(image_file: Path, on_problem: OnProblem = logger.warning) -> str | None:
+    """Return the caption of an image from the files next to it; see `read_grounded`."""
+    grounded = read_grounded(image_file, on_problem)
     return None if grounded is None else grounded.caption
 
 
-def read_grounded(image_file: Path) -> GroundedText | None:
-    """Return the caption of an image with its boxes from the files next to it, or None.
+def read_grounded(image_file: Path, on_problem: OnProblem = logger.warning) -> GroundedText | None:
+    """Return the caption of an image with its boxes from the files next to it.
 
-    The text file takes precedence: boxes of a JSON file with another caption are ignored. Raises
-    UserError for a file with other content.
+    It is None without a caption, also when the files are empty. The text file takes precedence:
+    boxes of a JSON file with another caption are ignored. `on_problem` receives a sentence for a
+    file in another encoding, and for one that is no caption, such as the JSON of another program.
     """
-    text_file, json_file = caption_file_paths(image_file, "txt and json")
-    grounded = (
-        grounded_text_from_json(_read(json_file), json_file.name) if json_file.exists() else None
+    text_file, json_file = (
+        next((path for path in _candidates(image_file, suffix) if path.exists()), None)
+        for suffix in CAPTION_FORMATS["txt and json"]
     )
-    if not text_file.exists():
-        return grounded
-    caption = _read(text_file).strip()
-    if grounded is not None and grounded.caption == caption:
-        return grounded
-    return GroundedText(caption)
+    grounded = _read_grounded(json_file, on_problem) if json_file else None
+    caption = _read_text(text_file, on_problem) if text_file else None
+    if caption and (grounded is None or grounded.caption.strip() != caption):
+        return GroundedText(caption)
+    return grounded if grounded is not None and grounded.caption.strip() else None
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path, on_problem: OnProblem) -> str | None:
+    """Return the caption in a text file, stripped, or None for a file that is no text."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not a text in UTF-8: save it in UTF-8.") from error
+        return read_text(path, on_problem).strip()
+    except UserError as error:
+        on_problem(str(error))
+        return None
+
+
+def _read_grounded(path: Path, on_problem: OnProblem) -> GroundedText | None:
+    """Return the caption in a JSON file, or None for one with other contents."""
+    try:
+        return grounded_text_from_json(read_text(path, on_problem), str(path))
+    except UserError as error:
+        on_problem(str(error))
+        return None

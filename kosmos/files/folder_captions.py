@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
-from ...shared.images import to_tensor
+from ...shared.image_files import READ_ERRORS, list_images, read_image
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
 from ..kosmos_model import Kosmos
-from .caption_files import caption_file_contents, caption_file_paths, write_files
+from .caption_files import caption_file_contents, caption_file_paths, lacks_caption, write_files
 from .coco import CaptionedImage
-
-IMAGE_SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
-)
-MAX_SIDE = 1024
-"""Larger images are reduced to this many pixels a side when they are read."""
 
 CHUNK_SIZE = 32
 """Images in memory at a time."""
@@ -49,31 +42,20 @@ class CaptionFolderOptions:
 
 @dataclass
 class CaptionFolderReport:
-    """The result for a folder: numbers of images, and the failed ones with the reason."""
+    """The result for a folder: numbers of images, and the failed ones with the reason.
+
+    `notes` are sentences about caption files of other programs and in other encodings.
+    """
 
     captioned: int = 0
     skipped: int = 0
     failed: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.captioned} captioned, {self.skipped} skipped, {len(self.failed)} failed"]
-        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.failed.items()])
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted, without hidden files and folders.
-
-    Raises UserError when there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give a folder with images.")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        lines += [f"  {path}: {reason}" for path, reason in self.failed.items()]
+        return "\n".join(lines + [f"  {note}" for note in dict.fromkeys(self.notes)])
 
 
 def caption_folder(
@@ -87,11 +69,12 @@ def caption_folder(
     """Write a caption next to each image of a folder that has none.
 
     Captions are written after each chunk of images, each file atomically, so a run after an
-    interruption captions the remaining images. Images that cannot be read are reported as failed.
+    interruption captions the remaining images. Images that cannot be read, whose caption cannot be
+    written or is empty are reported as failed.
     `on_image` is called as on_image(done, total) after each chunk.
 
-    Raises UserError when the folder is missing or cannot be written to, and when the model does not
-    generate the requested language.
+    Raises UserError when the folder is missing, and when the model does not generate the requested
+    language.
     """
     report = CaptionFolderReport()
     pending = _pending(folder, options, report)
@@ -111,16 +94,29 @@ def caption_folder(
             if report.captioned == 0:
                 check_language(options.language, [text.caption for text in texts])
             for (path, _, (width, height)), text in zip(images, texts, strict=True):
-                image = CaptionedImage(path.name, width, height, text)
-                files = caption_file_contents(path, image, options.format)
-                if not options.overwrite:
-                    files = {file: text for file, text in files.items() if not file.exists()}
-                write_files(files, overwrite=True)
-            report.captioned += len(images)
+                _write(path, CaptionedImage(path.name, width, height, text), options, report)
         done += len(chunk)
         if on_image is not None:
             on_image(done, total)
     return report
+
+
+def _write(
+    path: Path, image: CaptionedImage, options: CaptionFolderOptions, report: CaptionFolderReport
+) -> None:
+    """Write the caption files of an image, or report why there are none."""
+    if not image.text.caption.strip():
+        report.failed[path] = "the model wrote an empty caption: change the prompt"
+        return
+    files = caption_file_contents(path, image, options.format)
+    if not options.overwrite:
+        files = {file: text for file, text in files.items() if lacks_caption(file)}
+    try:
+        write_files(files, overwrite=True)
+    except UserError as error:
+        report.failed[path] = str(error)
+    else:
+        report.captioned += 1
 
 
 def _pending(
@@ -131,14 +127,15 @@ def _pending(
     by_stem: dict[Path, Path] = {}
     for path in list_images(folder):
         first = by_stem.setdefault(path.with_suffix(""), path)
-        name = first.relative_to(folder).as_posix().encode()
+        name = os.fsencode(first.relative_to(folder).as_posix())
         if zlib.crc32(name) % options.world_size != options.rank:
             continue
-        files = caption_file_paths(path, options.format)
-        if first is not path:
-            report.failed[path] = f"its caption file would be that of {first.name}: rename it"
-        elif not options.overwrite and all(file.exists() for file in files):
+        taken = caption_file_paths(first, options.format) if first is not path else ()
+        files = caption_file_paths(path, options.format, taken, report.notes.append)
+        if not options.overwrite and not any(map(lacks_caption, files)):
             report.skipped += 1
+        elif first is not path:
+            report.failed[path] = f"its caption file would be that of {first.name}: rename it"
         else:
             pending.append(path)
     return pending
@@ -150,22 +147,5 @@ def _read_images(
     for path in paths:
         try:
             yield path, *read_image(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except READ_ERRORS as error:
             report.failed[path] = f"cannot be read ({error or type(error).__name__})"
-
-
-def read_image(path: Path) -> tuple[Tensor, tuple[int, int]]:
-    """Return an image, float [H,W,C] in 0..1 with 3 or 4 channels, and its width and height.
-
-    The EXIF orientation is applied, and the image is reduced to at most MAX_SIDE pixels a side; the
-    width and height are those of the file. Raises Pillow's errors for a file that is no image.
-    """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        size = image.size
-        if image.mode.startswith("I"):  # 16 bits
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        transparent = "A" in image.getbands() or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
-        return to_tensor(image), size

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -51,6 +53,8 @@ def main() -> None:
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
     )
     try:
+        if not prompt.strip():
+            raise UserError("--prompt is empty: write one, or leave the option out.")
         kosmos = load_kosmos(options.model, DTYPES[options.dtype])
         kosmos.model.to(_device(options.device))
         name = f"process {rank}" if folder_options.world_size > 1 else "captions"
@@ -84,16 +88,33 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompt", help='a custom prompt, such as "A photo of"')
     parser.add_argument("--language", choices=LANGUAGES, default=ENGLISH)
     parser.add_argument("--format", choices=list(CAPTION_FORMATS), default="txt")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=0, help="0: what fits into memory")
+    parser.add_argument("--max-new-tokens", type=partial(_whole_number, 1), default=128)
+    parser.add_argument(
+        "--batch-size", type=partial(_whole_number, 0), default=0, help="0: what fits into memory"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing captions")
     return parser.parse_args()
 
 
+def _whole_number(minimum: int, text: str) -> int:
+    """Parse a number for argparse, which shows the error in one sentence."""
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a whole number from {minimum} on')
+    return int(text)
+
+
 def _device(choice: str) -> torch.device:
-    """Return the device; "auto" is the GPU of this process, if there is one."""
+    """Return the device; "auto" is the GPU of this process, if there is one.
+
+    Raises UserError for a device that this machine does not have.
+    """
     if choice != "auto":
-        return torch.device(choice)
+        try:
+            return torch.zeros(0, device=choice).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f'There is no device "{choice}" on this machine: leave --device out, or use cpu.'
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

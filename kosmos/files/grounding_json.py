@@ -52,7 +52,7 @@ def grounded_text_from_json(text: str, name: str) -> GroundedText:
             for phrase in data["phrases"]
         )
         return GroundedText(str(data["caption"]), phrases)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{name} is not a caption with phrases and boxes: remove it, or write it again with "
             "SaveCaptions."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.images import Images
 from ..kosmos_model import Kosmos
-from ..prompt import tokenize
+from ..prompt import tokenize_to_complete
 from .completion import generate_text
 from .encoded_images import EncodedImages
 
@@ -29,7 +29,7 @@ def ask(
     Raises UserError for an empty batch, and for a question that exceeds the decoder's positions.
     """
     prompts = [
-        tokenize(kosmos, f"Question: {question.strip()} Answer:", max_new_tokens)
+        tokenize_to_complete(kosmos, f"Question: {question.strip()} Answer:", max_new_tokens)
         for question in questions
     ]
     texts = generate_text(

@@ -6,7 +6,7 @@ from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ...shared.images import Images, check_images
 from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
-from ..prompt import decode_text, tokenize
+from ..prompt import decode_text, limit_new_tokens, tokenize_to_complete
 from .batch_size import choose_batch_size
 from .beam_search import beam_search
 from .completion import generate_text
@@ -36,7 +36,8 @@ def caption(
     a single image does not fit into memory.
     """
     check_images(images)
-    prompt_tokens = tokenize(kosmos, prompt, max_new_tokens)
+    prompt_tokens = tokenize_to_complete(kosmos, prompt, max_new_tokens)
+    max_new_tokens = limit_new_tokens(kosmos, prompt_tokens, max_new_tokens)
     if decoding.beams == 1:
         texts = generate_text(
             kosmos,

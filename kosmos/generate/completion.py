@@ -13,7 +13,7 @@ from transformers import NoRepeatNGramLogitsProcessor
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions, in_batches
 from ..grounding import GroundedText, parse
 from ..kosmos_model import Kosmos
-from ..prompt import Prompt, decode_text
+from ..prompt import Prompt, decode_text, limit_new_tokens
 from .batch_size import bytes_per_sequence, choose_batch_size, measure_cost_share
 from .decoding import GREEDY, Decoding, choose_next_token
 from .encoded_images import EncodedImages
@@ -57,13 +57,20 @@ def generate(
     Prompts are sorted by length and left-padded after the image; padding is masked and takes no
     position. Finished rows are dropped when they are half of a batch.
 
-    A completion ends before the end token, after `stop_token`, or after `max_new_tokens`.
+    A completion ends before the end token, after `stop_token`, or after `max_new_tokens` or
+    as many as the decoder has positions.
     `batching` counts prompts. Raises UserError when a single prompt does not fit into memory.
     """
     pairs = [(image, prompt) for image, row in enumerate(prompts) for prompt in row]
     rows = [PromptRow(index, image, prompt) for index, (image, prompt) in enumerate(pairs)]
     rows.sort(key=lambda row: (row.image_index, len(row.prompt.ids)))  # less padding
-    longest = max((len(row.prompt.ids) for row in rows), default=0) + max_new_tokens
+    longest = max(
+        (
+            len(row.prompt.ids) + limit_new_tokens(kosmos, row.prompt, max_new_tokens)
+            for row in rows
+        ),
+        default=0,
+    )
     longest_text = max((len(row.prompt.ids) - row.prompt.text_start for row in rows), default=0)
     model = kosmos.model
 
@@ -190,29 +197,32 @@ def _generate_batch(
     on_token: Callable[[], None] | None,
 ) -> list[Completion]:
     end = kosmos.model.config.text_config.eos_token_id
-    batch = _DecodingBatch(kosmos, prefix, rows, max_new_tokens)
+    limits = [limit_new_tokens(kosmos, row.prompt, max_new_tokens) for row in rows]
+    batch = _DecodingBatch(kosmos, prefix, rows, max(limits))
     generated: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
     finished = [False] * len(rows)
+    done = [limit == 0 for limit in limits]
     active = list(range(len(rows)))
-    for step in range(max_new_tokens):
+    for step in range(max(limits)):
         indices = [rows[k].prompt_index for k in active]
         tokens, probabilities = choose_next_token(batch.logits(), decoding, indices, step)
         for k, token, probability in zip(active, tokens, probabilities, strict=True):
-            if not finished[k]:
+            if not done[k]:
                 finished[k] = token in (end, stop_token)
                 if token != end:
                     generated[k][0].append(token)
                     generated[k][1].append(probability)
+                done[k] = finished[k] or step + 1 == limits[k]
         if on_token is not None:
             on_token()
-        if all(finished):
+        if all(done):
             break
         batch.append(tokens)
-        unfinished = [position for position, k in enumerate(active) if not finished[k]]
+        unfinished = [position for position, k in enumerate(active) if not done[k]]
         if len(unfinished) <= len(active) / 2:
             batch.select_rows(unfinished)
             active = [active[position] for position in unfinished]
     return [
-        Completion(tuple(ids), tuple(probabilities), done)
-        for (ids, probabilities), done in zip(generated, finished, strict=True)
+        Completion(tuple(ids), tuple(probabilities), ended)
+        for (ids, probabilities), ended in zip(generated, finished, strict=True)
     ]

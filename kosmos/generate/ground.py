@@ -9,7 +9,7 @@ from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.images import Images
 from ..grounding import Box, GroundedText, Phrase
 from ..kosmos_model import Kosmos
-from ..prompt import tokenize
+from ..prompt import MIN_NEW_TOKENS, tokenize
 from .completion import generate_text
 from .encoded_images import EncodedImages
 from .regions import describe_regions
@@ -43,7 +43,7 @@ def ground(
     """
     encoded = EncodedImages(kosmos, images)
     names = [re.sub(r"\s+", " ", re.sub(r"[<>]", "", phrase)).strip() for phrase in phrases]
-    prompts = [tokenize(kosmos, f"<phrase> {name}</phrase>", MAX_NEW_TOKENS) for name in names]
+    prompts = [tokenize(kosmos, f"<phrase> {name}</phrase>", MIN_NEW_TOKENS) for name in names]
     texts = generate_text(
         kosmos,
         encoded,

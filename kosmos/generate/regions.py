@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ..grounding import Box, GroundedText, Phrase, serialize
 from ..kosmos_model import Kosmos
-from ..prompt import Prompt, tokenize
+from ..prompt import Prompt, tokenize_to_complete
 from .completion import generate_text
 from .encoded_images import EncodedImages
 
@@ -18,7 +18,8 @@ def region_prompt(kosmos: Kosmos, box: Box, max_new_tokens: int) -> Prompt:
     """Return the published model's prompt for a region: `<phrase> It</phrase>`, its box, "is"."""
     prefix = GroundedText(PREFIX, (Phrase("It", 0, 2, (box,)),))
     # As in training there is a blank before "It", inside the tag.
-    return tokenize(kosmos, serialize(prefix).replace("<phrase>", "<phrase> "), max_new_tokens)
+    text = serialize(prefix).replace("<phrase>", "<phrase> ")
+    return tokenize_to_complete(kosmos, text, max_new_tokens)
 
 
 def describe_regions(

@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 
 from ...shared.errors import UserError
+from ...shared.image_files import walk_files
 from ...shared.path_names import confined
 
 MODEL_FOLDER_MARKERS = {
@@ -105,8 +106,8 @@ def input_path(*parts: str) -> Path:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Return a hash of the path, time and size of each file below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return a hash of the path, time and size of each file below a folder, also a linked one."""
+    files = sorted(path for path in walk_files(folder) if path.is_file())
     stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 

@@ -127,6 +127,18 @@ def test_an_empty_mask_is_refused(client: Client, server: ComfyUI) -> None:
     assert "The mask is empty" in graph.failure(client, "DescribeRegion")
 
 
+def test_an_empty_mask_among_others_is_left_out(client: Client, server: ComfyUI) -> None:
+    graph = kosmos_graph(server)
+    graph.add("nothing", "SolidMask", value=0.0, width=112, height=112)
+    graph.add("whole", "SolidMask", value=1.0, width=112, height=112)
+    graph.add("nothing image", "MaskToImage", mask=["nothing", 0])
+    graph.add("whole image", "MaskToImage", mask=["whole", 0])
+    graph.add("both", "ImageBatch", image1=["nothing image", 0], image2=["whole image", 0])
+    graph.add("masks", "ImageToMask", image=["both", 0], channel="red")
+    describe(graph, mask=["masks", 0])
+    assert len(texts(graph.outputs(client), "descriptions")) == 1
+
+
 @pytest.mark.parametrize(
     ("phrases", "message"), [(" \n", "There is no phrase"), ("a dog " * 400, "shorten it")]
 )

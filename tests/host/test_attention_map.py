@@ -70,6 +70,7 @@ def test_generated_captions_are_mapped(client: Client, server: ComfyUI, settings
         ({"caption": "a dog", "words": "dog, rocket"}, 'no word "rocket"'),
         ({"caption": "a\nb\nc"}, "3 entries in the caption input"),
         ({"caption": "...", "words": ""}, "no words"),
+        ({"caption": "An image of", "words": ""}, "no words"),
         ({"layers": "4"}, "0 to 3"),
         ({"heads": "first"}, "write all, last, or numbers"),
         ({"caption": "a dog " * 200}, "shorten it"),
@@ -79,6 +80,13 @@ def test_a_wrong_input_is_one_sentence(
     client: Client, server: ComfyUI, settings: dict, message: str
 ) -> None:
     assert message in attention_graph(server, **settings).failure(client, "AttentionMap")
+
+
+def test_an_image_without_words_does_not_stop_the_others(client: Client, server: ComfyUI) -> None:
+    graph = attention_graph(server, caption="An image of\na red dog")
+    outcome = graph.outputs(client)
+    assert texts(outcome, "words") == ["a", "red", "dog"]
+    assert [image["picture"] for image in image_maps(outcome)] == [1]
 
 
 def test_cancel_interrupts_the_maps(client: Client, server: ComfyUI) -> None:

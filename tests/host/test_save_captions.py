@@ -94,6 +94,41 @@ def test_a_wrong_place_is_one_sentence(
     assert message in save_graph(server, **settings).failure(client, "SaveCaptions")
 
 
+def test_images_of_one_name_keep_their_captions(client: Client, server: ComfyUI) -> None:
+    names = ["b1/a.png", "b1/a.jpg", "b2/photo.v1.2.png"]
+    graph = save_graph(server, format="txt", files="\n".join(names), beside_inputs=True)
+    for name in names:
+        save_scene(server.input / "one" / name, 81)
+    graph.set("save", files="\n".join(f"one/{name}" for name in names))
+    graph.add("three", "RepeatImageBatch", image=["images", 0], amount=2)
+    graph.add("image", "ImageFromBatch", image=["three", 0], batch_index=0, length=3)
+    graph.set("caption", image=["image", 0], max_new_tokens=1000)
+    graph.set("save", image=["image", 0])
+    graph.outputs(client)
+    written = {
+        path.relative_to(server.input / "one").as_posix()
+        for path in (server.input / "one").rglob("*")
+        if path.suffix in (".txt", ".json")
+    }
+    assert written == {
+        "b1/a.txt",
+        "b1/a.jpg.txt",
+        "b2/photo.v1.2.txt",
+        "coco_captions.json",
+        "coco_instances.json",
+    }
+    coco = json.loads((server.input / "one" / "coco_captions.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in coco["images"]] == names
+
+
+def test_a_name_without_the_ending_of_an_image_is_kept(client: Client, server: ComfyUI) -> None:
+    save_graph(server, folder="kept", files="img.001\nimg.002", coco=False).outputs(client)
+    assert {path.name for path in (server.output / "kept").glob("*.txt")} == {
+        "img.001.txt",
+        "img.002.txt",
+    }
+
+
 def folder_graph(folder: str, **settings: object) -> Graph:
     """Caption a folder, and show which files have a caption and the report."""
     inputs = {"kosmos": ["model", 0], "folder": folder, "max_new_tokens": 30, **settings}
@@ -110,11 +145,13 @@ def test_a_folder_is_captioned_and_new_images_are_found(client: Client, server: 
     for k in range(3):
         save_scene(server.input / "holiday" / f"{k}.png", 90 + k)
     (server.input / "holiday" / "broken.png").write_text("not an image")
+    (server.input / "holiday" / "1.json").write_text('{"shapes": []}')
     outcome = folder_graph("holiday").outputs(client)
     assert texts(outcome, "files") == ["holiday/0.png", "holiday/1.png", "holiday/2.png"]
     report = texts(outcome, "report")[0]
     assert report.startswith("3 captioned, 0 skipped, 1 failed")
     assert "broken.png" in report
+    assert "1.json is not a caption" in report
     save_scene(server.input / "holiday" / "later" / "3.png", 93)
     outcome = folder_graph("holiday").outputs(client)
     assert len(texts(outcome, "files")) == 4
@@ -131,7 +168,6 @@ def test_a_folder_is_captioned_and_new_images_are_found(client: Client, server: 
         ({"folder": "unlike/broken"}, "could be read"),
         ({"folder": "unlike", "language": "Korean"}, "The model cannot write Korean"),
         ({"folder": "unlike", "style": "custom"}, "The prompt is empty"),
-        ({"folder": "unlike", "max_new_tokens": 1000}, "lower max_new_tokens"),
     ],
 )
 def test_a_folder_that_cannot_be_captioned_is_one_sentence(

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.kosmos.files.caption_files import (
     caption_file_contents,
+    caption_file_paths,
+    lacks_caption,
     read_caption,
+    read_grounded,
     write_files,
 )
 from kosmos_dreambooth.kosmos.files.coco import (
@@ -49,6 +52,53 @@ def test_an_image_gets_text_and_json(tmp_path: Path) -> None:
     (tmp_path / "dog.1.txt").unlink()
     assert read_caption(image_file) == GROUNDED.caption
     assert read_caption(tmp_path / "cat.png") is None
+
+
+def entry(image_file: Path) -> CaptionedImage:
+    return CaptionedImage(image_file.name, 200, 100, GROUNDED)
+
+
+def test_images_of_one_stem_have_their_own_caption_files(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.png", tmp_path / "a.jpg"
+    files = caption_file_contents(first, entry(first), "txt and json")
+    own = caption_file_contents(second, entry(second), "txt and json", files)
+    assert {path.name for path in own} == {"a.jpg.txt", "a.jpg.json"}
+    write_files(files | dict.fromkeys(own, "the second"), overwrite=False)
+    assert read_caption(first) == GROUNDED.caption
+    assert read_caption(second) == "the second"
+
+
+def test_a_json_of_another_program_is_reported_and_kept(tmp_path: Path) -> None:
+    image_file, foreign = tmp_path / "a.png", tmp_path / "a.json"
+    foreign.write_text('{"shapes": []}')
+    problems: list[str] = []
+    assert read_grounded(image_file, problems.append) is None
+    [problem] = problems
+    assert problem.startswith(f"{foreign} is not a caption")
+    write_files(caption_file_contents(image_file, entry(image_file), "json"), overwrite=False)
+    assert foreign.read_text() == '{"shapes": []}'
+    assert read_grounded(image_file) == GROUNDED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_boxes_stay_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    image_file = tmp_path / "a.png"
+    files = caption_file_contents(image_file, entry(image_file), "txt and json")
+    for path, text in files.items():
+        path.write_text(text, encoding=encoding)
+    problems: list[str] = []
+    assert read_grounded(image_file, problems.append) == GROUNDED
+    assert not problems
+
+
+def test_an_empty_caption_is_none(tmp_path: Path) -> None:
+    image_file = tmp_path / "a.png"
+    (tmp_path / "a.txt").write_text(" \n")
+    assert read_caption(image_file) is None
+    empty = CaptionedImage("a.png", 1, 1, GroundedText(""))
+    write_files(caption_file_contents(image_file, empty, "json"), overwrite=False)
+    assert read_caption(image_file) is None
+    assert all(lacks_caption(path) for path in caption_file_paths(image_file, "txt and json"))
 
 
 def test_existing_files_are_overwritten_only_on_request(tmp_path: Path) -> None:

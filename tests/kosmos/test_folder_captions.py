@@ -75,6 +75,34 @@ def test_a_json_file_of_another_program_is_kept(tiny: Kosmos, folder: Path) -> N
     assert read_caption(folder / "red.png") == "An image of a red dog in the meadow."
 
 
+def test_caption_files_of_other_programs_do_not_stop_the_rest(tiny: Kosmos, folder: Path) -> None:
+    (folder / "red.json").write_text('{"shapes": []}')
+    (folder / "blue.txt").write_bytes("café".encode("cp1252"))
+    (folder / "more" / "yellow.txt").write_text("")
+    report = caption_folder(tiny, folder, replace(OPTIONS, format="txt and json"))
+    assert (report.captioned, report.failed) == (3, {})
+    assert (folder / "red.json").read_text() == '{"shapes": []}'
+    assert json.loads((folder / "red.png.json").read_text())["caption"].startswith("An image of")
+    assert read_caption(folder / "blue.webp") == "café"
+    assert (folder / "more" / "yellow.txt").read_text().startswith("An image of")
+    assert str(folder / "red.json") in str(report)
+
+
+def test_an_empty_caption_is_reported_and_not_written(tiny: Kosmos, folder: Path) -> None:
+    report = caption_folder(tiny, folder, replace(OPTIONS, prompt="<s>", max_new_tokens=1))
+    assert report.captioned + len(report.failed) == 3
+    assert all(path.read_text().strip() for path in folder.rglob("*.txt"))
+
+
+def test_a_caption_that_cannot_be_written_does_not_stop_the_rest(
+    tiny: Kosmos, folder: Path
+) -> None:
+    (folder / "red.txt").mkdir()
+    report = caption_folder(tiny, folder, replace(OPTIONS, overwrite=True))
+    assert report.captioned == 2
+    assert "could not be written" in report.failed[folder / "red.png"]
+
+
 def test_an_interrupted_run_is_resumed(
     tiny: Kosmos, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +191,27 @@ def test_the_command_reports_failures_by_its_exit_code(folder: Path) -> None:
     again = run(RANK="0", WORLD_SIZE="1")
     assert again.returncode == 1
     assert "bad.png" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--batch-size", "-3"], '"-3" is not a whole number from 0 on'),
+        (["--device", "nowhere"], 'There is no device "nowhere"'),
+        (["--prompt", " "], "--prompt is empty"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(folder: Path, options: list[str], sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ENTRY), str(folder), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_torchrun_processes_share_a_folder(folder: Path) -> None:

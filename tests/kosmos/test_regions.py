@@ -196,14 +196,21 @@ def test_boxes_are_selected_by_all_by_phrase_and_by_index() -> None:
         selected("phrase", " ")
 
 
-@given(edges, st.floats(0, 3))
+@given(edges, st.floats(0, 3), sides, sides)
 def test_padding_only_expands_a_box_and_stays_in_the_image(
-    corners: tuple[float, ...], share: float
+    corners: tuple[float, ...], share: float, width: int, height: int
 ) -> None:
     box = box_of(corners)
-    padded = pad_box(box, share)
+    padded = pad_box(box, share, width, height)
     assert 0 <= padded.x0 <= box.x0 <= box.x1 <= padded.x1 <= 1
     assert 0 <= padded.y0 <= box.y0 <= box.y1 <= padded.y1 <= 1
+
+
+def test_padding_is_a_share_of_the_longer_side_in_pixels() -> None:
+    box = Box(500 / 1920, 500 / 1080, 600 / 1920, 600 / 1080)
+    assert window(pad_box(box, 0.5, 1920, 1080), 1920, 1080) == (450, 450, 650, 650)
+    wide = Box(500 / 1920, 500 / 1080, 700 / 1920, 600 / 1080)
+    assert window(pad_box(wide, 0.5, 1920, 1080), 1920, 1080) == (400, 400, 800, 700)
 
 
 @given(edges, sides, sides, st.floats(0.1, 10))

@@ -51,15 +51,18 @@ def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subje
     assert "Image 1 has 16 pixels" in said
     assert 'The token "sks" is split into 3 tokens' in said
     alone = replace(subject, images=subject.images[:1], captions=("a sks dog",), token="a")  # noqa: S106
-    assert [line.split(":")[0] for line in subject_warnings(alone, tokenizer, 0)] == [
+    assert [line.split(":")[0] for line in subject_warnings(alone, tokenizer, 32)] == [
         "There is 1 image only"
     ]
+    without_model = " ".join(subject_warnings(replace(subject, token="Dog"), None, 0))  # noqa: S106
+    assert 'The token "Dog" is a word of the class "dog"' in without_model
+    assert "Image 1 has 16 pixels" in without_model
     assert "may not know it" in " ".join(
         subject_warnings(replace(subject, class_name="xyzzy"), tokenizer, 0)
     )
     masks = [box_mask([], *picture.shape[:2]) for picture in subject.images]
     masks[2] = box_mask([Box(0, 0, 1, 0.1)], *subject.images[2].shape[:2])
-    [told] = subject_warnings(replace(subject, masks=tuple(masks)), None, 0)
+    [told] = subject_warnings(replace(subject, masks=tuple(masks)), None, 32)
     assert told.startswith("Image 3 has the subject outside of its center square")
 
 

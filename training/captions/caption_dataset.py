@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from PIL import Image
 
 from ...kosmos.files.caption_files import caption_file_contents, read_grounded, write_files
 from ...kosmos.files.coco import CaptionedImage
-from ...kosmos.files.folder_captions import list_images
 from ...kosmos.generate.language import ENGLISH, is_in
 from ...kosmos.grounding import GroundedText
 from ...shared.errors import UserError
+from ...shared.image_files import READ_ERRORS, list_images, read_image
 from ...shared.model_folders import file_hash
 from ..data.subject import link_or_copy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +31,15 @@ class Example:
     text: GroundedText
 
 
-def examples_in(folder: Path) -> list[Example]:
+def examples_in(
+    folder: Path, on_problem: Callable[[str], object] = logger.warning
+) -> list[Example]:
     """Return the images of a folder that have caption files, as SaveCaptions writes them.
 
-    Raises UserError when there is no such image.
+    `on_problem` receives a sentence for a caption file that is read as `read_grounded` says. Raises
+    UserError when there is no such image.
     """
-    captioned = [(path, read_grounded(path)) for path in list_images(folder)]
+    captioned = [(path, read_grounded(path, on_problem)) for path in list_images(folder)]
     examples = [Example(path, text) for path, text in captioned if text is not None]
     if not examples:
         raise UserError(
@@ -41,6 +47,21 @@ def examples_in(folder: Path) -> list[Example]:
             "name, or connect image and captions."
         )
     return examples
+
+
+def readable_examples(
+    examples: Sequence[Example], on_problem: Callable[[str], object]
+) -> list[Example]:
+    """Return the examples without unreadable image files; `on_problem` receives their names."""
+    readable = []
+    for example in examples:
+        try:
+            if isinstance(example.image, Path):
+                read_image(example.image)
+            readable.append(example)
+        except READ_ERRORS as error:
+            on_problem(f"{example.image} cannot be read and is left out ({error}).")
+    return readable
 
 
 def check_captions(examples: Sequence[Example], language: str) -> None:

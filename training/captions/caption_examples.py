@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...kosmos.files.folder_captions import read_image
 from ...kosmos.generate.caption import BRIEF, DETAILED
 from ...kosmos.generate.completion import generate
 from ...kosmos.generate.encoded_images import EncodedImages
@@ -24,6 +23,7 @@ from ...kosmos.preprocess import preprocess
 from ...kosmos.prompt import Prompt, tokenize
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
+from ...shared.image_files import read_image
 from ...shared.images import to_tensor
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_folder import RunFolder

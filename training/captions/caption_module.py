@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...drawing.boxes import draw_boxes_batch
-from ...kosmos.files.folder_captions import list_images, read_image
 from ...kosmos.generate.caption import caption
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.atomic_files import write_text
+from ...shared.image_files import list_images, read_image
 from ...shared.images import to_rgb
 from ..data.latents import center_squares
 from ..data.step_sampler import generator, shuffled_index

@@ -45,6 +45,6 @@ def crop_to_mask(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nd
     The square has a margin of CROP_MARGIN; at the edges of the image it is cut off.
     """
     height, width = mask.shape
-    box = pad_box(box_from_mask(to_tensor(mask)), CROP_MARGIN)
+    box = pad_box(box_from_mask(to_tensor(mask)), CROP_MARGIN, width, height)
     left, top, right, bottom = expand_to_aspect(window(box, width, height), width, height, 1.0)
     return image[top:bottom, left:right], mask[top:bottom, left:right]

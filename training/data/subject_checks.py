@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MIN_IMAGES = 3
 MIN_SIDE_SHARE = 0.5
 """An image whose shorter side is below this share of the resolution is scaled up too much."""
+MIN_SIDE = 64
+"""The same in pixels, when the model is not known; none is trained on smaller images."""
 COMMON_SHARE = 0.6
 """Byte-pair vocabularies are sorted from frequent to rare; ids below this share are too common."""
 
@@ -27,8 +29,16 @@ def subject_warnings(
     `tokenizer` and `resolution`, the side of an image in pixels, are those of the model to train;
     None and 0 leave out the checks that need them.
     """
-    warnings = _image_warnings(subject, resolution)
-    return warnings if tokenizer is None else [*_token_warnings(subject, tokenizer), *warnings]
+    warnings = []
+    token, words = subject.token, subject.class_name.split()
+    if token.lower() in (word.lower() for word in words):
+        warnings.append(
+            f'The token "{token}" is a word of the class "{subject.class_name}", so the subject '
+            "cannot be told from its class: use a rare word, such as sks."
+        )
+    if tokenizer is not None:
+        warnings += _token_warnings(subject, tokenizer)
+    return [*warnings, *_image_warnings(subject, resolution)]
 
 
 def _token_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -68,6 +78,11 @@ def _image_warnings(subject: Subject, resolution: int) -> list[str]:
             warnings.append(f"Images {first + 1} and {second + 1} are the same: remove one.")
     for number, image in enumerate(images, start=1):
         side = min(image.shape[:2])
+        if not resolution and side < MIN_SIDE:
+            warnings.append(
+                f"Image {number} has {side} pixels on its shorter side, too few for the subject's "
+                "details: use a larger one."
+            )
         if side < MIN_SIDE_SHARE * resolution:
             warnings.append(
                 f"Image {number} has {side} pixels on its shorter side and is scaled up to the "
