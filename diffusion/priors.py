@@ -76,15 +76,8 @@ def generate_priors(
     log.info("%d of %d class images are cached.", count - len(missing), count)
     if missing:
         recipe = _recipe(diffusion, prompt, settings)
-        try:
-            write_text(priors.folder / "recipe.json", json.dumps(recipe, indent=2))
-            _generate_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
-        except OSError as reason:
-            raise UserError(
-                f"Class images could not be written to {priors.folder} "
-                f"({reason.strerror or reason}): free space on that disk and run again; finished "
-                "images are kept."
-            ) from reason
+        write_text(priors.folder / "recipe.json", json.dumps(recipe, indent=2))
+        _generate_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
     return priors
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..shared.atomic_files import atomic_folder, atomic_write
@@ -63,7 +61,7 @@ def save_checkpoint(
     }
     if diffusion.text_encoder_2 is not None:
         weights |= {key: torch.empty(0) for key in _prediction_keys(diffusion.scheduler_config)}
-    with _write_errors(file), atomic_write(file) as draft:
+    with atomic_write(file) as draft:
         save_file(weights, draft, metadata={"format": "pt", **(metadata or {})})
 
 
@@ -85,10 +83,13 @@ def checkpoint_incompatibility(diffusion: Diffusion, architecture: Path | None =
     return ""
 
 
-def save_folder(diffusion: Diffusion, folder: Path) -> None:
-    """Write a diffusers folder, in the model's dtype. Raises UserError when the disk is full."""
+def save_folder(diffusion: Diffusion, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a diffusers folder, in the model's dtype, and with `overwrite` replace an older one.
+
+    Raises UserError when it cannot be written.
+    """
     pipeline = make_pipeline(diffusion)
-    with _write_errors(folder), atomic_folder(folder) as draft:
+    with atomic_folder(folder, overwrite=overwrite) as draft:
         pipeline.save_pretrained(draft)
 
 
@@ -122,14 +123,3 @@ def _prediction_keys(scheduler: dict[str, Any]) -> Iterator[str]:
         yield V_PRED_KEY
         if scheduler.get("rescale_betas_zero_snr"):
             yield ZTSNR_KEY
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Raise UserError instead of the errors of a full or read-only disk."""
-    try:
-        yield
-    except (OSError, SafetensorError) as reason:
-        raise UserError(
-            f"{path} could not be written ({reason}): free space on that disk and queue again."
-        ) from reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from ..shared.errors import UserError
 MANIFEST_FILE = "export.json"
 """The file by which the folder of an export is recognised."""
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 """Errors of the file system that the user can mend."""
 
 Json = dict[str, Any]
@@ -82,12 +80,5 @@ def new_export_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise UserError(f'An export "{folder.name}" exists already: choose another name.')
-    try:
-        with atomic_folder(folder) as draft:
-            yield draft
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise UserError(
-            f"{folder} could not be written ({error.strerror}): free disk space and queue again."
-        ) from error
+    with atomic_folder(folder) as draft:
+        yield draft

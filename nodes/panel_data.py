@@ -9,6 +9,7 @@ from uuid import uuid4
 import torch
 from PIL import Image
 
+from ..shared.atomic_files import atomic_write
 from ..shared.images import to_pil
 from . import host
 
@@ -69,6 +70,6 @@ def _axis(embedding: Embedding) -> dict[str, Any]:
 def _save(image: Image.Image) -> dict[str, str]:
     """Save an image in ComfyUI's temp folder and return its address."""
     file = host.temp_folder() / f"kosmos_{uuid4().hex}.jpg"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, quality=95, subsampling=0)
+    with atomic_write(file) as draft:
+        image.save(draft, format="JPEG", quality=95, subsampling=0)
     return host.view_address(file)

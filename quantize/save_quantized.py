@@ -13,7 +13,6 @@ from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.save_model import save_folder
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.atomic_files import atomic_folder
-from ..shared.errors import UserError
 from .int4_packing import portable_weights
 from .quantize_formats import require_torchao
 
@@ -26,14 +25,9 @@ def save_kosmos(kosmos: Kosmos, folder: Path) -> None:
 
     Raises UserError when the folder cannot be written.
     """
-    try:
-        with atomic_folder(folder) as draft, portable_weights(kosmos.model):
-            kosmos.model.save_pretrained(draft)
-            kosmos.processor.save_pretrained(draft)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} could not be written ({error}): free disk space and queue again."
-        ) from error
+    with atomic_folder(folder) as draft, portable_weights(kosmos.model):
+        kosmos.model.save_pretrained(draft)
+        kosmos.processor.save_pretrained(draft)
 
 
 @torch.inference_mode(False)

@@ -90,10 +90,7 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
     if not overwrite:
         require_absent(files)
     for path, text in files.items():
-        try:
-            write_text(path, text)
-        except OSError as error:
-            raise _write_error(path, error) from error
+        write_text(path, text)
 
 
 def require_absent(files: Iterable[Path]) -> None:
@@ -113,20 +110,10 @@ def write_image(path: Path, image: Tensor) -> None:
     Raises UserError when the file cannot be written.
     """
     pixels = to_uint8(image).cpu().numpy()
-    try:
-        with atomic_write(path) as draft:
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-                draft, format="png"
-            )
-    except OSError as error:
-        raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} could not be written ({error.strerror}): free disk space, or check the "
-        "permissions of the folder."
-    )
+    with atomic_write(path) as draft:
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            draft, format="png"
+        )
 
 
 def lacks_caption(path: Path) -> bool:

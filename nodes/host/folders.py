@@ -9,6 +9,7 @@ from pathlib import Path
 import comfy.utils
 import folder_paths
 
+from ...shared.atomic_files import is_draft
 from ...shared.errors import UserError
 from ...shared.image_files import walk_files
 from ...shared.path_names import confined
@@ -53,7 +54,7 @@ def list_models(kind: str) -> list[str]:
     names: set[str] = set()
     for root in model_folders(kind):
         for folder, subfolders, files in os.walk(root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.endswith(".tmp")]  # unfinished
+            subfolders[:] = [name for name in subfolders if not is_draft(name)]
             relative = Path(folder).relative_to(root)
             if marker is None:
                 models = [relative / name for name in files if name.endswith(".safetensors")]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from ...shared.atomic_files import atomic_folder, link_or_copy
 from ...training.captions.caption_config import CaptionConfig
 from ...training.config import TrainingConfig
 from ...training.config_yaml import read_as, read_config
-from ...training.data.subject import link_or_copy
 from ...training.run.run_folder import RunFolder
 from .. import host
 from .run_monitor import RUNS_FOLDER
@@ -51,10 +51,11 @@ def publish(run: RunFolder) -> Path:
     if result.is_file():
         link_or_copy(result, target)
         return target
-    for file in sorted(result.rglob("*.*")):
-        if file.is_file():
-            link_or_copy(file, target / file.relative_to(result))
-    write_model_metadata(run, target)
+    with atomic_folder(target, overwrite=True) as draft:
+        for file in sorted(result.rglob("*.*")):
+            if file.is_file():
+                link_or_copy(file, draft / file.relative_to(result))
+        write_model_metadata(run, draft)
     return target
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...shared.errors import UserError
+from ...shared.atomic_files import disk_errors
 from ...shared.images import read_rgb, to_tensor
 from ...training.config_yaml import read_config
 from ...training.run import checkpoints as saved_checkpoints
@@ -31,18 +30,8 @@ def train_to_end(run: RunFolder) -> None:
     if run.is_finished():
         return
     host.unload_all_models()
-    try:
+    with disk_errors(run.path):
         _train(run, read_config(run.config).steps)
-    except OSError as error:
-        raise write_error(run.path, error) from error
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """Return the error for a run whose files cannot be written."""
-    return UserError(
-        f"The run in {path} could not be written ({error}): free some disk space, and queue again "
-        "to resume it."
-    )
 
 
 def _train(run: RunFolder, steps: int) -> None:

@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...shared.atomic_files import disk_errors
+from ...shared.errors import UserError
 from ...training.config import Options, TrainingConfig, suggested_batch_size
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 from .. import host
-from .run_monitor import RUNS_FOLDER, train_to_end, write_error
+from .run_monitor import RUNS_FOLDER, train_to_end
 
 if TYPE_CHECKING:
     from ...diffusion.diffusion_model import Diffusion
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 QUANTIZED_REMEDY = "train the model before quantizing it, and quantize the result"
 """What to do in place of training a quantized model, for messages."""
+
+LONGEST_NAME = 230
+"""Bytes of a run's name: its result's file has a suffix, and a number when the name is taken."""
 
 PREVIEWS = 8
 """Previews of a run without TrainingOptions."""
@@ -102,9 +107,11 @@ def start_run(name: str, open_folder: Callable[[Path, str], RunFolder]) -> RunFo
     `open_folder` makes or finds the folder of the run, from the folder above it and its name.
     """
     path = host.output_path(RUNS_FOLDER, name.strip())
-    try:
+    if len(path.name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f'The run_name "{path.name}" is too long: give one of at most {LONGEST_NAME} bytes.'
+        )
+    with disk_errors(path):
         run = open_folder(path.parent, path.name)
-    except OSError as error:
-        raise write_error(path, error) from error
     train_to_end(run)
     return run

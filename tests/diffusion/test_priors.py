@@ -136,7 +136,7 @@ def test_a_full_disk_is_named_and_finished_images_are_kept(diffusion, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(UserError, match="free space on that disk"):
+        with pytest.raises(UserError, match="free disk space"):
             generate_priors(diffusion, "a dog", 2, tmp_path, settings=QUICK)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_nothing_behind(diffusion, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(UserError, match="free space on that disk"):
+        with pytest.raises(UserError, match="free disk space"):
             save_folder(diffusion, tmp_path / "copy")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

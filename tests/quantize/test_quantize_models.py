@@ -155,7 +155,6 @@ def test_a_failed_save_leaves_no_files(
     kosmos: Kosmos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantized = quantize_kosmos(kosmos, "int8").model
-    (tmp_path / "made.7.tmp").mkdir()  # left by a killed process
 
     def fail(folder: Path) -> None:
         (folder / "half").write_text("written")

@@ -15,10 +15,10 @@ from ...kosmos.files.caption_files import caption_file_contents, read_grounded, 
 from ...kosmos.files.coco import CaptionedImage
 from ...kosmos.generate.language import ENGLISH, is_in
 from ...kosmos.grounding import GroundedText
+from ...shared.atomic_files import link_or_copy
 from ...shared.errors import UserError
 from ...shared.image_files import READ_ERRORS, list_images, read_image
 from ...shared.model_folders import file_hash
-from ..data.subject import link_or_copy
 
 logger = logging.getLogger(__name__)
 

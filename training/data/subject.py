@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...shared.atomic_files import link_or_copy
 from ...shared.errors import UserError
 from ...shared.images import read_rgb
 
@@ -142,16 +141,6 @@ def write_class_images(folder: Path, paths: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(paths):
         link_or_copy(path, folder / f"{number:04}{path.suffix}")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where there are no links; overwrites it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def read_images(folder: Path) -> tuple[list[np.ndarray], list[str]]:

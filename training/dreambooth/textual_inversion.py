@@ -118,7 +118,7 @@ def _extended_tokenizer(diffusion: Diffusion, embedding: TokenEmbedding) -> obje
 
 
 def write_embedding(file: Path, embedding: TokenEmbedding, metadata: dict[str, str]) -> None:
-    """Write a file that ComfyUI's `embedding:<name>` reads; OSError when the disk is full."""
+    """Write a file that ComfyUI's `embedding:<name>` reads; UserError when the disk is full."""
     write_tensors(file, {KEY: embedding.vectors}, {"word": embedding.trigger} | metadata)
 
 

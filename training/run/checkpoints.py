@@ -42,7 +42,7 @@ def save(
 ) -> None:
     """Write the checkpoint of a step, then remove all but the newest `keep` checkpoints.
 
-    Raises OSError when the disk is full; the earlier checkpoints are kept then.
+    Raises UserError when the disk is full; the earlier checkpoints are kept then.
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -58,8 +58,6 @@ def save(
     metadata = {"state": scalars, "groups": [_computed(g) for g in optimizer.param_groups]}
     if scaler is not None:
         metadata["scaler"] = scaler.state_dict()
-    for draft in folder.glob("*.tmp"):
-        draft.unlink()
     path = folder / f"{step:08}.safetensors"
     write_tensors(path, tensors, {"optimizer": json.dumps(metadata)})
     others = [other for other in by_step(folder).values() if other != path]
@@ -79,12 +77,9 @@ def _computed(group: dict[str, Any]) -> dict[str, float]:
 def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file atomically. Raises OSError when the disk is full."""
+    """Write a safetensors file atomically. Raises UserError when it cannot be written."""
     with atomic_write(path) as draft:
-        try:
-            save_file(_without_shared_memory(tensors), draft, metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        save_file(_without_shared_memory(tensors), draft, metadata)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +11,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ...shared.atomic_files import write_text
+from ...shared.atomic_files import atomic_folder, disk_errors, write_text
 from ...shared.errors import UserError
 from ..config import Config, TrainingConfig
 from ..config_yaml import read_config, to_yaml
 from ..data.subject import Subject, write_class_images, write_images, write_subject
 from . import checkpoints
+
+
+class RunLockedError(UserError):
+    """Another process trains the run."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,14 @@ class RunFolder:
         Raises UserError when another process trains the run.
         """
         lock = FileLock(self.path / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"The run {self.path} is being trained by another process: wait until it ends, or "
-                "choose another run_name."
-            ) from error
+        with disk_errors(self.path):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunLockedError(
+                    f"The run {self.path} is being trained by another process: wait until it ends, "
+                    "or choose another run_name."
+                ) from error
         try:
             yield
         finally:
@@ -182,13 +185,17 @@ def find_or_create(
 
     Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or images start a new
     run. With `resume`, the first run that can be resumed is; `config` may have more steps than it
-    had. Raises OSError when the disk is full, and UserError when another process trains that run.
+    had. Raises UserError when the disk is full, and when another process trains that run.
     """
     for number in count(1):
         run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
         if not run.path.exists():
-            _create(run, config, write_data)
-            return run
+            try:
+                _create(run, config, write_data)
+                return run
+            except UserError:
+                if not run.path.exists():  # else another process has made it meanwhile
+                    raise
         if resume and _can_resume(run, config):
             with run.locked():
                 write_text(run.config, to_yaml(config))
@@ -207,10 +214,6 @@ def _can_resume(run: RunFolder, config: Config) -> bool:
 
 def _create(run: RunFolder, config: Config, write_data: Callable[[RunFolder], None]) -> None:
     """Create the folder under a temporary name and rename it, so that it appears atomically."""
-    draft = RunFolder(run.path.with_name(f"{run.path.name}.{os.getpid()}.tmp"))
-    try:
-        write_data(draft)
-        write_text(draft.config, to_yaml(config))
-        draft.path.replace(run.path)
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
+    with atomic_folder(run.path) as draft:
+        write_data(RunFolder(draft))
+        write_text(RunFolder(draft).config, to_yaml(config))

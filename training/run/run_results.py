@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -60,8 +59,7 @@ def write_result(run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -
 
 def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diffusion) -> None:
     if config.method == "full":
-        shutil.rmtree(target, ignore_errors=True)
-        save_folder(diffusion, target)
+        save_folder(diffusion, target, overwrite=True)
     elif config.method == "embedding":
         embedding = textual_inversion.trained_embedding(diffusion, config.token)
         textual_inversion.write_embedding(target, embedding, metadata(run, config))
@@ -113,7 +111,7 @@ def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
 def write_with_scores(run: RunFolder, target: Path) -> None:
     """Write a copy of a run's LoRA or embedding that has the scores in its metadata.
 
-    The run's own file stays unchanged, as its hash is part of model fingerprints. Raises OSError
+    The run's own file stays unchanged, as its hash is part of model fingerprints. Raises UserError
     when the disk is full.
     """
     config = read_as(TrainingConfig, run.config)
@@ -124,7 +122,7 @@ def write_with_scores(run: RunFolder, target: Path) -> None:
 def write_model_metadata(run: RunFolder, folder: Path) -> None:
     """Write the metadata of a diffusers folder as its `dreambooth.json`.
 
-    Raises OSError when the disk is full.
+    Raises UserError when the disk is full.
     """
     values = metadata(run, read_as(TrainingConfig, run.config))
     write_text(folder / "dreambooth.json", json.dumps(values, indent=2, ensure_ascii=False))

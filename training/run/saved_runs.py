@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...shared.atomic_files import write_text
+from ...shared.atomic_files import atomic_folder, is_draft, write_text
 from ...shared.errors import UserError
 from ..config import Config
 from ..config_yaml import read_config, to_yaml
@@ -40,7 +39,12 @@ def list_runs(root: Path) -> list[str]:
     folders: list[Path] = []
     for pattern in ("*/", "*/*/", "*/*/*/"):
         paths = (path.parent for path in root.glob(f"{pattern}config.yaml"))
-        folders += [path for path in paths if not set(folders) & set(path.parents)]
+        folders += [
+            path
+            for path in paths
+            if not set(folders) & set(path.parents)
+            and not any(is_draft(part) for part in path.relative_to(root).parts)
+        ]
     newest_first = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.relative_to(root).as_posix() for path in newest_first]
 
@@ -88,9 +92,9 @@ def branch_run(chosen: RunCheckpoint, path: Path, config: Config) -> RunFolder:
             f"A branch cannot change {changed[0]} ({getattr(before, changed[0])}): set it to that, "
             "or start a new run."
         )
-    draft = RunFolder(path.with_name(f"{path.name}.{os.getpid()}.tmp"))
     old = chosen.folder
-    try:
+    with atomic_folder(path) as draft_folder:
+        draft = RunFolder(draft_folder)
         for folder in (old.images, old.masks, old.class_images):
             if folder.exists():
                 shutil.copytree(folder, draft.path / folder.name)
@@ -100,9 +104,6 @@ def branch_run(chosen: RunCheckpoint, path: Path, config: Config) -> RunFolder:
         events = [e for e in read_events(old.events) if e.kind in ("step", "resumed")]
         append_events(draft.events, [*events, Event("resumed", chosen.step)])
         write_text(draft.config, to_yaml(config))
-        draft.path.replace(path)
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
     return RunFolder(path)
 
 

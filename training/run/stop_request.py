@@ -15,6 +15,16 @@ log = logging.getLogger(__name__)
 STOPPED = 3
 """Exit code of a worker that stopped on request."""
 
+FAILED = 4
+"""Exit code of a worker that failed; its log and, unless the disk is full, its last event have the
+message."""
+
+LOCKED = 5
+"""Exit code of a worker whose run another process trains."""
+
+DISK_FULL = 6
+"""Exit code of a worker that failed and could not write its last event."""
+
 STOP_SECONDS = 120
 
 

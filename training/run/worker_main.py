@@ -12,13 +12,10 @@ from typing import NoReturn
 from ...shared.errors import UserError
 from .events import Event, append_events
 from .failure_messages import failure_message
-from .run_folder import RunFolder
-from .stop_request import STOPPED, StopRequest
+from .run_folder import RunFolder, RunLockedError
+from .stop_request import DISK_FULL, FAILED, LOCKED, STOPPED, StopRequest
 
 log = logging.getLogger(__name__)
-
-FAILED = 4
-"""Exit code of a worker that failed; its log and its last event have the message."""
 
 
 def main() -> None:
@@ -45,8 +42,8 @@ def main() -> None:
             code = _train(run, stop, arguments.base)
     except UserError as error:
         log.error("%s", error)
-        code = FAILED
-    if arguments.attended and code != FAILED:
+        code = LOCKED if isinstance(error, RunLockedError) else FAILED
+    if arguments.attended and code in (0, STOPPED):
         _exit_at_once(code)
     sys.exit(code)
 
@@ -79,5 +76,6 @@ def _train(run: RunFolder, stop: StopRequest, base: Path | None) -> int:
             append_events(run.events, [event])
         except OSError:
             log.exception("The failure could not be written to %s.", run.events)
+            return DISK_FULL
         return FAILED
     return 0 if finished else STOPPED

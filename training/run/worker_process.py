@@ -12,6 +12,7 @@ from types import TracebackType
 from ...shared.errors import UserError
 from .events import Event, EventReader
 from .run_folder import RunFolder
+from .stop_request import DISK_FULL, LOCKED
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,13 @@ class Worker:
 
     def _failure_message(self, failure: str | None) -> str:
         code, step = self._process.returncode, self._run.steps_saved()
+        if code == LOCKED:
+            return (
+                f"Another process trains the run {self._run.path}: wait until it ends, or choose "
+                "another run_name."
+            )
+        if code == DISK_FULL:
+            failure = f"The disk of {self._run.path} is full or read-only: free disk space"
         reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         failure = failure or f"The training worker ended before the run was finished ({reason})"
         resumes = f"resumes at step {step}" if step else "starts from the beginning"
