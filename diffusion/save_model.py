@@ -26,6 +26,8 @@ from .load.ldm_keys import checkpoint_weights
 from .load.model_parts import read_json
 from .sample.schedulers import is_flow
 
+ONE_FILE = "1TB"
+"""Shard size of saved folders: one file per part, as core's diffusers loader expects."""
 # Configuration entries that may differ from the architecture's.
 IGNORED_CONFIG_KEYS = {
     "_class_name",
@@ -90,7 +92,7 @@ def save_folder(diffusion: Diffusion, folder: Path, *, overwrite: bool = False) 
     """
     pipeline = make_pipeline(diffusion)
     with atomic_folder(folder, overwrite=overwrite) as draft:
-        pipeline.save_pretrained(draft)
+        pipeline.save_pretrained(draft, max_shard_size=ONE_FILE)
 
 
 def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:

@@ -13,6 +13,7 @@ from transformers import Kosmos2ForConditionalGeneration, Kosmos2Processor
 from ..shared.errors import UserError
 from ..shared.model_folders import model_type
 from ..shared.model_size import bytes_on_disk
+from ..shared.weight_files import find_variant
 from .grounding import BINS, DELIMITER
 from .kosmos_model import Kosmos
 
@@ -72,11 +73,6 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f'"{folder.name}" is a model of the type "{kind}", not Kosmos-2: choose another one.'
         )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f'"{folder.name}" has no weights in the safetensors format: download the model\'s '
-            "model.safetensors into it."
-        )
 
 
 def _load_processor(folder: Path) -> Kosmos2Processor:
@@ -97,6 +93,7 @@ def _load_model(
         try:
             model, report = Kosmos2ForConditionalGeneration.from_pretrained(
                 folder,
+                variant=find_variant(folder, "model"),
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,

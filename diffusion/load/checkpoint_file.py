@@ -10,10 +10,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors.torch import load_file
 
+from ...shared.weight_files import require_safetensors
 from ..diffusion_model import Diffusion
 from .detect_checkpoint import SD2, detect_checkpoint
 from .ldm_keys import UNET
-from .model_parts import assemble_model, incomplete_error, read_json, require_safetensors
+from .model_parts import assemble_model, incomplete_error, read_json
 from .text_encoders import load_text_encoders
 
 LAST_NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"

@@ -10,13 +10,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 
 from ...shared.errors import UserError
+from ...shared.weight_files import find_variant
 from ..diffusion_model import Diffusion
 from .model_parts import (
     EncoderAndTokenizer,
     assemble_model,
     load_tokenizer,
     read_json,
-    require_safetensors,
 )
 
 PIPELINE, XL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -65,7 +65,7 @@ def _load_text_encoder(
 
 def _load_part(model_class: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
     """Load one component; UserError if its weights do not fit its configuration."""
-    variant = _weight_variant(folder, stem)
+    variant = find_variant(folder, stem)
     read_json(folder / "config.json")
     dtype_argument = "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype"
     try:
@@ -89,16 +89,3 @@ def _load_part(model_class: type[Any], folder: Path, stem: str, dtype: torch.dty
             "download the model again."
         )
     return module
-
-
-def _weight_variant(folder: Path, stem: str) -> str | None:
-    """diffusers' `variant` of the weights: None or "fp16"; UserError without a valid file."""
-    for variant in (None, "fp16"):
-        file = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
-        if file.is_file():
-            require_safetensors(file)
-            return variant
-    raise UserError(
-        f"{folder} contains no {stem}.safetensors: only safetensors are read, so convert the "
-        "weights or download that file."
-    )

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizerFast
 
 from ...shared.errors import UserError
@@ -116,15 +115,4 @@ def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
     except (OSError, ValueError, TypeError) as reason:
         raise UserError(
             f"{folder} contains no CLIP vocabulary: download the model again."
-        ) from reason
-
-
-def require_safetensors(file: Path) -> None:
-    """Raise UserError unless `file` is a complete safetensors file."""
-    try:
-        with safe_open(file, framework="pt") as weights:
-            weights.keys()
-    except (SafetensorError, OSError) as reason:
-        raise UserError(
-            f"{file} is damaged or incomplete ({reason}): download it again."
         ) from reason

@@ -56,10 +56,46 @@ def test_xl_without_its_second_encoder_is_named(xl_folder, tmp_path):
         load_diffusion(copy)
 
 
-def test_fp16_variant_files_are_found(folder_copy):
-    file = folder_copy / UNET
-    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert load_diffusion(folder_copy).unet.dtype == torch.float32
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "non_ema", "fp16.sharded"])
+def test_variants_of_the_weights_are_found(folder_copy, diffusion, variant):
+    variant, _, sharded = variant.partition(".")
+    if sharded:
+        shard(folder_copy / "unet", diffusion.unet, variant=variant)
+    else:
+        file = folder_copy / UNET
+        file.rename(file.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    unet = load_diffusion(folder_copy).unet
+    assert unet.dtype == torch.float32
+    assert torch.equal(unet.conv_in.weight, diffusion.unet.conv_in.weight)
+
+
+def shard(folder, module, **options):
+    """Save a part of a model in several files, as libraries do with large ones."""
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    module.save_pretrained(folder, max_shard_size="60KB", **options)
+    assert len(list(folder.glob("*-of-*.safetensors"))) > 1
+
+
+def test_sharded_weights_load_in_every_part(folder_copy, diffusion):
+    for name, module in diffusion.modules.items():
+        shard(folder_copy / name, module)
+    loaded = load_diffusion(folder_copy)
+    pairs = zip(loaded.modules.parameters(), diffusion.modules.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_missing_shard_is_named(folder_copy, diffusion):
+    shard(folder_copy / "unet", diffusion.unet)
+    missing = sorted((folder_copy / "unet").glob("*-of-*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        load_diffusion(folder_copy)
+
+
+def test_loading_logs_nothing_that_frightens(folder_copy, caplog):
+    load_diffusion(folder_copy, torch.float16)
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
 
 
 def test_weights_loaded_under_inference_mode_can_be_trained(model_folder):
@@ -90,6 +126,17 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def write_lfs_pointer(folder):
+    (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def write_index_of_another_folder(folder):
+    (folder / UNET).rename(folder / "other.safetensors")
+    index = {"weight_map": {"conv_in.weight": "../other.safetensors"}}
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    file.write_text(json.dumps(index))
+
+
 def write_other_weights(folder):
     save_file({"layer.weight": torch.zeros(4, 4)}, folder / UNET, metadata={"format": "pt"})
 
@@ -117,6 +164,11 @@ def rename_to_pickle(folder):
         (truncate, "damaged or incomplete.*download it again"),
         (lambda f: (f / UNET).write_bytes(b""), "damaged or incomplete"),
         (lambda f: (f / UNET).write_text("<html>not found</html>"), "damaged or incomplete"),
+        (
+            write_lfs_pointer,
+            "is a git-lfs pointer and not the weights themselves: run git lfs pull",
+        ),
+        (write_index_of_another_folder, "index.json lists no files: download the model again"),
         (write_other_weights, "do not fit its config.json"),
         (write_weights_of_another_shape, "do not fit its config.json"),
         (delete_one_text_weight, "do not fit its config.json"),

@@ -25,6 +25,7 @@ from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
 from ...shared.errors import UserError
 from ...shared.model_folders import model_type
+from ...shared.weight_files import find_variant
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
@@ -149,7 +150,12 @@ def load_image_scorer(folder: Path) -> ImageScorer:
             "DINOv2, CLIP or SigLIP."
         )
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model = AutoModel.from_pretrained(
+            folder,
+            variant=find_variant(folder, "model"),
+            use_safetensors=True,
+            local_files_only=True,
+        )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(
