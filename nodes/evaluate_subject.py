@@ -133,7 +133,13 @@ class EvaluateSubject(io.ComfyNode):
         progress = host.Progress(count_steps(run.folder, plan))
         evaluated = []
         for checkpoint in evaluate(
-            run.folder, plan, image_scorer, prompt_scorer, _load_to_device, progress.step
+            run.folder,
+            plan,
+            image_scorer,
+            prompt_scorer,
+            _load_to_device,
+            progress.step,
+            host.torch_dtype("auto"),
         ):
             evaluated.append(checkpoint)
             scores = checkpoint.scores
