@@ -7,10 +7,14 @@ Guidance Guider, the classes of core's models and guiders. Only nodes import it.
 
 from .console import escape_unencodable
 from .core_models import (
+    CLIP,
+    VAE,
     CoreTextEncoder,
+    ModelPatcher,
     core_clip,
     core_model,
     core_vae,
+    register_reload,
     set_noise_schedule,
     wrap_unet,
 )
@@ -40,9 +44,12 @@ from .guider import Guider
 from .running_node import Progress, block_output, check_interrupted, send_event, show_text
 
 __all__ = [
+    "CLIP",
     "DTYPES",
+    "VAE",
     "CoreTextEncoder",
     "Guider",
+    "ModelPatcher",
     "Progress",
     "block_output",
     "check_interrupted",
@@ -63,6 +70,7 @@ __all__ = [
     "model_save_path",
     "output_path",
     "register_model",
+    "register_reload",
     "send_event",
     "set_noise_schedule",
     "show_text",
