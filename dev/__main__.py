@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "demo.playground",
     "workflows": "demo.run_workflows",
     "locales": "demo.write_locales",
+    "layout-workflows": "demo.layout_workflows",
     "screenshots": "demo.panel_screenshots",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
