@@ -75,6 +75,7 @@ def _model(diffusion: Diffusion, *, disable_dynamic: bool = False) -> host.Model
             vae.config.scaling_factor,
             unet.config.block_out_channels[0],
             xl=diffusion.text_encoder_2 is not None,
+            inpainting=diffusion.is_inpainting_model,
         )
     host.set_noise_schedule(model, prediction, settings)
     return model

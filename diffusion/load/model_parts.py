@@ -12,11 +12,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTokenizerFast
 
 from ...shared.errors import UserError
-from ..diffusion_model import Diffusion
+from ..diffusion_model import Diffusion, inpainting_channels
 from ..sample.schedulers import FLOW_PREDICTION
 
 EncoderAndTokenizer = tuple[Any, CLIPTokenizerFast]
 """A text encoder with its tokenizer."""
+
+OPEN_CLIP_PAD = "!"
+"""OpenCLIP's text encoders, which have the activation gelu, are padded with token 0."""
 
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", FLOW_PREDICTION)
@@ -73,7 +76,7 @@ def _incompatibility(
 ) -> str | None:
     """Why the components do not match, to be read after the model's name; None if they do."""
     expected, channels = unet.config.in_channels, vae.config.latent_channels
-    if expected != channels:
+    if expected not in (channels, inpainting_channels(channels)):
         return f"has a UNet for {expected} latent channels and a VAE with {channels}"
     expected = unet.config.cross_attention_dim
     width = sum(encoder.config.hidden_size for encoder in text_encoders)
@@ -111,6 +114,8 @@ def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: download the model again.")
     try:
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise ValueError("there is no vocabulary")  # transformers makes an empty one
         return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, **changes)
     except (OSError, ValueError, TypeError) as reason:
         raise UserError(

@@ -71,11 +71,18 @@ CASTING_LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 
 
 def wrap_unet(
-    unet: torch.nn.Module, channels: int, scale: float, model_channels: int, *, xl: bool
+    unet: torch.nn.Module,
+    channels: int,
+    scale: float,
+    model_channels: int,
+    *,
+    xl: bool,
+    inpainting: bool,
 ) -> ModelPatcher:
     """Return a MODEL whose UNet is a module of the pack.
 
     The module is called as core calls its UNets, with `xl` as those of Stable Diffusion XL.
+    inpainting: whether its further inputs are mask and image, as core's inpainting models have.
     channels: of the latents; scale: factor by which they are multiplied before the UNet.
     model_channels: of the UNet's first block, which core's patches of blocks read.
 
@@ -96,6 +103,8 @@ def wrap_unet(
     kind = comfy.model_base.SDXL if xl else comfy.model_base.BaseModel
     model = kind(config, device=device)
     model.diffusion_model = unet.to(device)
+    if inpainting:
+        model.set_inpaint()
     return ModelPatcher(model, management.get_torch_device(), device)
 
 

@@ -85,6 +85,16 @@ def test_sharded_weights_load_in_every_part(folder_copy, diffusion):
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
+def test_a_tokenizer_without_its_configuration_has_the_encoders_length(folder_copy, diffusion):
+    shutil.rmtree(folder_copy / "tokenizer")
+    (folder_copy / "tokenizer").mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folder_copy / "vocabulary" / name, folder_copy / "tokenizer")
+    tokenizer = load_diffusion(folder_copy).tokenizer
+    assert tokenizer.model_max_length == 16
+    assert tokenizer("a red dog").input_ids == diffusion.tokenizer("a red dog").input_ids
+
+
 def test_a_missing_shard_is_named(folder_copy, diffusion):
     shard(folder_copy / "unet", diffusion.unet)
     missing = sorted((folder_copy / "unet").glob("*-of-*.safetensors"))[1]
@@ -177,6 +187,10 @@ def rename_to_pickle(folder):
         (lambda f: (f / "unet" / "config.json").write_text("{"), "unet.config.json is missing"),
         (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("[]"), "configuration"),
         (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing: download"),
+        (
+            lambda f: (f / "tokenizer" / "tokenizer.json").unlink(),
+            "tokenizer contains no CLIP vocabulary: download",
+        ),
         (lambda f: shutil.rmtree(f), "There is no model at"),
         (lambda f: (f / "model_index.json").unlink(), "contains no model_index.json"),
         (
@@ -198,8 +212,8 @@ def test_an_invalid_folder_is_named_with_a_remedy(folder_copy, damage, sentence)
 
 def test_components_that_do_not_match_are_named(folder_copy):
     weights = load_file(folder_copy / UNET)
-    weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    weights["conv_in.weight"] = torch.zeros(32, 5, 3, 3)
     save_file(weights, folder_copy / UNET, metadata={"format": "pt"})
-    edit_json(folder_copy / "unet" / "config.json", in_channels=9)
-    with pytest.raises(UserError, match="UNet for 9 latent channels and a VAE with 4"):
+    edit_json(folder_copy / "unet" / "config.json", in_channels=5)
+    with pytest.raises(UserError, match="UNet for 5 latent channels and a VAE with 4"):
         load_diffusion(folder_copy)
