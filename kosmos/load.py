@@ -110,4 +110,7 @@ def _load_model(
             f'The weights of "{folder.name}" are not those of a Kosmos-2 '
             f"({len(report['missing_keys'])} tensors are missing): copy the model again."
         )
+    # transformers 5 reads it, from text_config too, for the whole model, which does not decode.
+    decoder_settings = model.text_model.generation_config
+    decoder_settings.no_repeat_ngram_size = model.generation_config.no_repeat_ngram_size
     return model.eval()
