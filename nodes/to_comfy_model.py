@@ -33,10 +33,11 @@ class ToComfyModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="ToComfyModel",
             display_name="To Comfy Model",
             category="Kosmos DreamBooth/generate",
+            search_aliases="convert, checkpoint, model clip vae, ksampler",
             description="Converts a DIFFUSION to ComfyUI's own MODEL, CLIP and VAE, for KSampler, "
             "CLIP Text Encode, VAE Decode and all other nodes. The images are the same.",
             inputs=[DIFFUSION.Input("diffusion", tooltip="The model, trained or not.")],

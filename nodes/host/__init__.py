@@ -42,6 +42,7 @@ from .folders import (
 )
 from .guider import Guider
 from .running_node import Progress, block_output, check_interrupted, send_event, show_text
+from .schema import node_schema
 
 __all__ = [
     "CLIP",
@@ -68,6 +69,7 @@ __all__ = [
     "model_folders",
     "model_path",
     "model_save_path",
+    "node_schema",
     "output_path",
     "register_model",
     "register_reload",
