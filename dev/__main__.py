@@ -16,7 +16,6 @@ COMMANDS = {
     "serve": "demo.playground",
     "workflows": "demo.run_workflows",
     "locales": "demo.write_locales",
-    "layout-workflows": "demo.layout_workflows",
     "screenshots": "demo.panel_screenshots",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
@@ -30,11 +29,6 @@ COMMANDS = {
     "score-insight": "scores.insight_scores",
     "score-languages": "scores.language_scores",
     "score-quantized": "scores.quantized_scores",
-    "paper-grounding": "papers.phrase_grounding",
-    "paper-refcoco": "papers.referring",
-    "paper-captions": "papers.flickr_captions",
-    "paper-vqa": "papers.vqa",
-    "paper-regions": "papers.region_captions",
     "bench-captions": "bench.caption_speed",
     "bench-generation": "bench.generation_speed",
     "bench-training": "bench.training_speed",
@@ -48,6 +42,7 @@ COMMANDS = {
     "bench-cancel": "bench.cancel_speed",
     "bench-memory": "bench.server_memory",
     "bench-panels": "bench.panel_speed",
+    "fuzz-prompts": "bench.fuzz_prompts",
 }
 """Command -> module in this room, with a `main` and a docstring that says what it does."""
 
@@ -67,11 +62,7 @@ def main() -> None:
         sys.argv[:2] = [f"python -m dev {name}"]
         # SIGTERM raises KeyboardInterrupt, so that `with` blocks stop the servers they started.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        user_error = load("shared.errors").UserError
-        try:
-            load(f"dev.{COMMANDS[name]}").main()
-        except user_error as error:
-            sys.exit(str(error))
+        load(f"dev.{COMMANDS[name]}").main()
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import Kosmos2ForConditionalGeneration, Kosmos2Processor
 
+from ..shared.check_model import check_model_folder
 from ..shared.errors import UserError
 from ..shared.model_folders import model_type
 from ..shared.model_size import bytes_on_disk
-from ..shared.weight_files import find_variant
 from .grounding import BINS, DELIMITER
 from .kosmos_model import Kosmos
 
@@ -73,12 +72,18 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f'"{folder.name}" is a model of the type "{kind}", not Kosmos-2: choose another one.'
         )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f'"{folder.name}" has no weights in the safetensors format: download the model\'s '
+            "model.safetensors into it."
+        )
+    check_model_folder(folder)
 
 
 def _load_processor(folder: Path) -> Kosmos2Processor:
     try:
         return Kosmos2Processor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except Exception as error:  # transformers and tokenizers raise errors of all kinds
         raise UserError(
             f'The tokenizer or the image processor of "{folder.name}" is missing or broken: copy '
             "its .json files again."
@@ -93,14 +98,13 @@ def _load_model(
         try:
             model, report = Kosmos2ForConditionalGeneration.from_pretrained(
                 folder,
-                variant=find_variant(folder, "model"),
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # transformers raises errors of all kinds for damaged files
             raise UserError(
                 f'The weights of "{folder.name}" are broken or do not fit its config.json: copy '
                 "the model again."
@@ -110,7 +114,4 @@ def _load_model(
             f'The weights of "{folder.name}" are not those of a Kosmos-2 '
             f"({len(report['missing_keys'])} tensors are missing): copy the model again."
         )
-    # transformers 5 reads it, from text_config too, for the whole model, which does not decode.
-    decoder_settings = model.text_model.generation_config
-    decoder_settings.no_repeat_ngram_size = model.generation_config.no_repeat_ngram_size
     return model.eval()

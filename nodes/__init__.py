@@ -9,6 +9,7 @@ from .ask_image import AskImage
 from .attention_map import AttentionMap
 from .caption_folder import CaptionFolder
 from .cfg_sampler import CFGSampler
+from .checked_inputs import checked
 from .compare_embeddings import CompareEmbeddings
 from .describe_region import DescribeRegion
 from .dreambooth_train import DreamBoothTrain
@@ -46,7 +47,7 @@ class KosmosDreamBooth(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of a workflow."""
         host.escape_unencodable()
-        return [
+        nodes: list[type[io.ComfyNode]] = [
             LoadKosmos,
             GroundedCaption,
             AskImage,
@@ -81,3 +82,4 @@ class KosmosDreamBooth(ComfyExtension):
             Quantize,
             ExportModel,
         ]
+        return [checked(node) for node in nodes]

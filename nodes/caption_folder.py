@@ -33,12 +33,10 @@ class CaptionFolder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return host.node_schema(
+        return io.Schema(
             node_id="CaptionFolder",
             display_name="Caption Folder",
             category="Kosmos DreamBooth/vision",
-            search_aliases="batch caption, caption dataset, auto caption, folder, florence, tagger",
-            advanced="batch_size",
             description="Writes a caption file next to each image of a folder that has none, for "
             "any number of images. After Cancel, queueing again goes on where it stopped and "
             "captions new images too.",

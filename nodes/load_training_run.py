@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
-from ..shared.images import read_rgb, to_batch
+from ..shared.images import READ_ERRORS, read_rgb, to_batch
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import RunFolder
 from ..training.run.saved_runs import RunCheckpoint, choose_checkpoint, describe_run, list_runs
@@ -29,12 +30,10 @@ class LoadTrainingRun(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return host.node_schema(
+        return io.Schema(
             node_id="LoadTrainingRun",
             display_name="Load Training Run",
             category="Kosmos DreamBooth/training",
-            search_aliases="load checkpoint, training run, lora, dreambooth",
-            has_intermediate_output=True,
             description="Opens a run of DreamBooth Train or Fine-tune Captions in "
             "output/dreambooth, finished or not, and loads the model of one of its checkpoints.",
             inputs=[
@@ -121,14 +120,25 @@ class LoadTrainingRun(io.ComfyNode):
             )
         relocate_base(folder)
         chosen = choose_checkpoint(folder, checkpoint, step)
-        previews = [to_batch([read_rgb(file)]) for file in sorted(folder.previews.glob("*.png"))]
+        previews, damaged = _previews(folder)
         return io.NodeOutput(
             chosen,
             run_outputs.diffusion_output(folder, chosen.step),
             run_outputs.lora_output(folder, chosen.step),
             {"loss": loss_curve(folder.events)},
             previews or [host.block_output("This run has no preview images.")],
-            describe_run(chosen),
+            "\n".join([describe_run(chosen), *damaged]),
             run_outputs.kosmos_output(folder, chosen.step),
             ui={"training": [run_monitor.panel_data(folder)]},
         )
+
+
+def _previews(folder: RunFolder) -> tuple[list[torch.Tensor], list[str]]:
+    """Return the preview images, each a batch of one, and a line for each that is damaged."""
+    images, damaged = [], []
+    for file in sorted(folder.previews.glob("*.png")):
+        try:
+            images.append(to_batch([read_rgb(file)]))
+        except READ_ERRORS:
+            damaged.append(f"{file} is not a readable image: remove it.")
+    return images, damaged

@@ -24,11 +24,10 @@ class MergeEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         files = [NONE, *host.list_models("embeddings")]
-        return host.node_schema(
+        return io.Schema(
             node_id="MergeEmbeddings",
             display_name="Merge Embeddings",
             category="Kosmos DreamBooth/training",
-            search_aliases="textual inversion, embedding, merge, interpolate",
             description="Merges two embeddings (textual inversions) into one and saves it in "
             "models/embeddings, for embedding:name in core's prompts. A single embedding is saved "
             "under another name.",

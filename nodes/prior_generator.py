@@ -15,6 +15,9 @@ from .sockets import DIFFUSION, PRIORS
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
 
+CLASS_IMAGES_FOLDER = "priors"
+"""The folder of all class images, below ComfyUI's output folder."""
+
 
 class PriorGenerator(io.ComfyNode):
     """Class images for prior preservation, cached on disk."""
@@ -22,11 +25,10 @@ class PriorGenerator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return host.node_schema(
+        return io.Schema(
             node_id="PriorGenerator",
             display_name="Prior Generator",
             category="Kosmos DreamBooth/generate",
-            search_aliases="regularization images, class images, prior preservation, dreambooth",
             description="Generates class images (regularization images) with the base model, for "
             "prior preservation: they keep training on a subject from changing the whole class. "
             "They are cached in output/priors, and only missing ones are generated.",
@@ -92,7 +94,7 @@ class PriorGenerator(io.ComfyNode):
         from ..diffusion.priors import generate_priors, locate_priors
         from ..diffusion.sample.sample_settings import SampleSettings
 
-        inputs = (diffusion, prompt.strip(), count, host.output_path("priors"))
+        inputs = (diffusion, prompt.strip(), count, host.output_path(CLASS_IMAGES_FOLDER))
         settings = SampleSettings(steps=steps, guidance=guidance)
         if when == "during":
             return io.NodeOutput(

@@ -8,12 +8,13 @@ from comfy_api.latest import io
 
 from ..shared.atomic_files import write_text
 from ..shared.errors import UserError
-from ..training.config import Options
+from ..training.config import Options, TrainingConfig
 from ..training.config_yaml import read_config, to_yaml
 from ..training.run.events import loss_curve
 from ..training.run.run_folder import RunFolder
 from ..training.run.saved_runs import RunCheckpoint, branch_run
 from . import host
+from .prior_generator import CLASS_IMAGES_FOLDER
 from .sockets import (
     DIFFUSION,
     KOSMOS,
@@ -30,12 +31,10 @@ class ResumeTraining(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return host.node_schema(
+        return io.Schema(
             node_id="ResumeTraining",
             display_name="Resume Training",
             category="Kosmos DreamBooth/training",
-            search_aliases="resume, continue training, lora training, dreambooth",
-            has_intermediate_output=True,
             description="Resumes a run at the checkpoint that Load Training Run selected: up to "
             "its number of steps, with more steps, or, under a new name, with other settings.",
             is_output_node=True,
@@ -123,6 +122,8 @@ def _prepared_folder(
     config = replace(saved, steps=steps or saved.steps, **changes)
     if learning_rate:
         config = replace(config, learning_rate=learning_rate)
+    if isinstance(config, TrainingConfig) and config.class_cache:
+        config = replace(config, class_cache=str(host.output_path(CLASS_IMAGES_FOLDER)))
     if config.steps < run.step:
         raise UserError(
             f"The selected checkpoint has {run.step} steps already: set steps to more, or to 0."

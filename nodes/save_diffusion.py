@@ -19,11 +19,10 @@ class SaveDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return host.node_schema(
+        return io.Schema(
             node_id="SaveDiffusion",
             display_name="Save Diffusion",
             category="Kosmos DreamBooth/generate",
-            search_aliases="save checkpoint, safetensors, diffusers, save model",
             description="Saves a model, with its merged LoRAs and trained weights, where ComfyUI's "
             "loaders list it. Existing files are kept: a number is added to the name.",
             is_output_node=True,

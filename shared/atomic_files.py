@@ -21,7 +21,8 @@ from .errors import UserError
 from .json_files import reason
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+READ_ONLY = (errno.EROFS,)
+FORBIDDEN = (errno.EACCES, errno.EPERM, *READ_ONLY)
 REMEDIES = {
     **dict.fromkeys(FULL, "free disk space there, and queue again"),
     **dict.fromkeys(FORBIDDEN, "allow writing to that folder, or choose another one"),
@@ -55,12 +56,12 @@ _cleaned: set[Path] = set()
 def write_error(path: Path, error: Exception) -> UserError:
     """Return the error for a file or folder that cannot be written."""
     number = getattr(error, "errno", None)
-    if match := re.search(r"(?:os error|Errno) (\d+)", str(error)):  # safetensors, shutil
+    if any(parent.is_file() for parent in path.parents):
+        number = errno.ENOTDIR
+    elif match := re.search(r"(?:os error|Errno) (\d+)", str(error)):  # safetensors, shutil
         number = errno.ENOSPC if match[1] == WINDOWS_DISK_FULL else int(match[1])
     elif "encoder error" in str(error):  # of Pillow, which loses the number
         number = errno.ENOSPC
-    elif any(parent.is_file() for parent in path.parents):
-        number = errno.ENOTDIR
     remedy = REMEDIES.get(number or 0, "check that disk, and queue again")
     text = os.strerror(number) if number in REMEDIES else reason(error)
     return UserError(f"{path} could not be written ({text}): {remedy}.")

@@ -15,24 +15,31 @@ from .errors import UserError
 
 T = TypeVar("T")
 
+READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, a damaged or a far too large one."""
+
 Images = Tensor | Sequence[Tensor]
 """Float 0..1 with 1, 3 or 4 channels: a batch [B,H,W,C], or images [H,W,C] of any sizes."""
 
 
-def check_images(images: Images) -> None:
-    """Raise UserError unless there is an image, and each has pixels and 1, 3 or 4 channels."""
+def check_images(images: Images, name: str = "image") -> None:
+    """Raise UserError unless there is an image, and each has pixels and 1, 3 or 4 channels.
+
+    `name` is that of the input, for the message.
+    """
     if not isinstance(images, Tensor):
         for image in images:
-            check_images(image[None])
+            check_images(image[None], name)
         images = torch.empty(len(images), 1, 1, 3)
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
         raise UserError(
-            f"The image input has the shape {list(images.shape)}: connect an IMAGE of 1, 3 or 4 "
+            f"The {name} input has the shape {list(images.shape)}: connect an IMAGE of 1, 3 or 4 "
             "channels, [images, height, width, channels]."
         )
     if 0 in images.shape:
         raise UserError(
-            "The image input is an empty batch: connect a node that gives at least one image."
+            f"The {name} input is an empty batch or has no pixels: connect a node that gives at "
+            "least one image."
         )
 
 

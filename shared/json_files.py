@@ -36,7 +36,7 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is missing or damaged ({reason(error)}): {remedy}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds no settings: {remedy}.")
+        raise UserError(f"{file} is not a configuration: {remedy}.")
     return content
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
+from .check_model import check_model_folder
 from .errors import UserError
-from .weight_files import find_variant
+from .json_files import read_json
 
 MODEL_FILES = ["*.json", "*.safetensors"]
 CHUNK_SIZE = 1 << 20
@@ -24,14 +23,9 @@ def model_type(folder: Path) -> str | None:
 
     Raises UserError when the file is missing or unreadable.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        name: str | None = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f'The config.json of "{folder.name}" is missing or unreadable: copy the model again.'
-        ) from error
-    return name
+    config = read_json(folder / "config.json", f'copy the model "{folder.name}" again')
+    name = config.get("model_type")
+    return name if isinstance(name, str) else None
 
 
 def load_pretrained(
@@ -50,17 +44,14 @@ def load_pretrained(
     kind = model_type(folder)
     if kind not in model_types:
         raise UserError(f'"{folder.name}" is a model of the kind "{kind}": {remedy}.')
+    check_model_folder(folder)
     try:
         with torch.inference_mode(False):
             model = model_class.from_pretrained(
-                folder,
-                variant=find_variant(folder, "model"),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True
             )
             processor = processor_class.from_pretrained(folder, local_files_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # libraries raise errors of all kinds for damaged files
         raise UserError(
             f'"{folder.name}" is not complete or is broken: it needs config.json, weights as '
             "safetensors, and the files of its processor or tokenizer, so copy it again."

@@ -57,7 +57,7 @@ def confined(root: Path, *names: str) -> Path:
     for name in names:
         if problem := name_problem(name):
             raise UserError(
-                f'"{name}" is no name inside {root.name}, as it has {problem}: use a name such as '
-                '"my folder/my file".'
+                f'"{name}" is no name inside {root.name}, as it has {problem}: use a name without '
+                '"..", drive, leading slash and special characters.'
             )
     return root.joinpath(*(PurePosixPath(name.replace("\\", "/")) for name in names))

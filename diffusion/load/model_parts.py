@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizerFast
 
+from ...shared import json_files
 from ...shared.errors import UserError
-from ..diffusion_model import Diffusion, inpainting_channels
+from ..diffusion_model import Diffusion
 from ..sample.schedulers import FLOW_PREDICTION
 
 EncoderAndTokenizer = tuple[Any, CLIPTokenizerFast]
 """A text encoder with its tokenizer."""
-
-OPEN_CLIP_PAD = "!"
-"""OpenCLIP's text encoders, which have the activation gelu, are padded with token 0."""
 
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", FLOW_PREDICTION)
@@ -45,7 +43,8 @@ def assemble_model(
     (text_encoder, tokenizer), *others = encoders
     text_encoder_2, tokenizer_2 = others[0] if others else (None, None)
     text_encoders = [encoder for encoder, _ in encoders]
-    problem = _incompatibility(unet, vae, text_encoders, scheduler_config)
+    problem = _unusable_setting(vae, scheduler_config)
+    problem = problem or _incompatibility(unet, vae, text_encoders, scheduler_config)
     if problem:
         raise UserError(f"The model {name} {problem}: choose a plain Stable Diffusion model.")
     if others and vae.dtype == torch.float16 and vae.config.force_upcast:
@@ -68,6 +67,22 @@ def assemble_model(
     )
 
 
+def _unusable_setting(vae: AutoencoderKL, scheduler_config: dict[str, Any]) -> str | None:
+    """Which number cannot be computed with, to be read after the model's name; None if all can."""
+    settings = [
+        ("num_train_timesteps", scheduler_config.get("num_train_timesteps", 1000), int, 100_000),
+        ("beta_start", scheduler_config.get("beta_start", 0.1), float, 1),
+        ("beta_end", scheduler_config.get("beta_end", 0.1), float, 1),
+        ("shift", scheduler_config.get("shift", 1.0), float, 1000),
+        ("scaling_factor", vae.config.scaling_factor, float, 1000),
+    ]
+    for name, value, kind, high in settings:
+        allowed = (int,) if kind is int else (int, float)
+        if type(value) not in allowed or not 0 < value <= high:
+            return f"has the {name} {value}, which is no number above 0 and up to {high}"
+    return None
+
+
 def _incompatibility(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
@@ -76,7 +91,7 @@ def _incompatibility(
 ) -> str | None:
     """Why the components do not match, to be read after the model's name; None if they do."""
     expected, channels = unet.config.in_channels, vae.config.latent_channels
-    if expected not in (channels, inpainting_channels(channels)):
+    if expected != channels:
         return f"has a UNet for {expected} latent channels and a VAE with {channels}"
     expected = unet.config.cross_attention_dim
     width = sum(encoder.config.hidden_size for encoder in text_encoders)
@@ -100,13 +115,7 @@ def incomplete_error(file: Path, part: str) -> UserError:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file; UserError if there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise UserError(f"{file} is missing or damaged: download the model again.") from reason
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a configuration: download the model again.")
-    return content
+    return json_files.read_json(file, "download the model again")
 
 
 def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
@@ -114,10 +123,19 @@ def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: download the model again.")
     try:
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise ValueError("there is no vocabulary")  # transformers makes an empty one
         return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, **changes)
-    except (OSError, ValueError, TypeError) as reason:
+    except Exception as reason:  # tokenizers raises plain exceptions
         raise UserError(
             f"{folder} contains no CLIP vocabulary: download the model again."
+        ) from reason
+
+
+def require_safetensors(file: Path) -> None:
+    """Raise UserError unless `file` is a complete safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            weights.keys()
+    except (SafetensorError, OSError) as reason:
+        raise UserError(
+            f"{file} is damaged or incomplete ({reason}): download it again."
         ) from reason

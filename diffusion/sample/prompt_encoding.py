@@ -97,16 +97,9 @@ def tokenize(diffusion: Diffusion, prompts: Sequence[str]) -> torch.Tensor:
     for tokenizer in (diffusion.tokenizer, diffusion.tokenizer_2):
         if tokenizer is not None:
             length = tokenizer.model_max_length
-            encoding = tokenizer(
-                list(map(_encodable, prompts)), padding="max_length", max_length=length
-            )
+            encoding = tokenizer(list(prompts), padding="max_length", max_length=length)
             rows.append(torch.tensor(encoding.input_ids))
     return torch.stack(rows, 1)
-
-
-def _encodable(prompt: str) -> str:
-    """The prompt with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
-    return prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def encode_tokens(diffusion: Diffusion, ids: torch.Tensor) -> PromptEmbeds:
@@ -134,7 +127,6 @@ def _prompt_cache(diffusion: Diffusion) -> OrderedDict[Tokens, PromptEmbeds]:
 
 def _require_prompt_length(diffusion: Diffusion, prompt: str) -> None:
     limit = diffusion.tokenizer.model_max_length
-    prompt = _encodable(prompt)
     encoding = diffusion.tokenizer(prompt, return_offsets_mapping=True, verbose=False)
     count = len(encoding.input_ids)
     if count <= limit:

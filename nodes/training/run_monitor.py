@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from datetime import timedelta
 from typing import Any
 
 import torch
 
 from ...shared.atomic_files import disk_errors
+from ...shared.errors import UserError
 from ...shared.images import read_rgb, to_tensor
 from ...training.config_yaml import read_config
 from ...training.run import checkpoints as saved_checkpoints
 from ...training.run.events import Event, EventReader, read_events
 from ...training.run.loss_chart import LossChart
 from ...training.run.run_folder import RunFolder
+from ...training.run.saved_scores import read_scores
 from ...training.run.worker_process import Worker
 from .. import host
+
+log = logging.getLogger(__name__)
 
 RUNS_FOLDER = "dreambooth"
 """The folder of all runs, below ComfyUI's output folder."""
@@ -53,8 +57,8 @@ def _train(run: RunFolder, steps: int) -> None:
                     host.check_interrupted()
                     continue
                 last = event
-                if event.kind == "preview":
-                    preview = to_tensor(read_rgb(run.path / str(event.file)))
+                if event.kind == "preview" and event.file is not None:
+                    preview = to_tensor(read_rgb(run.path / event.file))
     finally:
         chart.add(follower.read_new())
         host.send_event(PANEL_EVENT, _panel(run, chart))
@@ -90,8 +94,12 @@ def _panel(run: RunFolder, chart: LossChart) -> dict[str, Any]:
     values = chart.to_json()
     sample = values["sample"] and host.view_address(run.path / values["sample"])
     kept = saved_checkpoints.by_step(run.checkpoints)
-    evaluation = json.loads(run.scores.read_text(encoding="utf-8")) if run.scores.exists() else {}
-    scores = {score["step"]: score for score in evaluation.get("checkpoints", ())}
+    try:
+        saved_scores = read_scores(run)
+    except UserError as error:  # the report of Load Training Run has it too
+        log.warning("%s", error)
+        saved_scores = None
+    scores = saved_scores.by_step if saved_scores else {}
     checkpoints = [
         {"step": step, "kept": step in kept, **scores.get(step, {})}
         for step in sorted({*kept, *scores})
@@ -101,5 +109,5 @@ def _panel(run: RunFolder, chart: LossChart) -> dict[str, Any]:
         "name": run.path.name,
         "sample": sample,
         "checkpoints": checkpoints,
-        "best": evaluation.get("best"),
+        "best": saved_scores.best if saved_scores else None,
     }

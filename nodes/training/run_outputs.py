@@ -58,8 +58,7 @@ def kosmos_output(run: RunFolder, step: int | None = None) -> object:
 
 def lora_output(run: RunFolder, step: int | None = None) -> object:
     """Return the run's LORA_MODEL; a run without one blocks the output with a message."""
-    from safetensors.torch import load_file
-
+    from ...training.run.checkpoints import read_tensors
     from ...training.run.run_results import result_at
 
     if isinstance(read_config(run.config), CaptionConfig):
@@ -70,4 +69,4 @@ def lora_output(run: RunFolder, step: int | None = None) -> object:
             f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
             "get one."
         )
-    return load_file(run.lora if step is None else result_at(run, step))
+    return read_tensors(run.lora if step is None else result_at(run, step))

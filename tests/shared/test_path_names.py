@@ -52,7 +52,7 @@ ALPHABET = st.sampled_from(["/", "\\", ":", ".", " ", "C", "a", "N", "U", "L", "
 @pytest.mark.parametrize("name", ESCAPES + DEVICES + UNUSABLE)
 def test_a_name_that_leads_elsewhere_or_cannot_be_created_is_refused(name: str) -> None:
     assert name_problem(name)
-    with pytest.raises(UserError, match="use a name such as"):
+    with pytest.raises(UserError, match="use a name without"):
         confined(Path("output"), "kept", name)
 
 

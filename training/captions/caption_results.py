@@ -12,6 +12,7 @@ import torch
 from ...kosmos.kosmos_lora import merge_lora
 from ...kosmos.kosmos_model import Kosmos
 from ...kosmos.load import load_kosmos
+from ...shared.safetensors_files import is_complete
 from ..config_yaml import read_as
 from ..run import checkpoints
 from ..run.base_model import find_base
@@ -60,7 +61,7 @@ def result_at(run: RunFolder, step: int) -> Path:
     if run.is_finished() and step == config.steps:
         return run.lora
     target = run.path / "steps" / f"{step:08}" / run.lora.name
-    if not target.exists():
+    if not is_complete(target):
         checkpoint = checkpoints.at_step(run.checkpoints, step)
         _write(target, run, config, checkpoints.result_weights(checkpoint))
     return target

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ...shared.atomic_files import link_or_copy
 from ...shared.errors import UserError
-from ...shared.images import read_rgb
+from ...shared.images import READ_ERRORS, read_rgb
+from ...shared.json_files import read_small_text
 
 SUBJECT = "{subject}"
 """Placeholder for the token and the class name in a prompt that a user writes."""
@@ -146,14 +147,17 @@ def write_class_images(folder: Path, paths: Sequence[Path]) -> None:
 def read_images(folder: Path) -> tuple[list[np.ndarray], list[str]]:
     """Read a folder's PNG files by name, uint8 [H,W,3], and captions; "" without a `.txt` file.
 
-    Raises UserError that names an unreadable image.
+    Raises UserError that names an unreadable image or caption file.
     """
     images, captions = [], []
     for path in sorted(folder.glob("*.png")):
         try:
             images.append(read_rgb(path))
-        except OSError as error:
+        except READ_ERRORS as error:
             raise UserError(f"{path} is not a readable image: remove or replace it.") from error
         text = path.with_suffix(".txt")
-        captions.append(text.read_text(encoding="utf-8") if text.exists() else "")
+        try:
+            captions.append(read_small_text(text) if text.exists() else "")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{text} is not a text in UTF-8: correct or remove it.") from error
     return images, captions

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel
 
@@ -23,9 +22,9 @@ from ...kosmos.insight.dual_encoder import (
 from ...kosmos.insight.embedding import l2_normalize
 from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
+from ...shared.check_model import check_model_folder
 from ...shared.errors import UserError
 from ...shared.model_folders import model_type
-from ...shared.weight_files import find_variant
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
@@ -149,15 +148,11 @@ def load_image_scorer(folder: Path) -> ImageScorer:
             f'"{folder.name}" is a model of the type "{kind}", which cannot score images: choose a '
             "DINOv2, CLIP or SigLIP."
         )
+    check_model_folder(folder)
     try:
-        model = AutoModel.from_pretrained(
-            folder,
-            variant=find_variant(folder, "model"),
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises errors of all kinds for damaged files
         raise UserError(
             f'"{folder.name}" is incomplete or damaged: it needs config.json, weights as '
             "safetensors and preprocessor_config.json, so copy it again."

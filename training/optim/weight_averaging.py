@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ...shared.errors import UserError
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -59,9 +61,17 @@ def schedule_free_weights(module: torch.nn.Module, optimizer: torch.optim.Optimi
 
 @torch.no_grad()
 def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy values into the parameters of these names."""
+    """Copy values into the parameters of these names.
+
+    Raises UserError when one is missing or of another shape.
+    """
     parameters = dict(module.named_parameters())
     for name, value in weights.items():
+        if name not in parameters or parameters[name].shape != value.shape:
+            raise UserError(
+                f"The checkpoint has weights of another model ({name}): choose a checkpoint of "
+                "this run, with its own base model."
+            )
         parameters[name].copy_(value)
 
 

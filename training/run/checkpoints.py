@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from ...shared import safetensors_files
 from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
+from ...shared.json_files import parse_json
 from ..optim.weight_averaging import trainable
 from ..optim.zero_optimizer import load_optimizer_states, optimizer_states
 
@@ -83,13 +85,8 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file of a run. Raises UserError when it is damaged."""
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): remove it, and the run resumes without it."
-        ) from error
+    """Read a safetensors file of a run. Raises UserError when it is missing or damaged."""
+    return safetensors_files.read_tensors(path, "remove it, and the run resumes without it")
 
 
 def _without_shared_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -137,12 +134,16 @@ def restore(
     """Load a checkpoint's weights and optimizer state, bit for bit.
 
     Returns the averaged weights by name; {} without weight averaging. Raises UserError when the
-    file is damaged, and ValueError when its parameters are not the module's trainable parameters.
+    file is damaged, and when its parameters are not the module's trainable parameters.
     """
     tensors = read_tensors(path)
     parameters = trainable(module)
-    if _with_prefix(tensors, "weights").keys() != parameters.keys():
-        raise ValueError(f"{path} has other parameters than this run trains.")
+    shapes = {name: value.shape for name, value in _with_prefix(tensors, "weights").items()}
+    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
+        raise UserError(
+            f"{path} has other parameters than this run trains: remove it, and the run resumes "
+            "without it."
+        )
     metadata = _read_metadata(path)
     states: dict[torch.Tensor, dict[str, Any]] = {}
     for name, parameter in parameters.items():
@@ -179,4 +180,13 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 def _read_metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("optimizer")
-    return json.loads(text) if text else {"state": {}, "groups": []}
+    try:
+        metadata = parse_json(text) if text else {"state": {}, "groups": []}
+        if isinstance(metadata["state"], dict) and isinstance(metadata["groups"], list):
+            return dict(metadata)
+        problem: Exception | None = None
+    except (ValueError, TypeError, KeyError) as error:
+        problem = error
+    raise UserError(
+        f"The optimizer's state in {path} is damaged: remove it, and the run resumes without it."
+    ) from problem

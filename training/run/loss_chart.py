@@ -29,6 +29,8 @@ class LossChart:
             self._add(event)
 
     def _add(self, event: Event) -> None:
+        if event.step > self._steps:
+            return
         self._last = event
         if event.kind == "phase":
             self._first_step = None

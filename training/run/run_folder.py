@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from filelock import FileLock, Timeout
 
 from ...shared.atomic_files import atomic_folder, disk_errors, write_text
 from ...shared.errors import UserError
+from ...shared.json_files import read_json
+from ...shared.safetensors_files import is_complete_model
 from ..config import Config, TrainingConfig
 from ..config_yaml import read_config, to_yaml
 from ..data.subject import Subject, write_class_images, write_images, write_subject
 from . import checkpoints
+
+log = logging.getLogger(__name__)
 
 
 class RunLockedError(UserError):
@@ -148,11 +153,31 @@ class RunFolder:
         return checkpoints.step_of(checkpoints.latest(self.checkpoints))
 
     def is_finished(self) -> bool:
-        """Whether the result of all the steps in `config.yaml` exists."""
-        if not self.result.exists():
+        """Whether the result of all the steps in `config.yaml` exists, undamaged."""
+        try:
+            return self.result.exists() and self._is_current() and not self.damage()
+        except UserError:
+            log.warning("%s is damaged.", self.result)
             return False
-        result = json.loads(self.result.read_text(encoding="utf-8"))
-        return bool(result["steps"] == read_config(self.config).steps)
+
+    def damage(self) -> str:
+        """Return a sentence about what is damaged or missing of the result, or ""."""
+        try:
+            if not self.result.exists() or not self._is_current():
+                return ""
+        except UserError as error:
+            return str(error)
+        config = read_config(self.config)
+        method = config.method if isinstance(config, TrainingConfig) else "lora"
+        path = self.result_path(method)
+        if is_complete_model(path):
+            return ""
+        return f"{path} is missing or damaged: queue ResumeTraining, which writes it again."
+
+    def _is_current(self) -> bool:
+        """Whether `result.json` is that of all steps. Raises UserError when it is damaged."""
+        result = read_json(self.result, "queue ResumeTraining, which writes it again")
+        return bool(result.get("steps") == read_config(self.config).steps)
 
     def mark_finished(self, steps: int) -> None:
         """Record that the result of so many steps is complete."""

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
@@ -15,6 +14,7 @@ from ...diffusion.merge_lora import merge_lora
 from ...diffusion.save_model import checkpoint_incompatibility, save_checkpoint, save_folder
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
+from ...shared.safetensors_files import is_complete_model
 from ..config import TrainingConfig
 from ..config_yaml import read_as
 from ..data.subject import read_images
@@ -23,12 +23,13 @@ from ..optim.weight_averaging import load_weights
 from . import checkpoints
 from .base_model import find_base
 from .run_folder import RunFolder
+from .saved_scores import read_scores
 
 
 def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
     """Load the base model with its LoRAs merged."""
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
-    diffusion = load_diffusion(config.base, dtype, vocabulary)
+    diffusion = load_diffusion(config.base, dtype, vocabulary, download=False)
     for file in config.base_loras:
         diffusion = _merge(diffusion, Path(file))
     return diffusion
@@ -78,13 +79,17 @@ def result_at(run: RunFolder, step: int) -> Path:
     if run.is_finished() and step == config.steps:
         return run.result_path(config.method)
     target = run.path / "steps" / f"{step:08}" / run.result_path(config.method).name
-    if target.exists():
+    if is_complete_model(target):
         return target
     weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
     diffusion = load_base(find_base(run, config), torch.float32)
     if config.method == "embedding":
-        [vectors] = weights.values()
-        embedding = textual_inversion.TokenEmbedding(config.token, vectors)
+        if len(weights) != 1:
+            raise UserError(
+                f"The checkpoint of step {step} of {run.path.name} has no embedding: choose "
+                "another one."
+            )
+        embedding = textual_inversion.TokenEmbedding(config.token, *weights.values())
         textual_inversion.write_embedding(target, embedding, metadata(run, config))
         return target
     if config.method != "full":
@@ -97,7 +102,8 @@ def result_at(run: RunFolder, step: int) -> Path:
 def metadata(run: RunFolder, config: TrainingConfig) -> dict[str, str]:
     """Return the metadata of a result file: base model, subject, captions, settings, scores."""
     _, captions = read_images(run.images)
-    scores = {"scores": run.scores.read_text(encoding="utf-8")} if run.scores.exists() else {}
+    saved = read_scores(run)
+    scores = {"scores": run.scores.read_text(encoding="utf-8")} if saved else {}
     return scores | {
         "base": config.base,
         "base_hash": config.base_hash,
@@ -115,7 +121,7 @@ def write_with_scores(run: RunFolder, target: Path) -> None:
     when the disk is full.
     """
     config = read_as(TrainingConfig, run.config)
-    tensors = load_file(run.result_path(config.method))
+    tensors = checkpoints.read_tensors(run.result_path(config.method))
     checkpoints.write_tensors(target, tensors, metadata(run, config))
 
 

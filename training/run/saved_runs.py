@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..config_yaml import read_config, to_yaml
 from . import checkpoints
 from .events import Event, append_events, read_events
 from .run_folder import RunFolder
+from .saved_scores import read_scores
 
 FIXED_OPTIONS = (
     "method",
@@ -69,12 +69,13 @@ def choose_checkpoint(folder: RunFolder, which: str, step: int) -> RunCheckpoint
 
 def best_step(folder: RunFolder) -> int:
     """Return the step that EvaluateSubject scored best. Raises UserError without scores."""
-    if not folder.scores.exists():
+    scores = read_scores(folder)
+    if scores is None:
         raise UserError(
             f"The run {folder.path.name} has no scores: run EvaluateSubject on it, or choose the "
             "newest checkpoint."
         )
-    return int(json.loads(folder.scores.read_text(encoding="utf-8"))["best"])
+    return scores.best
 
 
 def branch_run(chosen: RunCheckpoint, path: Path, config: Config) -> RunFolder:
@@ -122,20 +123,24 @@ def _copy_checkpoint(old: RunFolder, new: RunFolder, step: int, *, state: bool) 
 
 
 def describe_run(chosen: RunCheckpoint) -> str:
-    """Return a few lines about a run: subject, steps, checkpoints and their scores."""
+    """Return a few lines about a run: subject, steps, checkpoints, scores and damaged files."""
     config = read_config(chosen.folder.config)
     saved = checkpoints.by_step(chosen.folder.checkpoints)
     lines = [
         f"{chosen.folder.path.name}: {config.subject}, {max(saved)} of {config.steps} steps",
         f"checkpoints: {', '.join(map(str, saved))}; chosen: {chosen.step}",
     ]
-    if chosen.folder.scores.exists():
-        scores = json.loads(chosen.folder.scores.read_text(encoding="utf-8"))
-        lines += [_score_line(score) for score in scores["checkpoints"]]
-        lines.append(f"best: step {scores['best']}")
+    try:
+        scores = read_scores(chosen.folder)
+    except UserError as error:
+        lines.append(str(error))
+    else:
+        if scores:
+            lines += [_score_line(step, values) for step, values in scores.by_step.items()]
+            lines.append(f"best: step {scores.best}")
+    lines += filter(None, [chosen.folder.damage()])
     return "\n".join(lines)
 
 
-def _score_line(score: dict[str, float]) -> str:
-    values = (f"{name} {value:.3f}" for name, value in score.items() if name != "step")
-    return f"step {score['step']:.0f}: {', '.join(values)}"
+def _score_line(step: int, scores: dict[str, float]) -> str:
+    return f"step {step}: {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}"

@@ -1,0 +1,124 @@
+"""Model folders of unknown origin: only safetensors are read, and bad values are named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.sandbox import KOSMOS
+from kosmos_dreambooth.shared.check_model import check_model_folder
+from kosmos_dreambooth.shared.errors import UserError
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "strange"))
+
+
+def change(file: Path, path: str, value: Any) -> None:
+    """Set a value in a JSON file; `path` has a dot between objects."""
+    content = json.loads(file.read_text())
+    *parents, name = path.split(".")
+    target = content
+    for parent in parents:
+        target = target[parent]
+    target[name] = value
+    file.write_text(json.dumps(content))
+
+
+CHANGES = (
+    ("config.json", "vision_config.patch_size", 0),
+    ("config.json", "vision_config.patch_size", "14"),
+    ("config.json", "vision_config.image_size", 10**9),
+    ("config.json", "vision_config.num_attention_heads", 0),
+    ("config.json", "text_config.attention_heads", 3),
+    ("config.json", "text_config.layers", 10**7),
+    ("config.json", "text_config.layers", -1),
+    ("config.json", "text_config.embed_dim", 2**21),
+    ("config.json", "text_config.vocab_size", None),
+    ("config.json", "text_config.max_position_embeddings", 10**9),
+    ("config.json", "text_config.activation_function", "evil"),
+    ("config.json", "text_config", "text"),
+    ("config.json", "vision_config", []),
+    ("config.json", "model_type", ["kosmos-2"]),
+    ("config.json", "quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    ("config.json", "quantization_config", 7),
+    ("processor_config.json", "image_processor.size", {"shortest_edge": 10**9}),
+)
+
+
+@pytest.mark.parametrize(("file", "path", "value"), CHANGES)
+def test_a_configuration_that_cannot_be_built_is_named_at_once(
+    folder: Path, file: str, path: str, value: object
+) -> None:
+    change(folder / file, path, value)
+    started = time.perf_counter()
+    with pytest.raises(UserError, match="strange"):
+        load_kosmos(folder, torch.float32)
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("content", ["null", "[" * 10**5, "", "{", '{"a": 1e999}', "\ud800"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])
+def test_damaged_json_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match="strange"):
+        load_kosmos(folder, torch.float32)
+
+
+class Payload:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (self.file,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "../x.safetensors", "/x.safetensors", "a/b.safetensors", 7, None]
+)
+def test_no_list_of_weights_leads_to_a_pickle(folder: Path, name: object) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({"dummy": torch.zeros(1)}, folder / "dummy.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "evil.bin").write_bytes(pickle.dumps(Payload(folder / "ran")))
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="only safetensors files next to it"):
+        load_kosmos(folder, torch.float32)
+    assert not (folder / "ran").exists()
+
+
+def test_no_adapter_is_loaded_with_a_model(folder: Path) -> None:
+    config = {"peft_type": "LORA", "base_model_name_or_path": "evil/repo"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="adapter_config"):
+        load_kosmos(folder, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "part", ["kosmos", "diffusion/unet", "diffusion/vae", "diffusion/text_encoder"]
+)
+def test_the_models_of_the_pack_are_valid(part: str) -> None:
+    check_model_folder(KOSMOS.parent / part)
+
+
+def test_sharded_safetensors_are_valid(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = dict.fromkeys(weights, "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
+    assert load_kosmos(folder, torch.float32)
