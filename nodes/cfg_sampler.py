@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
+from ..diffusion.sample.prompt_syntax import COMFYUI, SYNTAXES
 from ..diffusion.sample.schedulers import SCHEDULERS
 from ..shared.errors import UserError
 from . import host
@@ -102,6 +103,15 @@ class CFGSampler(io.ComfyNode):
                     "of the steps are run. 1 generates the masked area from noise. Not used "
                     "without image.",
                 ),
+                io.Combo.Input(
+                    "prompt_syntax",
+                    options=list(SYNTAXES),
+                    default=COMFYUI,
+                    optional=True,
+                    tooltip="comfyui: (words:1.3) are weights and embedding:name is a textual "
+                    "inversion, as in CLIP Text Encode. plain: every character is text. Prompts "
+                    "may have any length in both.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -135,6 +145,7 @@ class CFGSampler(io.ComfyNode):
         image: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         denoise: float = 0.75,
+        prompt_syntax: str = COMFYUI,
     ) -> io.NodeOutput:
         """Generate `count` images for each line of the prompt."""
         from ..diffusion.sample.guidance import DEFAULT_GUIDANCE
@@ -152,9 +163,12 @@ class CFGSampler(io.ComfyNode):
                 diffusion,
                 prompts,
                 consecutive_seeds(seed, len(prompts)),
-                SampleSettings(negative.strip(), steps, guidance, scheduler, width, height),
+                SampleSettings(
+                    negative.strip(), steps, guidance, scheduler, width, height, prompt_syntax
+                ),
                 options=guidance_options or DEFAULT_GUIDANCE,
                 img2img=img2img,
+                read_embedding=host.read_embedding,
                 on_step=sampling_progress(),
             )
         )

@@ -13,6 +13,7 @@ OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 NO_QAT = "none"
 QAT_FORMATS = (NO_QAT, "int8", "int4")
+CHUNKS, TRUNCATE = "chunks", "truncate"
 SMALL_MODEL = 100_000_000
 """Stable Diffusion's UNets have 860 million parameters and more."""
 
@@ -292,6 +293,15 @@ class Options(CommonOptions):
         step=0.01,
         tooltip='Probability that a subject image is trained with "a <token> <class>" instead of '
         "its caption, so that the token works without a scene too.",
+    )
+    long_captions: str = option(
+        CHUNKS,
+        group=Group.LOSS,
+        choices=(CHUNKS, TRUNCATE),
+        widget=32,
+        tooltip="Captions that are longer than the 75 tokens of a text encoder. chunks: they are "
+        "encoded in several chunks of 75, as ComfyUI does when it samples. truncate: what does not "
+        "fit is left out, from a word on.",
     )
     flip: bool = option(
         False,

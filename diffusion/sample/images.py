@@ -14,7 +14,7 @@ from .denoise import Conditioning, OnStep, denoise
 from .guidance import DEFAULT_GUIDANCE, GuidanceOptions
 from .img2img_input import Img2ImgInput
 from .latent_preview import decode_latents
-from .prompt_encoding import PromptEmbeds, encode_prompts
+from .prompt_encoding import PromptEmbeds, ReadEmbedding, encode_prompts
 from .sample_settings import SampleSettings
 from .schedulers import make_scheduler
 
@@ -83,6 +83,7 @@ def sample_batches(
     *,
     options: GuidanceOptions = DEFAULT_GUIDANCE,
     img2img: Img2ImgInput | None = None,
+    read_embedding: ReadEmbedding | None = None,
     batch_size: int = 0,
     on_step: OnStep | None = None,
 ) -> Iterator[SampledImages]:
@@ -93,12 +94,13 @@ def sample_batches(
 
     options: guidance rescale, interval, schedule and zero init.
     img2img: start images, one per prompt, which determine the size.
+    read_embedding: finds `embedding:name` of a prompt; see `encode_prompts`.
     batch_size: images per batch, 0 for automatic; halved when memory runs out.
     on_step: called after each step as on_step(completed, total, preview), counted in denoising
         steps over all images, with a preview [h,w,3] float 0..1 of the batch's first image. An
         exception that it raises ends the run.
 
-    Raises UserError for settings, prompts or images that the model does not support.
+    Raises UserError for settings or images that the model does not support.
     """
     if not prompts:
         raise UserError("There is no prompt: write at least one line of text.")
@@ -108,7 +110,9 @@ def sample_batches(
         img2img.skipped_steps(settings.steps)
     latent_size = (height // diffusion.vae_factor, width // diffusion.vae_factor)
     make_scheduler(settings.scheduler, diffusion.scheduler_config)
-    embeds = encode_prompts(diffusion, [*prompts, settings.negative])
+    embeds = encode_prompts(
+        diffusion, [*prompts, settings.negative], settings.prompt_syntax, read_embedding
+    )
 
     def work(part: slice) -> list[SampledImages]:
         conditioning = Conditioning(

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
-from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
+from .prompt_chunks import Chunk, prompt_chunks
+from .prompt_syntax import PLAIN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CACHE_SIZE = 64
 
-Tokens = tuple[tuple[int, ...], ...]
+Row = tuple[Chunk, ...]
+"""A chunk of a prompt for each text encoder."""
+
+ReadEmbedding = Callable[[str, int, str], torch.Tensor | None]
+"""Returns the vectors [N,width] of an embedding by its name, the encoder's width and key."""
+
+ENCODER_KEYS = ("clip_l", "clip_g")
+"""The keys of the encoders in an embedding file."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +58,24 @@ class PromptEmbeds:
 
     @staticmethod
     def join(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-        """Concatenate along the batch dimension."""
+        """Concatenate along the batch dimension.
+
+        The tokens of shorter prompts are repeated, which does not change the attention to them.
+        """
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        states = torch.cat([part.states for part in parts])
+        tokens = math.lcm(*(part.states.shape[1] for part in parts))
+        states = torch.cat(
+            [part.states.repeat(1, tokens // part.states.shape[1], 1) for part in parts]
+        )
         return PromptEmbeds(states, torch.cat(pooled) if pooled else None)
 
 
 @dataclass
 class _PromptCache:
-    """Embeddings by token ids, valid while the encoders' weights have this version."""
+    """Embeddings of chunks by their keys, valid while the encoders' weights have this version."""
 
     weights_version: int
-    embeds: OrderedDict[Tokens, PromptEmbeds] = field(default_factory=OrderedDict)
+    embeds: OrderedDict[object, PromptEmbeds] = field(default_factory=OrderedDict)
 
 
 _caches: WeakKeyDictionary[torch.nn.Module, _PromptCache] = WeakKeyDictionary()
@@ -62,43 +83,162 @@ _caches: WeakKeyDictionary[torch.nn.Module, _PromptCache] = WeakKeyDictionary()
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def encode_prompts(diffusion: Diffusion, prompts: Iterable[str]) -> dict[str, PromptEmbeds]:
-    """Encode each distinct prompt once; the last prompts of frozen encoders are cached.
+def encode_prompts(
+    diffusion: Diffusion,
+    prompts: Iterable[str],
+    syntax: str = PLAIN,
+    read_embedding: ReadEmbedding | None = None,
+) -> dict[str, PromptEmbeds]:
+    """Encode each distinct prompt once; the last chunks of frozen encoders are cached.
+
+    A prompt longer than the encoder's context is encoded in chunks, whose tokens are concatenated.
+    `syntax` and `read_embedding` are as in `prompt_chunks`. A token with a weight is moved away
+    from the same token of the empty prompt, or towards it, as in ComfyUI.
 
     Returns prompt -> PromptEmbeds of one prompt, on the text encoder's device and in its dtype.
-    Raises UserError for a prompt that is longer than the encoder's context.
     """
-    distinct = list(dict.fromkeys(prompts))
-    for prompt in distinct:
-        _require_prompt_length(diffusion, prompt)
-    tokens: list[Tokens] = [
-        tuple(map(tuple, ids.tolist())) for ids in tokenize(diffusion, distinct)
-    ]
+    rows = {prompt: _rows(diffusion, prompt, syntax, read_embedding) for prompt in prompts}
+    weighted = any(_has_weights(row) for of_prompt in rows.values() for row in of_prompt)
+    [empty] = _rows(diffusion, "", PLAIN, None)
+    needed = {_key(row): row for of_prompt in rows.values() for row in of_prompt}
+    if weighted:
+        needed[_key(empty)] = empty
     encoder = diffusion.text_encoder
     cache = _prompt_cache(diffusion)
-    new = list(dict.fromkeys(row for row in tokens if row not in cache))
+    new = {key: row for key, row in needed.items() if key not in cache}
     if new:
-        encoded = encode_tokens(diffusion, torch.tensor(new, device=encoder.device))
-        cache.update((row, encoded[k : k + 1]) for k, row in enumerate(new))
-    for row in tokens:
-        cache.move_to_end(row)
-    embeds = {
-        prompt: cache[row].to(encoder.device, encoder.dtype)
-        for prompt, row in zip(distinct, tokens, strict=True)
-    }
+        encoded = _encode_rows(diffusion, list(new.values()))
+        cache.update((key, encoded[k : k + 1]) for k, key in enumerate(new))
+    for key in needed:
+        cache.move_to_end(key)
+    chunks = {key: cache[key].to(encoder.device, encoder.dtype) for key in needed}
+    embeds = {}
+    for prompt, of_prompt in rows.items():
+        states = [chunks[_key(row)].states for row in of_prompt]
+        if any(map(_has_weights, of_prompt)):
+            neutral = chunks[_key(empty)].states
+            states = [
+                _apply_weights(diffusion, row, own, neutral)
+                for row, own in zip(of_prompt, states, strict=True)
+            ]
+        embeds[prompt] = PromptEmbeds(torch.cat(states, 1), chunks[_key(of_prompt[0])].pooled)
     while len(cache) > CACHE_SIZE:
         cache.popitem(last=False)
     return embeds
 
 
+def _rows(
+    diffusion: Diffusion, prompt: str, syntax: str, read_embedding: ReadEmbedding | None
+) -> list[Row]:
+    """Return the chunks of a prompt for all encoders."""
+    encoders = diffusion.text_encoders
+    per_encoder = []
+    for tokenizer, encoder, key in zip(
+        _tokenizers(diffusion), encoders, ENCODER_KEYS, strict=False
+    ):
+        width = encoder.config.hidden_size
+        read = partial(_vectors, read_embedding, width, key) if read_embedding else None
+        per_encoder.append(prompt_chunks(tokenizer, prompt, syntax, read))
+    # An embedding may have more vectors for one encoder; ComfyUI cuts the longer prompt too.
+    return list(zip(*per_encoder, strict=False))
+
+
+def _vectors(read: ReadEmbedding, width: int, key: str, name: str) -> torch.Tensor | None:
+    """Return an embedding's vectors, or None when they are not of the encoder's width."""
+    vectors = read(name, width, key)
+    return vectors if vectors is not None and vectors.shape[-1] == width else None
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    return tuple(chunk.key for chunk in row)
+
+
+def _has_weights(row: Row) -> bool:
+    return any(weight != 1 for chunk in row for weight in chunk.weights)
+
+
+def _encode_rows(diffusion: Diffusion, rows: Sequence[Row]) -> PromptEmbeds:
+    ids = torch.tensor([[chunk.ids for chunk in row] for row in rows])
+    with ExitStack() as inserted:
+        for k, encoder in enumerate(diffusion.text_encoders):
+            vectors = [row[k].vectors for row in rows]
+            if any(vectors):
+                inserted.enter_context(_inserted_vectors(encoder, vectors))
+        return encode_tokens(diffusion, ids.to(diffusion.text_encoder.device))
+
+
+@contextmanager
+def _inserted_vectors(
+    encoder: torch.nn.Module, rows: Sequence[Sequence[tuple[int, torch.Tensor]]]
+) -> Iterator[None]:
+    """Replace token embeddings [N,tokens,width] at the given indices of each row meanwhile."""
+
+    def insert(_: torch.nn.Module, __: object, embeds: torch.Tensor) -> torch.Tensor:
+        embeds = embeds.clone()
+        for k, row in enumerate(rows):
+            for index, vector in row:
+                embeds[k, index] = vector.to(embeds)
+        return embeds
+
+    handle = encoder.get_input_embeddings().register_forward_hook(insert)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _apply_weights(
+    diffusion: Diffusion, row: Row, states: torch.Tensor, empty: torch.Tensor
+) -> torch.Tensor:
+    """Scale the distance of each token of a chunk [1,tokens,width] from the empty prompt's."""
+    weights = torch.cat(
+        [
+            torch.tensor(chunk.weights)[:, None].expand(-1, encoder.config.hidden_size)
+            for chunk, encoder in zip(row, diffusion.text_encoders, strict=True)
+        ],
+        1,
+    ).to(states.device)
+    own, neutral = states.float(), empty.float()
+    scaled = (own - neutral) * weights + neutral
+    return torch.where(weights == 1, own, scaled).to(states.dtype)
+
+
+def encode_chunks(diffusion: Diffusion, prompts: Sequence[torch.Tensor]) -> PromptEmbeds:
+    """Encode prompts that are given as token ids of their chunks, [chunks,E,tokens] each.
+
+    Gradients reach the encoders' weights.
+    """
+    encoded = encode_tokens(diffusion, torch.cat(list(prompts)))
+    if len(encoded) == len(prompts):
+        return encoded
+    parts, start = [], 0
+    for ids in prompts:
+        part = encoded[start : start + len(ids)]
+        start += len(ids)
+        pooled = None if part.pooled is None else part.pooled[:1]
+        parts.append(PromptEmbeds(part.states.flatten(0, 1)[None], pooled))
+    return PromptEmbeds.join(parts)
+
+
+def tokenize_chunks(diffusion: Diffusion, prompt: str) -> torch.Tensor:
+    """Return the token ids [chunks,E,tokens] of a prompt of any length, read as plain text."""
+    return torch.tensor(
+        [[chunk.ids for chunk in row] for row in _rows(diffusion, prompt, PLAIN, None)]
+    )
+
+
+def _tokenizers(diffusion: Diffusion) -> list[PreTrainedTokenizerBase]:
+    both = diffusion.tokenizer, diffusion.tokenizer_2
+    return [tokenizer for tokenizer in both if tokenizer is not None]
+
+
 def tokenize(diffusion: Diffusion, prompts: Sequence[str]) -> torch.Tensor:
     """Return token ids [N,E,tokens] of N prompts for the model's E text encoders, padded."""
     rows = []
-    for tokenizer in (diffusion.tokenizer, diffusion.tokenizer_2):
-        if tokenizer is not None:
-            length = tokenizer.model_max_length
-            encoding = tokenizer(list(prompts), padding="max_length", max_length=length)
-            rows.append(torch.tensor(encoding.input_ids))
+    for tokenizer in _tokenizers(diffusion):
+        length = tokenizer.model_max_length
+        encoding = tokenizer(list(prompts), padding="max_length", max_length=length)
+        rows.append(torch.tensor(encoding.input_ids))
     return torch.stack(rows, 1)
 
 
@@ -112,7 +252,7 @@ def encode_tokens(diffusion: Diffusion, ids: torch.Tensor) -> PromptEmbeds:
     return PromptEmbeds(states, second.text_embeds)
 
 
-def _prompt_cache(diffusion: Diffusion) -> OrderedDict[Tokens, PromptEmbeds]:
+def _prompt_cache(diffusion: Diffusion) -> OrderedDict[object, PromptEmbeds]:
     """The cache for the encoders' current weights; a new, empty one while they are trained."""
     weights = list(chain.from_iterable(e.parameters() for e in diffusion.text_encoders))
     if any(weight.requires_grad for weight in weights):
@@ -123,18 +263,3 @@ def _prompt_cache(diffusion: Diffusion) -> OrderedDict[Tokens, PromptEmbeds]:
     if cache is None or cache.weights_version != version:
         cache = _caches[diffusion.text_encoder] = _PromptCache(version)
     return cache.embeds
-
-
-def _require_prompt_length(diffusion: Diffusion, prompt: str) -> None:
-    limit = diffusion.tokenizer.model_max_length
-    encoding = diffusion.tokenizer(prompt, return_offsets_mapping=True, verbose=False)
-    count = len(encoding.input_ids)
-    if count <= limit:
-        return
-    # The end token takes the last position, so the token before it is the first one cut off.
-    start, end = encoding.offset_mapping[limit - 1]
-    before, after = prompt[:start].split(" ")[-1], prompt[end:].split(" ")[0]
-    raise UserError(
-        f"The prompt has {count - 2} tokens and {diffusion.name} reads {limit - 2}: shorten it, "
-        f'because it would be cut at "{before}{prompt[start:end]}{after}".'
-    )

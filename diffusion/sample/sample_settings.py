@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
 from .guidance import require_scale
+from .prompt_syntax import PLAIN
 from .schedulers import SCHEDULERS
 
 
@@ -18,6 +19,7 @@ class SampleSettings:
     steps: denoising steps, 1 to the scheduler's maximum (1000; lcm 50).
     guidance: classifier-free guidance scale, 1 (off) or more.
     scheduler: a key of `schedulers.SCHEDULERS`.
+    prompt_syntax: one of `prompt_syntax.SYNTAXES`.
     width, height: in pixels; 0 is the model's own resolution.
 
     Raises UserError for a value out of its range.
@@ -29,6 +31,7 @@ class SampleSettings:
     scheduler: str = "ddim"
     width: int = 0
     height: int = 0
+    prompt_syntax: str = PLAIN
 
     def __post_init__(self) -> None:
         require_scale(self.guidance)

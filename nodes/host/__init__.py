@@ -11,6 +11,7 @@ from .core_models import (
     core_clip,
     core_model,
     core_vae,
+    read_embedding,
     set_noise_schedule,
     wrap_unet,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "model_path",
     "model_save_path",
     "output_path",
+    "read_embedding",
     "register_model",
     "send_event",
     "set_noise_schedule",

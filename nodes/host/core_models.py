@@ -19,6 +19,8 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...shared.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -156,6 +158,21 @@ def core_clip(encoders: Sequence[CoreTextEncoder], dtype: torch.dtype) -> comfy.
             weights[f"{name}.transformer.{prefix}{key}"] = value
     clip.load_sd(weights, full_model=True)
     return clip
+
+
+def read_embedding(name: str, width: int, key: str) -> torch.Tensor | None:
+    """Return the vectors [N,width] of a file in models/embeddings, or None if there is none.
+
+    `key` is that of the text encoder in a file for several. Raises UserError for a file that
+    cannot be read.
+    """
+    folders = folder_paths.get_folder_paths("embeddings")
+    try:
+        return comfy.sd1_clip.load_embed(name, folders, width, key) if name else None
+    except Exception as error:
+        raise UserError(
+            f'The embedding "{name}" could not be read: remove the file, or copy it again.'
+        ) from error
 
 
 def core_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:

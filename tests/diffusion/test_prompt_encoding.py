@@ -7,12 +7,16 @@ from itertools import product
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.sample.prompt_chunks import truncate_at_word
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import (
     CACHE_SIZE,
+    encode_chunks,
     encode_prompts,
     encode_tokens,
     tokenize,
+    tokenize_chunks,
 )
+from kosmos_dreambooth.diffusion.sample.prompt_syntax import COMFYUI, parse_weights
 
 
 @pytest.fixture
@@ -75,3 +79,71 @@ def test_the_oldest_prompts_are_evicted(model, batches):
     encode_prompts(model, others)
     encode_prompts(model, ["a dog"])
     assert batches == [1, len(others), 1]
+
+
+LONG = "a red dog " * 6
+
+
+def test_a_long_prompt_is_the_concatenation_of_its_chunks(model):
+    limit = model.tokenizer.model_max_length - 2
+    words = LONG.split()
+    parts = [" ".join(words[:limit]), " ".join(words[limit:])]
+    with torch.no_grad():
+        expected = encode_tokens(model, tokenize(model, parts)).states.flatten(0, 1)
+    assert torch.allclose(encode_prompts(model, [LONG])[LONG].states[0], expected, atol=1e-6)
+
+
+def test_chunks_of_a_batch_are_encoded_as_alone(xl_folder):
+    model = load_diffusion(xl_folder)
+    prompts = ["a dog", LONG, "a cat"]
+    with torch.no_grad():
+        embeds = encode_chunks(model, [tokenize_chunks(model, prompt) for prompt in prompts])
+    alone = encode_prompts(model, prompts)
+    for k, prompt in enumerate(prompts):
+        repeats = embeds.states.shape[1] // alone[prompt].states.shape[1]
+        expected = alone[prompt].states[0].repeat(repeats, 1)
+        assert torch.allclose(embeds.states[k], expected, atol=1e-5)
+        assert torch.allclose(embeds.pooled[k], alone[prompt].pooled[0], atol=1e-5)
+
+
+def test_a_weight_scales_the_distance_from_the_empty_prompt(model):
+    prompts = encode_prompts(model, ["a red dog", "a (red:1.5) dog", ""], COMFYUI)
+    neutral = prompts[""].states
+    own, weighted = (
+        prompts["a red dog"].states - neutral,
+        prompts["a (red:1.5) dog"].states - neutral,
+    )
+    assert torch.allclose(weighted[0, 2], 1.5 * own[0, 2], atol=1e-5)
+    others = [0, 1, *range(3, own.shape[1])]
+    assert torch.equal(weighted[0, others], own[0, others])
+
+
+def test_a_prompt_without_syntax_is_the_same_in_both_syntaxes(model):
+    plain = encode_prompts(model, ["a [red] dog"])["a [red] dog"].states
+    assert torch.equal(encode_prompts(model, ["a [red] dog"], COMFYUI)["a [red] dog"].states, plain)
+    assert parse_weights("a [red] dog, BREAK") == [("a [red] dog, BREAK", 1.0)]
+
+
+def test_an_embedding_takes_the_place_of_its_vectors(model):
+    words = model.text_encoder.get_input_embeddings().weight
+    red, dog = tokenize(model, ["red dog"])[0, 0, 1:3].tolist()
+    vectors = words.detach()[[red, dog]].clone()
+
+    def read_embedding(name, width, key):
+        return vectors if (name, width, key) == ("toy", vectors.shape[1], "clip_l") else None
+
+    named = encode_prompts(model, ["a embedding:toy cat"], COMFYUI, read_embedding)
+    expected = encode_prompts(model, ["a red dog cat"])["a red dog cat"].states
+    assert torch.allclose(named["a embedding:toy cat"].states, expected, atol=1e-6)
+    missing = encode_prompts(model, ["a embedding:none cat"], COMFYUI, read_embedding)
+    assert torch.equal(
+        missing["a embedding:none cat"].states, encode_prompts(model, ["a cat"])["a cat"].states
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a dog", "a dog"), (LONG, "a red dog " * 4 + "a red"), ("a dog " * 6 + "xyz", "a dog " * 6)],
+)
+def test_a_long_text_is_truncated_at_a_word(model, text, expected):
+    assert truncate_at_word(model.tokenizer, text) == expected.strip()

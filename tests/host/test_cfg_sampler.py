@@ -116,7 +116,7 @@ def test_cancel_keeps_finished_class_images_and_the_next_run_continues(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompt": "a red dog in the meadow " * 40}, "shorten it, because it would be cut at"),
+        ({"prompt": "(" * 3000 + "a dog" + ")" * 3000}, "hundreds of parentheses"),
         ({"prompt": " \n "}, "There is no prompt"),
         ({"width": 100}, "Width is 100, but sandbox generates multiples of 8 pixels: choose"),
     ],

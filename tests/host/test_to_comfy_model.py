@@ -138,16 +138,23 @@ def load_graph(model: str, **inputs: object) -> Graph:
     return Graph().add("load", "LoadDiffusion", **{"model": model, "dtype": "fp32", **inputs})
 
 
-def add_ours(graph: Graph, scheduler: str, steps: int, side: int = 64) -> Graph:
+def add_ours(
+    graph: Graph, scheduler: str, steps: int, side: int = 64, prompt: str = PROMPT
+) -> Graph:
     """Sample with CFGSampler; "ours" saves the latents."""
-    inputs = {"diffusion": ["load", 0], "prompt": PROMPT, "steps": steps, "guidance": 4.0}
+    inputs = {"diffusion": ["load", 0], "prompt": prompt, "steps": steps, "guidance": 4.0}
     inputs |= {"scheduler": scheduler, "seed": 3, "width": side, "height": side}
     graph.add("cfg", "CFGSampler", **inputs)
     return graph.add("ours", "SaveLatent", samples=["cfg", 2], filename_prefix="ours")
 
 
 def add_cores(
-    graph: Graph, sampler: str, steps: int, cells: int = 8, lora: str | None = None
+    graph: Graph,
+    sampler: str,
+    steps: int,
+    cells: int = 8,
+    lora: str | None = None,
+    prompt: str = PROMPT,
 ) -> Graph:
     """Sample with core's text-to-image nodes; "core's" saves latents of `cells` along a side."""
     model, clip = ["core", 0], ["core", 1]
@@ -158,7 +165,7 @@ def add_cores(
     inputs = {"model": model, "positive": ["positive", 0], "negative": ["negative", 0]}
     inputs |= {"latent_image": ["empty", 0], "seed": 3, "steps": steps, "cfg": 4.0}
     return (
-        graph.add("positive", "CLIPTextEncode", clip=clip, text=PROMPT)
+        graph.add("positive", "CLIPTextEncode", clip=clip, text=prompt)
         .add("negative", "CLIPTextEncode", clip=clip, text="")
         .add("empty", "EmptyLatentImage", width=8 * cells, height=8 * cells)
         .add("ksampler", "KSampler", **inputs, sampler_name=sampler, scheduler="simple")
@@ -183,6 +190,32 @@ def test_core_samples_the_same_latents(
     ours, cores = latents(server, outcome, "ours"), latents(server, outcome, "core's")
     assert correlation(ours, cores) >= 0.99999
     assert len(outcome.outputs["show"]["images"]) == 1
+
+
+@pytest.mark.parametrize("model", ["sandbox", "xl"])
+@pytest.mark.usefixtures("xl")
+def test_core_reads_a_long_prompt_with_weights_and_an_embedding_the_same(
+    server: ComfyUI, client: Client, model: str
+) -> None:
+    widths = {"clip_l": 64, "clip_g": 96}
+    if model == "sandbox":
+        widths = {"clip_l": load_diffusion(DIFFUSION).text_encoder.config.hidden_size}
+    file = server.base / "models" / "embeddings" / f"toy_{model}.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    torch.manual_seed(1)
+    save_file({key: torch.randn(2, width) for key, width in widths.items()}, file)
+    prompt = (
+        f"(a red dog:1.4) [in] the meadow, embedding:toy_{model}, " + "(a blue cat), BREAK " * 15
+    )
+    graph = add_ours(load_graph(model), "ddim", 4, prompt=prompt)
+    outcome = add_cores(graph, "ddim", 4, prompt=prompt).outputs(client)
+    ours, cores = latents(server, outcome, "ours"), latents(server, outcome, "core's")
+    assert correlation(ours, cores) >= 0.99999
+    graph = load_graph(model)
+    add_ours(graph, "ddim", 4, prompt=prompt)
+    graph.set("cfg", prompt_syntax="plain")
+    plain = latents(server, graph.outputs(client), "ours")
+    assert correlation(plain, cores) < 0.99999
 
 
 @pytest.mark.parametrize(("model", "side", "cells"), [("sandbox", 64, 8), ("narrow", 32, 16)])

@@ -148,6 +148,25 @@ def test_bucket_step_keeps_the_aspect_ratios_of_the_images(make_run, tmp_path: P
     assert shapes == {(8, 8), (6, 10), (16, 4)}
 
 
+@pytest.mark.parametrize("train_text_encoder", [True, False])
+def test_long_captions_are_encoded_in_chunks_or_truncated(
+    make_run, tmp_path: Path, *, train_text_encoder: bool
+) -> None:
+    settings = {"train_text_encoder": train_text_encoder, "class_caption_dropout": 0.0, "steps": 2}
+    settings |= {"class_target": "pictures"}
+
+    def first_loss(name: str, **options: object) -> float:
+        run = trained(make_run, tmp_path / name, preview_every=2, **settings, **options)
+        return loss_curve(run.events)[0]
+
+    long = "a red dog in the meadow " * 4
+    cut = "a red dog in the meadow a red dog in the"  # "meadow" has several tokens
+    whole = first_loss("whole", class_prompt=long, preview_prompt=long)
+    truncated = first_loss("truncated", class_prompt=long, long_captions="truncate")
+    assert whole != pytest.approx(truncated, abs=1e-6)
+    assert first_loss("cut", class_prompt=cut) == pytest.approx(truncated, abs=1e-6)
+
+
 def test_learning_rate_schedules() -> None:
     curves = {}
     for name in SCHEDULES:

@@ -43,6 +43,15 @@ def test_a_crop_is_a_square_that_holds_the_subject() -> None:
     assert place.size < mask.size / 3
 
 
+def test_a_long_caption_is_named_with_its_image(epsilon_model: Path, subject: Subject) -> None:
+    tokenizer = load_diffusion(epsilon_model).tokenizer
+    captions = (subject.captions[0], "a dog in the snow " * 5, subject.captions[2])
+    long = replace(subject, captions=captions)
+    [warning] = [line for line in subject_warnings(long, tokenizer, 16) if "chunks" in line]
+    assert "image 2 has 25 tokens" in warning
+    assert 'up to "dog in the"' in warning
+
+
 def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subject) -> None:
     tokenizer = load_diffusion(epsilon_model).tokenizer
     twice = replace(subject, images=subject.images[:2] * 2, captions=("a sks dog",) * 4)

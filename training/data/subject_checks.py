@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from ...diffusion.sample.prompt_chunks import count_tokens, truncate_at_word
 from .masks import marks_center_square
 from .subject import Subject
 
@@ -37,7 +39,7 @@ def subject_warnings(
             "cannot be told from its class: use a rare word, such as sks."
         )
     if tokenizer is not None:
-        warnings += _token_warnings(subject, tokenizer)
+        warnings += _token_warnings(subject, tokenizer) + _length_warnings(subject, tokenizer)
     return [*warnings, *_image_warnings(subject, resolution)]
 
 
@@ -61,6 +63,22 @@ def _token_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> lis
             f'The class "{class_name}" is split into {len(class_ids)} tokens by this model, which '
             "may not know it: a more common word preserves the class better."
         )
+    return warnings
+
+
+def _length_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    warnings = []
+    limit = tokenizer.model_max_length - 2
+    for number, caption in enumerate(subject.captions, start=1):
+        longest = max(caption.splitlines() or [""], key=partial(count_tokens, tokenizer))
+        count = count_tokens(tokenizer, longest)
+        if count > limit:
+            last_words = truncate_at_word(tokenizer, longest).split()[-3:]
+            warnings.append(
+                f"The caption of image {number} has {count} tokens and a text encoder reads "
+                f"{limit} at a time: it is trained in chunks of {limit}, or with TrainingOptions' "
+                f'long_captions truncate up to "{" ".join(last_words)}".'
+            )
     return warnings
 
 

@@ -9,15 +9,16 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.sample.images import sample
+from ...diffusion.sample.prompt_chunks import truncate_at_word
 from ...diffusion.sample.prompt_encoding import (
     PromptEmbeds,
+    encode_chunks,
     encode_prompts,
-    encode_tokens,
-    tokenize,
+    tokenize_chunks,
 )
 from ...diffusion.sample.unet_forward import unet_forward
 from ...shared.errors import UserError
-from ..config import NO_QAT, TrainingConfig
+from ..config import NO_QAT, TRUNCATE, TrainingConfig
 from ..dreambooth import textual_inversion
 from ..dreambooth.forward_process import forward_process_for
 from ..dreambooth.lora_adapters import inject_configured_lora
@@ -108,10 +109,15 @@ class DiffusersDenoiser(Denoiser):
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Encode all prompts; keep their token ids where the text encoders run in each step."""
-        self._prompt_embeds = encode_prompts(self.diffusion, prompts)
+        texts = {prompt: prompt for prompt in prompts}
+        if self._config.long_captions == TRUNCATE:
+            texts = {prompt: truncate_at_word(self.diffusion.tokenizer, prompt) for prompt in texts}
+        embeds = encode_prompts(self.diffusion, texts.values())
+        self._prompt_embeds = {prompt: embeds[text] for prompt, text in texts.items()}
         if self._config.encodes_text_each_step:
-            ids = tokenize(self.diffusion, list(self._prompt_embeds))
-            self._token_ids = dict(zip(self._prompt_embeds, ids, strict=True))
+            self._token_ids = {
+                prompt: tokenize_chunks(self.diffusion, text) for prompt, text in texts.items()
+            }
 
     def keep_untrained(self) -> None:
         """Make the teacher of prior preservation."""
@@ -150,8 +156,8 @@ class DiffusersDenoiser(Denoiser):
 
     def _embed(self, prompts: list[str], device: torch.device) -> PromptEmbeds:
         if self._token_ids:
-            ids = torch.stack([self._token_ids[prompt] for prompt in prompts])
-            return encode_tokens(self.diffusion, ids.to(device))
+            ids = [self._token_ids[prompt].to(device) for prompt in prompts]
+            return encode_chunks(self.diffusion, ids)
         return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
 
     def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
