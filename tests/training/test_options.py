@@ -89,7 +89,7 @@ def test_gradients_are_clipped_and_weights_decay(make_run, tmp_path: Path, monke
 def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monkeypatch) -> None:
     module = prepared(make_run, tmp_path)
     slots = module._slot_inputs("subject", range(2))
-    process, noises = module.forward_process, []
+    process, noises = module.denoiser.forward_process, []
     plain = module._sample_losses(slots)
     module.config = replace(module.config, min_snr_gamma=1.0)
     weights = process.min_snr_weights(torch.tensor([s.sample.timestep for s in slots]), 1.0)
@@ -115,7 +115,7 @@ def test_flip_mirrors_half_of_the_subject_images(make_run, tmp_path: Path) -> No
         latents, k = images.flipped if slot.sample.flip else images.latents, slot.sample.image_index
         expected = latents.mean[k] + latents.std[k] * slot.sample.posterior_noise
         assert torch.equal(slot.latent, expected)
-    [run], vae = tmp_path.iterdir(), module.diffusion.vae
+    [run], vae = tmp_path.iterdir(), module.denoiser.diffusion.vae
     files = read_images(RunFolder(run).images)[0]
     mirrored = center_squares([image[:, ::-1] for image in files], 16).permute(0, 3, 1, 2)
     with torch.no_grad():
