@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "demo.playground",
     "workflows": "demo.run_workflows",
     "locales": "demo.write_locales",
+    "layout-workflows": "demo.layout_workflows",
     "screenshots": "demo.panel_screenshots",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
@@ -29,6 +30,11 @@ COMMANDS = {
     "score-insight": "scores.insight_scores",
     "score-languages": "scores.language_scores",
     "score-quantized": "scores.quantized_scores",
+    "paper-grounding": "papers.phrase_grounding",
+    "paper-refcoco": "papers.referring",
+    "paper-captions": "papers.flickr_captions",
+    "paper-vqa": "papers.vqa",
+    "paper-regions": "papers.region_captions",
     "bench-captions": "bench.caption_speed",
     "bench-generation": "bench.generation_speed",
     "bench-training": "bench.training_speed",
@@ -62,7 +68,11 @@ def main() -> None:
         sys.argv[:2] = [f"python -m dev {name}"]
         # SIGTERM raises KeyboardInterrupt, so that `with` blocks stop the servers they started.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        load(f"dev.{COMMANDS[name]}").main()
+        user_error = load("shared.errors").UserError
+        try:
+            load(f"dev.{COMMANDS[name]}").main()
+        except user_error as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+
+from ..shared.errors import UserError
 
 
 class CoreUNet(torch.nn.Module):
@@ -34,6 +37,8 @@ class CoreUNet(torch.nn.Module):
         timesteps: torch.Tensor,
         context: torch.Tensor,
         y: torch.Tensor | None = None,
+        control: object = None,
+        transformer_options: dict[str, Any] | None = None,
         **_: object,
     ) -> torch.Tensor:
         """Predict for latents x [N,C,h,w] at timesteps [N] with context [N,tokens,width].
@@ -41,9 +46,16 @@ class CoreUNet(torch.nn.Module):
         y: XL's vector conditioning [N,width]: the pooled prompt embedding, then the six numbers of
             `unet_forward.add_time_ids`, each as ComfyUI's embedding of 256 features.
 
-        ComfyUI's other arguments are for ControlNets and attention patches, which only work inside
-        its own models, and are ignored.
+        control, transformer_options: ComfyUI's ControlNets and patches of blocks. Raises UserError
+            when there are any: they work inside ComfyUI's own UNets only.
         """
+        options = transformer_options or {}
+        if control or options.get("patches") or options.get("patches_replace"):
+            raise UserError(
+                "ComfyUI has no module for a UNet of this size, so ControlNets and patches of its "
+                "blocks (FreeU, Self-Attention Guidance) do not work on it: bypass them, or load "
+                "a Stable Diffusion 1.x, 2.x or XL."
+            )
         unet, added = self._unet[0], None
         if y is not None:
             width = 6 * unet.config.addition_time_embed_dim

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     )
 
 
+def inpainting_channels(latent_channels: int) -> int:
+    """Return the input channels of an inpainting UNet: latents, mask, latents of the image."""
+    return 2 * latent_channels + 1
+
+
 @dataclass(frozen=True, eq=False)
 class Diffusion:
     """Stable Diffusion 1.x, 2.x or XL: a latent diffusion model with CLIP text encoders.
@@ -69,6 +74,12 @@ class Diffusion:
     def dtype(self) -> torch.dtype:
         """The UNet's dtype."""
         return next(self.unet.parameters()).dtype
+
+    @property
+    def is_inpainting_model(self) -> bool:
+        """Whether the UNet has the mask and the latents of the masked image as further inputs."""
+        channels = self.vae.config.latent_channels
+        return bool(self.unet.config.in_channels == inpainting_channels(channels))
 
     @property
     def vae_factor(self) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from ..shared.errors import UserError
+from ..shared.weight_files import require_safetensors
 from .diffusion_model import Diffusion
 from .load.ldm_keys import text_weights
-from .load.model_parts import require_safetensors
 from .lora_keys import read_lora
 from .weight_adapters import ADAPTERS, adapted_weight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,30 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     SchedulerMixin,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
 from safetensors.torch import save_file
 
-from ..shared.atomic_files import atomic_folder, atomic_write
+from ..shared.atomic_files import atomic_folder, atomic_write, write_text
 from ..shared.errors import UserError
 from .diffusion_model import Diffusion
-from .load.checkpoint_file import V_PRED_KEY, ZTSNR_KEY
+from .load.checkpoint_file import SCHEDULER_ENTRY, V_PRED_KEY, ZTSNR_KEY
 from .load.detect_checkpoint import CONFIG_BY_PROMPT_WIDTH, SD1
 from .load.ldm_keys import checkpoint_weights
 from .load.model_parts import read_json
 from .sample.schedulers import is_flow
 
+PIPELINES = StableDiffusionPipeline, StableDiffusionInpaintPipeline
+XL_PIPELINES = StableDiffusionXLPipeline, StableDiffusionXLInpaintPipeline
+ONE_FILE = "1TB"
+"""Shard size of saved folders: one file per part, as core's diffusers loader expects."""
 # Configuration entries that may differ from the architecture's.
 IGNORED_CONFIG_KEYS = {
     "_class_name",
+    "in_channels",
     "model_type",
     "sample_size",
     "force_upcast",
@@ -59,10 +67,10 @@ def save_checkpoint(
         key: weight.detach().to("cpu", diffusion.dtype).contiguous()
         for key, weight in checkpoint_weights(diffusion).items()
     }
-    if diffusion.text_encoder_2 is not None:
-        weights |= {key: torch.empty(0) for key in _prediction_keys(diffusion.scheduler_config)}
+    weights |= {key: torch.empty(0) for key in _prediction_keys(diffusion.scheduler_config)}
+    entries = {"format": "pt", SCHEDULER_ENTRY: json.dumps(diffusion.scheduler_config)}
     with atomic_write(file) as draft:
-        save_file(weights, draft, metadata={"format": "pt", **(metadata or {})})
+        save_file(weights, draft, metadata={**entries, **(metadata or {})})
 
 
 def checkpoint_incompatibility(diffusion: Diffusion, architecture: Path | None = None) -> str:
@@ -90,7 +98,11 @@ def save_folder(diffusion: Diffusion, folder: Path, *, overwrite: bool = False) 
     """
     pipeline = make_pipeline(diffusion)
     with atomic_folder(folder, overwrite=overwrite) as draft:
-        pipeline.save_pretrained(draft)
+        pipeline.save_pretrained(draft, max_shard_size=ONE_FILE)
+        # diffusers adds the defaults of the saved scheduler, which are not those of all others.
+        config = _saved_entries(diffusion.scheduler_config)
+        config = {"_class_name": type(pipeline.scheduler).__name__, **config}
+        write_text(draft / "scheduler" / "scheduler_config.json", json.dumps(config, indent=2))
 
 
 def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
@@ -103,22 +115,28 @@ def make_pipeline(diffusion: Diffusion) -> DiffusionPipeline:
         "scheduler": _scheduler(diffusion.scheduler_config),
         "feature_extractor": None,
     }
+    plain, inpainting = PIPELINES if diffusion.text_encoder_2 is None else XL_PIPELINES
+    pipeline: type[DiffusionPipeline] = inpainting if diffusion.is_inpainting_model else plain
     if diffusion.text_encoder_2 is None:
-        return StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
+        return pipeline(**parts, safety_checker=None, requires_safety_checker=False)
     second = {"text_encoder_2": diffusion.text_encoder_2, "tokenizer_2": diffusion.tokenizer_2}
-    return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+    return pipeline(**parts, **second, add_watermarker=False)
 
 
 def _scheduler(config: dict[str, Any]) -> SchedulerMixin:
-    """A scheduler whose saved configuration has all entries of the model's."""
-    if is_flow(config):  # its scheduler has no prediction_type
-        kept = {key: value for key, value in config.items() if key != "prediction_type"}
-        return FlowMatchEulerDiscreteScheduler.from_config(kept)
-    return DDIMScheduler.from_config(config)
+    """diffusers' scheduler for a model's noise schedule."""
+    kind = FlowMatchEulerDiscreteScheduler if is_flow(config) else DDIMScheduler
+    return kind.from_config(_saved_entries(config))
+
+
+def _saved_entries(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a scheduler_config.json; that of a flow has no prediction_type."""
+    ignored = {"prediction_type"} if is_flow(config) else set()
+    return {key: value for key, value in config.items() if key not in ignored}
 
 
 def _prediction_keys(scheduler: dict[str, Any]) -> Iterator[str]:
-    """XL checkpoints' marker keys for the prediction type."""
+    """Marker keys of checkpoints for the prediction type, which core reads in XL's."""
     if scheduler.get("prediction_type") == "v_prediction":
         yield V_PRED_KEY
         if scheduler.get("rescale_betas_zero_snr"):

@@ -46,6 +46,8 @@ def export_diffusion(
     """
     if format_ != "onnx":
         raise UserError("Stable Diffusion is exported as ONNX only: choose the format onnx.")
+    if diffusion.is_inpainting_model:
+        raise UserError(f"{diffusion.name} is an inpainting model: choose a plain model to export.")
     require_unquantized(diffusion.modules, diffusion.name, UNQUANTIZED_REMEDY)
     check_images(images)
     modules: dict[str, Any] = {

@@ -13,6 +13,7 @@ from ..shared.check_model import check_model_folder
 from ..shared.errors import UserError
 from ..shared.model_folders import model_type
 from ..shared.model_size import bytes_on_disk
+from ..shared.weight_files import find_variant
 from .grounding import BINS, DELIMITER
 from .kosmos_model import Kosmos
 
@@ -72,11 +73,6 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f'"{folder.name}" is a model of the type "{kind}", not Kosmos-2: choose another one.'
         )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f'"{folder.name}" has no weights in the safetensors format: download the model\'s '
-            "model.safetensors into it."
-        )
     check_model_folder(folder)
 
 
@@ -98,6 +94,7 @@ def _load_model(
         try:
             model, report = Kosmos2ForConditionalGeneration.from_pretrained(
                 folder,
+                variant=find_variant(folder, "model"),
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,
@@ -114,4 +111,7 @@ def _load_model(
             f'The weights of "{folder.name}" are not those of a Kosmos-2 '
             f"({len(report['missing_keys'])} tensors are missing): copy the model again."
         )
+    # transformers 5 reads it, from text_config too, for the whole model, which does not decode.
+    decoder_settings = model.text_model.generation_config
+    decoder_settings.no_repeat_ngram_size = model.generation_config.no_repeat_ngram_size
     return model.eval()

@@ -43,8 +43,15 @@ def limit_new_tokens(kosmos: Kosmos, prompt: Prompt, max_new_tokens: int) -> int
     return min(max_new_tokens, positions - len(prompt.ids))
 
 
-def tokenize(kosmos: Kosmos, text: str, new_tokens: int, remedy: str = "shorten it") -> Prompt:
-    """Tokenize a prompt; `<grounding>` is put before `text`.
+def tokenize(
+    kosmos: Kosmos,
+    text: str,
+    new_tokens: int,
+    remedy: str = "shorten it",
+    *,
+    grounding: bool = True,
+) -> Prompt:
+    """Tokenize a prompt; with `grounding`, `<grounding>` is put before `text`.
 
     A prompt that ends in a colon or a question mark is a request; any other begins the generated
     text. Raises UserError, with the `remedy`, when it and `new_tokens` more exceed the decoder's
@@ -57,7 +64,8 @@ def tokenize(kosmos: Kosmos, text: str, new_tokens: int, remedy: str = "shorten 
     head = [tokenizer.bos_token_id, opening]
     slots = len(head), len(head) + config.latent_query_num
     head += [*range(first, first + config.latent_query_num), closing]
-    text_ids = tokenizer(f"<grounding>{text.strip()}", add_special_tokens=False)["input_ids"]
+    tag = "<grounding>" if grounding else ""
+    text_ids = tokenizer(f"{tag}{text.strip()}", add_special_tokens=False)["input_ids"]
     ids = (*head, *text_ids)
     limit = config.text_config.max_position_embeddings - new_tokens
     if len(ids) > limit:

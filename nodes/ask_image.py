@@ -22,10 +22,12 @@ class AskImage(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="AskImage",
             display_name="Ask Image",
             category="Kosmos DreamBooth/vision",
+            search_aliases="vqa, visual question answering, question, image to text, florence, vlm",
+            advanced="max_new_tokens batch_size",
             description="Answers questions about every image of a batch (visual question "
             "answering). Each image is encoded once, however many questions there are.",
             inputs=[

@@ -28,10 +28,13 @@ class AttentionMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="AttentionMap",
             display_name="Attention Map",
             category="Kosmos DreamBooth/vision",
+            search_aliases="attention, heatmap, explain, saliency, relevance, segment",
+            advanced="layers heads",
+            has_intermediate_output=True,
             description="Shows for every word of a caption which image patches it attends to: the "
             "decoder's attention to the image tokens, combined with their attention to the "
             "patches.",

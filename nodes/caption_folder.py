@@ -33,10 +33,12 @@ class CaptionFolder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="CaptionFolder",
             display_name="Caption Folder",
             category="Kosmos DreamBooth/vision",
+            search_aliases="batch caption, caption dataset, auto caption, folder, florence, tagger",
+            advanced="batch_size",
             description="Writes a caption file next to each image of a folder that has none, for "
             "any number of images. After Cancel, queueing again goes on where it stopped and "
             "captions new images too.",

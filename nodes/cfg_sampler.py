@@ -28,10 +28,14 @@ class CFGSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="CFGSampler",
             display_name="CFG Sampler",
             category="Kosmos DreamBooth/generate",
+            search_aliases="cfg, ksampler, classifier-free guidance, txt2img, img2img, inpaint, "
+            "sample, generate image",
+            advanced="scheduler",
+            essentials_category="Image Generation",
             description="Generates images from prompts (txt2img) with classifier-free guidance. "
             "With an image it does img2img, with an image and a mask inpainting.",
             inputs=[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from . import panel_data
+from . import host, panel_data
 from .sockets import EMBEDDING
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ class CompareEmbeddings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="CompareEmbeddings",
             display_name="Compare Embeddings",
             category="Kosmos DreamBooth/vision",
+            search_aliases="clip score, similarity, image search, ranking, retrieval",
+            has_intermediate_output=True,
             description="Computes the similarity of each row to each column and ranks the columns: "
             "with texts as rows and images as columns it searches images by text, with images as "
             "rows it finds the text of each image.",

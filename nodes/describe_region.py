@@ -25,10 +25,13 @@ class DescribeRegion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="DescribeRegion",
             display_name="Describe Region",
             category="Kosmos DreamBooth/vision",
+            search_aliases="region caption, describe box, describe mask, caption, bounding box, "
+            "florence",
+            advanced="max_new_tokens batch_size",
             description="Captions a region of an image: a box, or the bounding box of a mask. Each "
             "image is encoded once, however many regions there are.",
             is_input_list=True,

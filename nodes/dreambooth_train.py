@@ -10,6 +10,7 @@ from ..training.config import Options
 from ..training.data.subject import Subject
 from ..training.run.events import loss_curve
 from ..training.run.saved_runs import RunCheckpoint
+from . import host
 from .seed_input import seed_input
 from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish as publishing
@@ -26,10 +27,15 @@ class DreamBoothTrain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="DreamBoothTrain",
             display_name="DreamBooth Train",
             category="Kosmos DreamBooth/training",
+            search_aliases="dreambooth, lora training, train lora, fine-tune, kohya, dora, "
+            "personalize",
+            advanced="train_text_encoder learning_rate batch_size prior_weight seed publish",
+            essentials_category="Image Generation",
+            has_intermediate_output=True,
             description="Trains a LoRA, a DoRA or all weights of a Stable Diffusion model on a "
             "subject (DreamBooth), in a worker process. Cancel saves a checkpoint, and queueing "
             "again resumes there; a finished run is not trained again.",

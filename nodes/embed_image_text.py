@@ -29,10 +29,12 @@ class EmbedImageText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the combo lists models/clip as it is now."""
-        return io.Schema(
+        return host.node_schema(
             node_id="EmbedImageText",
             display_name="Embed Image and Text",
             category="Kosmos DreamBooth/vision",
+            search_aliases="embedding, clip score, siglip, image search, similarity",
+            advanced="batch_size",
             description="Embeds images and texts in one vector space, in which Compare Embeddings "
             "ranks them by similarity. Two of the three methods need only Kosmos-2.",
             is_input_list=True,

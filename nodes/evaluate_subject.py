@@ -35,10 +35,14 @@ class EvaluateSubject(io.ComfyNode):
         image_encoders = hub_models.model_options(
             "clip", (*hub_models.DINO, *hub_models.DUAL_ENCODERS), SANDBOX
         )
-        return io.Schema(
+        return host.node_schema(
             node_id="EvaluateSubject",
             display_name="Evaluate Subject",
             category="Kosmos DreamBooth/training",
+            search_aliases="clip score, dino score, evaluate, checkpoint, dreambooth, "
+            "subject similarity",
+            advanced="subject_judge prompt_judge",
+            has_intermediate_output=True,
             description="Generates images with every checkpoint of a run and scores them: subject "
             "similarity, prompt adherence and class drift. Selects the best checkpoint, which Load "
             "Training Run can load.",
@@ -133,7 +137,13 @@ class EvaluateSubject(io.ComfyNode):
         progress = host.Progress(count_steps(run.folder, plan))
         evaluated = []
         for checkpoint in evaluate(
-            run.folder, plan, image_scorer, prompt_scorer, _load_to_device, progress.step
+            run.folder,
+            plan,
+            image_scorer,
+            prompt_scorer,
+            _load_to_device,
+            progress.step,
+            host.torch_dtype("auto"),
         ):
             evaluated.append(checkpoint)
             scores = checkpoint.scores

@@ -28,10 +28,11 @@ class ExportModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="ExportModel",
             display_name="Export Model",
             category="Kosmos DreamBooth/deploy",
+            search_aliases="onnx, core ml, litert, tflite, export",
             description="Exports a whole model as ONNX, LiteRT or Core ML graphs, which run "
             "without PyTorch, compares each graph with PyTorch on real images, and fails if one "
             "differs. Load Kosmos-2 can load an ONNX export.",

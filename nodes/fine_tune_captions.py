@@ -35,10 +35,13 @@ class FineTuneCaptions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="FineTuneCaptions",
             display_name="Fine-tune Captions",
             category="Kosmos DreamBooth/training",
+            search_aliases="lora training, train captioner, fine-tune, caption, language",
+            advanced="style train_connector keep_english learning_rate batch_size seed",
+            has_intermediate_output=True,
             description="Trains a LoRA for Kosmos-2 on images with captions, so that it writes "
             "captions in another language or style; in a worker process. Cancel saves a "
             "checkpoint, and queueing again resumes there; a finished run is not trained again.",

@@ -22,10 +22,14 @@ class GroundPhrase(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GroundPhrase",
             display_name="Ground Phrase",
             category="Kosmos DreamBooth/vision",
+            search_aliases="grounding, detect, object detection, bounding box, segment, "
+            "grounding dino, find, florence, open vocabulary",
+            advanced="batch_size",
+            essentials_category="Image Tools",
             description="Detects what a phrase names in every image of a batch and returns its "
             "boxes (phrase grounding). Each image is encoded once, however many phrases there are.",
             inputs=[

@@ -25,10 +25,15 @@ class GroundedCaption(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GroundedCaption",
             display_name="Grounded Caption",
             category="Kosmos DreamBooth/vision",
+            search_aliases="caption, florence, blip, image to text, describe image, interrogate, "
+            "tagger, grounding, bounding box",
+            advanced="batch_size decoding beams temperature top_p seed",
+            essentials_category="Image Tools",
+            has_intermediate_output=True,
             description="Captions every image of a batch, and returns a box for each thing that "
             "the caption names (grounding).",
             is_output_node=True,

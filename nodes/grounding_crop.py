@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from . import host
 from .image_inputs import split_images
 from .region_inputs import no_box_message, selected_boxes, selection_inputs
 from .sockets import BBOX, bboxes_output
@@ -22,10 +23,12 @@ class GroundingCrop(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GroundingCrop",
             display_name="Grounding Crop",
             category="Kosmos DreamBooth/vision",
+            search_aliases="crop, crop by bounding box, bbox, cut out, grounding",
+            advanced="box_index",
             description="Crops boxes out of images: every box of a grounding, those of a phrase, "
             "or one.",
             is_input_list=True,

@@ -24,10 +24,12 @@ class GroundingFromBoxes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GroundingFromBoxes",
             display_name="Grounding from Boxes",
             category="Kosmos DreamBooth/vision",
+            search_aliases="bounding box, bbox, detection, caption, grounding, sam3, rt-detr, "
+            "florence",
             description="Makes a grounding of any captioner's texts and any detector's boxes or "
             "masks: the label of a box is looked up in the text.",
             is_input_list=True,

@@ -20,10 +20,12 @@ class GroundingToMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GroundingToMask",
             display_name="Grounding to Mask",
             category="Kosmos DreamBooth/vision",
+            search_aliases="segment, mask from box, bounding box to mask, bbox, grounding",
+            advanced="box_index",
             description="Turns boxes into masks: all boxes of a grounding, those of a phrase, or "
             "one.",
             is_input_list=True,

@@ -19,10 +19,11 @@ class GuidanceGuider(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GuidanceGuider",
             display_name="Guidance Guider",
             category="Kosmos DreamBooth/generate",
+            search_aliases="cfg, guider, cfg rescale, guidance interval, zero init",
             description="A guider with Guidance Options for any of ComfyUI's models, for core's "
             "SamplerCustomAdvanced: CFG rescale, a guidance interval outside which a step takes "
             "half the time, a schedule and zero-init.",

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..diffusion.sample.guidance import SCHEDULES
 from ..diffusion.sample.guidance import GuidanceOptions as Options
+from . import host
 from .sockets import GUIDANCE
 
 
@@ -15,10 +16,12 @@ class GuidanceOptions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="GuidanceOptions",
             display_name="Guidance Options",
             category="Kosmos DreamBooth/generate",
+            search_aliases="cfg, cfg rescale, guidance interval, zero init, "
+            "classifier-free guidance",
             description="Options of classifier-free guidance: CFG rescale, the interval of steps "
             "with guidance, a schedule of the CFG scale and zero-init. The defaults are plain CFG.",
             inputs=[

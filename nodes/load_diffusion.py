@@ -28,10 +28,12 @@ class LoadDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="LoadDiffusion",
             display_name="Load Diffusion",
             category="Kosmos DreamBooth/generate",
+            search_aliases="checkpoint, stable diffusion, sdxl, diffusers, load model, dreambooth",
+            advanced="dtype loras",
             description="Loads a Stable Diffusion model for sampling and training. The sandbox is "
             "a small one that comes with the pack and runs on any computer.",
             inputs=[

@@ -28,10 +28,13 @@ class LoadKosmos(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the combo lists models/kosmos as it is now."""
-        return io.Schema(
+        return host.node_schema(
             node_id="LoadKosmos",
             display_name="Load Kosmos-2",
             category="Kosmos DreamBooth/vision",
+            search_aliases="kosmos-2, florence, vlm, vision language model, caption model, "
+            "grounding model",
+            advanced="dtype attention loras",
             description="Loads Kosmos-2, a vision-language model that captions images and returns "
             "boxes for what it names.",
             inputs=[

@@ -30,10 +30,12 @@ class LoadTrainingRun(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="LoadTrainingRun",
             display_name="Load Training Run",
             category="Kosmos DreamBooth/training",
+            search_aliases="load checkpoint, training run, lora, dreambooth",
+            has_intermediate_output=True,
             description="Opens a run of DreamBooth Train or Fine-tune Captions in "
             "output/dreambooth, finished or not, and loads the model of one of its checkpoints.",
             inputs=[

@@ -24,10 +24,11 @@ class MergeEmbeddings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         files = [NONE, *host.list_models("embeddings")]
-        return io.Schema(
+        return host.node_schema(
             node_id="MergeEmbeddings",
             display_name="Merge Embeddings",
             category="Kosmos DreamBooth/training",
+            search_aliases="textual inversion, embedding, merge, interpolate",
             description="Merges two embeddings (textual inversions) into one and saves it in "
             "models/embeddings, for embedding:name in core's prompts. A single embedding is saved "
             "under another name.",

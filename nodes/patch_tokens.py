@@ -21,10 +21,12 @@ class PatchTokens(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="PatchTokens",
             display_name="Patch Tokens",
             category="Kosmos DreamBooth/vision",
+            search_aliases="patch, features, pca, similarity, tokens, segment",
+            has_intermediate_output=True,
             description="Shows the image patches as Kosmos-2's vision encoder represents them: a "
             "PCA of the patch features as colours, and a heatmap of the similarity of each patch "
             "to a phrase or to another patch.",

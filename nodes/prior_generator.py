@@ -25,10 +25,11 @@ class PriorGenerator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="PriorGenerator",
             display_name="Prior Generator",
             category="Kosmos DreamBooth/generate",
+            search_aliases="regularization images, class images, prior preservation, dreambooth",
             description="Generates class images (regularization images) with the base model, for "
             "prior preservation: they keep training on a subject from changing the whole class. "
             "They are cached in output/priors, and only missing ones are generated.",

@@ -37,10 +37,12 @@ class Quantize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="Quantize",
             display_name="Quantize",
             category="Kosmos DreamBooth/deploy",
+            search_aliases="int8, int4, fp8, quantization, compress, torchao",
+            has_intermediate_output=True,
             description="Quantizes the linear layers of a model to 8 or 4 bits, and compares both "
             "models on the same inputs: memory, speed and the change of the outputs. The original "
             "model stays unchanged.",

@@ -31,10 +31,12 @@ class ResumeTraining(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="ResumeTraining",
             display_name="Resume Training",
             category="Kosmos DreamBooth/training",
+            search_aliases="resume, continue training, lora training, dreambooth",
+            has_intermediate_output=True,
             description="Resumes a run at the checkpoint that Load Training Run selected: up to "
             "its number of steps, with more steps, or, under a new name, with other settings.",
             is_output_node=True,

@@ -27,10 +27,11 @@ class SaveCaptions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="SaveCaptions",
             display_name="Save Captions",
             category="Kosmos DreamBooth/vision",
+            search_aliases="save caption, caption file, txt, coco, dataset, export captions",
             description="Saves captions as text files for training, as JSON with their boxes, or "
             "as a COCO dataset: in the output folder, with or without the images, or next to the "
             "original images in the input folder.",

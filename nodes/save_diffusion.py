@@ -19,10 +19,11 @@ class SaveDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="SaveDiffusion",
             display_name="Save Diffusion",
             category="Kosmos DreamBooth/generate",
+            search_aliases="save checkpoint, safetensors, diffusers, save model",
             description="Saves a model, with its merged LoRAs and trained weights, where ComfyUI's "
             "loaders list it. Existing files are kept: a number is added to the name.",
             is_output_node=True,

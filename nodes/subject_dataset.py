@@ -32,10 +32,13 @@ class SubjectDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="SubjectDataset",
             display_name="Subject Dataset",
             category="Kosmos DreamBooth/training",
+            search_aliases="dreambooth, dataset, training images, lora training, caption",
+            advanced="templates",
+            essentials_category="Image Generation",
             description="Makes the training set of a subject: 3 to 5 images, a rare token as its "
             "trigger word, and captions in which the token replaces the description of the "
             "subject.",

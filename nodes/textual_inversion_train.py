@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..training.config import Options
 from ..training.data.subject import Subject
 from ..training.run.events import loss_curve
+from . import host
 from .seed_input import seed_input
 from .sockets import DIFFUSION, SUBJECT, TOKEN_EMBEDDING, TRAINING_OPTIONS
 from .training import publish, run_monitor, run_outputs, run_schema, run_setup
@@ -23,10 +24,13 @@ class TextualInversionTrain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="TextualInversionTrain",
             display_name="Textual Inversion Train",
             category="Kosmos DreamBooth/training",
+            search_aliases="textual inversion, embedding, train embedding, dreambooth",
+            advanced="learning_rate batch_size seed",
+            has_intermediate_output=True,
             description="Trains an embedding for the subject's token (textual inversion); all "
             "weights of the model stay unchanged. The result is a file of a few kilobytes, which "
             "core's prompts use as embedding:name.",

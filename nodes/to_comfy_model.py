@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,8 @@ from . import host
 from .sockets import DIFFUSION
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
     from ..diffusion.diffusion_model import Diffusion
 
 PREDICTIONS = {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}
@@ -29,10 +33,11 @@ class ToComfyModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        return io.Schema(
+        return host.node_schema(
             node_id="ToComfyModel",
             display_name="To Comfy Model",
             category="Kosmos DreamBooth/generate",
+            search_aliases="convert, checkpoint, model clip vae, ksampler",
             description="Converts a DIFFUSION to ComfyUI's own MODEL, CLIP and VAE, for KSampler, "
             "CLIP Text Encode, VAE Decode and all other nodes. The images are the same.",
             inputs=[DIFFUSION.Input("diffusion", tooltip="The model, trained or not.")],
@@ -46,40 +51,57 @@ class ToComfyModel(io.ComfyNode):
     @classmethod
     def execute(cls, diffusion: Diffusion) -> io.NodeOutput:
         """Copy the weights into core's modules, or wrap ours where core has none of the size."""
-        from ..diffusion.core_unet import CoreUNet
-        from ..diffusion.load.ldm_keys import (
-            is_original_vae,
-            text_weights,
-            unet_weights,
-            vae_weights,
-        )
-        from ..quantize.dequantize import dequantize_diffusion
+        from ..diffusion.load.ldm_keys import is_original_vae
 
-        plain = dequantize_diffusion(diffusion)
-        prediction, settings = _noise_schedule(diffusion)
+        model, clip = _model(diffusion), _clip(diffusion)
+        host.register_reload(model, partial(_model, diffusion))
+        host.register_reload(clip.patcher, lambda **options: _clip(diffusion, **options).patcher)
         vae = diffusion.vae
-        model = host.core_model(unet_weights(plain.unet), plain.dtype)
-        if model is None:
-            model = host.wrap_unet(
-                CoreUNet(plain.unet),
-                vae.config.latent_channels,
-                vae.config.scaling_factor,
-                xl=diffusion.text_encoder_2 is not None,
-            )
-        host.set_noise_schedule(model, prediction, settings)
-        encoders = [
-            host.CoreTextEncoder(text_weights(encoder), encoder.config.to_dict(), tokenizer)
-            for encoder, tokenizer in (
-                (plain.text_encoder, diffusion.tokenizer),
-                (plain.text_encoder_2, diffusion.tokenizer_2),
-            )
-            if encoder is not None
-        ]
-        clip = host.core_clip(encoders, plain.dtype)
-        original = is_original_vae(vae)
-        return io.NodeOutput(
-            model, clip, host.core_vae(vae_weights(vae)) if original else SmallVAE(diffusion)
+        return io.NodeOutput(model, clip, _vae(vae) if is_original_vae(vae) else SmallVAE(vae))
+
+
+@torch.inference_mode(False)  # core's nodes train copies of the weights
+def _model(diffusion: Diffusion, *, disable_dynamic: bool = False) -> host.ModelPatcher:
+    from ..diffusion.core_unet import CoreUNet
+    from ..diffusion.load.ldm_keys import unet_weights
+    from ..quantize.dequantize import dequantize
+
+    prediction, settings = _noise_schedule(diffusion)
+    unet, vae = dequantize(diffusion.unet), diffusion.vae
+    model = host.core_model(unet_weights(unet), diffusion.dtype, disable_dynamic=disable_dynamic)
+    if model is None:
+        model = host.wrap_unet(
+            CoreUNet(unet),
+            vae.config.latent_channels,
+            vae.config.scaling_factor,
+            unet.config.block_out_channels[0],
+            xl=diffusion.text_encoder_2 is not None,
+            inpainting=diffusion.is_inpainting_model,
         )
+    host.set_noise_schedule(model, prediction, settings)
+    return model
+
+
+@torch.inference_mode(False)
+def _clip(diffusion: Diffusion, *, disable_dynamic: bool = False) -> host.CLIP:
+    from ..diffusion.load.ldm_keys import text_weights
+    from ..quantize.dequantize import dequantize
+
+    encoders = [
+        host.CoreTextEncoder(text_weights(dequantize(encoder)), encoder.config.to_dict(), tokenizer)
+        for encoder, tokenizer in zip(
+            diffusion.text_encoders, (diffusion.tokenizer, diffusion.tokenizer_2), strict=False
+        )
+    ]
+    return host.core_clip(encoders, diffusion.dtype, disable_dynamic=disable_dynamic)
+
+
+def _vae(vae: AutoencoderKL) -> host.VAE:
+    from ..diffusion.load.ldm_keys import vae_weights
+
+    core_vae = host.core_vae(vae_weights(vae))
+    host.register_reload(core_vae.patcher, lambda **_: host.core_vae(vae_weights(vae)).patcher)
+    return core_vae
 
 
 def _noise_schedule(diffusion: Diffusion) -> tuple[str, dict[str, Any]]:
@@ -102,29 +124,39 @@ def _noise_schedule(diffusion: Diffusion) -> tuple[str, dict[str, Any]]:
 
 
 class SmallVAE:
-    """The interface of core's VAE, for a VAE of a size that core has no module for.
+    """The interface of core's VAE, for a VAE of a size that core has no module for."""
 
-    Its weights are those of the DIFFUSION, and are loaded to the device with them.
-    """
+    def __init__(self, vae: AutoencoderKL) -> None:
+        """Copy a VAE, because ComfyUI may move the MODEL's VAE to another device than ours."""
+        self.patcher = _vae_patcher(vae)
+        host.register_reload(self.patcher, partial(_vae_patcher, vae))
+        self.first_stage_model = self.patcher.model
+        self.device = self.patcher.load_device
+        self.downscale_ratio = 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def __init__(self, diffusion: Diffusion) -> None:
-        self.diffusion = diffusion
-        self.downscale_ratio = diffusion.vae_factor
+    @property
+    def _vae(self) -> AutoencoderKL:
+        vae: AutoencoderKL = self.first_stage_model.module
+        return vae
+
+    def get_sd(self) -> dict[str, torch.Tensor]:
+        """Return the weights by the keys of Stable Diffusion's original VAE, as core saves them."""
+        from ..diffusion.load.ldm_keys import vae_weights
+
+        return vae_weights(self._vae)
 
     def decode(self, samples: torch.Tensor, **_: object) -> torch.Tensor:
         """Decode unscaled latents [B,C,h,w] to images [B,H,W,3], float 0..1."""
         from ..diffusion.sample.latent_preview import decode_latents
 
-        vae = self.diffusion.vae
-        device = host.load_to_device(self.diffusion.patcher)
-        return decode_latents(vae, samples.to(device) * vae.config.scaling_factor)
+        device = host.load_to_device(self.patcher)
+        return decode_latents(self._vae, samples.to(device) * self._vae.config.scaling_factor)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode images [B,H,W,3], float 0..1, to the means of their unscaled latents [B,C,h,w]."""
-        vae = self.diffusion.vae
-        device = host.load_to_device(self.diffusion.patcher)
-        images = pixels[..., :3].permute(0, 3, 1, 2).to(device, vae.dtype)
-        return vae.encode(images * 2 - 1).latent_dist.mean.float().cpu()
+        device = host.load_to_device(self.patcher)
+        images = pixels[..., :3].permute(0, 3, 1, 2).to(device, self._vae.dtype)
+        return self._vae.encode(images * 2 - 1).latent_dist.mean.float().cpu()
 
     def decode_tiled(self, samples: torch.Tensor, **_: object) -> torch.Tensor:
         """As `decode`: small models need no tiles."""
@@ -144,3 +176,7 @@ class SmallVAE:
 
     def temporal_compression_decode(self) -> None:
         """Return None, as core's VAEs of images do."""
+
+
+def _vae_patcher(vae: AutoencoderKL, **_: object) -> host.ModelPatcher:
+    return host.register_model(deepcopy(vae))

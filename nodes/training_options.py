@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..training.config import Options
 from ..training.option import options_of
+from . import host
 from .sockets import TRAINING_OPTIONS
 from .training.run_schema import option_input
 
@@ -22,10 +23,13 @@ class TrainingOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         widgets = [(name, option) for name, option in options_of(Options).items() if option.widget]
-        return io.Schema(
+        return host.node_schema(
             node_id="TrainingOptions",
             display_name="Training Options",
             category="Kosmos DreamBooth/training",
+            search_aliases="optimizer, ema, lora training, dreambooth, min snr, "
+            "learning rate schedule",
+            advanced=" ".join(name for name, option in widgets if not option.basic),
             description="The other settings of a training run, for DreamBoothTrain and "
             "TextualInversionTrain. The defaults are what they use without this node.",
             inputs=[

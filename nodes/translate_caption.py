@@ -23,10 +23,11 @@ class TranslateCaption(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the combo lists models/translation as it is now."""
-        return io.Schema(
+        return host.node_schema(
             node_id="TranslateCaption",
             display_name="Translate Caption",
             category="Kosmos DreamBooth/vision",
+            search_aliases="translate, translation, language, caption, nllb, marian",
             description="Translates captions with a local MarianMT, M2M100 or NLLB model, and "
             "keeps each box with the words that it belongs to.",
             inputs=[

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..diffusion.diffusion_model import Diffusion
 from .quantize_weights import is_quantized
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,16 +32,6 @@ def dequantize(module: Model) -> Model:
         ordinary.bias = result.get_submodule(name).bias  # type: ignore[assignment]
         result.set_submodule(name, ordinary)
     return result
-
-
-def dequantize_diffusion(diffusion: Diffusion) -> Diffusion:
-    """Return a Stable Diffusion with ordinary weights and no `patcher`; itself if not quantized."""
-    if not is_quantized(diffusion.modules):
-        return diffusion
-    modules: dict[str, Any] = {
-        name: dequantize(module) for name, module in diffusion.modules.items()
-    }
-    return replace(diffusion, patcher=None, **modules)
 
 
 def _dequantize_weight(weight: Tensor) -> Tensor:

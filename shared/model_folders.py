@@ -13,6 +13,7 @@ import torch
 from .check_model import check_model_folder
 from .errors import UserError
 from .json_files import read_json
+from .weight_files import find_variant
 
 MODEL_FILES = ["*.json", "*.safetensors"]
 CHUNK_SIZE = 1 << 20
@@ -48,7 +49,11 @@ def load_pretrained(
     try:
         with torch.inference_mode(False):
             model = model_class.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                folder,
+                variant=find_variant(folder, "model"),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
             )
             processor = processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # libraries raise errors of all kinds for damaged files

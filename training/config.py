@@ -71,6 +71,7 @@ class CommonOptions:
         group=Group.OPTIMIZER,
         bounds=(0.0, 0.99999),
         widget=8,
+        basic=True,
         step=0.001,
         tooltip="Decay of an exponential moving average of the weights, which becomes the result; "
         "0 = off. 0.99 suits a short run, 0.999 a long one; needs memory for a copy of the trained "
@@ -88,6 +89,7 @@ class CommonOptions:
         False,
         group=Group.BATCH,
         widget=10,
+        basic=True,
         tooltip="Recomputes activations in the backward pass instead of storing them: much less "
         "memory, about a third slower, the same result. Switch it on when memory runs out.",
     )
@@ -96,6 +98,7 @@ class CommonOptions:
         group=Group.BATCH,
         choices=("auto", "fp32", "bf16", "fp16"),
         widget=11,
+        basic=True,
         tooltip="Mixed precision. auto is bf16 on a GPU that supports it and fp32 elsewhere; fp16 "
         "is for older GPUs.",
     )
@@ -140,6 +143,7 @@ class CommonOptions:
         bounds=(0, 1_000_000),
         resumable=True,
         widget=21,
+        basic=True,
         tooltip="Steps between preview images; 0 = none. Without this node a run has eight.",
     )
     checkpoint_every: int = option(
@@ -148,6 +152,7 @@ class CommonOptions:
         bounds=(1, 1_000_000),
         resumable=True,
         widget=22,
+        basic=True,
         tooltip="Steps between checkpoints. After a crash the run resumes at the newest one.",
     )
     keep_checkpoints: int = option(
@@ -156,6 +161,7 @@ class CommonOptions:
         bounds=(1, 1000),
         resumable=True,
         widget=23,
+        basic=True,
         tooltip="How many checkpoints are kept. With several of them EvaluateSubject finds the "
         "best and LoadTrainingRun loads it; each takes disk space.",
     )
@@ -221,6 +227,7 @@ class Options(CommonOptions):
         bounds=(0.0, 1.0),
         legacy=1.0,
         widget=14,
+        basic=True,
         step=0.05,
         tooltip="Loss weight outside the subject's masks, where SubjectDataset has some. Set it to "
         "1 when the surroundings belong to the subject.",
@@ -307,6 +314,7 @@ class Options(CommonOptions):
         False,
         group=Group.LOSS,
         widget=19,
+        basic=True,
         tooltip="Random horizontal flip of the subject images. Off for faces, lettering and "
         "whatever has a left and a right.",
     )
@@ -324,6 +332,7 @@ class Options(CommonOptions):
         group=Group.LOGGING,
         resumable=True,
         widget=20,
+        basic=True,
         tooltip="More prompts for the preview images, one per line, after DreamBoothTrain's "
         "preview_prompt.",
     )

@@ -39,7 +39,8 @@ class Option:
     version without the key was trained with, where that differs from the default. A `resumable`
     option may change when a run is resumed; the path of a model that was moved may, while the
     option `identified_by`, its hash, is the same. `widget` is the option's number among the widgets
-    of the node Training Options, 0 if it has none; they show `tooltip` and increment by `step`.
+    of the node Training Options, 0 if it has none; they show `tooltip` and increment by `step`. A
+    widget that is not `basic` is shown among the advanced ones.
     Saved workflows store widget values in this order: a new option takes the next number.
     """
 
@@ -50,6 +51,7 @@ class Option:
     resumable: bool = False
     identified_by: str = ""
     widget: int = 0
+    basic: bool = False
     step: float | None = None
     tooltip: str = ""
 

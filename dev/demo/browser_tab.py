@@ -77,8 +77,8 @@ OVERLAPS = """(least) => {
             const { left, top, right, bottom } = drawn.getBoundingClientRect();
             return [left, top, right, bottom].map((length) => length / ds.scale);
         }
-        const [x, y, width, height] = [...node.pos, ...node.size];
-        return [x, y - LiteGraph.NODE_TITLE_HEIGHT, x + width, y + height];
+        const [x, y, width, height] = node.boundingRect;
+        return [x, y, x + width, y + height];
     });
     const shared = (a, b, k) => Math.round(Math.min(a[k + 2], b[k + 2]) - Math.max(a[k], b[k]));
     return boxes.flatMap((a, i) => boxes.slice(0, i).flatMap((b, j) => {

@@ -1,7 +1,10 @@
 """Write the nodes' translations for ComfyUI's frontend: `locales/<language>/`.
 
-English texts are the schemas'. The other languages have names of nodes, inputs, outputs and
-categories from `locales/terms.csv`; untranslated texts are shown in English.
+English texts are those of the schemas. The other languages have names of nodes, inputs, outputs and
+categories from `locales/terms.csv`, descriptions and tooltips from `locales/tooltips.csv`;
+untranslated texts are shown in English. Help pages are `web/docs/<Node>/<language>.md`, where the
+frontend looks first: the English page, or its translated first paragraph and tables, and the rest
+in English.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ from .comfyui_server import PACK_NAME, ROOT, ComfyUI
 from .server_client import Client
 
 FOLDER = ROOT / "locales"
+PAGES = ROOT / "web" / "docs"
 ENGLISH = "en"
+HEADINGS = (
+    "Inputs",
+    "Outputs",
+    "What it does",
+    "What it is",
+    "The rest of this page is in English.",
+)
+"""Texts of the help pages that `locales/tooltips.csv` has too."""
 Schemas = dict[str, dict[str, Any]]
 Terms = dict[str, dict[str, str]]
 
@@ -27,53 +39,88 @@ def main() -> None:
     """Write all files, from the schemas of a temporary server."""
     with tempfile.TemporaryDirectory() as base, ComfyUI(Path(base)) as server:
         schemas = Client(server.address).nodes()
-    for file, content in files(schemas, read_terms()).items():
+    for file, content in files(schemas, read_table("terms"), read_table("tooltips")).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
 
 
-def read_terms() -> Terms:
-    """Return language -> English name -> its translation."""
-    with (FOLDER / "terms.csv").open(encoding="utf-8", newline="") as table:
+def read_table(name: str) -> Terms:
+    """Return language -> English text -> its translation, of `locales/<name>.csv`."""
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
     return {language: {row[ENGLISH]: row[language] for row in rows} for language in rows[0] if rows}
 
 
-def files(schemas: Schemas, terms: Terms) -> dict[Path, str]:
-    """Return the text of each file, from `/object_info` and the terms.
+def files(schemas: Schemas, terms: Terms, tooltips: Terms) -> dict[Path, str]:
+    """Return the text of each file, from `/object_info` and the two tables.
 
     Raises KeyError for names without a term.
     """
-    ours = {
-        name: node for name, node in schemas.items() if node["python_module"].endswith(PACK_NAME)
-    }
+    ours = _ours(schemas)
     missing = {name for node in ours.values() for name in _names(node)} - set(terms[ENGLISH])
     if missing:
         raise KeyError(f"locales/terms.csv lacks {', '.join(sorted(missing))}")
+    english = {text: text for text in translatable(schemas)}
     texts = {}
     for language, names in terms.items():
-        nodes = {name: _node(node, names, language == ENGLISH) for name, node in ours.items()}
+        translated = english if language == ENGLISH else tooltips[language]
+        nodes = {name: _node(node, names, translated) for name, node in ours.items()}
         parts = dict.fromkeys(part for node in ours.values() for part in _categories(node))
         categories = {"nodeCategories": {part: names[part] for part in parts}}
-        texts[FOLDER / language / "nodeDefs.json"] = _json(nodes)
+        texts[FOLDER / language / "nodeDefs.json"] = _json(_escaped(nodes))
         texts[FOLDER / language / "main.json"] = _json(categories)
+        for name, node in ours.items():
+            page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+            if language != ENGLISH:
+                both = english | translated
+                page = _translated(page, _node(node, names, both), both)
+            texts[PAGES / name / f"{language}.md"] = page
     return texts
 
 
-def _node(node: dict[str, Any], terms: dict[str, str], is_english: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"display_name": terms[node["display_name"]]}
-    if is_english:
-        entry["description"] = _literal(node["description"])
-    entry["inputs"] = {
-        name: _named(terms[name], options.get("tooltip"), is_english)
-        for name, options in _inputs(node)
+def translatable(schemas: Schemas) -> set[str]:
+    """Return the texts that `locales/tooltips.csv` may translate."""
+    texts = set(HEADINGS)
+    for node in _ours(schemas).values():
+        tooltips = [options.get("tooltip") for _, options in _inputs(node)]
+        texts |= {node["description"], *tooltips, *(node.get("output_tooltips") or [])} - {None, ""}
+    return texts
+
+
+def _ours(schemas: Schemas) -> Schemas:
+    return {
+        name: node for name, node in schemas.items() if node["python_module"].endswith(PACK_NAME)
     }
+
+
+def _node(node: dict[str, Any], terms: dict[str, str], tooltips: dict[str, str]) -> dict[str, Any]:
+    def named(name: str, tooltip: str | None) -> dict[str, str]:
+        return {"name": terms[name]} | text("tooltip", tooltip)
+
+    def text(key: str, english: str | None) -> dict[str, str]:
+        return {key: tooltips[english]} if english in tooltips else {}
+
     outputs = zip(node["output_name"], node["output_tooltips"], strict=True)
-    entry["outputs"] = {
-        str(k): _named(terms[name], tooltip, is_english)
-        for k, (name, tooltip) in enumerate(outputs)
+    return {
+        "display_name": terms[node["display_name"]],
+        **text("description", node["description"]),
+        "inputs": {name: named(name, options.get("tooltip")) for name, options in _inputs(node)},
+        "outputs": {str(k): named(*output) for k, output in enumerate(outputs)},
     }
-    return entry
+
+
+def _translated(page: str, node: dict[str, Any], texts: dict[str, str]) -> str:
+    """An English help page with its title, first paragraph and tables in another language."""
+    _, _, *blocks = page.split("\n\n")
+    sections = re.split(r"^(?=## )", "\n\n".join(blocks), flags=re.MULTILINE)
+    rest = [part.strip() for part in sections if not part.startswith(("## Inputs", "## Outputs"))]
+    parts = [f"# {node['display_name']}", node["description"]]
+    for kind, question in (("Inputs", "What it does"), ("Outputs", "What it is")):
+        heading, answer = texts[kind], texts[question]
+        rows = [f"| **{row['name']}** | {row['tooltip']} |" for row in node[kind.lower()].values()]
+        if rows:
+            parts.append("\n".join([f"## {heading}", "", f"| | {answer} |", "|---|---|", *rows]))
+    return "\n\n".join([*parts, f"*{texts[HEADINGS[-1]]}*", *rest]) + "\n"
 
 
 def _inputs(node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -87,17 +134,15 @@ def _names(node: dict[str, Any]) -> list[str]:
     return [node["display_name"], *_categories(node), *inputs, *node["output_name"]]
 
 
-def _named(name: str, tooltip: str | None, is_english: bool) -> dict[str, str]:
-    return {"name": name, "tooltip": _literal(tooltip or "")} if is_english else {"name": name}
-
-
 def _categories(node: dict[str, Any]) -> list[str]:
     return str(node["category"]).split("/")
 
 
-def _literal(text: str) -> str:
-    """Escape placeholders, links and plurals of vue-i18n."""
-    return re.sub(r"[{}@|%]", lambda match: f"{{'{match[0]}'}}", text)
+def _escaped(content: Any) -> Any:
+    """Texts with the placeholders, links and plurals of vue-i18n escaped."""
+    if isinstance(content, dict):
+        return {key: _escaped(value) for key, value in content.items()}
+    return re.sub(r"[{}@|%]", lambda match: f"{{'{match[0]}'}}", content)
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -8,16 +8,21 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors.torch import load_file
+from safetensors import safe_open
 
+from ...shared.json_files import parse_json
+from ...shared.weight_files import require_safetensors
 from ..diffusion_model import Diffusion
-from .detect_checkpoint import SD2, detect_checkpoint
+from .checkpoint_keys import read_checkpoint
+from .detect_checkpoint import FIRST_LAYER, SD2, detect_checkpoint
 from .ldm_keys import UNET
-from .model_parts import assemble_model, incomplete_error, read_json, require_safetensors
+from .model_parts import assemble_model, incomplete_error, read_json
 from .text_encoders import load_text_encoders
 
 LAST_NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-# Marker keys of XL checkpoints, without weights, as ComfyUI reads them.
+SCHEDULER_ENTRY = "scheduler_config"
+"""Entry of the header of our own checkpoints: the whole noise schedule, as JSON."""
+# Marker keys of checkpoints, without weights, as ComfyUI reads them.
 V_PRED_KEY, ZTSNR_KEY = "v_pred", "ztsnr"
 # 768-pixel models of the 2.x family use v-prediction, which is only visible in the larger spread of
 # the last block's biases (ComfyUI's heuristic).
@@ -37,9 +42,12 @@ def load_checkpoint(
     """
     require_safetensors(file)
     architecture = detect_checkpoint(file, architecture)
-    weights = load_file(file)
+    weights = read_checkpoint(file, (architecture,), dtype)
     scheduler = read_json(architecture / "scheduler" / "scheduler_config.json")
-    unet = _load_part(UNet2DConditionModel, weights, file, architecture, "unet", dtype)
+    channels = weights[FIRST_LAYER].shape[1]
+    unet = _load_part(
+        UNet2DConditionModel, weights, file, architecture, "unet", dtype, in_channels=channels
+    )
     if architecture == SD2:
         bias_std = float(weights[LAST_NORM].float().std(correction=0))
         if bias_std > V_PREDICTION_BIAS_STD:
@@ -49,14 +57,24 @@ def load_checkpoint(
         scheduler["prediction_type"] = "v_prediction"
         if ZTSNR_KEY in weights:  # Lin et al. 2024, sections 3.1 and 3.3
             scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    with safe_open(file, framework="pt") as header:
+        saved = (header.metadata() or {}).get(SCHEDULER_ENTRY)
     return assemble_model(
         unet,
         _load_part(AutoencoderKL, weights, file, architecture, "vae", dtype),
         load_text_encoders(file, weights, architecture, dtype, vocabulary),
-        scheduler,
+        _scheduler_entry(saved) or scheduler,
         source=str(file),
         name=file.stem,
     )
+
+
+def _scheduler_entry(text: str | None) -> dict[str, Any]:
+    try:
+        entry = parse_json(text or "{}")
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _load_part(
@@ -66,6 +84,7 @@ def _load_part(
     architecture: Path,
     part: str,
     dtype: torch.dtype,
+    **config: int,
 ) -> Any:
     try:
         module = model_class.from_single_file(
@@ -74,6 +93,7 @@ def _load_part(
             subfolder=part,
             torch_dtype=dtype,
             local_files_only=True,
+            **config,
         )
     except (SingleFileComponentError, ValueError, KeyError, RuntimeError) as reason:
         raise incomplete_error(file, part) from reason

@@ -7,11 +7,14 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ...shared.errors import UserError
+from ..diffusion_model import inpainting_channels
+from .checkpoint_keys import original_keys
 from .ldm_keys import UNET
 from .model_parts import read_json
 
 CONFIGS = Path(__file__).parent / "configs"
 SD1, SD2, XL = CONFIGS / "sd1", CONFIGS / "sd2", CONFIGS / "sdxl"
+ARCHITECTURES = (SD1, SD2, XL)
 FIRST_LAYER = f"{UNET}input_blocks.0.0.weight"
 PROMPT_LAYER = "attn2.to_k.weight"
 # Cross-attention width of the UNet -> folder of configurations.
@@ -56,13 +59,15 @@ def detect_checkpoint(file: Path, architecture: Path | None = None) -> Path:
 
     Raises UserError, naming the kind of model, for unsupported ones.
     """
+    known = ARCHITECTURES if architecture is None else (architecture,)
     with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
+        names = original_keys(weights.keys(), known)
+        keys = set(names)
         prompt_layer = next((key for key in sorted(keys) if key.endswith(PROMPT_LAYER)), None)
         if FIRST_LAYER not in keys or prompt_layer is None:
             raise _unsupported(file, _other_format(keys))
-        width = weights.get_slice(prompt_layer).get_shape()[1]
-        channels = weights.get_slice(FIRST_LAYER).get_shape()[1]
+        width = weights.get_slice(names[prompt_layer]).get_shape()[1]
+        channels = weights.get_slice(names[FIRST_LAYER]).get_shape()[1]
     config = architecture or CONFIG_BY_PROMPT_WIDTH.get(width)
     if any(VIDEO_KEY in key for key in keys):
         raise _unsupported(file, "a Stable Video Diffusion model")
@@ -70,9 +75,9 @@ def detect_checkpoint(file: Path, architecture: Path | None = None) -> Path:
     if config is None or width != unet["cross_attention_dim"]:
         refiner = width == REFINER_PROMPT_WIDTH
         raise _unsupported(file, "an SDXL refiner" if refiner else "of an unknown kind")
-    if channels != unet["in_channels"]:
+    if channels not in (unet["in_channels"], inpainting_channels(unet["in_channels"])):
         raise _unsupported(
-            file, f"made for inpainting or editing, because its UNet has {channels} input channels"
+            file, f"made for editing, because its UNet has {channels} input channels"
         )
     if keys & EDM_KEYS:
         raise _unsupported(file, "made for EDM's noise schedule (Playground 2.5, CosXL)")

@@ -11,16 +11,19 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedM
 
 from ...shared.check_model import check_model_folder
 from ...shared.errors import UserError
+from ...shared.weight_files import find_variant
 from ..diffusion_model import Diffusion
 from .model_parts import (
+    OPEN_CLIP_PAD,
     EncoderAndTokenizer,
     assemble_model,
     load_tokenizer,
     read_json,
-    require_safetensors,
 )
 
 PIPELINE, XL_PIPELINE = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+TASKS = ("Img2Img", "Inpaint")
+"""Pipelines of these tasks have the same components, such as StableDiffusionInpaintPipeline."""
 
 
 def load_diffusers_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffusion:
@@ -43,30 +46,38 @@ def load_diffusers_folder(folder: Path, name: str, dtype: torch.dtype) -> Diffus
 
 
 def _pipeline_class(folder: Path) -> str:
-    """The pipeline class in model_index.json; UserError if it is not supported."""
+    """PIPELINE or XL_PIPELINE, by model_index.json; UserError for another model."""
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"{folder} contains no model_index.json: choose a diffusers folder of Stable Diffusion."
         )
-    name = read_json(folder / "model_index.json").get("_class_name")
-    if name not in (PIPELINE, XL_PIPELINE):
+    name = str(read_json(folder / "model_index.json").get("_class_name"))
+    kind = name
+    for task in TASKS:
+        kind = kind.replace(f"{task}Pipeline", "Pipeline")
+    if kind not in (PIPELINE, XL_PIPELINE):
         raise UserError(
             f"{folder} contains a {name}, which this node cannot use: choose a {PIPELINE} "
             f"(Stable Diffusion 1.x or 2.x) or a {XL_PIPELINE}."
         )
-    return str(name)
+    return kind
 
 
 def _load_text_encoder(
     model_class: type[Any], folder: Path, suffix: str, dtype: torch.dtype
 ) -> EncoderAndTokenizer:
     encoder = _load_part(model_class, folder / f"text_encoder{suffix}", "model", dtype)
-    return encoder, load_tokenizer(folder / f"tokenizer{suffix}")
+    tokenizer = load_tokenizer(folder / f"tokenizer{suffix}")
+    if not (folder / f"tokenizer{suffix}" / "tokenizer_config.json").is_file():
+        length = encoder.config.max_position_embeddings
+        pad = {"pad_token": OPEN_CLIP_PAD} if encoder.config.hidden_act == "gelu" else {}
+        tokenizer = load_tokenizer(folder / f"tokenizer{suffix}", model_max_length=length, **pad)
+    return encoder, tokenizer
 
 
 def _load_part(model_class: type[Any], folder: Path, stem: str, dtype: torch.dtype) -> Any:
     """Load one component; UserError if its weights do not fit its configuration."""
-    variant = _weight_variant(folder, stem)
+    variant = find_variant(folder, stem)
     read_json(folder / "config.json")
     check_model_folder(folder)
     dtype_argument = "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype"
@@ -91,16 +102,3 @@ def _load_part(model_class: type[Any], folder: Path, stem: str, dtype: torch.dty
             "download the model again."
         )
     return module
-
-
-def _weight_variant(folder: Path, stem: str) -> str | None:
-    """diffusers' `variant` of the weights: None or "fp16"; UserError without a valid file."""
-    for variant in (None, "fp16"):
-        file = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
-        if file.is_file():
-            require_safetensors(file)
-            return variant
-    raise UserError(
-        f"{folder} contains no {stem}.safetensors: only safetensors are read, so convert the "
-        "weights or download that file."
-    )

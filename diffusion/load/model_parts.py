@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizerFast
 
 from ...shared import json_files
 from ...shared.errors import UserError
-from ..diffusion_model import Diffusion
+from ..diffusion_model import Diffusion, inpainting_channels
 from ..sample.schedulers import FLOW_PREDICTION
 
 EncoderAndTokenizer = tuple[Any, CLIPTokenizerFast]
 """A text encoder with its tokenizer."""
+
+OPEN_CLIP_PAD = "!"
+"""OpenCLIP's text encoders, which have the activation gelu, are padded with token 0."""
 
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", FLOW_PREDICTION)
@@ -91,7 +93,7 @@ def _incompatibility(
 ) -> str | None:
     """Why the components do not match, to be read after the model's name; None if they do."""
     expected, channels = unet.config.in_channels, vae.config.latent_channels
-    if expected != channels:
+    if expected not in (channels, inpainting_channels(channels)):
         return f"has a UNet for {expected} latent channels and a VAE with {channels}"
     expected = unet.config.cross_attention_dim
     width = sum(encoder.config.hidden_size for encoder in text_encoders)
@@ -123,19 +125,10 @@ def load_tokenizer(folder: Path, **changes: int | str) -> CLIPTokenizerFast:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: download the model again.")
     try:
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise ValueError("there is no vocabulary")  # transformers makes an empty one
         return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, **changes)
     except Exception as reason:  # tokenizers raises plain exceptions
         raise UserError(
             f"{folder} contains no CLIP vocabulary: download the model again."
-        ) from reason
-
-
-def require_safetensors(file: Path) -> None:
-    """Raise UserError unless `file` is a complete safetensors file."""
-    try:
-        with safe_open(file, framework="pt") as weights:
-            weights.keys()
-    except (SafetensorError, OSError) as reason:
-        raise UserError(
-            f"{file} is damaged or incomplete ({reason}): download it again."
         ) from reason

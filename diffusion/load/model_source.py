@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from ...shared.errors import UserError
+from ...shared.weight_files import quiet_loading
 from ..diffusion_model import Diffusion
 from .checkpoint_file import load_checkpoint
 from .diffusers_folder import load_diffusers_folder
@@ -26,8 +27,11 @@ PARTS = (
 """Subfolders of a diffusers folder that are loaded; those with a 2 only in XL."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SHARDS = "*model-*-of-*.safetensors"
 HUB_FILES = ["model_index.json"] + [
-    f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "*model.safetensors")
+    f"{part}/{pattern}"
+    for part in PARTS
+    for pattern in ("*.json", "*.txt", "*model.safetensors", SHARDS)
 ]
 
 
@@ -55,17 +59,18 @@ def load_diffusion(
     incomplete or damaged.
     """
     path = Path(source)
-    if path.is_dir():
-        return load_diffusers_folder(path, path.name, dtype)
-    if path.is_file():
-        if vocabulary is None:
-            raise UserError(
-                f"{path.name} is a checkpoint, which contains no vocabulary: load it in "
-                "LoadDiffusion, or pass CLIP's vocabulary folder."
-            )
-        return load_checkpoint(path, dtype, vocabulary)
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
-        return load_diffusers_folder(_hub_folder(source, download=download), source, dtype)
+    with quiet_loading():
+        if path.is_dir():
+            return load_diffusers_folder(path, path.name, dtype)
+        if path.is_file():
+            if vocabulary is None:
+                raise UserError(
+                    f"{path.name} is a checkpoint, which contains no vocabulary: load it in "
+                    "LoadDiffusion, or pass CLIP's vocabulary folder."
+                )
+            return load_checkpoint(path, dtype, vocabulary)
+        if isinstance(source, str) and HUB_ID.fullmatch(source):
+            return load_diffusers_folder(_hub_folder(source, download=download), source, dtype)
     raise UserError(f"There is no model at {path}: choose one that exists.")
 
 

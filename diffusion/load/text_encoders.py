@@ -11,9 +11,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from . import open_clip_keys
 from .ldm_keys import OPEN_CLIP, TEXT, XL_OPEN_CLIP, XL_TEXT
-from .model_parts import EncoderAndTokenizer, incomplete_error, load_tokenizer
+from .model_parts import OPEN_CLIP_PAD, EncoderAndTokenizer, incomplete_error, load_tokenizer
 
 Weights = dict[str, torch.Tensor]
+
+XL_TRANSFORMERS = (
+    f"{XL_OPEN_CLIP}transformer.",
+    XL_OPEN_CLIP.replace("model.", "transformer."),
+    f"{XL_OPEN_CLIP}text_model.",
+)
+"""Prefixes of XL's second text encoder where it has transformers' keys."""
 
 
 def load_text_encoders(
@@ -26,22 +33,24 @@ def load_text_encoders(
     Raises UserError when an encoder is incomplete.
     """
 
-    def load(part: str, model_class: type[Any], own: Weights, **pad: str) -> EncoderAndTokenizer:
+    def load(part: str, model_class: type[Any], own: Weights) -> EncoderAndTokenizer:
         config = CLIPTextConfig.from_pretrained(architecture / part)
         length = config.max_position_embeddings
+        pad = {"pad_token": OPEN_CLIP_PAD} if config.hidden_act == "gelu" else {}
         tokenizer = load_tokenizer(vocabulary, model_max_length=length, **pad)
         return _load_encoder(model_class, config, own, file, dtype), tokenizer
 
-    pad = {"pad_token": "!"}  # OpenCLIP pads with token 0
     if (architecture / "text_encoder_2").is_dir():
         second = open_clip_keys.text_weights(weights, XL_OPEN_CLIP)
+        for prefix in XL_TRANSFORMERS:
+            second |= _without_prefix(weights, prefix)
         return [
             load("text_encoder", CLIPTextModel, _without_prefix(weights, XL_TEXT)),
-            load("text_encoder_2", CLIPTextModelWithProjection, second, **pad),
+            load("text_encoder_2", CLIPTextModelWithProjection, second),
         ]
     open_clip = open_clip_keys.text_weights(weights, OPEN_CLIP)
     if open_clip:
-        return [load("text_encoder", CLIPTextModel, open_clip, **pad)]
+        return [load("text_encoder", CLIPTextModel, open_clip)]
     return [load("text_encoder", CLIPTextModel, _without_prefix(weights, TEXT))]
 
 

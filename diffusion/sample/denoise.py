@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..diffusion_model import Diffusion
 from .guidance import GuidanceOptions
 from .img2img_input import Img2ImgInput
+from .inpainting_condition import inpainting_condition
 from .latent_preview import alphas_cumprod_at, make_previewer, pred_original_sample
 from .prompt_encoding import PromptEmbeds
 from .sample_settings import SampleSettings
@@ -50,16 +51,21 @@ def denoise(
     """Return scaled latents [len(seeds),C,*latent_size], float32, on the model's device.
 
     latent_size: height and width of the latents.
-    img2img: start images for SDEdit (Meng et al. 2022); a mask is applied by blending latents
-        (Avrahami et al. 2023, "Blended Latent Diffusion", algorithm 1).
+    img2img: start images for SDEdit (Meng et al. 2022); a mask is an input of an inpainting model,
+        and with others applied by blending latents (Avrahami et al. 2023, "Blended Latent
+        Diffusion", algorithm 1).
 
     Random numbers are drawn in diffusers' order: the start images' latents, the initial noise,
     then the noise of each step.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    source = img2img.encode(diffusion, generators) if img2img else None
-    shape = (len(seeds), diffusion.unet.config.in_channels, *latent_size)
+    source = None
+    blends = img2img is not None and not diffusion.is_inpainting_model
+    if img2img is not None and (blends or not img2img.starts_from_noise):
+        source = img2img.encode(diffusion, generators)
+    shape = (len(seeds), diffusion.vae.config.latent_channels, *latent_size)
     noise = randn_tensor(shape, generator=generators).to(diffusion.device)
+    condition = inpainting_condition(diffusion, img2img, generators, latent_size)
 
     scheduler = make_scheduler(settings.scheduler, diffusion.scheduler_config)
     scheduler.set_timesteps(settings.steps, device=diffusion.device)
@@ -74,7 +80,7 @@ def denoise(
     else:
         latents = scheduler.add_noise(source, noise, timesteps[:1].repeat(len(noise)))
 
-    mask = img2img.latent_mask(diffusion) if img2img else None
+    mask = img2img.latent_mask(diffusion) if img2img and blends else None
     step_noise = {"generator": generators} if SCHEDULERS[settings.scheduler].stochastic else {}
     time_ids = add_time_ids(*(side * diffusion.vae_factor for side in latent_size))
     preview = make_previewer(diffusion.vae) if on_step else None
@@ -85,7 +91,7 @@ def denoise(
         else:
             scale = options.scale_at(settings.guidance, _progress(scheduler, timestep))
             prediction = _guided_prediction(
-                diffusion, scaled, timestep, conditioning, time_ids, scale, options
+                diffusion, scaled, condition, timestep, conditioning, time_ids, scale, options
             )
         latents = scheduler.step(prediction, timestep, latents, **step_noise, return_dict=False)[0]
         if mask is not None and source is not None:
@@ -101,6 +107,7 @@ def denoise(
 def _guided_prediction(
     diffusion: Diffusion,
     scaled: torch.Tensor,
+    condition: torch.Tensor | None,
     timestep: torch.Tensor,
     conditioning: Conditioning,
     time_ids: torch.Tensor,
@@ -109,12 +116,14 @@ def _guided_prediction(
 ) -> torch.Tensor:
     """Classifier-free guidance: the prediction [N,C,h,w], float32, from one batch of 2N.
 
-    At scale 1 the negative prediction cancels out and is not computed.
+    condition: of an inpainting model, for N images. At scale 1 the negative prediction cancels out
+    and is not computed.
     """
-    prompt_embeds, latents = conditioning.prompts, scaled
+    prompt_embeds = conditioning.prompts
+    latents = scaled if condition is None else torch.cat([scaled, condition], 1)
     if scale != 1:
         prompt_embeds = conditioning.negative_and_prompts
-        latents = torch.cat([scaled, scaled])
+        latents = torch.cat([latents, latents])
     time_ids = time_ids.repeat(len(latents), 1)
     output = unet_forward(diffusion.unet, latents, timestep, prompt_embeds, time_ids).float()
     if scale == 1:

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ..grounding import Box, GroundedText, Phrase, serialize
 from ..kosmos_model import Kosmos
-from ..prompt import Prompt, tokenize_to_complete
+from ..prompt import tokenize_to_complete
 from .completion import generate_text
 from .encoded_images import EncodedImages
 
 PREFIX = "It is"
 
 
-def region_prompt(kosmos: Kosmos, box: Box, max_new_tokens: int) -> Prompt:
+def region_text(box: Box) -> str:
     """Return the published model's prompt for a region: `<phrase> It</phrase>`, its box, "is"."""
     prefix = GroundedText(PREFIX, (Phrase("It", 0, 2, (box,)),))
     # As in training there is a blank before "It", inside the tag.
-    text = serialize(prefix).replace("<phrase>", "<phrase> ")
-    return tokenize_to_complete(kosmos, text, max_new_tokens)
+    return serialize(prefix).replace("<phrase>", "<phrase> ")
 
 
 def describe_regions(
@@ -36,7 +35,10 @@ def describe_regions(
     rounded outwards to the 32 by 32 grid of Kosmos-2. `batching` counts regions. Raises UserError
     as `tokenize` and `generate` do.
     """
-    prompts = [[region_prompt(kosmos, box, max_new_tokens) for box in boxes] for boxes in regions]
+    prompts = [
+        [tokenize_to_complete(kosmos, region_text(box), max_new_tokens) for box in boxes]
+        for boxes in regions
+    ]
     texts = generate_text(kosmos, images, prompts, max_new_tokens=max_new_tokens, batching=batching)
     return [[text.caption.removeprefix(PREFIX).strip() for text in row] for row in texts]
 

@@ -7,11 +7,15 @@ Guidance Guider, the classes of core's models and guiders. Only nodes import it.
 
 from .console import escape_unencodable
 from .core_models import (
+    CLIP,
+    VAE,
     CoreTextEncoder,
+    ModelPatcher,
     core_clip,
     core_model,
     core_vae,
     read_embedding,
+    register_reload,
     set_noise_schedule,
     wrap_unet,
 )
@@ -39,11 +43,15 @@ from .folders import (
 )
 from .guider import Guider
 from .running_node import Progress, block_output, check_interrupted, send_event, show_text
+from .schema import node_schema
 
 __all__ = [
+    "CLIP",
     "DTYPES",
+    "VAE",
     "CoreTextEncoder",
     "Guider",
+    "ModelPatcher",
     "Progress",
     "block_output",
     "check_interrupted",
@@ -62,9 +70,11 @@ __all__ = [
     "model_folders",
     "model_path",
     "model_save_path",
+    "node_schema",
     "output_path",
     "read_embedding",
     "register_model",
+    "register_reload",
     "send_event",
     "set_noise_schedule",
     "show_text",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
+import comfy.model_detection
 import comfy.model_management as management
 import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
+import comfy.supported_models
 import comfy.supported_models_base
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
 
 from ...shared.errors import UserError
 
@@ -28,20 +31,73 @@ ENCODER_NAMES = ("clip_l", "clip_g")
 """Core's names of the text encoders; the second is that of Stable Diffusion XL."""
 
 
-def core_model(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelPatcher | None:
+def register_reload(patcher: ModelPatcher, create: Callable[..., ModelPatcher]) -> None:
+    """Tell ComfyUI how to make a MODEL, CLIP or VAE anew, with weights of its own.
+
+    create: makes an equal patcher; takes `disable_dynamic`, which is False by default. ComfyUI
+        calls it for copies on other devices, without dynamic VRAM, or to be trained.
+    """
+    if hasattr(patcher, "cached_patcher_init"):  # not before ComfyUI 0.16
+        patcher.cached_patcher_init = (create, ())
+
+
+def _copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a copy of weights: with dynamic VRAM, ComfyUI's modules keep the given tensors."""
+    return {key: weight.clone() for key, weight in weights.items()}
+
+
+def _options(*, disable_dynamic: bool) -> dict[str, bool]:
+    """Return the argument of core's loaders that not every ComfyUI knows, if it is needed."""
+    return {"disable_dynamic": True} if disable_dynamic else {}
+
+
+def core_model(
+    weights: dict[str, torch.Tensor], dtype: torch.dtype, *, disable_dynamic: bool
+) -> ModelPatcher | None:
     """Return core's MODEL of a UNet's weights, by original keys; None if core has no such UNet."""
-    with torch.inference_mode(False):
-        return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
+    config = comfy.model_detection.detect_unet_config(weights, "")
+    if not any(kind.matches(config or {}, weights) for kind in comfy.supported_models.models):
+        return None  # core's loader would log an error
+    return comfy.sd.load_diffusion_model_state_dict(
+        _copied(weights),
+        model_options={"dtype": dtype},
+        **_options(disable_dynamic=disable_dynamic),
+    )
 
 
-def wrap_unet(unet: torch.nn.Module, channels: int, scale: float, *, xl: bool) -> ModelPatcher:
+CASTING_LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    layer: getattr(comfy.ops.disable_weight_init, layer.__name__)
+    for layer in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+}
+"""Core's subclasses of PyTorch's layers: the same, until a `weight_function` or cast is set."""
+
+
+def wrap_unet(
+    unet: torch.nn.Module,
+    channels: int,
+    scale: float,
+    model_channels: int,
+    *,
+    xl: bool,
+    inpainting: bool,
+) -> ModelPatcher:
     """Return a MODEL whose UNet is a module of the pack.
 
     The module is called as core calls its UNets, with `xl` as those of Stable Diffusion XL.
+    inpainting: whether its further inputs are mask and image, as core's inpainting models have.
     channels: of the latents; scale: factor by which they are multiplied before the UNet.
+    model_channels: of the UNet's first block, which core's patches of blocks read.
+
+    The module's layers become core's, which core trains and casts.
     """
+    for module in unet.modules():
+        module.__class__ = CASTING_LAYERS.get(type(module), type(module))
     config = comfy.supported_models_base.BASE(
-        {"disable_unet_model_creation": True, "in_channels": channels}
+        {
+            "disable_unet_model_creation": True,
+            "in_channels": channels,
+            "model_channels": model_channels,
+        }
     )
     config.latent_format.latent_channels = channels
     config.latent_format.scale_factor = scale
@@ -49,6 +105,8 @@ def wrap_unet(unet: torch.nn.Module, channels: int, scale: float, *, xl: bool) -
     kind = comfy.model_base.SDXL if xl else comfy.model_base.BaseModel
     model = kind(config, device=device)
     model.diffusion_model = unet.to(device)
+    if inpainting:
+        model.set_inpaint()
     return ModelPatcher(model, management.get_torch_device(), device)
 
 
@@ -129,7 +187,9 @@ class _TwoEncoders(comfy.sdxl_clip.SDXLClipModel):
         self.dtypes = {dtype}
 
 
-def core_clip(encoders: Sequence[CoreTextEncoder], dtype: torch.dtype) -> comfy.sd.CLIP:
+def core_clip(
+    encoders: Sequence[CoreTextEncoder], dtype: torch.dtype, *, disable_dynamic: bool
+) -> CLIP:
     """Return core's CLIP with one text encoder, or the two of Stable Diffusion XL."""
     if len(encoders) == 1:
         [encoder] = encoders
@@ -146,17 +206,18 @@ def core_clip(encoders: Sequence[CoreTextEncoder], dtype: torch.dtype) -> comfy.
         target = comfy.supported_models_base.ClipTarget(
             partial(_TwoTokenizers, encoders), partial(_TwoEncoders, encoders)
         )
-    clip = comfy.sd.CLIP(
+    clip = CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         model_options={"dtype": dtype},
+        **_options(disable_dynamic=disable_dynamic),
     )
     weights = {}
     for name, encoder in zip(ENCODER_NAMES, encoders, strict=False):
         for key, value in encoder.weights.items():
             prefix = "" if key.startswith("text_projection.") else "text_model."
             weights[f"{name}.transformer.{prefix}{key}"] = value
-    clip.load_sd(weights, full_model=True)
+    clip.load_sd(_copied(weights), full_model=True)
     return clip
 
 
@@ -175,6 +236,6 @@ def read_embedding(name: str, width: int, key: str) -> torch.Tensor | None:
         ) from error
 
 
-def core_vae(weights: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+def core_vae(weights: dict[str, torch.Tensor]) -> VAE:
     """Return core's VAE with the weights of Stable Diffusion's VAE, by their original keys."""
-    return comfy.sd.VAE(sd=weights)
+    return VAE(sd=_copied(weights))

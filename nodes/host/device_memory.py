@@ -32,13 +32,14 @@ def register_model(module: torch.nn.Module) -> ModelPatcher:
 
 
 def load_to_device(*patchers: ModelPatcher) -> torch.device:
-    """Move registered modules completely to the compute device, and return that device.
+    """Move registered modules completely to their compute device, and return that device.
 
     ComfyUI unloads other models when memory is short.
     """
     with torch.inference_mode(False):  # inference tensors could not be trained
         management.load_models_gpu(list(patchers), force_full_load=True)
-    return management.get_torch_device()
+    device: torch.device = patchers[0].load_device
+    return device
 
 
 def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
@@ -70,5 +71,8 @@ def unload_all_models() -> None:
 
 
 def free_memory() -> int:
-    """Return the free memory of the compute device in bytes."""
-    return int(management.get_free_memory(management.get_torch_device()))
+    """Return the free memory of the compute device in bytes, with what ComfyUI evicts on demand."""
+    device = management.get_torch_device()
+    # ModelPatcher has this method since there is dynamic VRAM, which keeps evictable weights.
+    patcher = ModelPatcher(torch.nn.Module(), device, device)
+    return int(getattr(patcher, "get_free_memory", management.get_free_memory)(device))

@@ -54,6 +54,11 @@ def train_subject(
     settings: the other values of `TrainingConfig` that the node's inputs give; with `batch_size` 0
     the batch size is chosen by the model's size. Raises UserError for a quantized model.
     """
+    if diffusion.is_inpainting_model:
+        raise UserError(
+            f"{diffusion.name} is an inpainting model, which can generate but not be trained: "
+            "choose the plain model of the same kind."
+        )
     options = options_or_default(options, settings["steps"])
     if options.background_weight == 1:
         subject = replace(subject, masks=())  # they have no effect on the loss

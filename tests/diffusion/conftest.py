@@ -71,7 +71,9 @@ def text_config(tokenizer: CLIPTokenizer, **changes: object) -> CLIPTextConfig:
     return CLIPTextConfig(**{**sizes, **changes})
 
 
-def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False) -> Path:
+def write_model(
+    folder: Path, scheduler: dict[str, object], *, xl: bool = False, inpainting: bool = False
+) -> Path:
     """Save a random Stable Diffusion for 32-pixel images as a diffusers folder."""
     torch.manual_seed(0)
     tokenizer = write_tokenizer(folder / "vocabulary")
@@ -87,6 +89,7 @@ def write_model(folder: Path, scheduler: dict[str, object], *, xl: bool = False)
         }
     unet = UNet2DConditionModel(
         sample_size=16,
+        in_channels=9 if inpainting else 4,
         block_out_channels=(32, 64),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

@@ -56,10 +56,56 @@ def test_xl_without_its_second_encoder_is_named(xl_folder, tmp_path):
         load_diffusion(copy)
 
 
-def test_fp16_variant_files_are_found(folder_copy):
-    file = folder_copy / UNET
-    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert load_diffusion(folder_copy).unet.dtype == torch.float32
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "non_ema", "fp16.sharded"])
+def test_variants_of_the_weights_are_found(folder_copy, diffusion, variant):
+    variant, _, sharded = variant.partition(".")
+    if sharded:
+        shard(folder_copy / "unet", diffusion.unet, variant=variant)
+    else:
+        file = folder_copy / UNET
+        file.rename(file.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    unet = load_diffusion(folder_copy).unet
+    assert unet.dtype == torch.float32
+    assert torch.equal(unet.conv_in.weight, diffusion.unet.conv_in.weight)
+
+
+def shard(folder, module, **options):
+    """Save a part of a model in several files, as libraries do with large ones."""
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    module.save_pretrained(folder, max_shard_size="60KB", **options)
+    assert len(list(folder.glob("*-of-*.safetensors"))) > 1
+
+
+def test_sharded_weights_load_in_every_part(folder_copy, diffusion):
+    for name, module in diffusion.modules.items():
+        shard(folder_copy / name, module)
+    loaded = load_diffusion(folder_copy)
+    pairs = zip(loaded.modules.parameters(), diffusion.modules.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_tokenizer_without_its_configuration_has_the_encoders_length(folder_copy, diffusion):
+    shutil.rmtree(folder_copy / "tokenizer")
+    (folder_copy / "tokenizer").mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folder_copy / "vocabulary" / name, folder_copy / "tokenizer")
+    tokenizer = load_diffusion(folder_copy).tokenizer
+    assert tokenizer.model_max_length == 16
+    assert tokenizer("a red dog").input_ids == diffusion.tokenizer("a red dog").input_ids
+
+
+def test_a_missing_shard_is_named(folder_copy, diffusion):
+    shard(folder_copy / "unet", diffusion.unet)
+    missing = sorted((folder_copy / "unet").glob("*-of-*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        load_diffusion(folder_copy)
+
+
+def test_loading_logs_nothing_that_frightens(folder_copy, caplog):
+    load_diffusion(folder_copy, torch.float16)
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
 
 
 def test_weights_loaded_under_inference_mode_can_be_trained(model_folder):
@@ -90,6 +136,17 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def write_lfs_pointer(folder):
+    (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def write_index_of_another_folder(folder):
+    (folder / UNET).rename(folder / "other.safetensors")
+    index = {"weight_map": {"conv_in.weight": "../other.safetensors"}}
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    file.write_text(json.dumps(index))
+
+
 def write_other_weights(folder):
     save_file({"layer.weight": torch.zeros(4, 4)}, folder / UNET, metadata={"format": "pt"})
 
@@ -117,6 +174,11 @@ def rename_to_pickle(folder):
         (truncate, "damaged or incomplete.*download it again"),
         (lambda f: (f / UNET).write_bytes(b""), "damaged or incomplete"),
         (lambda f: (f / UNET).write_text("<html>not found</html>"), "damaged or incomplete"),
+        (
+            write_lfs_pointer,
+            "is a git-lfs pointer and not the weights themselves: run git lfs pull",
+        ),
+        (write_index_of_another_folder, "index.json lists no files: download the model again"),
         (write_other_weights, "do not fit its config.json"),
         (write_weights_of_another_shape, "do not fit its config.json"),
         (delete_one_text_weight, "do not fit its config.json"),
@@ -125,6 +187,10 @@ def rename_to_pickle(folder):
         (lambda f: (f / "unet" / "config.json").write_text("{"), "unet.config.json is missing"),
         (lambda f: (f / "scheduler" / "scheduler_config.json").write_text("[]"), "configuration"),
         (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer is missing: download"),
+        (
+            lambda f: (f / "tokenizer" / "tokenizer.json").unlink(),
+            "tokenizer contains no CLIP vocabulary: download",
+        ),
         (lambda f: shutil.rmtree(f), "There is no model at"),
         (lambda f: (f / "model_index.json").unlink(), "contains no model_index.json"),
         (
@@ -146,8 +212,8 @@ def test_an_invalid_folder_is_named_with_a_remedy(folder_copy, damage, sentence)
 
 def test_components_that_do_not_match_are_named(folder_copy):
     weights = load_file(folder_copy / UNET)
-    weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    weights["conv_in.weight"] = torch.zeros(32, 5, 3, 3)
     save_file(weights, folder_copy / UNET, metadata={"format": "pt"})
-    edit_json(folder_copy / "unet" / "config.json", in_channels=9)
-    with pytest.raises(UserError, match="UNet for 9 latent channels and a VAE with 4"):
+    edit_json(folder_copy / "unet" / "config.json", in_channels=5)
+    with pytest.raises(UserError, match="UNet for 5 latent channels and a VAE with 4"):
         load_diffusion(folder_copy)

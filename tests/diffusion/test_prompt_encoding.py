@@ -81,6 +81,12 @@ def test_the_oldest_prompts_are_evicted(model, batches):
     assert batches == [1, len(others), 1]
 
 
+def test_half_of_a_surrogate_pair_is_read_as_an_unknown_letter(model):
+    broken, unknown = "a dog \ud83d", "a dog \ufffd"
+    embeds = encode_prompts(model, [broken, unknown])
+    assert torch.equal(embeds[broken].states, embeds[unknown].states)
+
+
 LONG = "a red dog " * 6
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
@@ -23,6 +25,17 @@ def test_a_saved_folder_generates_the_same_images(velocity_diffusion, tmp_path):
     assert again.scheduler_config["prediction_type"] == "v_prediction"
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "a" / "copy")
     assert pipeline.unet.config.cross_attention_dim == 32
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m", "unipc"])
+def test_a_saved_folder_keeps_what_its_scheduler_leaves_open(diffusion, tmp_path, scheduler):
+    config = {k: v for k, v in diffusion.scheduler_config.items() if k != "timestep_spacing"}
+    model = replace(diffusion, scheduler_config=config)
+    save_folder(model, tmp_path / "copy")
+    again = load_diffusion(tmp_path / "copy")
+    assert again.scheduler_config == config
+    images = [sample(m, ["a red dog"], steps=3, scheduler=scheduler) for m in (model, again)]
+    assert torch.equal(*images)
 
 
 def test_a_saved_xl_folder_is_the_same_model(xl_diffusion, tmp_path):

@@ -7,6 +7,7 @@ import math
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,13 @@ from kosmos_dreambooth.dev.bench.small_run import small_run
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, home, python
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.checkpoint_file import load_checkpoint
-from kosmos_dreambooth.diffusion.load.ldm_keys import checkpoint_weights, unet_weights
+from kosmos_dreambooth.diffusion.load.ldm_keys import (
+    checkpoint_weights,
+    text_weights,
+    unet_weights,
+)
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
+from kosmos_dreambooth.diffusion.load.text_encoders import load_text_encoders
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
 from kosmos_dreambooth.diffusion.sample.images import sample
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens, tokenize
@@ -36,6 +42,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 COMFYUI = home()
 VOCABULARY = COMFYUI / "comfy" / "sd1_tokenizer"
 CONFIGS = ROOT / "diffusion" / "load" / "configs"
+UNET = "model.diffusion_model."
 SMALLER = {
     "unet/config.json": {
         "block_out_channels": [32, 64],
@@ -303,6 +310,114 @@ def test_adapters_of_every_kind_are_merged_as_core_does(
     assert same == before.keys() - expected.keys()
 
 
+def with_averages_only(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As training scripts save averaged weights, without the others."""
+    return {
+        "model_ema." + key.removeprefix("model.").replace(".", "")
+        if key.startswith(UNET)
+        else key: v
+        for key, v in weights.items()
+    } | {"model_ema.decay": torch.tensor(0.9999)}
+
+
+def with_scaled_fp8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As ComfyUI saves scaled fp8: large weights divided by a scale, and the scale."""
+    scaled = {f"{UNET}scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for key, weight in weights.items():
+        if key.startswith(UNET) and key.endswith(".weight") and weight.ndim == 2:
+            scale = weight.abs().max() / 448
+            scaled[key] = (weight / scale).to(torch.float8_e4m3fn)
+            scaled[key.replace(".weight", ".scale_weight")] = scale
+            scaled[key.replace(".weight", ".scale_input")] = torch.tensor(1.0)
+        else:
+            scaled[key] = weight
+    return scaled
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (lambda weights: {f"state_dict.{key}": value for key, value in weights.items()}, 0.0),
+        (with_averages_only, 0.0),
+        (with_scaled_fp8, 0.07),  # e4m3 has 3 bits of mantissa
+    ],
+)
+def test_other_writings_of_a_checkpoint_are_the_same_model(
+    core: Path, smaller: Path, loaded: Diffusion, tmp_path: Path, write, error: float
+) -> None:
+    file = tmp_path / "written.safetensors"
+    save_file(write(load_file(core / "small.safetensors")), file)
+    again = load_checkpoint(file, torch.float32, VOCABULARY, smaller)
+    for key, weight in loaded.modules.state_dict().items():
+        other = again.modules.state_dict()[key]
+        assert torch.allclose(
+            other, weight, rtol=error, atol=error * float(weight.abs().max()) / 16
+        ), key
+
+
+def test_other_quantized_checkpoints_are_named(core: Path, smaller: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.safetensors"
+    settings = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    key = f"{UNET}out.2.comfy_quant"
+    save_file({**load_file(core / "small.safetensors"), key: settings}, file)
+    with pytest.raises(UserError, match='is quantized as "nvfp4", which only ComfyUI'):
+        load_checkpoint(file, torch.float32, VOCABULARY, smaller)
+
+
+def test_an_inpainting_checkpoint_loads_and_saves(
+    core: Path, smaller: Path, tmp_path: Path
+) -> None:
+    weights, key = load_file(core / "small.safetensors"), f"{UNET}input_blocks.0.0.weight"
+    weights[key] = torch.randn(32, 9, 3, 3)
+    save_file(weights, tmp_path / "inpainting.safetensors")
+    model = load_checkpoint(tmp_path / "inpainting.safetensors", torch.float32, VOCABULARY, smaller)
+    assert model.is_inpainting_model
+    assert torch.equal(model.unet.conv_in.weight, weights[key])
+    save_checkpoint(model, tmp_path / "again.safetensors", smaller)
+    assert torch.equal(load_file(tmp_path / "again.safetensors")[key], weights[key])
+
+
+@pytest.mark.parametrize("prefix", ["model.transformer.", "transformer.", "model."])
+def test_the_second_encoder_of_xl_may_have_the_keys_of_transformers(
+    core: Path, smaller_xl: Path, loaded_xl: Diffusion, tmp_path: Path, prefix: str
+) -> None:
+    weights, second = load_file(core / "small_xl.safetensors"), "conditioner.embedders.1."
+    weights = {key: value for key, value in weights.items() if not key.startswith(second)}
+    for key, value in text_weights(loaded_xl.text_encoder_2).items():
+        inner = "" if key.startswith("text_projection") else "text_model."
+        if prefix == "model." and not inner:
+            weights[f"{second}model.text_projection"] = value.T.contiguous()
+        else:
+            weights[f"{second}{prefix}{inner}{key}"] = value
+    save_file(weights, tmp_path / "xl.safetensors")
+    model = load_checkpoint(tmp_path / "xl.safetensors", torch.float32, VOCABULARY, smaller_xl)
+    for key, value in loaded_xl.text_encoder_2.state_dict().items():
+        assert torch.equal(model.text_encoder_2.state_dict()[key], value), key
+
+
+def test_a_checkpoint_keeps_its_noise_schedule(
+    loaded: Diffusion, smaller: Path, tmp_path: Path
+) -> None:
+    schedule = {**loaded.scheduler_config, "beta_end": 0.013, "prediction_type": "v_prediction"}
+    save_checkpoint(replace(loaded, scheduler_config=schedule), tmp_path / "v.safetensors", smaller)
+    again = load_checkpoint(tmp_path / "v.safetensors", torch.float32, VOCABULARY, smaller)
+    assert again.scheduler_config == schedule
+
+
+def test_sd2_with_the_keys_of_transformers_is_padded_as_openclip(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    folder = write_smaller("sd2", {"text_encoder/config.json": sizes}, tmp_path)
+    encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    weights = {
+        f"cond_stage_model.transformer.text_model.{key}": value
+        for key, value in text_weights(encoder).items()
+    }
+    [(_, tokenizer)] = load_text_encoders(
+        tmp_path / "sd2.safetensors", weights, folder, torch.float32, VOCABULARY
+    )
+    assert tokenizer.pad_token_id == 0
+
+
 def test_sd2_at_the_real_size_loads(core: Path, tmp_path: Path) -> None:
     file = tmp_path / "v2-1.safetensors"
     write_zeros(file, json.loads((core / "full2.json").read_text()))
@@ -314,7 +429,6 @@ def test_sd2_at_the_real_size_loads(core: Path, tmp_path: Path) -> None:
     assert (diffusion.resolution, diffusion.scheduler_config["prediction_type"]) == (512, "epsilon")
 
 
-UNET = "model.diffusion_model."
 PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -324,7 +438,7 @@ PROMPT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
         ({PROMPT: [320, 2048]}, "is a distilled variant of Stable Diffusion XL"),
         ({PROMPT: [320, 1280]}, "is an SDXL refiner"),
         ({PROMPT: [320, 999]}, "is of an unknown kind"),
-        ({"input_blocks.0.0.weight": [320, 9, 3, 3]}, "inpainting or editing"),
+        ({"input_blocks.0.0.weight": [320, 8, 3, 3]}, "is made for editing"),
         ({"input_blocks.1.1.time_stack.0.ff.weight": [4]}, "is a Stable Video Diffusion model"),
         ({}, "does not contain a complete Stable Diffusion unet"),
         ({PROMPT: [320, 1024]}, "does not contain a complete Stable Diffusion unet"),

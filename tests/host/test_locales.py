@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
+from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
-from kosmos_dreambooth.dev.demo.write_locales import FOLDER, files, read_terms
+from kosmos_dreambooth.dev.demo.write_locales import FOLDER, files, read_table, translatable
 
 LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "ru", "zh")
 
 
 def test_the_files_are_up_to_date(client: Client) -> None:
-    written = files(client.nodes(), read_terms())
-    assert {path.parent.name for path in written} == set(LANGUAGES)
+    written = files(client.nodes(), read_table("terms"), read_table("tooltips"))
+    assert {path.parent.name for path in written if path.suffix == ".json"} == set(LANGUAGES)
     for path, content in written.items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make locales`"
 
@@ -23,7 +25,7 @@ def test_each_term_is_translated_once(language: str) -> None:
     table = (FOLDER / "terms.csv").read_text(encoding="utf-8").splitlines()
     english = [line.split(",")[0] for line in table]
     assert len(set(english)) == len(english)
-    assert all(term.strip() == term != "" for term in read_terms()[language].values())
+    assert all(term.strip() == term != "" for term in read_table("terms")[language].values())
 
 
 def test_the_server_sends_them_to_the_browser(client: Client) -> None:
@@ -33,3 +35,16 @@ def test_the_server_sends_them_to_the_browser(client: Client) -> None:
         assert sent[language]["nodeDefs"].items() >= nodes.items()
     assert sent["de"]["nodeDefs"]["GroundedCaption"]["inputs"]["image"]["name"] == "Bild"
     assert sent["ja"]["nodeCategories"]["generate"] == "生成"
+
+
+def test_each_translated_tooltip_is_one_that_a_node_has(client: Client) -> None:
+    assert set(read_table("tooltips")["en"]) <= translatable(client.nodes())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_help_page_is_where_the_frontend_looks_first(server: ComfyUI, language: str) -> None:
+    names = json.loads((FOLDER / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for node, texts in names.items():
+        address = f"{server.address}/extensions/{PACK_NAME}/docs/{node}/{language}.md"
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert answer.read().decode().startswith(f"# {texts['display_name']}\n")

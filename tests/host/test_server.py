@@ -60,6 +60,27 @@ def test_the_help_page_names_all_inputs_and_outputs_and_has_an_image(
         assert answer.headers["Content-Type"] == "image/jpeg"
 
 
+def test_a_new_comfyui_finds_nodes_by_aliases_and_hides_advanced_inputs(known: dict) -> None:
+    if "search_aliases" not in known["KSampler"]:
+        pytest.skip("this ComfyUI has neither")
+    aliases = {name: set(known[name]["search_aliases"]) for name in NODES}
+    assert all(len(words) >= 3 for words in aliases.values())
+    for word in ("florence", "caption", "grounding", "segment", "lora training", "dreambooth"):
+        assert any(word in words for words in aliases.values()), word
+    for word in ("textual inversion", "cfg", "clip score", "onnx"):
+        assert any(word in words for words in aliases.values()), word
+    assert sum(bool(known[name].get("essentials_category")) for name in NODES) == 5
+    shown = {
+        name: sum(
+            not options.get("advanced")
+            for section in ("required", "optional")
+            for _, options in known[name]["input"].get(section, {}).values()
+        )
+        for name in NODES
+    }
+    assert max(shown.values()) <= 13, shown
+
+
 def test_the_workflows_are_in_the_template_browser(client: Client) -> None:
     templates = client.get("/workflow_templates")
     saved = {path.stem for path in (ROOT / "workflows").glob("*.json")}

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .conftest import Graph, correlation, latents
+from .conftest import Graph, correlation, latents, node_schemas
 
 PROMPT = "a red dog in the meadow"
 # Core's samplers begin at the last timestep and space the others over all 1000.
@@ -314,6 +314,41 @@ def test_images_are_encoded_to_latents_again(server: ComfyUI, client: Client) ->
     outcome = graph.outputs(client)
     ours, encoded = latents(server, outcome, "ours"), latents(server, outcome, "encoded")
     assert correlation(ours, encoded) >= 0.9
+
+
+@pytest.mark.parametrize("patch", ["FreeU_V2", "SelfAttentionGuidance"])
+def test_patches_of_blocks_of_a_small_model_are_named(
+    server: ComfyUI, client: Client, patch: str
+) -> None:
+    graph = add_cores(load_graph("sandbox"), "euler", 1)
+    graph.add("patch", patch, model=["core", 0]).set("ksampler", model=["patch", 0])
+    assert "FreeU, Self-Attention Guidance" in graph.failure(client, "ksampler")
+
+
+@pytest.mark.parametrize("model", ["sandbox", "narrow"])
+@pytest.mark.usefixtures("narrow")
+def test_core_saves_and_trains_the_model(server: ComfyUI, client: Client, model: str) -> None:
+    graph = load_graph(model).add("core", "ToComfyModel", diffusion=["load", 0])
+    parts = {"model": ["core", 0], "clip": ["core", 1], "vae": ["core", 2]}
+    graph.add("save", "CheckpointSave", **parts, filename_prefix=f"{model}_all")
+    graph.add("save vae", "VAESave", vae=["core", 2], filename_prefix=f"{model}_vae")
+    graph.add("pixels", "EmptyImage", width=64, height=64, batch_size=2)
+    graph.add("encode", "VAEEncode", pixels=["pixels", 0], vae=["core", 2])
+    graph.add("text", "CLIPTextEncode", clip=["core", 1], text=PROMPT)
+    graph.add("each", "RebatchLatents", latents=["encode", 0], batch_size=1)
+    train = {"model": ["core", 0], "latents": ["each", 0], "positive": ["text", 0]}
+    graph.add("train", "TrainLoraNode", **train, steps=2, rank=2, batch_size=1)
+    schemas = node_schemas(client)
+    lora = schemas["TrainLoraNode"]["output"].index("LORA_MODEL")
+    graph.add("lora", "SaveLoRA", lora=["train", lora], prefix=f"{model}_trained")
+    if "SelectVAEDevice" in schemas:
+        graph.add("device", "SelectVAEDevice", vae=["core", 2], device="default")
+        graph.add("decode", "VAEDecode", samples=["encode", 0], vae=["device", 0])
+        graph.add("show", "PreviewImage", images=["decode", 0])
+    before = len(server.log.read_text())
+    graph.outputs(client)
+    log = server.log.read_text()[before:]
+    assert not [line for line in log.splitlines() if "ERROR" in line or "passing through" in line]
 
 
 def test_a_lora_for_another_model_is_named(server: ComfyUI, client: Client, narrow: str) -> None:

@@ -34,6 +34,33 @@ def test_every_dtype_and_attention_captions(
     assert caption(kosmos, four_images)[0].caption == "An image of a red dog in the meadow."
 
 
+@pytest.mark.parametrize("as_published", [True, False])
+def test_no_repeat_ngram_size_is_read_from_old_and_new_files(
+    folder: Path, as_published: bool
+) -> None:
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if as_published:  # in text_config, as transformers 4.35 wrote it
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["no_repeat_ngram_size"] = 3
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        (folder / "generation_config.json").write_text('{"no_repeat_ngram_size": 3}')
+    decoder = load_kosmos(folder, torch.float32).model.text_model
+    assert decoder.generation_config.no_repeat_ngram_size == 3
+
+
+@pytest.mark.parametrize("variant", [None, "bf16"])
+def test_sharded_weights_and_variants_are_loaded(
+    folder: Path, tiny: Kosmos, variant: str | None
+) -> None:
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    tiny.model.save_pretrained(folder, max_shard_size="50KB", variant=variant)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    loaded = load_kosmos(folder, torch.float32).model.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in tiny.model.state_dict().items())
+
+
 def test_weights_loaded_in_inference_mode_can_be_trained(
     folder: Path, four_images: torch.Tensor
 ) -> None:

@@ -168,10 +168,12 @@ class CaptionModule(Learner):
         """Return the preview images, side by side, with their captions and boxes drawn."""
         training = self.model.text_model.training
         self.model.text_model.eval()
-        captions = caption(
-            self.kosmos, self.preview_images, self.config.prompt, max_new_tokens=PREVIEW_TOKENS
-        )
-        self.model.text_model.train(training)
+        try:
+            captions = caption(
+                self.kosmos, self.preview_images, self.config.prompt, max_new_tokens=PREVIEW_TOKENS
+            )
+        finally:
+            self.model.text_model.train(training)
         return torch.cat(list(draw_boxes_batch(self.preview_images, captions)), dim=1)
 
     def write_result(self, run: RunFolder) -> None:

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.5
 def provide_class_images(
     run: RunFolder,
     config: TrainingConfig,
-    diffusion: Diffusion,
+    load_model: Callable[[], Diffusion],
     device: torch.device,
     on_phase: Callable[[str], None],
     *,
@@ -32,9 +32,10 @@ def provide_class_images(
 ) -> None:
     """Put `config.class_count` class images into the run folder, unless they are complete.
 
-    Images that the cache of class images lacks are generated on `device`; `on_phase` receives the
-    progress as text. If the worker ends meanwhile, finished images stay in the cache. A process
-    that does not lead waits until the images exist. Raises UserError when one cannot be written.
+    Images that the cache of class images lacks are generated on `device` by the model that
+    `load_model` returns, which is not kept; `on_phase` receives the progress as text. If the worker
+    ends meanwhile, finished images stay in the cache. A process that does not lead waits until the
+    images exist. Raises UserError when one cannot be written.
     """
     if not leads:
         while not _is_complete(run, config):
@@ -51,6 +52,7 @@ def provide_class_images(
             on_phase(f"generating class images, {100 * done // total} %")
 
     on_phase("generating class images")
+    diffusion = load_model()
     diffusion.modules.to(device)
     priors = generate_priors(
         diffusion,
@@ -61,7 +63,6 @@ def provide_class_images(
         seed=config.class_seed,
         on_step=report,
     )
-    diffusion.modules.to("cpu")
     shutil.rmtree(run.class_images, ignore_errors=True)
     with atomic_folder(run.class_images) as draft:
         write_class_images(draft, priors.files)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -161,22 +163,33 @@ class DiffusersDenoiser(Denoiser):
         return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
 
     def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
-        """Sample an image for each prompt, with the VAE on the device meanwhile."""
-        self.diffusion.vae.to(self.diffusion.device)
-        images = [
-            sample(
-                self.diffusion,
-                [prompt],
-                steps=PREVIEW_STEPS,
-                guidance=PREVIEW_GUIDANCE,
-                seed=seed,
-                width=side,
-                height=side,
-            )[0]
-            for prompt in prompts
-        ]
-        self.diffusion.vae.to("cpu")
-        return images
+        """Sample an image for each prompt, in the precision of the training.
+
+        XL's VAE overflows in fp16 and stays in float32.
+        """
+        model = self.diffusion
+        dtype = self._frozen_dtype
+        if dtype == torch.float16 and model.vae.config.force_upcast:
+            vae = copy.deepcopy(model.vae)
+        else:
+            vae = copy.deepcopy(model.vae).to(dtype)
+        model = replace(model, vae=vae.to(model.device))
+        autocast = torch.autocast(
+            model.device.type, dtype, enabled=dtype not in (torch.float32, model.dtype)
+        )
+        with autocast:
+            return [
+                sample(
+                    model,
+                    [prompt],
+                    steps=PREVIEW_STEPS,
+                    guidance=PREVIEW_GUIDANCE,
+                    seed=seed,
+                    width=side,
+                    height=side,
+                )[0]
+                for prompt in prompts
+            ]
 
     def write_result(self, run: RunFolder) -> None:
         """Write the LoRA, the embedding or the model, and mark the run as finished."""

@@ -33,8 +33,10 @@ def open_for_training(
     leads: bool,
 ) -> Opened:
     """Return a run's model with its subject images and class images, as `prepare` describes."""
+    provide_class_images(
+        run, config, lambda: load_base(config, frozen_dtype), device, on_phase, leads=leads
+    )
     diffusion = load_base(config, torch.float32)
-    provide_class_images(run, config, diffusion, device, on_phase, leads=leads)
     on_phase("encoding the images")
 
     def encode(images: Sequence[np.ndarray], size: Size) -> Latents:

@@ -121,14 +121,15 @@ def evaluate(
     prompt_scorer: ImageScorer,
     load_to_device: LoadToDevice,
     on_step: OnStep,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[EvaluatedCheckpoint]:
     """Yield the scores of each kept checkpoint; at the end write them into the run folder.
 
     `subject_scorer` compares images, `prompt_scorer` images with prompts, without the token, which
-    other models do not know. Both are tried before anything is generated. `load_to_device` moves a
-    model to the device to sample on. `on_step` is called with the number of steps done, of
-    `count_steps`, and a preview; what it raises ends the evaluation. Raises UserError when the run
-    keeps no checkpoint, and when a scorer does not support its task.
+    other models do not know. Both are tried before anything is generated. Models are loaded in
+    `dtype`, and `load_to_device` moves one to the device to sample on. `on_step` is called with the
+    number of steps done, of `count_steps`, and a preview; what it raises ends the evaluation.
+    Raises UserError when the run keeps no checkpoint, and when a scorer does not support its task.
     """
     config = read_as(TrainingConfig, run.config)
     steps = list(checkpoints.by_step(run.checkpoints))
@@ -159,11 +160,12 @@ def evaluate(
     subject = subject_scorer.embed_images(training_images)
     distinct = list(dict.fromkeys(scored_prompts))
     prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
-    base = load_to_device(load_base(find_base(run, config), torch.float32))
+    base = load_to_device(load_base(find_base(run, config), dtype))
     class_before = subject_scorer.embed_images(generate(base, class_prompts))
+    del base
     evaluated = []
     for step in steps:
-        model = load_to_device(load_result(run, torch.float32, step))
+        model = load_to_device(load_result(run, dtype, step))
         images = generate(model, subject_prompts)
         class_after = subject_scorer.embed_images(generate(model, class_prompts))
         drift = _mean_cosine(class_after, subject) - _mean_cosine(class_before, subject)

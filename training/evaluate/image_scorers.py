@@ -25,6 +25,7 @@ from ...kosmos.kosmos_model import Kosmos
 from ...shared.check_model import check_model_folder
 from ...shared.errors import UserError
 from ...shared.model_folders import model_type
+from ...shared.weight_files import find_variant
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
@@ -150,7 +151,12 @@ def load_image_scorer(folder: Path) -> ImageScorer:
         )
     check_model_folder(folder)
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model = AutoModel.from_pretrained(
+            folder,
+            variant=find_variant(folder, "model"),
+            use_safetensors=True,
+            local_files_only=True,
+        )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises errors of all kinds for damaged files
         raise UserError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ from .run_folder import RunFolder
 from .stop_request import StopRequest
 
 WRITE_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ class StepCallback(Callback):
             ]
             append_events(self._run.events, events)
             for logger in self._loggers:
-                log_steps(logger, events)
+                with _optional("Logging"):
+                    log_steps(logger, events)
         if valid < len(finite):
             saved = self._run.steps_saved()
             kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint"
@@ -135,20 +140,36 @@ class StepCallback(Callback):
         """Generate preview images with the weights that the result would have."""
         if not trainer.is_global_zero:
             return
-        with swap_weights(module, module.result_weights(trainer.optimizers[0])):
-            preview = module.preview()
         path = self._run.previews / f"{step:08}.png"
-        with atomic_write(path) as draft:
-            Image.fromarray(preview.mul(255).round().byte().numpy()).save(draft, "PNG")
-        file = path.relative_to(self._run.path).as_posix()
-        append_events(self._run.events, [Event("preview", step, file=file)])
-        for logger in self._loggers:
-            log_preview(logger, step, preview)
+        with _optional(f"The preview of step {step}"):
+            with swap_weights(module, module.result_weights(trainer.optimizers[0])):
+                preview = module.preview()
+            with atomic_write(path) as draft:
+                Image.fromarray(preview.mul(255).round().byte().numpy()).save(draft, "PNG")
+            file = path.relative_to(self._run.path).as_posix()
+            append_events(self._run.events, [Event("preview", step, file=file)])
+            for logger in self._loggers:
+                log_preview(logger, step, preview)
 
     def on_train_end(self, trainer: Trainer, module: Learner) -> None:
         """Close the loggers."""
         for logger in self._loggers:
-            close_logger(logger)
+            with _optional("Logging"):
+                close_logger(logger)
+
+
+@contextmanager
+def _optional(work: str) -> Iterator[None]:
+    """Log what fails in a `with` block as a warning: without it, the run is the same."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s failed, and the training goes on: %s", work, error)
+        log.debug("%s failed.", work, exc_info=True)
+    else:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _scaler(trainer: Trainer) -> torch.amp.GradScaler | None:

@@ -127,7 +127,11 @@ def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
 def _precision(config: Config) -> str:
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     if config.precision == "auto":
-        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        if not on_gpu:
+            return "32-true"
+        # GPUs before Ampere only emulate bf16, which is slower than fp32.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
     if config.precision == "fp16" and not on_gpu:
         raise UserError("Training in fp16 needs a GPU: set precision to bf16 or fp32.")
     return PRECISIONS[config.precision]

@@ -1,0 +1,1 @@
+"""Score models as the papers did, on data in the layouts of its owners."""

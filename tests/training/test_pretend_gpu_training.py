@@ -1,0 +1,68 @@
+"""What needs a GPU in training: precision, devices, and what never ends a run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from kosmos_dreambooth.training.config_yaml import read_config
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
+from kosmos_dreambooth.training.run import step_callback, train_loop
+from kosmos_dreambooth.training.run.events import read_events
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+
+from .conftest import RunMaker, trained
+
+
+def kinds(run: RunFolder) -> list[tuple[str, int]]:
+    """The kinds and steps of a run's events, without phases and steps."""
+    events = read_events(run.events)
+    return [(one.kind, one.step) for one in events if one.kind not in ("phase", "step", "resumed")]
+
+
+def test_a_preview_that_runs_out_of_memory_does_not_end_the_run(
+    make_run: RunMaker, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    plain = trained(make_run, tmp_path, name="plain")
+
+    def out_of_memory(module: DreamBoothModule) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(DreamBoothModule, "preview", out_of_memory)
+    with caplog.at_level(logging.WARNING):
+        run = trained(make_run, tmp_path, name="previews", preview_every=2, ema=0.5)
+    assert kinds(run) == kinds(plain)
+    assert "preview of step 2 failed" in caplog.text
+    assert not run.previews.exists()
+
+
+def test_a_logger_that_fails_does_not_end_the_run(
+    make_run: RunMaker, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    for name in ("log_steps", "log_preview", "close_logger"):
+        monkeypatch.setattr(step_callback, name, fail)
+    run = trained(make_run, tmp_path, preview_every=2)
+    assert ("preview", 2) in kinds(run)
+    assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("native", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")], ids=["ampere", "turing"]
+)
+def test_emulated_bf16_is_not_chosen(
+    native: bool, precision: str, make_run: RunMaker, tmp_path: Path, monkeypatch
+) -> None:
+    config = read_config(make_run(tmp_path, device="auto").config)
+    assert train_loop._precision(config) == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
+    assert train_loop._precision(config) == precision
