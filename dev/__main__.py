@@ -17,6 +17,7 @@ COMMANDS = {
     "workflows": "demo.run_workflows",
     "locales": "demo.write_locales",
     "layout-workflows": "demo.layout_workflows",
+    "blueprints": "demo.write_blueprints",
     "screenshots": "demo.panel_screenshots",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
