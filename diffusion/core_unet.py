@@ -57,6 +57,11 @@ class CoreUNet(torch.nn.Module):
                 "a Stable Diffusion 1.x, 2.x or XL."
             )
         unet, added = self._unet[0], None
+        if x.shape[1] != unet.config.in_channels:
+            raise UserError(
+                f"The LATENT has {x.shape[1]} channels, and this model needs "
+                f"{unet.config.in_channels}: encode it with the VAE of the same model."
+            )
         if y is not None:
             width = 6 * unet.config.addition_time_embed_dim
             added = {"text_embeds": y[:, :-width], "time_ids": y[:, -width:]}

@@ -7,7 +7,6 @@ name and a suffix; writers differ in the layer's prefix, in `.` or `_`, and in t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from ..shared.json_files import parse_json
 from .diffusion_model import Diffusion
 from .load.ldm_keys import text_weights, unet_weights
 
@@ -106,7 +106,9 @@ def read_lora(file: Path, diffusion: Diffusion) -> tuple[LoraWeights, list[str]]
             else:
                 weights.setdefault(target, {})[role] = tensors.get_tensor(key)
     for target, roles in weights.items():
-        alpha = _peft_alpha(settings, target, len(roles.get("down", ())))
+        down = roles.get("down")
+        rank = len(down) if down is not None and down.ndim else 0
+        alpha = _peft_alpha(settings, target, rank)
         if alpha is not None and "down" in roles:
             roles.setdefault("alpha", torch.tensor(alpha))
     return weights, unused
@@ -159,7 +161,7 @@ def _peft_settings(file: Path) -> dict[str, Any]:
     if not text and file.name == "adapter_model.safetensors" and config.is_file():
         text = config.read_text(encoding="utf-8")
     try:
-        settings = json.loads(text)
+        settings = parse_json(text)
     except ValueError:
         return {}
     return settings if isinstance(settings, dict) else {}
@@ -172,8 +174,9 @@ def _peft_alpha(settings: dict[str, Any], target: str, rank: int) -> float | Non
     def setting(name: str) -> Any:
         return settings.get(f"{part}.{name}", settings.get(name))
 
-    pattern = setting("alpha_pattern") or {}
+    pattern = setting("alpha_pattern")
+    pattern = pattern if isinstance(pattern, dict) else {}
     alpha = pattern.get(layer, pattern.get(f"text_model.{layer}", setting("lora_alpha")))
-    if alpha is None:
+    if type(alpha) not in (int, float):
         return None
     return float(alpha) * (rank**0.5 if setting("use_rslora") else 1.0)

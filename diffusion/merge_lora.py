@@ -48,7 +48,7 @@ def merge_lora(
                 f"{file.name} is no LoRA in kohya's or diffusers' format, or is incomplete (its "
                 f"{name} has no {missing}): choose another file, or download it again."
             ) from missing
-        except RuntimeError:
+        except (RuntimeError, TypeError, IndexError, ValueError):
             fits = False
         if not fits:
             raise UserError(
@@ -61,6 +61,12 @@ def merge_lora(
             f"{file.name} is no LoRA, or is made for another model than {diffusion.name}, which "
             f"has no such layer {example}: choose a LoRA for this model."
         )
+    for tensors in adapters.values():
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise UserError(
+                f"{file.name} has weights that are NaN or infinite: train it again with a lower "
+                "learning rate, or choose another one."
+            )
     if unused:
         text = f"{file.name}: {len(unused)} keys were not used: {', '.join(unused)}."
         log.warning("%s", text)

@@ -302,3 +302,35 @@ def test_dora_of_diffusers_is_merged_as_diffusers_does(model_folder, tmp_path):
     )
     for name, weight in merged.unet.named_parameters():
         assert torch.allclose(weight, model.unet.get_parameter(name), atol=1e-5), name
+
+
+def lora_tensors(rank=2, width=32, side=32):
+    return {
+        f"{PROMPT_LAYER}.lora_down.weight": torch.ones(rank, width),
+        f"{PROMPT_LAYER}.lora_up.weight": torch.ones(side, rank),
+        f"{PROMPT_LAYER}.alpha": torch.tensor(1.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.clear(),
+        lambda tensors: tensors[f"{PROMPT_LAYER}.lora_up.weight"].fill_(float("nan")),
+        lambda tensors: tensors[f"{PROMPT_LAYER}.alpha"].fill_(float("inf")),
+        lambda tensors: tensors.update({name: torch.tensor(1.0) for name in tensors}),
+        lambda tensors: tensors.update({f"{PROMPT_LAYER}.lora_down.weight": torch.ones(0, 32)}),
+        lambda tensors: tensors.update({f"{PROMPT_LAYER}.alpha": torch.ones(3)}),
+    ],
+)
+def test_a_strange_lora_is_refused_and_changes_nothing(model_folder, tmp_path, change):
+    model = load_diffusion(model_folder)
+    weight = model.unet.get_submodule(ATTENTION).weight
+    tensors = lora_tensors(width=weight.shape[1], side=weight.shape[0])
+    change(tensors)
+    file = tmp_path / "strange.safetensors"
+    save_file(tensors, file)
+    before = weight.clone()
+    with pytest.raises(UserError, match="strange"):
+        merge_lora(model, file)
+    assert torch.equal(model.unet.get_submodule(ATTENTION).weight, before)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from kosmos_dreambooth.kosmos.kosmos_lora import merge_lora
 from kosmos_dreambooth.kosmos.load import load_kosmos
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.shared.check_model import check_model_folder
@@ -122,3 +123,60 @@ def test_sharded_safetensors_are_valid(folder: Path) -> None:
         json.dumps({"metadata": {}, "weight_map": index})
     )
     assert load_kosmos(folder, torch.float32)
+
+
+LAYER = "text_model.model.layers.0.ffn.fc1"
+PEFT = {"r": 2, "lora_alpha": 2}
+
+
+def lora_file(folder: Path, peft: object, *, layer: str = LAYER, value: float = 1.0) -> Path:
+    """Write a LoRA for the tiny model, with peft's settings as metadata."""
+    tensors = {
+        f"base_model.model.{layer}.lora_A.weight": torch.full((2, 32), value),
+        f"base_model.model.{layer}.lora_B.weight": torch.ones(48, 2),
+    }
+    file = folder / "lora.safetensors"
+    save_file(tensors, file, {"peft": json.dumps(peft)})
+    return file
+
+
+def test_a_valid_lora_is_merged(tiny_folder: Path, tmp_path: Path) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    weight = kosmos.model.get_submodule(LAYER).weight
+    expected = weight.detach() + 2
+    merge_lora(kosmos, lora_file(tmp_path, PEFT))
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+STRANGE_PEFT = (
+    {**PEFT, "r": 0},
+    {**PEFT, "r": "2"},
+    {**PEFT, "r": None},
+    {"r": 2},
+    {**PEFT, "lora_alpha": "2"},
+    {**PEFT, "lora_alpha": [2]},
+    {**PEFT, "trainable_token_indices": [1]},
+    {**PEFT, "trainable_token_indices": {"embed_tokens": ["a"]}},
+    [PEFT],
+    None,
+)
+
+
+@pytest.mark.parametrize("peft", STRANGE_PEFT)
+def test_a_lora_with_strange_settings_is_named(
+    tiny_folder: Path, tmp_path: Path, peft: object
+) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    with pytest.raises(UserError, match="no LoRA for Kosmos-2"):
+        merge_lora(kosmos, lora_file(tmp_path, peft))
+
+
+def test_a_lora_that_changes_nothing_or_is_nan_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        merge_lora(kosmos, lora_file(tmp_path, PEFT, value=float("nan")))
+    with pytest.raises(UserError, match="another Kosmos-2"):
+        merge_lora(kosmos, lora_file(tmp_path, PEFT, layer="text_model.other"))
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", {"peft": json.dumps(PEFT)})
+    with pytest.raises(UserError, match="would change nothing"):
+        merge_lora(kosmos, tmp_path / "x.safetensors")
