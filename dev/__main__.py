@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "demo.run_demo",
     "serve": "demo.playground",
     "workflows": "demo.run_workflows",
+    "replay-faults": "faults.replay_faults",
     "locales": "demo.write_locales",
     "layout-workflows": "demo.layout_workflows",
     "blueprints": "demo.write_blueprints",

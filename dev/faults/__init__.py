@@ -1,0 +1,1 @@
+"""Faults that users reported, replayed."""

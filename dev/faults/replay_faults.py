@@ -1,0 +1,251 @@
+"""Replay situations that once failed, from small files made here, and print a line for each.
+
+The exit code is 1 when one fails again.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
+
+from ...diffusion.diffusion_model import Diffusion
+from ...diffusion.load.model_source import load_diffusion
+from ...diffusion.sample.images import sample
+from ...diffusion.sample.prompt_chunks import truncate_at_word
+from ...diffusion.sample.prompt_encoding import encode_prompts
+from ...diffusion.sample.prompt_syntax import COMFYUI
+from ...kosmos.box_conversion import window
+from ...kosmos.files.caption_files import caption_file_contents, read_caption, write_files
+from ...kosmos.files.coco import CaptionedImage
+from ...kosmos.files.folder_captions import (
+    CaptionFolderOptions,
+    CaptionFolderReport,
+    caption_folder,
+)
+from ...kosmos.generate.caption import caption
+from ...kosmos.grounding import Box, GroundedText
+from ...kosmos.kosmos_model import Kosmos
+from ...kosmos.load import load_kosmos
+from ...kosmos.select_boxes import pad_box
+from ...kosmos.tokenized_caption import tokenize_caption
+from ...sandbox import DIFFUSION, KOSMOS
+from ...shared.errors import UserError
+from ...shared.image_files import list_images, read_image
+from ...training.data.subject import Subject
+from ...training.data.subject_checks import subject_warnings
+from ..command_line import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 120
+
+
+@cache
+def _kosmos() -> Kosmos:
+    return load_kosmos(KOSMOS, torch.float32)
+
+
+@cache
+def _diffusion() -> Diffusion:
+    return load_diffusion(DIFFUSION)
+
+
+def _write_image(path: Path, colour: str = "red") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), colour).save(path, format="png")
+    return path
+
+
+def _caption(folder: Path, **options: object) -> CaptionFolderReport:
+    defaults = CaptionFolderOptions(max_new_tokens=12)
+    return caption_folder(_kosmos(), folder, replace(defaults, **options))  # type: ignore[arg-type]
+
+
+def foreign_encodings(folder: Path) -> bool:
+    """Caption files in cp1252, UTF-16 and with a byte-order mark."""
+    for name, encoding in (("a", "cp1252"), ("b", "utf-16"), ("c", "utf-8-sig")):
+        _write_image(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("café", encoding=encoding)
+    read = [read_caption(path, str) for path in list_images(folder)]
+    return read == ["café"] * 3 and _caption(folder).skipped == 3
+
+
+def foreign_json(folder: Path) -> bool:
+    """A JSON file of LabelMe next to an image."""
+    _write_image(folder / "a.png")
+    (folder / "a.json").write_text('{"shapes": []}')
+    report = _caption(folder, format="json")
+    kept = (folder / "a.json").read_text() == '{"shapes": []}'
+    return kept and report.captioned == 1 and "a.json is not a caption" in str(report)
+
+
+def long_file_name(folder: Path) -> bool:
+    """A file name of 245 bytes among others."""
+    _write_image(folder / f"{'犬' * 80}a.png")
+    _write_image(folder / "z.png")
+    return _caption(folder).captioned == 2
+
+
+def unwritable_caption(folder: Path) -> bool:
+    """A caption that cannot be written among others."""
+    _write_image(folder / "a.png")
+    _write_image(folder / "z.png")
+    (folder / "a.txt").mkdir()
+    report = _caption(folder, overwrite=True)
+    return report.captioned == 1 and len(report.failed) == 1
+
+
+def empty_caption(folder: Path) -> bool:
+    """An empty caption file."""
+    _write_image(folder / "a.png")
+    (folder / "a.txt").write_text("\n")
+    return _caption(folder).captioned == 1 and bool(read_caption(folder / "a.png"))
+
+
+def images_of_one_stem(folder: Path) -> bool:
+    """Captions of a.png and a.jpg."""
+    texts, taken = {"a.png": "one", "a.jpg": "two"}, set[Path]()
+    for name, text in texts.items():
+        entry = CaptionedImage(name, 40, 30, GroundedText(text))
+        files = caption_file_contents(_write_image(folder / name), entry, "txt", taken)
+        write_files(files, overwrite=False)
+        taken |= files.keys()
+    return {name: read_caption(folder / name) for name in texts} == texts
+
+
+def image_suffixes(folder: Path) -> bool:
+    """Images called .jfif and .jpe, and a linked folder with a loop."""
+    for name in ("a.jfif", "b.jpe", "elsewhere/c.png"):
+        _write_image(folder / name)
+    (folder / "set").mkdir()
+    (folder / "set" / "linked").symlink_to(folder / "elsewhere")
+    (folder / "elsewhere" / "loop").symlink_to(folder / "set")
+    return len(list_images(folder)) == 3 and len(list_images(folder / "set")) == 1
+
+
+def deep_grey_values(folder: Path) -> bool:
+    """A TIFF of floating-point values in 0..1, and one of integers up to 255."""
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(ramp).save(folder / "a.tiff")
+    Image.fromarray((ramp * 255).astype(np.int32)).save(folder / "b.tiff")
+    grey = [read_image(path)[0].numpy()[..., 0] for path in list_images(folder)]
+    return all(np.abs(values - ramp).max() < 0.01 for values in grey)
+
+
+def command_options(folder: Path) -> bool:
+    """`--batch-size -3` and a `--device` that is not there."""
+    _write_image(folder / "a.png")
+    command = [sys.executable, str(ROOT / "kosmos" / "caption_folder.py"), str(folder)]
+    runs = [
+        subprocess.run(
+            [*command, *options], capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
+        for options in (["--batch-size", "-3"], ["--device", "nowhere"])
+    ]
+    return all(done.returncode == 2 and "Traceback" not in done.stderr for done in runs)
+
+
+def caption_without_words(_: Path) -> bool:
+    """An attention map of "An image of"."""
+    try:
+        tokenize_caption(_kosmos(), GroundedText("An image of")).find_words([])
+    except UserError as error:
+        return "no words" in str(error)
+    return False
+
+
+def padding(_: Path) -> bool:
+    """A padding of 0.5 around 100x100 pixels in 1920x1080."""
+    box = Box(500 / 1920, 500 / 1080, 600 / 1920, 600 / 1080)
+    return window(pad_box(box, 0.5, 1920, 1080), 1920, 1080) == (450, 450, 650, 650)
+
+
+def many_new_tokens(_: Path) -> bool:
+    """More new tokens than the model has room for."""
+    [text] = caption(_kosmos(), torch.zeros(1, 32, 32, 3), max_new_tokens=1024)
+    return bool(text.caption)
+
+
+def long_prompt(_: Path) -> bool:
+    """A prompt of several hundred tokens with weights."""
+    images = sample(_diffusion(), ["(a red dog:1.3), in the meadow, " * 40], steps=1)
+    return bool(images.isfinite().all())
+
+
+def prompt_with_embedding(folder: Path) -> bool:
+    """A weight and an embedding in a prompt, in ComfyUI's syntax."""
+    width = _diffusion().text_encoder.config.hidden_size
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    save_file({"clip_l": vectors}, folder / "toy.safetensors")
+    prompts = ["a (red:1.3) dog", "a red dog", "a embedding:toy dog", "a dog"]
+    read = {"toy": vectors}
+    embeds = encode_prompts(_diffusion(), prompts, COMFYUI, lambda name, width, key: read.get(name))
+    weighted, plain, named, without = (embeds[prompt].states for prompt in prompts)
+    return not torch.equal(weighted, plain) and not torch.equal(named, without)
+
+
+def long_training_caption(_: Path) -> bool:
+    """A training caption that is longer than the text encoder reads."""
+    images = tuple(np.full((64, 64, 3), shade, np.uint8) for shade in (0, 90, 200))
+    subject = Subject(
+        images, ("a sks dog", "a sks dog " + "in the snow " * 60, "sks"), "sks", "dog"
+    )
+    warnings = " ".join(subject_warnings(subject, _diffusion().tokenizer, 64))
+    cut = truncate_at_word(_diffusion().tokenizer, subject.captions[1])
+    return "caption of image 2" in warnings and cut.startswith("a sks dog in the snow")
+
+
+def poor_subject(_: Path) -> bool:
+    """A token that is the class, and an image of 17x13 pixels, without a model."""
+    images = tuple(np.full((13, 17, 3), shade, np.uint8) for shade in (0, 90, 200))
+    warnings = " ".join(subject_warnings(Subject(images, ("a dog",) * 3, "dog", "dog"), None, 0))
+    return "word of the class" in warnings and "13 pixels" in warnings
+
+
+FAULTS: tuple[Callable[[Path], bool], ...] = (
+    foreign_encodings,
+    foreign_json,
+    long_file_name,
+    unwritable_caption,
+    empty_caption,
+    images_of_one_stem,
+    image_suffixes,
+    deep_grey_values,
+    command_options,
+    caption_without_words,
+    padding,
+    many_new_tokens,
+    long_prompt,
+    prompt_with_embedding,
+    long_training_caption,
+    poor_subject,
+)
+"""Each makes its files in an empty folder and tells whether the situation is dealt with."""
+
+
+def main() -> None:
+    """Replay all faults."""
+    parse_arguments(__doc__)
+    logging.disable(logging.WARNING)
+    console, failed = Console(), 0
+    for fault in FAULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcome = "ok" if fault(Path(folder)) else "FAILED"
+            except Exception as error:  # any exception is what users would see
+                outcome = f"FAILED: {type(error).__name__}: {error}"
+        failed += outcome != "ok"
+        summary = (fault.__doc__ or "").strip()
+        console.print(f"{summary:<76} {outcome}", highlight=False, markup=False)
+    sys.exit(1 if failed else 0)
