@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_only_the_host_room_imports_more_of_comfyui_than_its_public_interface() 
     for file in (ROOT / "nodes").rglob("*.py"):
         if file.parent.name != "host":
             assert not imports_of(file) & (COMFYUI - {"comfy_api"}), file
+
+
+UNSAFE = re.compile(
+    r"torch\.load\(|import pickle|trust_remote_code=True|\.routes\b|(?<![.\w])(eval|exec)\("
+    r"|os\.system|shell=True"
+)
+
+
+@pytest.mark.parametrize("room", sorted(set(ARROWS) - {"dev"}))
+def test_no_room_loads_pickles_runs_foreign_code_or_adds_http_routes(room: str) -> None:
+    for file in (ROOT / room).rglob("*.py"):
+        assert not UNSAFE.search(file.read_text(encoding="utf-8")), file
 
 
 def imported_with(file: Path) -> tuple[set[Path], set[str]]:

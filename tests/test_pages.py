@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = json.loads((ROOT / "tests" / "host" / "promises.json").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     ROOT / "sandbox" / "MODEL_CARD.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "web" / "docs").glob("*.md")),
@@ -56,6 +56,18 @@ def test_named_commands_exist(page: Path) -> None:
     assert set(re.findall(r"python\s+-m dev ([\w-]+)", text)) <= {"list", *COMMANDS}
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make ([a-z]+)", text)) <= set(targets)
+
+
+def test_each_promise_of_security_has_a_test() -> None:
+    rows = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("|---|---|")[1].split("\n\n")[0]
+    for row in rows.strip().splitlines():
+        held = row.split("|")[2]
+        sources = "".join(
+            (ROOT / name).read_text() for name in re.findall(r"tests/[\w/]+\.py", held)
+        )
+        names = re.findall(r"`(test_\w+)`", held)
+        assert names, row
+        assert all(f"def {name}(" in sources for name in names), row
 
 
 def test_the_readme_has_a_row_for_each_node() -> None:

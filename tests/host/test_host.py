@@ -34,7 +34,19 @@ PROBE = """
         "dtypes": [result(host.torch_dtype, choice) for choice in ("auto", "fp16", "bf16")],
     }))
 """
-NAMES = ("..", "../secret", "/etc/passwd", "mine/../../secret", "..\\secret", "", "a\0b")
+NAMES = (
+    "/Windows/evil",
+    "D:evil",
+    "a/NUL.txt",
+    "a:b",
+    "..",
+    "../secret",
+    "/etc/passwd",
+    "mine/../../secret",
+    "..\\secret",
+    "",
+    "a\0b",
+)
 
 
 @pytest.fixture(scope="module")
