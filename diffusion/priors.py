@@ -18,7 +18,7 @@ from ..shared.errors import UserError
 from ..shared.images import read_rgb, to_batch, to_pil
 from .diffusion_model import Diffusion
 from .fingerprint import fingerprint
-from .sample.images import OnStep, consecutive_seeds, sample_batches
+from .sample.sample_images import OnStep, consecutive_seeds, sample_batches
 from .sample.sample_settings import SampleSettings
 
 log = logging.getLogger(__name__)

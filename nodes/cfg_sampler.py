@@ -153,7 +153,7 @@ class CFGSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Generate `count` images for each line of the prompt."""
         from ..diffusion.sample.guidance import DEFAULT_GUIDANCE
-        from ..diffusion.sample.images import consecutive_seeds, sample_batches
+        from ..diffusion.sample.sample_images import consecutive_seeds, sample_batches
         from ..diffusion.sample.sample_settings import SampleSettings
 
         lines = text_lines(prompt)

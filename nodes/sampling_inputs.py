@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from . import host
 
 if TYPE_CHECKING:
-    from ..diffusion.sample.images import OnStep
+    from ..diffusion.sample.sample_images import OnStep
 
 
 def sampling_steps_input(default: int) -> io.Int.Input:

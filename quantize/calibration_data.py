@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..diffusion.diffusion_model import Diffusion
-from ..diffusion.sample.images import sample
 from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
+from ..diffusion.sample.sample_images import sample
 from ..kosmos.generate.caption import BRIEF, caption
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.batching import BatchOptions

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.diffusion_model import Diffusion
-from ..diffusion.sample.images import sample
+from ..diffusion.sample.sample_images import sample
 from ..drawing.boxes import draw_boxes_batch
 from ..kosmos.generate.caption import BRIEF
 from ..kosmos.generate.completion import Completion, generate

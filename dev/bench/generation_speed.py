@@ -18,7 +18,7 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
 from ...diffusion.priors import generate_priors
 from ...diffusion.sample.guidance import DEFAULT_GUIDANCE, GuidanceOptions
-from ...diffusion.sample.images import consecutive_seeds, sample_batches
+from ...diffusion.sample.sample_images import consecutive_seeds, sample_batches
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.save_model import make_pipeline
 from ...sandbox import DIFFUSION

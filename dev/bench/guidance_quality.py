@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...as_package import ROOT
 from ...diffusion.load.model_source import load_diffusion
-from ...diffusion.sample.images import sample
+from ...diffusion.sample.sample_images import sample
 from ...sandbox import DIFFUSION
 from ...sandbox.judge import load_judge
 from ...sandbox.world.scene import HELD_OUT

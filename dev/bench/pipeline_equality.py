@@ -17,7 +17,7 @@ from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.detect_checkpoint import SD1
 from ...diffusion.load.model_parts import read_json
 from ...diffusion.load.model_source import load_diffusion
-from ...diffusion.sample.images import sample_batches
+from ...diffusion.sample.sample_images import sample_batches
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...diffusion.sample.schedulers import SCHEDULERS
 from ...diffusion.save_model import make_pipeline

@@ -17,7 +17,7 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.fingerprint import fingerprint
 from ...diffusion.priors import generate_priors
-from ...diffusion.sample.images import sample
+from ...diffusion.sample.sample_images import sample
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...kosmos.generate.caption import caption
 from ...kosmos.grounding import Box

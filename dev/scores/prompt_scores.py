@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
-from ...diffusion.sample.images import sample
+from ...diffusion.sample.sample_images import sample
 from ...kosmos.generate.caption import BRIEF, caption
 from ...kosmos.kosmos_model import Kosmos
 from ...sandbox.judge import Judge, Prediction

@@ -8,8 +8,8 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images import sample
 from kosmos_dreambooth.diffusion.sample.latent_preview import pred_original_sample
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.sample.schedulers import FLOW_SCHEDULERS, is_flow, make_scheduler
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError

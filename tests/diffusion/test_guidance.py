@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.diffusion.sample.guidance import SCHEDULES, GuidanceOptions
-from kosmos_dreambooth.diffusion.sample.images import sample_batches
+from kosmos_dreambooth.diffusion.sample.sample_images import sample_batches
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import make_scheduler
 from kosmos_dreambooth.shared.errors import UserError

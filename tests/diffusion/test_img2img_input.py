@@ -5,8 +5,8 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images import sample_batches
 from kosmos_dreambooth.diffusion.sample.img2img_input import Img2ImgInput
+from kosmos_dreambooth.diffusion.sample.sample_images import sample_batches
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS, make_scheduler
 from kosmos_dreambooth.shared.errors import UserError

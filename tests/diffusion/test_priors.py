@@ -10,7 +10,7 @@ import torch
 from kosmos_dreambooth.diffusion.fingerprint import fingerprint
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.priors import generate_priors, locate_priors
-from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.shared.errors import UserError
 from PIL import Image

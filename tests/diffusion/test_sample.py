@@ -5,7 +5,11 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from kosmos_dreambooth.diffusion.sample.images import consecutive_seeds, sample, sample_batches
+from kosmos_dreambooth.diffusion.sample.sample_images import (
+    consecutive_seeds,
+    sample,
+    sample_batches,
+)
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.diffusion.save_model import make_pipeline

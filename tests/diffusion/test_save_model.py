@@ -9,7 +9,7 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.fingerprint import fingerprint
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.save_model import save_folder
 from kosmos_dreambooth.shared.errors import UserError
 from safetensors.torch import load_file, save_file

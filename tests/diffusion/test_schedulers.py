@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.sandbox import DIFFUSION
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images import sample
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.sample.schedulers import FLOW_PREDICTION, make_scheduler
 from kosmos_dreambooth.export.export_diffusion import export_diffusion, runtime_settings
 from kosmos_dreambooth.export.tolerance import TOLERANCES

@@ -26,8 +26,8 @@ from kosmos_dreambooth.diffusion.load.ldm_keys import (
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.diffusion.load.text_encoders import load_text_encoders
 from kosmos_dreambooth.diffusion.merge_lora import merge_lora
-from kosmos_dreambooth.diffusion.sample.images import sample
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import encode_tokens, tokenize
+from kosmos_dreambooth.diffusion.sample.sample_images import sample
 from kosmos_dreambooth.diffusion.sample.unet_forward import unet_forward
 from kosmos_dreambooth.diffusion.save_model import save_checkpoint, save_folder
 from kosmos_dreambooth.shared.errors import UserError

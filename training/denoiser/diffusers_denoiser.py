@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
-from ...diffusion.sample.images import sample
 from ...diffusion.sample.prompt_chunks import truncate_at_word
 from ...diffusion.sample.prompt_encoding import (
     PromptEmbeds,
@@ -18,6 +17,7 @@ from ...diffusion.sample.prompt_encoding import (
     encode_prompts,
     tokenize_chunks,
 )
+from ...diffusion.sample.sample_images import sample
 from ...diffusion.sample.unet_forward import unet_forward
 from ...shared.errors import UserError
 from ..config import NO_QAT, TRUNCATE, TrainingConfig

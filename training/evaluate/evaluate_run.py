@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
-from ...diffusion.sample.images import sample
+from ...diffusion.sample.sample_images import sample
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ..config import TrainingConfig
