@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
-from ...diffusion.sample.images import sample
 from ...diffusion.sample.prompt_chunks import truncate_at_word
 from ...diffusion.sample.prompt_encoding import encode_prompts
 from ...diffusion.sample.prompt_syntax import COMFYUI
+from ...diffusion.sample.sample_images import sample
 from ...kosmos.box_conversion import window
 from ...kosmos.files.caption_files import caption_file_contents, read_caption, write_files
 from ...kosmos.files.coco import CaptionedImage

@@ -9,8 +9,8 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.images import sample, sample_batches
 from kosmos_dreambooth.diffusion.sample.img2img_input import Img2ImgInput
+from kosmos_dreambooth.diffusion.sample.sample_images import sample, sample_batches
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.save_model import make_pipeline, save_folder
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.sample.guidance import GuidanceOptions
-from kosmos_dreambooth.diffusion.sample.images import sample_batches
 from kosmos_dreambooth.diffusion.sample.img2img_input import Img2ImgInput
+from kosmos_dreambooth.diffusion.sample.sample_images import sample_batches
 from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.shared.errors import UserError
