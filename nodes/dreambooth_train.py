@@ -15,6 +15,7 @@ from .seed_input import seed_input
 from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish as publishing
 from .training import run_monitor, run_outputs, run_schema, run_setup
+from .training.deleted_results import count_deletions, remember_results
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
@@ -120,6 +121,11 @@ class DreamBoothTrain(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, run_name: str | None = None, **_: object) -> str:
+        """Run again when the run's folder or its published result was deleted."""
+        return count_deletions(run_name)
+
+    @classmethod
     def execute(
         cls,
         diffusion: Diffusion,
@@ -157,8 +163,8 @@ class DreamBoothTrain(io.ComfyNode):
             seed=seed,
             preview_prompt=preview_prompt.strip(),
         )
-        if publish:
-            publishing.publish(run)
+        published = [publishing.publish(run)] if publish else []
+        remember_results(run_name, run.result, run.result_path(method), *published)
         return io.NodeOutput(
             run_outputs.load_trained_diffusion(run, diffusion.dtype),
             run_outputs.lora_output(run),

@@ -23,6 +23,7 @@ from .image_inputs import split_images
 from .seed_input import seed_input
 from .sockets import GROUNDING, KOSMOS, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish, run_monitor, run_outputs, run_schema, run_setup
+from .training.deleted_results import count_deletions, remember_results
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import Grounding
@@ -143,10 +144,13 @@ class FineTuneCaptions(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: list[str] | None = None, **_: object) -> str:
-        """Run again when a file of the folder is new, deleted or changed."""
+    def fingerprint_inputs(
+        cls, folder: list[str] | None = None, run_name: list[str] | None = None, **_: object
+    ) -> str:
+        """Run again when a file of the folder or of the run is new, deleted or changed."""
         name = folder[0].strip() if folder else ""
-        return host.folder_fingerprint(_folder(name)) if name else ""
+        deletions = count_deletions(run_name[0] if run_name else None)
+        return deletions + (host.folder_fingerprint(_folder(name)) if name else "")
 
     @classmethod
     def execute(
@@ -232,6 +236,7 @@ class FineTuneCaptions(io.ComfyNode):
             ),
         )
         lora = publish.publish(run)
+        remember_results(run_name[0], run.result, run.lora, lora)
         return io.NodeOutput(
             run_outputs.load_trained_kosmos(run, model.model.dtype),
             {"loss": loss_curve(run.events)},

@@ -23,6 +23,7 @@ from .sockets import (
     TRAINING_RUN,
 )
 from .training import publish, run_monitor, run_outputs, run_schema
+from .training.deleted_results import count_deletions, remember_results
 
 
 class ResumeTraining(io.ComfyNode):
@@ -91,6 +92,11 @@ class ResumeTraining(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, branch_name: str | None = None, **_: object) -> str:
+        """Run again when the run's folder or its published result was deleted."""
+        return count_deletions(branch_name)
+
+    @classmethod
     def execute(
         cls,
         run: RunCheckpoint,
@@ -102,7 +108,7 @@ class ResumeTraining(io.ComfyNode):
         """Train the remaining steps."""
         folder = _prepared_folder(run, steps, branch_name.strip(), learning_rate, options)
         run_monitor.train_to_end(folder)
-        publish.publish(folder)
+        remember_results(branch_name, folder.result, publish.publish(folder))
         return io.NodeOutput(
             run_outputs.diffusion_output(folder),
             run_outputs.lora_output(folder),

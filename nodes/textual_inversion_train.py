@@ -13,6 +13,7 @@ from . import host
 from .seed_input import seed_input
 from .sockets import DIFFUSION, SUBJECT, TOKEN_EMBEDDING, TRAINING_OPTIONS
 from .training import publish, run_monitor, run_outputs, run_schema, run_setup
+from .training.deleted_results import count_deletions, remember_results
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
@@ -80,6 +81,11 @@ class TextualInversionTrain(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, run_name: str | None = None, **_: object) -> str:
+        """Run again when the run's folder or its published result was deleted."""
+        return count_deletions(run_name)
+
+    @classmethod
     def execute(
         cls,
         diffusion: Diffusion,
@@ -113,6 +119,7 @@ class TextualInversionTrain(io.ComfyNode):
             preview_prompt=preview_prompt.strip(),
         )
         file = publish.publish(run)
+        remember_results(run_name, run.result, run.embedding, file)
         return io.NodeOutput(
             run_outputs.load_trained_diffusion(run, diffusion.dtype),
             read_embedding(run.embedding),

@@ -33,17 +33,18 @@ def publish(run: RunFolder) -> Path:
     hold it. Other results are hard links where the file system has them, or copies; after
     EvaluateSubject they are copies with the scores in their metadata.
     """
-    from ...training.run.run_results import write_model_metadata, write_with_scores
+    from ...training.captions import caption_results
+    from ...training.run.run_results import result_at, write_model_metadata, write_with_scores
 
     config = read_config(run.config)
     if isinstance(config, CaptionConfig):
         target = host.model_save_path("loras", CAPTIONERS, f"{name_of(run)}.safetensors")
-        link_or_copy(run.lora, target)
+        link_or_copy(caption_results.result_at(run, config.steps), target)
         return target
     method = read_as(TrainingConfig, run.config).method
     if method == "full" and (checkpoint := _publish_checkpoint(run)):
         return checkpoint
-    result, target = run.result_path(method), _target(run, method)
+    result, target = result_at(run, config.steps), _target(run, method)
     if result.is_file() and run.scores.exists():
         if not _is_newer(target, result, run.scores):
             write_with_scores(run, target)

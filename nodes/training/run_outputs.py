@@ -69,4 +69,4 @@ def lora_output(run: RunFolder, step: int | None = None) -> object:
             f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
             "get one."
         )
-    return read_tensors(run.lora if step is None else result_at(run, step))
+    return read_tensors(result_at(run, config.steps if step is None else step))

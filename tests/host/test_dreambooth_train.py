@@ -75,6 +75,13 @@ def test_a_lora_is_trained_sampled_with_and_saved_by_core(server: ComfyUI, clien
     assert run.lora.stat().st_mtime_ns == written
     assert len([event for event in read_events(run.events) if event.kind == "resumed"]) == 1
 
+    # ComfyUI's cache does not hide that files were deleted: the same graph writes them again.
+    published = server.base / "models" / "loras" / "dreambooth" / "trained.safetensors"
+    for file in (published, run.lora):
+        file.unlink()
+        graph.outputs(client)
+        assert load_file(file).keys() == load_file(saved).keys()
+
 
 def test_the_worker_generates_the_class_images(server: ComfyUI, client: Client) -> None:
     priors = {"diffusion": ["load", 0], "count": 3, "steps": 2, "guidance": 2.0, "seed": 9}

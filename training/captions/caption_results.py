@@ -53,14 +53,14 @@ def _write(
 
 
 def result_at(run: RunFolder, step: int) -> Path:
-    """Return the LoRA of a kept checkpoint, which is written on first use.
+    """Return the LoRA of a kept checkpoint, written on first use and when missing or damaged.
 
     Raises UserError when no checkpoint of that step is kept.
     """
     config = read_as(CaptionConfig, run.config)
-    if run.is_finished() and step == config.steps:
-        return run.lora
-    target = run.path / "steps" / f"{step:08}" / run.lora.name
+    target = run.lora
+    if not run.was_finished() or step != config.steps:
+        target = run.path / "steps" / f"{step:08}" / run.lora.name
     if not is_complete(target):
         checkpoint = checkpoints.at_step(run.checkpoints, step)
         _write(target, run, config, checkpoints.result_weights(checkpoint))
@@ -70,6 +70,6 @@ def result_at(run: RunFolder, step: int) -> Path:
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Kosmos:
     """Load a run's result, of its end or of a kept checkpoint, on the CPU."""
     config = find_base(run, read_as(CaptionConfig, run.config))
-    lora = run.lora if step is None else result_at(run, step)
+    lora = result_at(run, config.steps if step is None else step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     return replace(merge_lora(load_base(config, dtype), lora), name=name)

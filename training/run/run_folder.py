@@ -154,8 +154,12 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether the result of all the steps in `config.yaml` exists, undamaged."""
+        return self.was_finished() and not self.damage()
+
+    def was_finished(self) -> bool:
+        """Whether the result of all the steps was written; it may be damaged or deleted since."""
         try:
-            return self.result.exists() and self._is_current() and not self.damage()
+            return self.result.exists() and self._is_current()
         except UserError:
             log.warning("%s is damaged.", self.result)
             return False
@@ -221,14 +225,15 @@ def find_or_create(
             except UserError:
                 if not run.path.exists():  # else another process has made it meanwhile
                     raise
-        if resume and _can_resume(run, config):
+        if resume and can_resume(run, config):
             with run.locked():
                 write_text(run.config, to_yaml(config))
             return run
     raise AssertionError("count() never ends")
 
 
-def _can_resume(run: RunFolder, config: Config) -> bool:
+def can_resume(run: RunFolder, config: Config) -> bool:
+    """Whether a folder is that of a run which these settings resume or extend."""
     if not run.config.exists():
         return False
     try:

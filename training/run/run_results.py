@@ -70,15 +70,15 @@ def _write(target: Path, run: RunFolder, config: TrainingConfig, diffusion: Diff
 
 
 def result_at(run: RunFolder, step: int) -> Path:
-    """Return the result of a checkpoint, written on first use.
+    """Return the result of a checkpoint, written on first use and when it is missing or damaged.
 
     It is a LoRA, an embedding or a model folder, as the method says. Raises UserError when there is
     no checkpoint of that step.
     """
     config = read_as(TrainingConfig, run.config)
-    if run.is_finished() and step == config.steps:
-        return run.result_path(config.method)
-    target = run.path / "steps" / f"{step:08}" / run.result_path(config.method).name
+    target = run.result_path(config.method)
+    if not run.was_finished() or step != config.steps:
+        target = run.path / "steps" / f"{step:08}" / target.name
     if is_complete_model(target):
         return target
     weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
@@ -121,7 +121,7 @@ def write_with_scores(run: RunFolder, target: Path) -> None:
     when the disk is full.
     """
     config = read_as(TrainingConfig, run.config)
-    tensors = checkpoints.read_tensors(run.result_path(config.method))
+    tensors = checkpoints.read_tensors(result_at(run, config.steps))
     checkpoints.write_tensors(target, tensors, metadata(run, config))
 
 
@@ -137,7 +137,7 @@ def write_model_metadata(run: RunFolder, folder: Path) -> None:
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
     """Load the model that a run trained, at its last step or at a checkpoint, on the CPU."""
     config = find_base(run, read_as(TrainingConfig, run.config))
-    result = run.result_path(config.method) if step is None else result_at(run, step)
+    result = result_at(run, config.steps if step is None else step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":
         return replace(load_diffusion(result, dtype), name=name)

@@ -11,8 +11,8 @@ from ...shared.errors import UserError
 from ..config import Config
 from ..config_yaml import read_config, to_yaml
 from . import checkpoints
-from .events import Event, append_events, read_events
-from .run_folder import RunFolder
+from .events import Event, append_events, loss_curve, read_events
+from .run_folder import RunFolder, can_resume
 from .saved_scores import read_scores
 
 FIXED_OPTIONS = (
@@ -79,13 +79,23 @@ def best_step(folder: RunFolder) -> int:
 
 
 def branch_run(chosen: RunCheckpoint, path: Path, config: Config) -> RunFolder:
-    """Create a run in a new folder that resumes a checkpoint of another run with other settings.
+    """Return the run that resumes a checkpoint of another run with other settings, in its folder.
 
-    The optimizer's state is copied if the optimizer is the same. Raises UserError when the folder
-    exists or one of FIXED_OPTIONS changes.
+    It is created, or found with its later checkpoints if it was created before. The optimizer's
+    state is copied if the optimizer is the same. Raises UserError when the folder is another run's
+    or one of FIXED_OPTIONS changes.
     """
     if path.exists():
-        raise UserError(f"The run {path.name} already exists: choose another branch_name.")
+        branch = RunFolder(path)
+        losses = loss_curve(chosen.folder.events)[: chosen.step]
+        if not can_resume(branch, config) or loss_curve(branch.events)[: chosen.step] != losses:
+            raise UserError(
+                f"The run {path.name} exists and is no branch of {chosen.folder.path.name} with "
+                "these settings: choose another branch_name."
+            )
+        with branch.locked():
+            write_text(branch.config, to_yaml(config))
+        return branch
     before = read_config(chosen.folder.config)
     changed = [n for n in FIXED_OPTIONS if getattr(config, n, None) != getattr(before, n, None)]
     if changed:
