@@ -180,10 +180,9 @@ class FineTuneCaptions(io.ComfyNode):
             check_captions,
             examples_fingerprint,
             examples_in,
-            readable_examples,
             write_examples,
         )
-        from ..training.captions.caption_examples import tokenize_captions
+        from ..training.captions.caption_examples import trainable_examples
 
         (model,) = kosmos
         if not model.source:
@@ -194,19 +193,17 @@ class FineTuneCaptions(io.ComfyNode):
         notes: list[str] = []
         examples = _examples(image or [], captions or [], grounding or [])
         if folder and folder[0].strip():
-            examples += readable_examples(
-                examples_in(_folder(folder[0]), notes.append), notes.append
-            )
+            examples += examples_in(_folder(folder[0]), notes.append)
         if not examples:
             raise UserError(
                 "There is nothing to train on: connect image with captions or grounding, or name a "
                 "folder."
             )
+        prompt = caption_prompt((style or ["brief"])[0], "", language[0])
+        examples = trainable_examples(model, examples, prompt, notes.append)
         if notes:
             host.show_text("\n".join(notes))
         check_captions(examples, language[0])
-        prompt = caption_prompt((style or ["brief"])[0], "", language[0])
-        tokenize_captions(model, [example.text for example in examples], prompt)
         chosen = run_setup.options_or_default(options[0] if options else None, steps[0])
         config = CaptionConfig(
             **{field.name: getattr(chosen, field.name) for field in fields(CommonOptions)},

@@ -121,9 +121,9 @@ def test_a_caption_run_has_no_diffusion_model(client: Client) -> None:
         ("German", "", {"folder": "gone"}, "There is no folder"),
         ("German", "", {"folder": "../.."}, 'use a name without ".."'),
         ("German", "ein Hund", {"image": ["two", 0]}, "There are 2 images but 1 captions"),
-        ("German", " ", {"folder": ""}, " 1 is empty"),
+        ("German", " ", {"folder": ""}, "image 1: A caption is empty"),
         ("German", "a dog in the snow", {"folder": ""}, "not in German but in English"),
-        ("Korean", "눈 속의 개", {"folder": ""}, "lacks characters of caption 1"),
+        ("Korean", "눈 속의 개", {"folder": ""}, "lacks characters of the caption"),
         ("German", "ein Hund " * 100, {"folder": ""}, "shorten it"),
     ],
 )

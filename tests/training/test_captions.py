@@ -27,7 +27,10 @@ from kosmos_dreambooth.training.captions.caption_dataset import (
     examples_in,
     write_examples,
 )
-from kosmos_dreambooth.training.captions.caption_examples import tokenize_captions
+from kosmos_dreambooth.training.captions.caption_examples import (
+    tokenize_captions,
+    trainable_examples,
+)
 from kosmos_dreambooth.training.captions.caption_results import load_result, result_at
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.run import checkpoints
@@ -250,8 +253,27 @@ def test_captions_that_cannot_be_trained_are_errors_before_training(tiny_folder:
     image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(UserError, match="not in German but in English"):
         check_captions([Example(image, GroundedText("a dog in the snow"))], "German")
-    with pytest.raises(UserError, match="image 2 is empty"):
-        check_captions([Example(image, GroundedText(t)) for t in ("Hund", " ")], "German")
+    with pytest.raises(UserError, match="empty"):
+        tokenize_captions(kosmos, [GroundedText(" ")], PROMPT)
+
+
+def test_examples_that_cannot_be_trained_are_left_out_and_named(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    kosmos = load_kosmos(tiny_folder, torch.float32)
+    image = np.zeros((8, 8, 3), np.uint8)
+    (tmp_path / "broken.png").write_text("no image")
+    good = Example(image, GroundedText("ein Hund"))
+    bad = [Example(image, GroundedText(text)) for text in ("강아지", " ", "Hund " * 130)]
+    bad.append(Example(tmp_path / "broken.png", GroundedText("ein Hund")))
+    problems: list[str] = []
+    assert trainable_examples(kosmos, [good, *bad], PROMPT, problems.append) == [good]
+    assert [problem.split(" is left out")[0] for problem in problems] == [
+        *("image 2", "image 3", "image 4"),
+        str(tmp_path / "broken.png"),
+    ]
+    with pytest.raises(UserError, match="image 1: The vocabulary"):
+        trainable_examples(kosmos, bad, PROMPT, problems.append)
 
 
 def test_a_folder_is_read_as_it_was_saved(

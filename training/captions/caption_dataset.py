@@ -17,7 +17,7 @@ from ...kosmos.generate.language import ENGLISH, is_in
 from ...kosmos.grounding import GroundedText
 from ...shared.atomic_files import link_or_copy
 from ...shared.errors import UserError
-from ...shared.image_files import READ_ERRORS, list_images, read_image
+from ...shared.image_files import list_images
 from ...shared.model_folders import file_hash
 
 logger = logging.getLogger(__name__)
@@ -49,27 +49,9 @@ def examples_in(
     return examples
 
 
-def readable_examples(
-    examples: Sequence[Example], on_problem: Callable[[str], object]
-) -> list[Example]:
-    """Return the examples without unreadable image files; `on_problem` receives their names."""
-    readable = []
-    for example in examples:
-        try:
-            if isinstance(example.image, Path):
-                read_image(example.image)
-            readable.append(example)
-        except READ_ERRORS as error:
-            on_problem(f"{example.image} cannot be read and is left out ({error}).")
-    return readable
-
-
 def check_captions(examples: Sequence[Example], language: str) -> None:
-    """Raise UserError for an empty caption, and when all are in English but `language` is not."""
+    """Raise UserError when all captions are in English but `language` is not."""
     captions = [example.text.caption for example in examples]
-    for number, caption in enumerate(captions, start=1):
-        if not caption.strip():
-            raise UserError(f"The caption of image {number} is empty: write one.")
     if language == ENGLISH or any(is_in(language, caption) for caption in captions):
         return
     if all(is_in(ENGLISH, caption) for caption in captions):

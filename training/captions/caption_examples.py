@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ...kosmos.preprocess import preprocess
 from ...kosmos.prompt import Prompt, tokenize
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
-from ...shared.image_files import read_image
+from ...shared.image_files import READ_ERRORS, read_image
 from ...shared.images import to_tensor
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_folder import RunFolder
@@ -94,30 +94,63 @@ def encode_examples(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> En
     return EncodedExamples(read_tensors(run.features)["features"], captions, english, image_slots)
 
 
+def trainable_examples(
+    kosmos: Kosmos,
+    examples: Sequence[Example],
+    prompt: str,
+    on_problem: Callable[[str], object],
+) -> list[Example]:
+    """Return the examples whose image can be read and whose caption can be trained.
+
+    `on_problem` receives a sentence for each other one. Raises UserError when there is none.
+    """
+    trainable = []
+    errors: dict[str, str] = {}
+    for number, example in enumerate(examples, start=1):
+        name = str(example.image) if isinstance(example.image, Path) else f"image {number}"
+        try:
+            tokenize_captions(kosmos, [example.text], prompt)
+            if isinstance(example.image, Path):
+                read_image(example.image)
+            trainable.append(example)
+        except UserError as error:
+            errors[name] = str(error)
+        except READ_ERRORS as error:
+            errors[name] = f"It cannot be read ({error}): replace it."
+    if not trainable:
+        name, reason = next(iter(errors.items()))
+        raise UserError(f"There is nothing to train on, beginning with {name}: {reason}")
+    for name, reason in errors.items():
+        on_problem(f"{name} is left out: {reason}")
+    return trainable
+
+
 def tokenize_captions(
     kosmos: Kosmos, texts: Sequence[GroundedText], prompt: str
 ) -> tuple[TokenizedExample, ...]:
     """Return captions as targets after a prompt, with location tokens for boxes.
 
-    A caption that begins with the prompt is shortened by it. Raises UserError for characters that
-    the vocabulary lacks, and for a caption that is too long.
+    A caption that begins with the prompt is shortened by it. Raises UserError for an empty caption,
+    for characters that the vocabulary lacks, and for a caption that is too long.
     """
     tokenizer, config = kosmos.processor.tokenizer, kosmos.model.config.text_config
     tokenized_prompt = tokenize(kosmos, prompt, 1)
     limit = config.max_position_embeddings - len(tokenized_prompt.ids) - 1
     examples = []
     for index, text in enumerate(texts):
+        if not text.caption.strip():
+            raise UserError("A caption is empty: write one.")
         target = _continuation(prompt, tokenized_prompt, text)
         ids = tokenizer(target, add_special_tokens=False).input_ids
         if tokenizer.unk_token_id in ids:
             raise UserError(
-                f'The vocabulary of {kosmos.name} lacks characters of caption {index + 1} ("'
-                f'{text.caption[:60]}"): choose another language or model.'
+                f'The vocabulary of {kosmos.name} lacks characters of the caption "'
+                f'{text.caption[:60]}": choose another language or model.'
             )
         if len(ids) > limit:
             raise UserError(
-                f"Caption {index + 1} takes {len(ids)} tokens, and {kosmos.name} has a maximum of "
-                f"{limit}: shorten it."
+                f'The caption "{text.caption[:60]}" takes {len(ids)} tokens, and {kosmos.name} has '
+                f"a maximum of {limit}: shorten it."
             )
         target_ids = (*ids, config.eos_token_id)
         examples.append(TokenizedExample(index, tokenized_prompt.ids, target_ids))
