@@ -70,8 +70,11 @@ def tokenize(
     limit = config.text_config.max_position_embeddings - new_tokens
     if len(ids) > limit:
         raise UserError(
-            f"The prompt takes {len(ids)} tokens with the image, and the limit is {max(limit, 0)} "
-            f"with {new_tokens} new ones: {remedy}."
+            f"The prompt takes {len(ids)} tokens with the image, and {kosmos.name} reads at most "
+            f"{max(limit, 0)} before {new_tokens} new ones: {remedy}."
+            if new_tokens
+            else f"The prompt takes {len(ids)} tokens with the image, and {kosmos.name} reads at "
+            f"most {limit}: {remedy}."
         )
     in_text = not text.rstrip().endswith((":", "?"))
     return Prompt(ids, slots, len(head), in_text)

@@ -49,7 +49,10 @@ def test_a_long_caption_is_named_with_its_image(epsilon_model: Path, subject: Su
     long = replace(subject, captions=captions)
     [warning] = [line for line in subject_warnings(long, tokenizer, 16) if "chunks" in line]
     assert "image 2 has 25 tokens" in warning
-    assert 'up to "dog in the"' in warning
+    assert 'cut after "dog in the"' in warning
+    long = replace(subject, captions=(captions[0], captions[1] * 4, captions[2]))
+    [warning] = [line for line in subject_warnings(long, None, 16) if "chunks" in line]
+    assert "image 2 has at least 100 tokens" in warning
 
 
 def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subject) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 MIN_IMAGES = 3
 MIN_SIDE_SHARE = 0.5
 """An image whose shorter side is below this share of the resolution is scaled up too much."""
+CLIP_TOKENS = 75
+"""The tokens that the text encoders of Stable Diffusion read, without start and end token."""
 MIN_SIDE = 64
 """The same in pixels, when the model is not known; none is trained on smaller images."""
 COMMON_SHARE = 0.6
@@ -39,7 +40,8 @@ def subject_warnings(
             "cannot be told from its class: use a rare word, such as sks."
         )
     if tokenizer is not None:
-        warnings += _token_warnings(subject, tokenizer) + _length_warnings(subject, tokenizer)
+        warnings += _token_warnings(subject, tokenizer)
+    warnings += _length_warnings(subject, tokenizer)
     return [*warnings, *_image_warnings(subject, resolution)]
 
 
@@ -66,19 +68,27 @@ def _token_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> lis
     return warnings
 
 
-def _length_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _length_warnings(subject: Subject, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
     warnings = []
-    limit = tokenizer.model_max_length - 2
+    limit = CLIP_TOKENS if tokenizer is None else tokenizer.model_max_length - 2
     for number, caption in enumerate(subject.captions, start=1):
-        longest = max(caption.splitlines() or [""], key=partial(count_tokens, tokenizer))
-        count = count_tokens(tokenizer, longest)
-        if count > limit:
-            last_words = truncate_at_word(tokenizer, longest).split()[-3:]
-            warnings.append(
-                f"The caption of image {number} has {count} tokens and a text encoder reads "
-                f"{limit} at a time: it is trained in chunks of {limit}, or with TrainingOptions' "
-                f'long_captions truncate up to "{" ".join(last_words)}".'
-            )
+        # Without a tokenizer words are counted, each of which has a token or more.
+        counts = {
+            line: len(line.split()) if tokenizer is None else count_tokens(tokenizer, line)
+            for line in caption.splitlines()
+        }
+        longest = max(counts, key=counts.__getitem__, default="")
+        if counts.get(longest, 0) <= limit:
+            continue
+        cut = ""
+        if tokenizer is not None:
+            cut = f' after "{" ".join(truncate_at_word(tokenizer, longest).split()[-3:])}"'
+        least = "" if tokenizer else "at least "
+        warnings.append(
+            f"The caption of image {number} has {least}{counts[longest]} tokens and a text encoder "
+            f"reads {limit} at a time: it is trained in chunks, or cut{cut} when TrainingOptions' "
+            "long_captions is truncate."
+        )
     return warnings
 
 
