@@ -44,7 +44,7 @@ locales: setup ## write what the browser shows in each language
 	@echo "Making .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
 
-.cache/stamps/packages: requirements.txt requirements-dev.txt constraints.txt | .venv/bin/python
+.cache/stamps/packages: requirements.txt requirements-training.txt requirements-dev.txt constraints.txt | .venv/bin/python
 	@echo "Installing torch and the project's packages into .venv (about 5 GB, some minutes)"
 	@$(PIP) install --constraint constraints.txt --requirement requirements-dev.txt
 	@mkdir -p $(@D) && touch $@

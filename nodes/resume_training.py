@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..shared.atomic_files import write_text
 from ..shared.errors import UserError
+from ..shared.packages import TRAINING, require_packages
 from ..training.config import Options, TrainingConfig
 from ..training.config_yaml import read_config, to_yaml
 from ..training.run.events import loss_curve
@@ -106,6 +107,7 @@ class ResumeTraining(io.ComfyNode):
         options: Options | None = None,
     ) -> io.NodeOutput:
         """Train the remaining steps."""
+        require_packages("Training", *TRAINING)  # before a branch is made
         folder = _prepared_folder(run, steps, branch_name.strip(), learning_rate, options)
         run_monitor.train_to_end(folder)
         remember_results(branch_name, folder.result, publish.publish(folder))

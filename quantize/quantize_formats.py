@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..shared.errors import UserError
+from ..shared.packages import require_packages
 
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
@@ -90,12 +90,7 @@ same, with more precision for columns that meet large inputs, at the cost of sca
 
 def require_torchao(subject: str) -> None:
     """Raise UserError when the package torchao is missing; subject: what needs it."""
-    if find_spec("torchao") is None:
-        raise UserError(
-            f'{subject} needs the package torchao, which is not installed: run "python -m pip '
-            f"install --no-deps {TORCHAO_REQUIREMENT}\" with ComfyUI's own Python and restart "
-            "ComfyUI."
-        )
+    require_packages(subject, TORCHAO_REQUIREMENT, options="--no-deps")
 
 
 def require_format(name: str, device: torch.device) -> None:

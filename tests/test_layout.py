@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kosmos_dreambooth.shared.packages import TRAINING
 
 ROOT = Path(__file__).resolve().parents[1]
 ARROWS = {
@@ -148,3 +149,24 @@ def test_both_lists_of_requirements_are_the_same() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
+    extra = project["optional-dependencies"]["training"]
+    lines = (ROOT / "requirements-training.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[1:] == ["-r requirements.txt", *extra]
+    assert list(TRAINING) == extra
+
+
+def test_nodes_that_do_not_train_work_without_the_packages_for_training() -> None:
+    modules = (
+        *("kosmos.generate.caption", "kosmos.kosmos_lora", "diffusion.sample.denoise"),
+        *("training.evaluate.evaluate_run", "training.run.saved_runs"),
+        "training.run.worker_process",
+    )
+    program = (
+        "import sys; sys.modules['lightning'] = sys.modules['tensorboard'] = None;"
+        f"from as_package import load; [load(name) for name in {modules}]"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    users = {
+        file.relative_to(ROOT).parts[0] for file in tracked() if "lightning" in imports_of(file)
+    }
+    assert users - {"dev", "tests"} == {"training"}

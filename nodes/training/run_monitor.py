@@ -11,6 +11,7 @@ import torch
 from ...shared.atomic_files import disk_errors
 from ...shared.errors import UserError
 from ...shared.images import read_rgb, to_tensor
+from ...shared.packages import TRAINING, require_packages
 from ...training.config_yaml import read_config
 from ...training.run import checkpoints as saved_checkpoints
 from ...training.run.events import Event, EventReader, read_events
@@ -30,9 +31,13 @@ PANEL_EVENT = "kosmos_dreambooth.training"
 
 
 def train_to_end(run: RunFolder) -> None:
-    """Train a run unless it is finished. Raises UserError when its files cannot be written."""
+    """Train a run unless it is finished. Raises UserError when its files cannot be written.
+
+    It is raised before anything else when packages for training are not installed.
+    """
     if run.is_finished():
         return
+    require_packages("Training", *TRAINING)
     host.unload_all_models()
     with disk_errors(run.path):
         _train(run, read_config(run.config).steps)

@@ -170,10 +170,10 @@ def test_without_torchao_the_error_names_the_install_command(
     kosmos: Kosmos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_kosmos(quantize_kosmos(kosmos, "int8").model, tmp_path / "made")
-    monkeypatch.setattr("kosmos_dreambooth.quantize.quantize_formats.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install --no-deps torchao=="):
+    monkeypatch.setattr("kosmos_dreambooth.shared.packages.find_spec", lambda name: None)
+    with pytest.raises(UserError, match='pip install --no-deps "torchao=='):
         quantize_kosmos(kosmos, "int8")
-    with pytest.raises(UserError, match='The quantized model "made" needs the package torchao'):
+    with pytest.raises(UserError, match='The quantized model "made" needs packages'):
         unquantized_dtype(tmp_path / "made")
     assert quantize_kosmos(kosmos, "bf16").model.model.dtype == torch.bfloat16
 
