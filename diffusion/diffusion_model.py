@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,6 +22,15 @@ def inpainting_channels(latent_channels: int) -> int:
     return 2 * latent_channels + 1
 
 
+class PartLoader(Protocol):
+    """Moves the modules of a model between devices; `load_device` is that of the UNet."""
+
+    load_device: torch.device
+
+    def load_parts(self, *names: str) -> None:
+        """Move the modules of these names to the devices that they compute on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Diffusion:
     """Stable Diffusion 1.x, 2.x or XL: a latent diffusion model with CLIP text encoders.
@@ -35,7 +44,8 @@ class Diffusion:
     resolution: side in pixels of the square images that the model was trained on.
     text_encoder_2, tokenizer_2: XL's second text encoder; None in 1.x and 2.x.
     loras: files whose weights are merged into the modules, in the order they were merged.
-    patcher: ComfyUI's ModelPatcher, which moves the modules between devices; not used here.
+    patcher: moves each module to its device before it computes (in ComfyUI a ModelPatcher); None
+        for modules that stay where they are.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -49,7 +59,7 @@ class Diffusion:
     text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
     tokenizer_2: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     loras: tuple[str, ...] = ()
-    patcher: object | None = field(default=None, repr=False)
+    patcher: PartLoader | None = field(default=None, repr=False)
 
     @cached_property
     def modules(self) -> torch.nn.ModuleDict:
@@ -65,9 +75,16 @@ class Diffusion:
         second = self.text_encoder_2
         return [self.text_encoder] if second is None else [self.text_encoder, second]
 
+    def load(self, *names: str) -> None:
+        """Move the modules of these names to their devices, before they compute."""
+        if self.patcher is not None:
+            self.patcher.load_parts(*names)
+
     @property
     def device(self) -> torch.device:
-        """The UNet's device."""
+        """The device that the UNet computes on."""
+        if self.patcher is not None:
+            return self.patcher.load_device
         return next(self.unet.parameters()).device
 
     @property

@@ -10,7 +10,6 @@ from comfy_api.latest import io
 from ..diffusion.sample.prompt_syntax import COMFYUI, SYNTAXES
 from ..diffusion.sample.schedulers import SCHEDULERS
 from ..shared.errors import UserError
-from . import host
 from .sampling_inputs import cfg_scale_input, sampling_progress, sampling_steps_input
 from .seed_input import seed_input
 from .sockets import DIFFUSION, GUIDANCE
@@ -161,7 +160,6 @@ class CFGSampler(io.ComfyNode):
             lines = lines * len(image)
         prompts = [line for line in lines for _ in range(count)]
         img2img = _img2img_input(image, mask, denoise, len(lines), count)
-        host.load_to_device(diffusion.patcher)
         batches = list(
             sample_batches(
                 diffusion,

@@ -16,8 +16,10 @@ import torch
 from comfy_api.latest import io
 
 from ..shared.atomic_files import FULL, READ_ONLY, write_error
+from ..shared.batching import is_out_of_memory
 from ..shared.errors import UserError, shortened
 from ..shared.images import check_images
+from . import host
 
 SHOWN_CHOICES = 12
 """A message about a longer list names this many choices."""
@@ -48,7 +50,7 @@ ENGINES_RANGES = {
 
 
 def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """Return a node whose `execute` first checks its inputs, and names a disk that is full."""
+    """Return a node whose `execute` first checks its inputs, and names a lack of disk or memory."""
     execute = vars(node)["execute"].__func__
 
     @wraps(execute)
@@ -60,6 +62,14 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
             if error.errno not in (*FULL, *READ_ONLY):
                 raise
             raise write_error(Path(error.filename or "A file"), error) from error
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+                raise
+            host.unload_all_models()
+            raise UserError(
+                "There is not enough memory for this node: close other programs, lower the size or "
+                "number of the images, or load a smaller or quantized model."
+            ) from error
         return output
 
     members = {"execute": classmethod(execute_checked), "__module__": node.__module__}

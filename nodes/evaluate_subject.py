@@ -17,7 +17,6 @@ from .text_inputs import text_lines
 from .training import publish, run_monitor
 
 if TYPE_CHECKING:
-    from ..diffusion.diffusion_model import Diffusion
     from ..kosmos.kosmos_model import Kosmos
     from ..training.evaluate.evaluate_run import ImageScorer
 
@@ -141,7 +140,7 @@ class EvaluateSubject(io.ComfyNode):
             plan,
             image_scorer,
             prompt_scorer,
-            _load_to_device,
+            lambda model: replace(model, patcher=host.register_model(model.modules)),
             progress.step,
             host.torch_dtype("auto"),
         ):
@@ -160,13 +159,6 @@ class EvaluateSubject(io.ComfyNode):
             best_step,
             ui={"training": [panel]},
         )
-
-
-def _load_to_device(diffusion: Diffusion) -> Diffusion:
-    """Register a model with ComfyUI's memory management and move it to the device."""
-    patcher = host.register_model(diffusion.modules)
-    host.load_to_device(patcher)
-    return replace(diffusion, patcher=patcher)
 
 
 def _scorer(choice: str, kosmos: Kosmos | None) -> ImageScorer:

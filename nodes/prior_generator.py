@@ -105,7 +105,6 @@ class PriorGenerator(io.ComfyNode):
                     "before to see them here."
                 ),
             )
-        host.load_to_device(diffusion.patcher)
         priors = generate_priors(
             *inputs,
             settings=settings,

@@ -73,9 +73,15 @@ def _unless_out_of_memory(
     try:
         return work(items)
     except RuntimeError as error:
-        # CUDA and XPU raise a class of their own; a CPU and MPS only differ in the message.
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            text in str(error) for text in ("out of memory", "DefaultCPUAllocator")
-        ):
+        if not is_out_of_memory(error):
             raise
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device does not suffice."""
+    # CUDA and XPU raise a class of their own; a CPU and MPS only differ in the message.
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
+    )

@@ -60,6 +60,8 @@ class PretendGPU(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if func == torch.Tensor.data.__set__:
+            return self._set_data(*args)
         leaves = tree_flatten((args, kwargs))[0]
         source = _common_device(name, args, leaves)
         target = _requested_device(name, args, kwargs)
@@ -79,6 +81,17 @@ class PretendGPU(TorchFunctionMode):
             return result
         moved = target is not None and source is not None and target != source
         return tree_map(lambda value: self._placed(value, device, moved=moved), result)
+
+    def _set_data(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        with torch._C.DisableTorchFunctionSubclass():
+            torch.Tensor.data.__set__(tensor, value)
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        if isinstance(value, DeviceTensor):
+            tensor.__class__ = DeviceTensor
+            tensor._is_param = is_parameter
+            self._count(tensor)
+        elif isinstance(tensor, DeviceTensor):
+            tensor.__class__ = torch.nn.Parameter if is_parameter else torch.Tensor
 
     def _placed(self, value: Any, device: torch.device, *, moved: bool) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -155,10 +168,8 @@ def _on_cpu(value: Any) -> Any:
 
 @contextmanager
 def pretend_gpu(budget: int | None = None) -> Iterator[PretendGPU]:
-    """Enter a PretendGPU; moving a module replaces its parameters, and torch.cuda measures it."""
+    """Enter a PretendGPU, which torch.cuda measures."""
     gpu = PretendGPU(budget)
-    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
     total = budget or 2**40
     measured = {
         "memory_allocated": lambda *_: gpu.used(),
@@ -166,8 +177,5 @@ def pretend_gpu(budget: int | None = None) -> Iterator[PretendGPU]:
         "reset_peak_memory_stats": lambda *_: setattr(gpu, "peak", gpu.used()),
         "mem_get_info": lambda *_: (total - gpu.used(), total),
     }
-    try:
-        with mock.patch.multiple(torch.cuda, **measured), gpu:
-            yield gpu
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
+    with mock.patch.multiple(torch.cuda, **measured), gpu:
+        yield gpu

@@ -50,8 +50,10 @@ def test_a_generator_belongs_to_the_device_and_a_dtype_to_the_operation() -> Non
 def test_modules_move_with_gradients_and_copies_share_no_memory() -> None:
     with pretend_gpu():
         layer = torch.nn.Linear(3, 3)
-        before = layer.weight
+        weight, before = layer.weight, layer.weight.detach()
         layer.to(DEVICE)
+        assert layer.weight is weight
+        assert isinstance(weight, torch.nn.Parameter)
         assert layer.weight.device == DEVICE
         with torch.no_grad():
             layer.weight.zero_()

@@ -14,7 +14,12 @@ from ..diffusion_model import Diffusion
 from .guidance import GuidanceOptions
 from .img2img_input import Img2ImgInput
 from .inpainting_condition import inpainting_condition
-from .latent_preview import alphas_cumprod_at, make_previewer, pred_original_sample
+from .latent_preview import (
+    alphas_cumprod_at,
+    has_small_decoder,
+    make_previewer,
+    pred_original_sample,
+)
 from .prompt_encoding import PromptEmbeds
 from .sample_settings import SampleSettings
 from .schedulers import FLOW_PREDICTION, SCHEDULERS, make_scheduler
@@ -61,11 +66,15 @@ def denoise(
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     source = None
     blends = img2img is not None and not diffusion.is_inpainting_model
+    if img2img or on_step or diffusion.is_inpainting_model:
+        diffusion.load("vae")
     if img2img is not None and (blends or not img2img.starts_from_noise):
-        source = img2img.encode(diffusion, generators)
+        source = img2img.encode(diffusion, generators).to(diffusion.device)
     shape = (len(seeds), diffusion.vae.config.latent_channels, *latent_size)
     noise = randn_tensor(shape, generator=generators).to(diffusion.device)
     condition = inpainting_condition(diffusion, img2img, generators, latent_size)
+    preview = make_previewer(diffusion.vae) if on_step else None
+    diffusion.load("unet", *(("vae",) if preview and has_small_decoder(diffusion.vae) else ()))
 
     scheduler = make_scheduler(settings.scheduler, diffusion.scheduler_config)
     scheduler.set_timesteps(settings.steps, device=diffusion.device)
@@ -83,7 +92,6 @@ def denoise(
     mask = img2img.latent_mask(diffusion) if img2img and blends else None
     step_noise = {"generator": generators} if SCHEDULERS[settings.scheduler].stochastic else {}
     time_ids = add_time_ids(*(side * diffusion.vae_factor for side in latent_size))
-    preview = make_previewer(diffusion.vae) if on_step else None
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         if index < options.zero_init_steps:

@@ -38,4 +38,4 @@ def inpainting_condition(
     gray = 0.5 + (img2img.images[..., :3].float().cpu() - 0.5) * (1 - mask[..., None])
     latents = Img2ImgInput(gray).encode(diffusion, generators)
     latent_mask = torch.nn.functional.interpolate(mask[:, None], size=latent_size)
-    return torch.cat([latent_mask.to(latents.device), latents], 1)
+    return torch.cat([latent_mask.to(latents.device), latents], 1).to(diffusion.device)

@@ -49,7 +49,7 @@ def make_previewer(vae: AutoencoderKL) -> Callable[[torch.Tensor], torch.Tensor]
     its mean colour, fitted to a few encoded images of smooth colours; the preview then has one
     pixel per latent pixel.
     """
-    if sum(p.numel() for p in vae.decoder.parameters()) <= MAX_DECODER_PARAMETERS:
+    if has_small_decoder(vae):
         return lambda latents: decode_latents(vae, latents[None])[0]
     weights = _fit_latent_rgb(vae)
 
@@ -60,9 +60,14 @@ def make_previewer(vae: AutoencoderKL) -> Callable[[torch.Tensor], torch.Tensor]
     return preview
 
 
+def has_small_decoder(vae: AutoencoderKL) -> bool:
+    """Whether previews run the VAE's decoder at every step."""
+    return sum(p.numel() for p in vae.decoder.parameters()) <= MAX_DECODER_PARAMETERS
+
+
 def decode_latents(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """Decode scaled latents [N,C,h,w] to images [N,H,W,3], float32 0..1, on the CPU."""
-    unscaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
     images = vae.decode(unscaled, return_dict=False)[0]
     return (images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 

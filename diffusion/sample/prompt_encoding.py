@@ -107,7 +107,8 @@ def encode_prompts(
     cache = _prompt_cache(diffusion)
     new = {key: row for key, row in needed.items() if key not in cache}
     if new:
-        encoded = _encode_rows(diffusion, list(new.values()))
+        diffusion.load(*(name for name in diffusion.modules if name.startswith("text_encoder")))
+        encoded = _encode_rows(diffusion, list(new.values())).to(torch.device("cpu"))
         cache.update((key, encoded[k : k + 1]) for k, key in enumerate(new))
     for key in needed:
         cache.move_to_end(key)

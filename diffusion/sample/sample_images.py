@@ -155,7 +155,8 @@ def _run_progress(on_step: OnStep, part: slice, count: int, steps: int) -> OnSte
 @torch.no_grad()
 def _decode_images(diffusion: Diffusion, latents: torch.Tensor) -> torch.Tensor:
     """Decode latents to images [N,H,W,3]; raises UserError for NaN or infinite values."""
-    size = initial_batch_size(diffusion.device, latents[0, 0].numel())
+    diffusion.load("vae")
+    size = initial_batch_size(diffusion.vae.device, latents[0, 0].numel())
 
     def work(part: slice) -> torch.Tensor:
         return decode_latents(diffusion.vae, latents[part])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...shared.model_size import bytes_in_memory
+from ...shared.model_size import bytes_in_memory, format_bytes
+from ...shared.stream_weights import stream_weights
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -20,26 +25,64 @@ class _Movable(torch.nn.Module):
         self.device = device
 
 
+class _PartsPatcher(ModelPatcher):
+    """The patcher of a DIFFUSION, whose modules move between devices one by one."""
+
+    def __init__(self, modules: torch.nn.ModuleDict) -> None:
+        device, offload_device = management.get_torch_device(), management.unet_offload_device()
+        super().__init__(_Movable(modules, offload_device), device, offload_device)
+        self.size = bytes_in_memory(modules)
+        self.parts = {name: _patcher(module, *_devices(name)) for name, module in modules.items()}
+
+    def load_parts(self, *names: str) -> None:
+        """Move the modules of these names to their devices."""
+        _load([self.parts[name] for name in names])
+
+
+def _devices(part: str) -> tuple[torch.device, torch.device]:
+    """Return the devices on which a module of a DIFFUSION computes and waits, as core's do."""
+    if part == "vae":
+        return management.vae_device(), management.vae_offload_device()
+    if part == "unet":
+        return management.get_torch_device(), management.unet_offload_device()
+    return management.text_encoder_device(), management.text_encoder_offload_device()
+
+
+def _patcher(
+    module: torch.nn.Module, device: torch.device, offload_device: torch.device
+) -> ModelPatcher:
+    size = bytes_in_memory(module)  # ComfyUI would count quantized weights as dequantized
+    return ModelPatcher(_Movable(module, offload_device), device, offload_device, size=size)
+
+
 def register_model(module: torch.nn.Module) -> ModelPatcher:
-    """Register a module with ComfyUI's memory management; `load_to_device` moves it."""
-    offload_device = management.unet_offload_device()
-    return ModelPatcher(
-        _Movable(module, offload_device),
-        management.get_torch_device(),
-        offload_device,
-        size=bytes_in_memory(module),  # ComfyUI would count quantized weights as dequantized
-    )
+    """Register a module with ComfyUI's memory management; `load_to_device` moves it.
 
-
-def load_to_device(*patchers: ModelPatcher) -> torch.device:
-    """Move registered modules completely to their compute device, and return that device.
-
-    ComfyUI unloads other models when memory is short.
+    The modules of a ModuleDict, which are those of a DIFFUSION, can be moved one by one.
     """
-    with torch.inference_mode(False):  # inference tensors could not be trained
-        management.load_models_gpu(list(patchers), force_full_load=True)
-    device: torch.device = patchers[0].load_device
+    if isinstance(module, torch.nn.ModuleDict):
+        return _PartsPatcher(module)
+    return _patcher(module, management.get_torch_device(), management.unet_offload_device())
+
+
+def load_to_device(patcher: ModelPatcher) -> torch.device:
+    """Move a registered module to its compute device, and return that device.
+
+    ComfyUI unloads other models when memory is short. Weights that it leaves out of the device are
+    streamed.
+    """
+    _load(list(getattr(patcher, "parts", {"": patcher}).values()))
+    device: torch.device = patcher.load_device
     return device
+
+
+def _load(patchers: list[ModelPatcher]) -> None:
+    with torch.inference_mode(False):  # inference tensors could not be trained
+        management.load_models_gpu(patchers)
+        for patcher in patchers:
+            streamed = stream_weights(patcher.model.module, patcher.load_device)
+            if streamed:
+                log.info("%s are streamed to %s.", format_bytes(streamed), patcher.load_device)
 
 
 def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
@@ -65,7 +108,7 @@ def device_type() -> str:
 
 
 def unload_all_models() -> None:
-    """Unload all models and free the device's memory, for another process."""
+    """Unload all models and free the device's memory."""
     management.unload_all_models()
     management.soft_empty_cache()
 
