@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..diffusion.sample.prompt_syntax import COMFYUI, SYNTAXES
 from ..diffusion.sample.schedulers import SCHEDULERS
 from ..shared.errors import UserError
+from . import host
 from .sampling_inputs import cfg_scale_input, sampling_progress, sampling_steps_input
 from .seed_input import seed_input
 from .sockets import DIFFUSION, GUIDANCE

@@ -176,6 +176,7 @@ def pretend_gpu(budget: int | None = None) -> Iterator[PretendGPU]:
         "max_memory_allocated": lambda *_: gpu.peak,
         "reset_peak_memory_stats": lambda *_: setattr(gpu, "peak", gpu.used()),
         "mem_get_info": lambda *_: (total - gpu.used(), total),
+        "synchronize": lambda *_: None,
     }
     with mock.patch.multiple(torch.cuda, **measured), gpu:
         yield gpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import ROOT, run_in_comfyui
+from .conftest import run_in_comfyui
 
 PROBE = """
     import asyncio, torch
@@ -83,9 +83,8 @@ PROBE = """
             "CFGSampler": {"diffusion": diffusion, "prompt": "a cat"},
         }.items():
             schema = nodes[name].define_schema()
-            values = {
-                one.id: one.default for one in schema.inputs if getattr(one, "default", None) is not None
-            }
+            widgets = [one for one in schema.inputs if getattr(one, "default", None) is not None]
+            values = {widget.id: widget.default for widget in widgets}
             for key, model in inputs.items():
                 if key in ("kosmos", "diffusion"):
                     module = model.model if key == "kosmos" else model.modules
