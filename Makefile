@@ -13,7 +13,7 @@ COMFYUI_STAMP := .cache/stamps/comfyui-$(subst /,_,$(abspath $(COMFYUI_DIR)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve check test browser locales
+.PHONY: help setup demo serve check test browser locales gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: setup ## run all tests that need no browser
 
 browser: setup .cache/frontend ## run the tests of the face, in a chromium that you installed
 	@.venv/bin/pytest tests/browser
+
+gpu: setup ## test and measure the pack on an NVIDIA GPU, ten minutes
+	@$(VENV_PYTHON) -m dev gpu
 
 locales: setup ## write what the browser shows in each language
 	@$(VENV_PYTHON) -m dev locales

@@ -37,6 +37,8 @@ COMMANDS = {
     "paper-captions": "papers.flickr_captions",
     "paper-vqa": "papers.vqa",
     "paper-regions": "papers.region_captions",
+    "paper-dreambooth": "papers.dreambooth",
+    "gpu": "bench.gpu",
     "bench-captions": "bench.caption_speed",
     "bench-generation": "bench.generation_speed",
     "bench-training": "bench.training_speed",

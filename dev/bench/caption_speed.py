@@ -190,14 +190,21 @@ def _with_phases(kosmos: Kosmos, name: str, task: Task, phases: Phases) -> Calla
     return run
 
 
-def _utilization(kosmos: Kosmos, name: str, phases: Phases, turns: int, clock: Clock) -> str:
-    """Achieved share of the machine's arithmetic (prefill) and memory bandwidth (decoding)."""
-    model, prefill, decode = kosmos.model, phases.prefill, phases.decode
-    peak = matmul_flops(model.dtype, model.device, clock)
-    bandwidth = read_bandwidth(model.device, clock)
-    flops, moved = prefill.operations / prefill.seconds, phases.bytes_read / decode.seconds
+def utilization(phases: Phases, flops: float, bandwidth: float) -> tuple[float, float]:
+    """Shares of the machine's FLOP/s in prefill, and of its bytes per second in decoding."""
+    prefill, decode = phases.prefill, phases.decode
     return (
-        f"{name:16} prefill {prefill.seconds / turns:.2f} s, {flops / 1e9:.0f} of "
-        f"{peak / 1e9:.0f} GFLOP/s ({flops / peak:.0%}); decoding {decode.seconds / turns:.2f} s, "
-        f"{moved / 1e9:.1f} of {bandwidth / 1e9:.1f} GB/s ({moved / bandwidth:.0%})"
+        prefill.operations / prefill.seconds / flops,
+        phases.bytes_read / decode.seconds / bandwidth,
+    )
+
+
+def _utilization(kosmos: Kosmos, name: str, phases: Phases, turns: int, clock: Clock) -> str:
+    model = kosmos.model
+    peak = matmul_flops(model.dtype, model.device, clock)
+    arithmetic, bandwidth = utilization(phases, peak, read_bandwidth(model.device, clock))
+    return (
+        f"{name:16} prefill {phases.prefill.seconds / turns:.2f} s, {arithmetic:.0%} of a matrix "
+        f"product's FLOP/s; decoding {phases.decode.seconds / turns:.2f} s, {bandwidth:.0%} of the "
+        "memory bandwidth"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +117,21 @@ def class_images(diffusion: Diffusion, count: int, *, in_loop: bool) -> Sampler:
     return run
 
 
-def compare(
-    title: str,
-    samplers: Mapping[str, Sampler],
-    settings: SampleSettings,
-    repeats: int,
-    clock: Clock,
-) -> None:
-    """Log each sampler's seconds, speed relative to the first, and difference of its images."""
+@dataclass(frozen=True)
+class Timing:
+    """A sampler's seconds in each turn, its speed relative to the first sampler's, and the mean
+    difference of its images from the first sampler's (0..1).
+    """
+
+    seconds: list[float]
+    speedups: list[float]
+    difference: float
+
+
+def measure(
+    samplers: Mapping[str, Sampler], settings: SampleSettings, repeats: int, clock: Clock
+) -> dict[str, Timing]:
+    """Run samplers in turn, after a warm-up of two steps."""
     images: dict[str, torch.Tensor] = {}
 
     def counted(name: str, sampler: Sampler) -> Callable[[SampleSettings], int]:
@@ -135,18 +142,36 @@ def compare(
         return run
 
     runs = {name: counted(name, sampler) for name, sampler in samplers.items()}
-    for run in runs.values():  # warm-up
+    for run in runs.values():
         run(replace(settings, steps=2))
     seconds = Turns(runs, settings, repeats, clock).seconds
     first = next(iter(samplers))
+    return {
+        name: Timing(
+            values,
+            ratios(seconds[first], values),
+            float((images[name].cpu() - images[first].cpu()).abs().mean()),
+        )
+        for name, values in seconds.items()
+    }
+
+
+def compare(
+    title: str,
+    samplers: Mapping[str, Sampler],
+    settings: SampleSettings,
+    repeats: int,
+    clock: Clock,
+) -> None:
+    """Log each sampler's seconds, speed relative to the first, and difference of its images."""
     log.info("\n%s", title)
-    for name, values in seconds.items():
+    for name, timing in measure(samplers, settings, repeats, clock).items():
         log.info(
             "%-28s %s s  x%s  images differ by %.4f",
             name,
-            median_range(values, 3),
-            median_range(ratios(seconds[first], values)),
-            (images[name] - images[first]).abs().mean(),
+            median_range(timing.seconds, 3),
+            median_range(timing.speedups),
+            timing.difference,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...kosmos.kosmos_model import Kosmos
+from ...shared.model_size import bytes_in_memory
 from .timing import Clock
 
 
@@ -39,8 +40,7 @@ class Phases(ExitStack):
     @property
     def bytes_read(self) -> float:
         """Bytes of the decoder's weights that decoding has read."""
-        size = sum(p.numel() * p.element_size() for p in self._decoder.parameters())
-        return float(size * self.decode.passes)
+        return float(bytes_in_memory(self._decoder) * self.decode.passes)
 
     def __enter__(self) -> Phases:
         for module in (*self._vision, self._decoder.model, self._decoder.lm_head):

@@ -12,13 +12,14 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.autoencoders.vae import Encoder
 from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizers
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from .timing import Clock
 
 PARTS = {
     Encoder: "VAE",
     CLIPTextModel: "text encoder",
+    CLIPTextModelWithProjection: "text encoder",
     UNet2DConditionModel: "UNet forwards",
 }
 BACKWARD, OPTIMIZER, OTHER = "backward", "optimizer", "other"

@@ -88,9 +88,10 @@ def environment(device: torch.device | str = "cpu") -> str:
     )
 
 
-def matmul_flops(dtype: torch.dtype, device: torch.device, clock: Clock = wall_time) -> float:
-    """Measure the operations per second of a product of two large matrices."""
-    side = 2048
+def matmul_flops(
+    dtype: torch.dtype, device: torch.device, clock: Clock = wall_time, side: int = 2048
+) -> float:
+    """Measure the operations per second of a product of two matrices of a side."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / _best(lambda: a @ b, clock)
 

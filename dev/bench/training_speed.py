@@ -7,9 +7,9 @@ Ours is timed with everything it does besides: event stream, metrics, random num
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
+import json
 import logging
 import shutil
 import statistics
@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from ...diffusion.load.detect_checkpoint import SD1
+from ...diffusion.load.detect_checkpoint import SD1, XL
 from ...diffusion.load.model_parts import load_tokenizer
 from ...diffusion.load.model_source import load_diffusion
 from ...sandbox import DIFFUSION as SANDBOX
@@ -47,9 +47,31 @@ from .timing import CPU_TIME, DEVICE, Clock, clock_for, environment, median_rang
 
 log = logging.getLogger(__name__)
 
-IMAGES, CLASS_IMAGES, SIDE = 4, 8, 64
+IMAGES, CLASS_IMAGES = 4, 8
 CAPTION, CLASS_CAPTION = "a sks dog in the snow", "a dog"
 ROWS = ("defaults", "full", "unet", "lora", "embedding")
+
+
+SIZES = {"sd15": SD1, "sdxl": XL}
+"""Published sizes and their configurations."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides train: a row's method on the model in `base`, with square images.
+
+    `folder` is for files of the turns, `batch` is the number of subject and of class images.
+    `precision` is "fp32" or "bf16" (mixed).
+    """
+
+    row: str
+    base: Path
+    folder: Path
+    steps: int
+    batch: int = 1
+    side: int = 64
+    precision: str = "fp32"
+    device: str = DEVICE
 
 
 @dataclass
@@ -60,13 +82,13 @@ class Measurement:
     peak: int = 0  # bytes above the memory in use before
     parts: dict[str, float] = field(default_factory=dict)  # median seconds in the last turn
 
-    def add(self, work: Callable[[], None], clock: Clock, count: int) -> None:
-        """Run a turn of `count` steps; out of memory raises the trainer's error."""
+    def add(self, work: Callable[[], None], clock: Clock, task: Task) -> None:
+        """Run a turn; out of memory raises the trainer's error."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-        peak = watch_peak(torch.device(DEVICE))
-        with StepTimer(clock, count) as timer:
+        peak = watch_peak(torch.device(task.device))
+        with StepTimer(clock, task.steps) as timer:
             work()
         steps = [sum(parts.values()) for parts in timer.steps[WARM_UP:]]
         self.speeds.append(len(steps) / sum(steps))
@@ -78,7 +100,8 @@ def main() -> None:
     """Print a table row for each training method as soon as it is measured."""
     options = parse_arguments(
         __doc__,
-        size={"choices": ("sandbox", "sd15"), "default": "sandbox"},
+        size={"choices": ("sandbox", *SIZES), "default": "sandbox"},
+        side=(64, "pixels"),
         rows={"nargs": "+", "choices": ROWS, "default": ROWS},
         batch=(1, "where settings are equal"),
         steps=20,
@@ -89,20 +112,18 @@ def main() -> None:
     clock = clock_for(options.cpu_time)
     log.info(
         "%s, %d pixels, batch %d+%d where settings are equal, %s",
-        *(options.size, SIDE, options.batch, options.batch, environment(DEVICE)),
+        *(options.size, options.side, options.batch, options.batch, environment(DEVICE)),
     )
     log.info("| row | ours, steps/s | diffusers' loop | ratio | peak, ours | theirs |")
     log.info("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = SANDBOX if options.size == "sandbox" else _random_sd15(folder / "sd15")
+        base = SANDBOX
+        if options.size != "sandbox":
+            base = random_diffusion(folder / options.size, SIZES[options.size])
         for row in options.rows:
-            ours, theirs = Measurement(), Measurement()
-            for turn in range(options.turns):
-                for name, trainer, work in (("ours", ours, _ours), ("theirs", theirs, _theirs)):
-                    run = partial(work, row, base, folder, options, turn)
-                    trainer.add(run, clock, options.steps)
-                    log.debug("%s, turn %d, %s: %s", row, turn + 1, name, _parts(trainer))
+            task = Task(row, base, folder, options.steps, options.batch, options.side)
+            ours, theirs = measure(task, options.turns, clock)
             speeds = (ours.speeds, theirs.speeds, ratios(ours.speeds, theirs.speeds))
             cells = [median_range(values) for values in speeds]
             cells += [f"{one.peak / 1e9:.2f} GB" for one in (ours, theirs)]
@@ -115,6 +136,16 @@ def main() -> None:
             log.info("    theirs: %s", _parts(theirs))
 
 
+def measure(task: Task, turns: int, clock: Clock) -> tuple[Measurement, Measurement]:
+    """Train both sides in turn."""
+    ours, theirs = Measurement(), Measurement()
+    for turn in range(turns):
+        for name, trainer, work in (("ours", ours, _ours), ("theirs", theirs, _theirs)):
+            trainer.add(partial(work, task, turn), clock, task)
+            log.debug("%s, turn %d, %s: %s", task.row, turn + 1, name, _parts(trainer))
+    return ours, theirs
+
+
 def _parts(measurement: Measurement) -> str:
     """How a step's time is divided."""
     total = sum(measurement.parts.values())
@@ -122,9 +153,9 @@ def _parts(measurement: Measurement) -> str:
     return f"{1000 * total:.0f} ms: {', '.join(parts)}"
 
 
-def _noise_images(count: int, seed: int) -> list[np.ndarray]:
+def _noise_images(count: int, seed: int, side: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
+    return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(count)]
 
 
 def _default_batch(base: Path) -> int:
@@ -134,79 +165,134 @@ def _default_batch(base: Path) -> int:
     return suggested_batch_size(unet.num_parameters(), 1)
 
 
-def _settings(row: str, base: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _settings(task: Task) -> dict[str, Any]:
     """Our trainer's settings in a row, where they are not its defaults."""
-    if row == "defaults":
-        return {"batch_size": _default_batch(base)}
+    if task.row == "defaults":
+        return {"batch_size": _default_batch(task.base)}
     return {
-        "method": "full" if row == "unet" else row,
-        "train_text_encoder": row == "full",
+        "method": "full" if task.row == "unet" else task.row,
+        "train_text_encoder": task.row == "full",
         "layers": "attention",
         "rank": 4,
-        "precision": "fp32",
+        "precision": task.precision,
         "class_target": "pictures",
         "prior_weight": 1.0,
-        "batch_size": options.batch,
+        "batch_size": task.batch,
     }
 
 
-def _ours(row: str, base: Path, folder: Path, options: argparse.Namespace, turn: int) -> None:
-    subject = Subject(tuple(_noise_images(IMAGES, 0)), (CAPTION,) * IMAGES, "sks", "dog")
+def _ours(task: Task, turn: int) -> None:
+    images = _noise_images(IMAGES, 0, task.side)
+    subject = Subject(tuple(images), (CAPTION,) * IMAGES, "sks", "dog")
     files = []
-    for k, image in enumerate(_noise_images(CLASS_IMAGES if row != "embedding" else 0, 1)):
-        files.append(folder / f"{k}.png")
+    class_count = CLASS_IMAGES if task.row != "embedding" else 0
+    for k, image in enumerate(_noise_images(class_count, 1, task.side)):
+        files.append(task.folder / f"{k}.png")
         Image.fromarray(image).save(files[-1])
     config = TrainingConfig(
-        base=str(base),
+        base=str(task.base),
         token="sks",  # noqa: S106
         class_name="dog",
         data=subject_fingerprint(subject, files),
-        resolution=SIDE,
-        steps=options.steps + 1,
+        resolution=task.side,
+        device="cpu" if task.device == "cpu" else "auto",
+        steps=task.steps + 1,
         seed=turn,
         preview_every=0,
-        checkpoint_every=options.steps + 1,
-        **_settings(row, base, options),
+        checkpoint_every=task.steps + 1,
+        **_settings(task),
     )
-    run = open_run(folder / "runs", f"turn_{turn}", config, subject, files, resume=False)
+    run = open_run(task.folder / "runs", f"turn_{turn}", config, subject, files, resume=False)
     try:
         train(run, StopRequest())
     finally:
         shutil.rmtree(run.path)
 
 
-def _theirs(row: str, base: Path, _: Path, options: argparse.Namespace, turn: int) -> None:
+def _theirs(task: Task, turn: int) -> None:
     torch.manual_seed(turn)
-    diffusion = load_diffusion(base)
-    diffusion.modules.to(DEVICE)
+    diffusion = load_diffusion(task.base)
+    diffusion.modules.to(task.device)
 
     def examples(count: int, seed: int, caption: str) -> Examples:
-        pixels = center_squares(_noise_images(count, seed), SIDE).movedim(-1, 1) * 2 - 1
-        return Examples(pixels, token_ids(diffusion, [caption] * count))
+        images = center_squares(_noise_images(count, seed, task.side), task.side)
+        return Examples(images.movedim(-1, 1) * 2 - 1, token_ids(diffusion, [caption] * count))
 
     documented(
         diffusion,
         examples(IMAGES, 0, CAPTION),
-        examples(CLASS_IMAGES, 1, CLASS_CAPTION) if row != "embedding" else None,
-        method="unet" if row == "defaults" else row,
+        examples(CLASS_IMAGES, 1, CLASS_CAPTION) if task.row != "embedding" else None,
+        method="unet" if task.row == "defaults" else task.row,
         rank=4,
-        batch_size=1 if row == "defaults" else options.batch,
-        steps=options.steps,
+        batch_size=1 if task.row == "defaults" else task.batch,
+        steps=task.steps,
         learning_rate=1e-5,
+        mixed=task.precision == "bf16",
     )
 
 
-def _random_sd15(folder: Path) -> Path:
-    """Write a Stable Diffusion 1.5 with random weights, in half precision (2 GB)."""
+TINY: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": (32, 64, 64, 64),
+        "layers_per_block": 1,
+        "attention_head_dim": 8,
+        "transformer_layers_per_block": 1,
+        "cross_attention_dim": 64,
+    },
+    "vae": {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1},
+    "text_encoder": {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "projection_dim": 64,
+    },
+}
+"""Settings that make a model of a published layout small enough for a rehearsal on a CPU."""
+
+
+def random_diffusion(
+    folder: Path, published: Path, *, tiny: bool = False, device: str = "cpu"
+) -> Path:
+    """Write a Stable Diffusion with random weights in half precision (1.5: 2 GB, XL: 7 GB).
+
+    `published` is the folder of its configuration, `device` makes the weights.
+    """
     torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD1 / "unet"))
-    unet.half().save_pretrained(folder / "unet")
-    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(SD1 / "vae"))
-    vae.half().save_pretrained(folder / "vae")
-    encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SD1 / "text_encoder"))
-    encoder.half().save_pretrained(folder / "text_encoder")
-    shutil.copytree(SD1 / "scheduler", folder / "scheduler")
+    changes = TINY if tiny else {}
+
+    def save(part: str, module: Any) -> None:
+        module.half().save_pretrained(folder / part)
+
+    def clip_config(part: str) -> CLIPTextConfig:
+        return CLIPTextConfig.from_pretrained(published / part, **changes.get("text_encoder", {}))
+
+    unet = UNet2DConditionModel.load_config(published / "unet")
+    unet |= changes.get("unet", {})
+    if tiny and published == XL:
+        pooled, sizes = 64, 6 * unet["addition_time_embed_dim"]
+        unet |= {
+            "cross_attention_dim": 2 * 64,
+            "projection_class_embeddings_input_dim": pooled + sizes,
+        }
+    levels = len(unet["down_block_types"])
+    unet["block_out_channels"] = unet["block_out_channels"][:levels]
+    vae = AutoencoderKL.load_config(published / "vae") | changes.get("vae", {})
+    with torch.device(device):
+        save("unet", UNet2DConditionModel.from_config(unet))
+        save("vae", AutoencoderKL.from_config(vae))
+        save("text_encoder", CLIPTextModel(clip_config("text_encoder")))
+        if published == XL:
+            second = CLIPTextModelWithProjection(clip_config("text_encoder_2"))
+            save("text_encoder_2", second)
+    shutil.copytree(published / "scheduler", folder / "scheduler")
     vocabulary = home() / "comfy" / "sd1_tokenizer"  # CLIP's
-    load_tokenizer(vocabulary, model_max_length=77).save_pretrained(folder / "tokenizer")
-    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    tokenizer = load_tokenizer(vocabulary, model_max_length=77)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    name = "StableDiffusionPipeline"
+    if published == XL:
+        tokenizer.save_pretrained(folder / "tokenizer_2")
+        name = "StableDiffusionXLPipeline"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
     return folder
