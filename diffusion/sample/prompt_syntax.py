@@ -5,6 +5,7 @@ Square brackets and BREAK have no meaning in ComfyUI; they are words as any othe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -67,10 +68,12 @@ def _weighted_parts(text: str, weight: float) -> Iterator[tuple[str, float]]:
 
 
 def _number(text: str) -> float | None:
+    """Return a finite number, or None for any other text."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _outermost_groups(text: str) -> Iterator[str]:

@@ -229,7 +229,10 @@ def read_embedding(name: str, width: int, key: str) -> torch.Tensor | None:
     """
     folders = folder_paths.get_folder_paths("embeddings")
     try:
-        return comfy.sd1_clip.load_embed(name, folders, width, key) if name else None
+        vectors = comfy.sd1_clip.load_embed(name, folders, width, key) if name else None
+        if vectors is None:
+            return None
+        return vectors.reshape(-1, vectors.shape[-1])
     except Exception as error:
         raise UserError(
             f'The embedding "{name}" could not be read: remove the file, or copy it again.'
