@@ -217,3 +217,31 @@ def test_components_that_do_not_match_are_named(folder_copy):
     edit_json(folder_copy / "unet" / "config.json", in_channels=5)
     with pytest.raises(UserError, match="UNet for 5 latent channels and a VAE with 4"):
         load_diffusion(folder_copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 0),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", -5),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 10**10),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", "1000"),
+        ("scheduler/scheduler_config.json", "beta_end", None),
+        ("vae/config.json", "scaling_factor", None),
+        ("vae/config.json", "scaling_factor", 0),
+        ("vae/config.json", "block_out_channels", [0]),
+        ("unet/config.json", "layers_per_block", 10**6),
+        ("unet/config.json", "block_out_channels", [2**23, 32]),
+        ("unet/config.json", "attention_head_dim", 0),
+        ("unet/config.json", "act_fn", "evil"),
+        ("unet/config.json", "cross_attention_dim", "wide"),
+        ("unet/config.json", "quantization_config", {"quant_method": "bitsandbytes"}),
+        ("text_encoder/config.json", "hidden_act", "evil"),
+        ("text_encoder/config.json", "num_hidden_layers", 10**7),
+        ("text_encoder/config.json", "num_attention_heads", 0),
+    ],
+)
+def test_a_setting_that_cannot_be_computed_with_is_named(folder_copy, file, name, value):
+    edit_json(folder_copy / file, **{name: value})
+    with pytest.raises(UserError, match=folder_copy.name):
+        load_diffusion(folder_copy)

@@ -94,3 +94,12 @@ def test_gpu_errors_become_one_sentence(text: str, remedy: str) -> None:
     message = failure_message(RuntimeError(f"{text}\nand a second line.\n"))
     assert remedy in message
     assert "\n" not in message
+
+
+def test_a_run_that_another_process_trains_is_named(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with run.locked():
+        assert "Another process trains the run" in failure_of(run)
+        with pytest.raises(UserError, match="being trained by another process"):
+            make_run(tmp_path)
+    assert not run.events.exists()
