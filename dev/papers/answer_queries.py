@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import __version__ as transformers_version
 
@@ -156,7 +157,12 @@ def _load(model: str, dtype: str, device: str) -> Kosmos:
     """The model of `--model` on a device. A hub id downloads it into the hub's cache."""
     folder = KOSMOS if model == "sandbox" else Path(model)
     if not folder.exists() and model.count("/") == 1:
-        folder = Path(snapshot_download(model))
+        try:
+            folder = Path(snapshot_download(model))
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            raise UserError(
+                f'"{model}" is no folder and could not be downloaded: check --model.'
+            ) from error
     if dtype != "auto":
         chosen = DTYPES[dtype]
     else:

@@ -46,7 +46,10 @@ class PhraseExample:
 
 def read_boxes(file: Path) -> dict[str, list[Box]]:
     """Return the boxes of each phrase id, relative to the image, of an annotation file."""
-    root = ElementTree.parse(file).getroot()  # noqa: S314, as published by the data set's owners
+    try:
+        root = ElementTree.parse(file).getroot()  # noqa: S314, published by the data set's owners
+    except (OSError, ElementTree.ParseError) as error:
+        raise UserError(f'"{file}" is missing or broken: unpack the data set again.') from error
 
     def number(element: ElementTree.Element, path: str) -> float:
         return float(element.findtext(path, "0"))

@@ -108,6 +108,9 @@ def test_phrase_grounding(
 
     with pytest.raises(UserError, match="other settings"):
         run(phrase_grounding, monkeypatch, tmp_path / "out", dtype="bfloat16", **options)
+    for model in ("nowhere", str(tmp_path)):
+        with pytest.raises(UserError, match="model"):
+            run(phrase_grounding, monkeypatch, tmp_path / "none", model=model, **options)
     part = run(phrase_grounding, monkeypatch, tmp_path / "part", limit=1, **options)
     assert part["results"][0]["count"] == 0
     assert "1.jpg" in part["notes"][0]
