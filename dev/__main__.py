@@ -46,6 +46,7 @@ COMMANDS = {
     "bench-export": "bench.export_equality",
     "bench-guidance": "bench.guidance_quality",
     "bench-core": "bench.core_equality",
+    "bench-any-model": "bench.any_model",
     "bench-pipeline": "bench.pipeline_equality",
     "bench-resume": "bench.resume_equality",
     "bench-scale": "bench.scale_equality",

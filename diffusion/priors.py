@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -70,15 +70,41 @@ def generate_priors(
     """
     settings = settings or SampleSettings(steps=20, guidance=3.0)
     priors = locate_priors(diffusion, prompt, count, cache, settings=settings, seed=seed)
-    size = settings.size_for(diffusion)
-    files = dict(zip(consecutive_seeds(seed, count), priors.files, strict=True))
+    recipe = _recipe(diffusion, prompt, settings)
+
+    def generate(seeds: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        prompts = [prompt] * len(seeds)
+        for batch in sample_batches(
+            diffusion, prompts, seeds, settings, batch_size=batch_size, on_step=on_step
+        ):
+            yield from zip(seeds[batch.first :], batch.images, strict=False)
+
+    complete_priors(priors, recipe, settings.size_for(diffusion), generate)
+    return priors
+
+
+def complete_priors(
+    priors: Priors,
+    recipe: dict[str, object],
+    size: tuple[int, int],
+    generate: Callable[[Sequence[int]], Iterator[tuple[int, torch.Tensor]]],
+) -> None:
+    """Generate those images of `priors` that are missing or damaged.
+
+    recipe: what they are generated with, for recipe.json. size: their width and height in pixels.
+    generate: yields the seed and the image [H,W,3], float 0..1, for each of some seeds.
+
+    Raises UserError when an image cannot be written.
+    """
+    count = len(priors.files)
+    files = dict(zip(consecutive_seeds(priors.seed, count), priors.files, strict=True))
     missing = [s for s, file in files.items() if not _is_valid_image(file, size)]
     log.info("%d of %d class images are cached.", count - len(missing), count)
     if missing:
-        recipe = _recipe(diffusion, prompt, settings)
         write_text(priors.folder / "recipe.json", json.dumps(recipe, indent=2))
-        _generate_missing(diffusion, prompt, missing, files, settings, batch_size, on_step)
-    return priors
+        for seed, image in generate(missing):
+            with atomic_write(files[seed]) as draft:
+                to_pil(image).save(draft, format="PNG")
 
 
 def locate_priors(
@@ -94,11 +120,26 @@ def locate_priors(
 
     Raises UserError for a count below 1 and for an empty prompt.
     """
+    return plan_priors(_recipe(diffusion, prompt, settings), prompt, count, cache, settings, seed)
+
+
+def plan_priors(
+    recipe: dict[str, object],
+    prompt: str,
+    count: int,
+    cache: Path,
+    settings: SampleSettings,
+    seed: int,
+) -> Priors:
+    """Return the priors that `recipe` determines, without generating any.
+
+    Raises UserError for a count below 1 and for an empty prompt.
+    """
     if count < 1:
         raise UserError(f"Count is {count}: choose at least 1 image.")
     if not prompt.strip():
         raise UserError('The class prompt is empty: write one, such as "a dog".')
-    folder = _folder(cache, _recipe(diffusion, prompt, settings))
+    folder = _folder(cache, recipe)
     files = tuple(folder / f"{s:010d}.png" for s in consecutive_seeds(seed, count))
     return Priors(folder, prompt, files, settings, seed)
 
@@ -119,28 +160,6 @@ def _folder(cache: Path, recipe: dict[str, object]) -> Path:
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     words = re.sub(r"[^a-z0-9]+", "_", str(recipe["prompt"]).lower()).strip("_")[:40]
     return cache / f"{words or 'prior'}-{key[:16]}"
-
-
-def _generate_missing(
-    diffusion: Diffusion,
-    prompt: str,
-    seeds: Sequence[int],
-    files: dict[int, Path],
-    settings: SampleSettings,
-    batch_size: int,
-    on_step: OnStep | None,
-) -> None:
-    for batch in sample_batches(
-        diffusion,
-        [prompt] * len(seeds),
-        seeds,
-        settings,
-        batch_size=batch_size,
-        on_step=on_step,
-    ):
-        for index, image in enumerate(batch.images, batch.first):
-            with atomic_write(files[seeds[index]]) as draft:
-                to_pil(image).save(draft, format="PNG")
 
 
 def _is_valid_image(file: Path, size: tuple[int, int]) -> bool:

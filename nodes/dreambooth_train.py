@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -15,6 +15,7 @@ from .seed_input import seed_input
 from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
 from .training import publish as publishing
 from .training import run_monitor, run_outputs, run_schema, run_setup
+from .training.core_run import connected_model
 from .training.deleted_results import count_deletions, remember_results
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ class DreamBoothTrain(io.ComfyNode):
             "again resumes there; a finished run is not trained again.",
             is_output_node=True,
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The base model."),
+                DIFFUSION.Input(
+                    "diffusion",
+                    optional=True,
+                    tooltip="The base model, from Load Diffusion; or connect model, clip and vae.",
+                ),
                 SUBJECT.Input("subject", tooltip="The training data, from Subject Dataset."),
                 PRIORS.Input(
                     "priors",
@@ -53,11 +58,12 @@ class DreamBoothTrain(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=["lora", "full", "dora"],
+                    options=["lora", "full", "dora", "lokr", "loha"],
                     default="lora",
                     tooltip="lora: a small file next to the model. dora: a LoRA that trains "
                     "magnitude and direction separately, better at a low rank and slower. full: "
-                    "all weights, with several times the memory; no rank, no lora output.",
+                    "all weights, with several times the memory; no rank, no lora output. lokr and "
+                    "loha: other low-rank forms, for a MODEL.",
                 ),
                 io.Boolean.Input(
                     "train_text_encoder",
@@ -105,6 +111,24 @@ class DreamBoothTrain(io.ComfyNode):
                     "(in models/diffusers/dreambooth for small models that fit no checkpoint "
                     "file).",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The base model from core's loaders, in place of a DIFFUSION: any "
+                    "image model that ComfyUI runs. It is trained with lora, dora, lokr or loha; "
+                    "switch train_text_encoder off.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The MODEL's CLIP, which encodes all prompts."
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="The MODEL's VAE, which encodes the images."
+                ),
+                run_schema.resolution_input(
+                    "Side of the square training images in pixels; 0 = the model's own: 512 for "
+                    "Stable Diffusion 1 and 2, 1024 for later models. A smaller one needs less "
+                    "memory and time."
+                ),
             ],
             outputs=[
                 DIFFUSION.Output(display_name="trained", tooltip="The trained model."),
@@ -117,6 +141,9 @@ class DreamBoothTrain(io.ComfyNode):
                 TRAINING_RUN.Output(
                     display_name="run", tooltip="For Evaluate Subject and Load Training Run."
                 ),
+                io.Model.Output(
+                    display_name="model", tooltip="The MODEL with the trained LoRA, for KSampler."
+                ),
             ],
         )
 
@@ -128,7 +155,6 @@ class DreamBoothTrain(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        diffusion: Diffusion,
         subject: Subject,
         method: str,
         train_text_encoder: bool,
@@ -141,13 +167,18 @@ class DreamBoothTrain(io.ComfyNode):
         run_name: str,
         resume: bool,
         preview_prompt: str,
+        diffusion: Diffusion | None = None,
         priors: Priors | None = None,
         options: Options | None = None,
         publish: bool = True,
+        model: Any = None,
+        clip: Any = None,
+        vae: Any = None,
+        resolution: int = 0,
     ) -> io.NodeOutput:
         """Train, or load the result of the same run."""
         run = run_setup.train_subject(
-            diffusion,
+            connected_model(diffusion, model, clip, vae),
             subject,
             priors,
             options,
@@ -162,14 +193,16 @@ class DreamBoothTrain(io.ComfyNode):
             batch_size=batch_size,
             seed=seed,
             preview_prompt=preview_prompt.strip(),
+            resolution=resolution,
         )
         published = [publishing.publish(run)] if publish else []
         remember_results(run_name, run.result, run.result_path(method), *published)
         return io.NodeOutput(
-            run_outputs.load_trained_diffusion(run, diffusion.dtype),
+            run_outputs.diffusion_output(run, dtype=diffusion.dtype if diffusion else None),
             run_outputs.lora_output(run),
             {"loss": loss_curve(run.events)},
             str(run.path),
             RunCheckpoint(run, steps),
+            run_outputs.model_output(run, model),
             ui={"training": [run_monitor.panel_data(run)]},
         )

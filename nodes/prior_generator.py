@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..shared.errors import UserError
 from . import host
 from .sampling_inputs import cfg_scale_input, sampling_progress, sampling_steps_input
 from .seed_input import seed_input
 from .sockets import DIFFUSION, PRIORS
+from .training.core_run import CoreModels, connected_model, generate_core_priors
+from .training.run_schema import resolution_input
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
@@ -34,7 +37,11 @@ class PriorGenerator(io.ComfyNode):
             "prior preservation: they keep training on a subject from changing the whole class. "
             "They are cached in output/priors, and only missing ones are generated.",
             inputs=[
-                DIFFUSION.Input("diffusion", tooltip="The base model, before training."),
+                DIFFUSION.Input(
+                    "diffusion",
+                    optional=True,
+                    tooltip="The base model, before training; or connect model, clip and vae.",
+                ),
                 io.String.Input(
                     "prompt",
                     default="a dog",
@@ -57,7 +64,7 @@ class PriorGenerator(io.ComfyNode):
                     min=0,
                     max=1024,
                     tooltip="Images per batch; 0 = as many as fit in the free memory. A batch that "
-                    "runs out of memory is halved and tried again.",
+                    "runs out of memory is halved and tried again. With a MODEL 0 is 1.",
                 ),
                 io.Combo.Input(
                     "when",
@@ -67,6 +74,18 @@ class PriorGenerator(io.ComfyNode):
                     tooltip="before: generate the images in this node. during: DreamBooth Train's "
                     "worker process generates what is missing before its first step, which keeps "
                     "ComfyUI's GPU memory free.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The base model from core's loaders, in place of a DIFFUSION. Core's "
+                    "Euler sampler generates the images.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The MODEL's CLIP."),
+                io.Vae.Input("vae", optional=True, tooltip="The MODEL's VAE."),
+                resolution_input(
+                    "Side of the square images of a MODEL in pixels; 0 = the model's own, as in "
+                    "DreamBooth Train."
                 ),
             ],
             outputs=[
@@ -82,7 +101,6 @@ class PriorGenerator(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        diffusion: Diffusion,
         prompt: str,
         count: int,
         steps: int,
@@ -90,13 +108,29 @@ class PriorGenerator(io.ComfyNode):
         seed: int,
         batch_size: int,
         when: str = "before",
+        diffusion: Diffusion | None = None,
+        model: Any = None,
+        clip: Any = None,
+        vae: Any = None,
+        resolution: int = 0,
     ) -> io.NodeOutput:
         """Generate the missing images, or plan them for the worker process."""
         from ..diffusion.priors import generate_priors, locate_priors
         from ..diffusion.sample.sample_settings import SampleSettings
 
-        inputs = (diffusion, prompt.strip(), count, host.output_path(CLASS_IMAGES_FOLDER))
         settings = SampleSettings(steps=steps, guidance=guidance)
+        source = connected_model(diffusion, model, clip, vae)
+        if isinstance(source, CoreModels):
+            if when == "during":
+                raise UserError(
+                    "Class images of a MODEL are generated before the training: set when to before."
+                )
+            priors = generate_core_priors(
+                source, prompt.strip(), count, settings, seed, batch_size or 1, resolution
+            )
+            return io.NodeOutput(priors, priors.images())
+        diffusion = source
+        inputs = (diffusion, prompt.strip(), count, host.output_path(CLASS_IMAGES_FOLDER))
         if when == "during":
             return io.NodeOutput(
                 replace(locate_priors(*inputs, settings=settings, seed=seed), deferred=True),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
 
-from ..shared.errors import UserError
 from . import host
 from .sockets import DIFFUSION
 
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
     from ..diffusion.diffusion_model import Diffusion
-
-PREDICTIONS = {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}
-# The beta schedules: diffusers' names and core's.
-BETAS = {
-    "scaled_linear": "linear",
-    "linear": "sqrt_linear",
-    "squaredcos_cap_v2": "squaredcos_cap_v2",
-}
 
 
 class ToComfyModel(io.ComfyNode):
@@ -52,34 +43,13 @@ class ToComfyModel(io.ComfyNode):
     def execute(cls, diffusion: Diffusion) -> io.NodeOutput:
         """Copy the weights into core's modules, or wrap ours where core has none of the size."""
         from ..diffusion.load.ldm_keys import is_original_vae
+        from ..training.comfyui.model_from_diffusion import model_from_diffusion
 
-        model, clip = _model(diffusion), _clip(diffusion)
-        host.register_reload(model, partial(_model, diffusion))
+        model, clip = model_from_diffusion(diffusion), _clip(diffusion)
+        host.register_reload(model, partial(model_from_diffusion, diffusion))
         host.register_reload(clip.patcher, lambda **options: _clip(diffusion, **options).patcher)
         vae = diffusion.vae
         return io.NodeOutput(model, clip, _vae(vae) if is_original_vae(vae) else SmallVAE(vae))
-
-
-@torch.inference_mode(False)  # core's nodes train copies of the weights
-def _model(diffusion: Diffusion, *, disable_dynamic: bool = False) -> host.ModelPatcher:
-    from ..diffusion.core_unet import CoreUNet
-    from ..diffusion.load.ldm_keys import unet_weights
-    from ..quantize.dequantize import dequantize
-
-    prediction, settings = _noise_schedule(diffusion)
-    unet, vae = dequantize(diffusion.unet), diffusion.vae
-    model = host.core_model(unet_weights(unet), diffusion.dtype, disable_dynamic=disable_dynamic)
-    if model is None:
-        model = host.wrap_unet(
-            CoreUNet(unet),
-            vae.config.latent_channels,
-            vae.config.scaling_factor,
-            unet.config.block_out_channels[0],
-            xl=diffusion.text_encoder_2 is not None,
-            inpainting=diffusion.is_inpainting_model,
-        )
-    host.set_noise_schedule(model, prediction, settings)
-    return model
 
 
 @torch.inference_mode(False)
@@ -102,25 +72,6 @@ def _vae(vae: AutoencoderKL) -> host.VAE:
     core_vae = host.core_vae(vae_weights(vae))
     host.register_reload(core_vae.patcher, lambda **_: host.core_vae(vae_weights(vae)).patcher)
     return core_vae
-
-
-def _noise_schedule(diffusion: Diffusion) -> tuple[str, dict[str, Any]]:
-    """Return the prediction type and the noise schedule, in core's names."""
-    config = diffusion.scheduler_config
-    prediction = config.get("prediction_type", "epsilon")
-    betas = config.get("beta_schedule", "linear")
-    if prediction not in PREDICTIONS or betas not in BETAS or config.get("trained_betas"):
-        raise UserError(
-            f'{diffusion.name} predicts "{prediction}" under a "{betas}" noise schedule, which '
-            "ComfyUI's samplers do not support: use CFG Sampler."
-        )
-    return PREDICTIONS[prediction], {
-        "beta_schedule": BETAS[betas],
-        "linear_start": config.get("beta_start", 0.0001),
-        "linear_end": config.get("beta_end", 0.02),
-        "timesteps": config.get("num_train_timesteps", 1000),
-        "zsnr": config.get("rescale_betas_zero_snr", False),
-    }
 
 
 class SmallVAE:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .option import Group, Option, option, options_of
 
-METHODS = ("lora", "full", "dora", "embedding")
+METHODS = ("lora", "full", "dora", "embedding", "lokr", "loha")
+DIFFUSERS = "diffusers"
+LOADERS = (DIFFUSERS, "ToComfyModel", "UNETLoader", "CheckpointLoaderSimple")
+"""What opens the base model: diffusers, or ComfyUI as the node of this name."""
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 NO_QAT = "none"
@@ -374,6 +377,10 @@ class Config(CommonOptions, ABC):
 
         return [n for n, declared in options.items() if n in changed and not may_change(declared)]
 
+    def resuming(self, saved: Config) -> Config:
+        """Return these settings for a run that was made with `saved` ones."""
+        return self
+
     def continues(self, other: Config) -> bool:
         """Whether a run that was made with `other` can be resumed with these settings."""
         return self.task == other.task and not self.changes_from(other)
@@ -389,6 +396,10 @@ class TrainingConfig(Config, Options):
     square training images in pixels. The worker generates `class_count` class images, in
     `class_steps` steps with the guidance scale `class_guidance` and the seeds from `class_seed` on,
     and caches them in the folder `class_cache`; 0 uses those in the run folder.
+
+    `loader` says how the base model is opened; all but diffusers use the ComfyUI in the folder
+    `comfyui`, of the version `comfyui_version`. `shift` is that of a flow's noise schedule, 0 for
+    the model's own.
     """
 
     task: ClassVar[str] = "dreambooth"
@@ -398,6 +409,10 @@ class TrainingConfig(Config, Options):
     base_loras: tuple[str, ...] = option((), group=Group.MODEL, identified_by="base_hash")
     vocabulary: str = option("", group=Group.MODEL, resumable=True)
     resolution: int = option(group=Group.MODEL, bounds=(8, 4096))
+    loader: str = option(DIFFUSERS, group=Group.MODEL, choices=LOADERS)
+    comfyui: str = option("", group=Group.MODEL, resumable=True)
+    comfyui_version: str = option("", group=Group.MODEL, resumable=True)
+    shift: float = option(0.0, group=Group.MODEL, bounds=(0.0, 100.0))
     token: str = option(group=Group.SUBJECT)
     class_name: str = option(group=Group.SUBJECT)
     class_prompt: str = option("", group=Group.SUBJECT)
@@ -415,6 +430,11 @@ class TrainingConfig(Config, Options):
     def subject(self) -> str:
         """A few words about what is trained, for messages."""
         return f"{self.token} {self.class_name}, {self.method}"
+
+    def resuming(self, saved: Config) -> Config:
+        """Keep the version of the ComfyUI that the run was started with, which is checked."""
+        version = saved.comfyui_version if isinstance(saved, TrainingConfig) else ""
+        return replace(self, comfyui_version=version)
 
     @property
     def plain_caption(self) -> str:
@@ -443,6 +463,11 @@ class TrainingConfig(Config, Options):
         """Whether gradients flow through the text encoder, so that it runs in every step."""
         return self.train_text_encoder or self.method == "embedding"
 
+    @property
+    def uses_comfyui(self) -> bool:
+        """Whether ComfyUI opens the base model, a MODEL."""
+        return self.loader != DIFFUSERS
+
 
 def suggested_batch_size(unet_parameters: int, processes: int) -> int:
     """Return the default number of subject images in a step, a multiple of `processes`.
@@ -464,4 +489,4 @@ def suggested_learning_rate(method: str, unet_parameters: int) -> float:
     """
     if method == "embedding":
         return 5e-3
-    return {"lora": 1e-4, "dora": 1e-4, "full": 5e-6}[method] * (860e6 / unet_parameters) ** 0.5
+    return (5e-6 if method == "full" else 1e-4) * (860e6 / unet_parameters) ** 0.5

@@ -1,4 +1,4 @@
-"""ComfyUI's own MODEL, CLIP and VAE, with weights of models of any size."""
+"""ComfyUI's own CLIP and VAE, with weights of models of any size."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_base
-import comfy.model_detection
-import comfy.model_management as management
 import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
-import comfy.supported_models
 import comfy.supported_models_base
 import folder_paths
 import torch
@@ -23,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
 from ...shared.errors import UserError
+from ...training.comfyui.model_from_diffusion import copied, loader_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,86 +36,6 @@ def register_reload(patcher: ModelPatcher, create: Callable[..., ModelPatcher]) 
     """
     if hasattr(patcher, "cached_patcher_init"):  # not before ComfyUI 0.16
         patcher.cached_patcher_init = (create, ())
-
-
-def _copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a copy of weights: with dynamic VRAM, ComfyUI's modules keep the given tensors."""
-    return {key: weight.clone() for key, weight in weights.items()}
-
-
-def _options(*, disable_dynamic: bool) -> dict[str, bool]:
-    """Return the argument of core's loaders that not every ComfyUI knows, if it is needed."""
-    return {"disable_dynamic": True} if disable_dynamic else {}
-
-
-def core_model(
-    weights: dict[str, torch.Tensor], dtype: torch.dtype, *, disable_dynamic: bool
-) -> ModelPatcher | None:
-    """Return core's MODEL of a UNet's weights, by original keys; None if core has no such UNet."""
-    config = comfy.model_detection.detect_unet_config(weights, "")
-    if not any(kind.matches(config or {}, weights) for kind in comfy.supported_models.models):
-        return None  # core's loader would log an error
-    return comfy.sd.load_diffusion_model_state_dict(
-        _copied(weights),
-        model_options={"dtype": dtype},
-        **_options(disable_dynamic=disable_dynamic),
-    )
-
-
-CASTING_LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
-    layer: getattr(comfy.ops.disable_weight_init, layer.__name__)
-    for layer in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
-}
-"""Core's subclasses of PyTorch's layers: the same, until a `weight_function` or cast is set."""
-
-
-def wrap_unet(
-    unet: torch.nn.Module,
-    channels: int,
-    scale: float,
-    model_channels: int,
-    *,
-    xl: bool,
-    inpainting: bool,
-) -> ModelPatcher:
-    """Return a MODEL whose UNet is a module of the pack.
-
-    The module is called as core calls its UNets, with `xl` as those of Stable Diffusion XL.
-    inpainting: whether its further inputs are mask and image, as core's inpainting models have.
-    channels: of the latents; scale: factor by which they are multiplied before the UNet.
-    model_channels: of the UNet's first block, which core's patches of blocks read.
-
-    The module's layers become core's, which core trains and casts.
-    """
-    for module in unet.modules():
-        module.__class__ = CASTING_LAYERS.get(type(module), type(module))
-    config = comfy.supported_models_base.BASE(
-        {
-            "disable_unet_model_creation": True,
-            "in_channels": channels,
-            "model_channels": model_channels,
-        }
-    )
-    config.latent_format.latent_channels = channels
-    config.latent_format.scale_factor = scale
-    device = management.unet_offload_device()
-    kind = comfy.model_base.SDXL if xl else comfy.model_base.BaseModel
-    model = kind(config, device=device)
-    model.diffusion_model = unet.to(device)
-    if inpainting:
-        model.set_inpaint()
-    return ModelPatcher(model, management.get_torch_device(), device)
-
-
-def set_noise_schedule(model: ModelPatcher, prediction: str, settings: dict[str, object]) -> None:
-    """Set a MODEL's prediction type, a name of `comfy.model_base.ModelType`, and noise schedule.
-
-    settings: those of `comfy.model_sampling.ModelSamplingDiscrete`.
-    """
-    inner = model.model
-    inner.model_config.sampling_settings.update(settings)
-    inner.model_type = comfy.model_base.ModelType[prediction]
-    inner.model_sampling = comfy.model_base.model_sampling(inner.model_config, inner.model_type)
 
 
 @dataclass(frozen=True)
@@ -210,14 +127,14 @@ def core_clip(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         model_options={"dtype": dtype},
-        **_options(disable_dynamic=disable_dynamic),
+        **loader_options(disable_dynamic=disable_dynamic),
     )
     weights = {}
     for name, encoder in zip(ENCODER_NAMES, encoders, strict=False):
         for key, value in encoder.weights.items():
             prefix = "" if key.startswith("text_projection.") else "text_model."
             weights[f"{name}.transformer.{prefix}{key}"] = value
-    clip.load_sd(_copied(weights), full_model=True)
+    clip.load_sd(copied(weights), full_model=True)
     return clip
 
 
@@ -241,4 +158,4 @@ def read_embedding(name: str, width: int, key: str) -> torch.Tensor | None:
 
 def core_vae(weights: dict[str, torch.Tensor]) -> VAE:
     """Return core's VAE with the weights of Stable Diffusion's VAE, by their original keys."""
-    return VAE(sd=_copied(weights))
+    return VAE(sd=copied(weights))

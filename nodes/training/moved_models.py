@@ -17,7 +17,11 @@ def relocate_base(run: RunFolder) -> None:
     from ...training.run.base_model import find_base
 
     config = read_config(run.config)
-    kinds = ("kosmos",) if isinstance(config, CaptionConfig) else ("diffusers", "checkpoints")
+    kinds = (
+        ("kosmos",)
+        if isinstance(config, CaptionConfig)
+        else ("diffusers", "checkpoints", "diffusion_models")
+    )
     models = [
         host.model_path(kind, name) for kind in (*kinds, "loras") for name in host.list_models(kind)
     ]

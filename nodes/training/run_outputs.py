@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,13 +38,31 @@ def load_trained_kosmos(run: RunFolder, dtype: torch.dtype, step: int | None = N
     return replace(model, patcher=host.register_model(model.model))
 
 
-def diffusion_output(run: RunFolder, step: int | None = None) -> object:
-    """Return the run's DIFFUSION; a run of captions blocks the output with a message."""
+def diffusion_output(
+    run: RunFolder, step: int | None = None, dtype: torch.dtype | None = None
+) -> object:
+    """Return the run's DIFFUSION; a run on another kind of model blocks it with a message."""
     if isinstance(read_config(run.config), CaptionConfig):
         return host.block_output(
             f"The run {run.path.name} trained a Kosmos-2: use the output kosmos."
         )
-    return load_trained_diffusion(run, host.torch_dtype("auto"), step)
+    if read_as(TrainingConfig, run.config).uses_comfyui:
+        return host.block_output(
+            f"The run {run.path.name} trained a MODEL: use the output model or lora."
+        )
+    return load_trained_diffusion(run, dtype or host.torch_dtype("auto"), step)
+
+
+def model_output(run: RunFolder, model: Any) -> object:
+    """Return a MODEL with the run's LoRA on it; a run on a DIFFUSION blocks it with a message."""
+    from safetensors.torch import load_file
+
+    if model is None:
+        return host.block_output(
+            f"The run {run.path.name} trained a DIFFUSION: use the output trained, with To Comfy "
+            "Model to get a MODEL."
+        )
+    return host.with_lora(model, load_file(run.lora))
 
 
 def kosmos_output(run: RunFolder, step: int | None = None) -> object:
@@ -64,7 +82,7 @@ def lora_output(run: RunFolder, step: int | None = None) -> object:
     if isinstance(read_config(run.config), CaptionConfig):
         return host.block_output("This LoRA is for a Kosmos-2: choose it in Load Kosmos-2's loras.")
     config = read_as(TrainingConfig, run.config)
-    if config.method not in ("lora", "dora"):
+    if config.method in ("full", "embedding"):
         return host.block_output(
             f"The method {config.method} makes no LoRA: set DreamBoothTrain's method to lora to "
             "get one."

@@ -77,6 +77,13 @@ def batch_size_input() -> io.Int.Input:
     )
 
 
+def resolution_input(tooltip: str) -> io.Int.Input:
+    """The widget for the side of square images in pixels; 0 is the model's own."""
+    return io.Int.Input(
+        "resolution", default=0, min=0, max=4096, step=8, optional=True, tooltip=tooltip
+    )
+
+
 def rank_input() -> io.WidgetInput:
     """The widget for the rank of LoRA matrices."""
     return option_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ...shared.atomic_files import disk_errors
 from ...shared.errors import UserError
 from ...training.config import Options, TrainingConfig, suggested_batch_size
+from ...training.core_settings import check_settings
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 from .. import host
+from .core_run import CoreModels, core_settings, write_core_data
 from .run_monitor import RUNS_FOLDER, train_to_end
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def config_device() -> str:
 
 
 def train_subject(
-    diffusion: Diffusion,
+    diffusion: Diffusion | CoreModels,
     subject: Subject,
     priors: Priors | None,
     options: Options | None,
@@ -52,47 +55,71 @@ def train_subject(
     """Train a diffusion model on a subject, or find it trained; return the run's folder.
 
     settings: the other values of `TrainingConfig` that the node's inputs give; with `batch_size` 0
-    the batch size is chosen by the model's size. Raises UserError for a quantized model.
+    the batch size is chosen by the model's size, and so is the `resolution`. Raises UserError for a
+    quantized model.
     """
-    if diffusion.is_inpainting_model:
-        raise UserError(
-            f"{diffusion.name} is an inpainting model, which can generate but not be trained: "
-            "choose the plain model of the same kind."
-        )
     options = options_or_default(options, settings["steps"])
     if options.background_weight == 1:
         subject = replace(subject, masks=())  # they have no effect on the loss
     # With priors.deferred the worker generates the missing class images itself.
     class_images = () if priors is None or priors.deferred else priors.files
     if not settings["batch_size"]:
-        parameters = diffusion.unet.num_parameters()
-        settings["batch_size"] = suggested_batch_size(parameters, options.processes)
-    data = {"data": subject_fingerprint(subject, class_images)}
-    derived = _derived_settings(diffusion, subject, priors)
-    config = TrainingConfig(**(asdict(options) | derived | data | settings))
-    return start_run(
-        run_name,
-        lambda root, name: open_run(root, name, config, subject, class_images, resume=resume),
-    )
+        settings["batch_size"] = suggested_batch_size(_parameters(diffusion), options.processes)
+    data = subject_fingerprint(subject, class_images)
+    resolution = settings.pop("resolution", 0)
+    if isinstance(diffusion, CoreModels):
+        derived = core_settings(diffusion, resolution)
+        data = hashlib.sha256(f"{data} {diffusion.digest}".encode()).hexdigest()
+    else:
+        derived = _model_settings(diffusion)
+        derived["resolution"] = resolution or derived["resolution"]
+    derived |= _subject_settings(subject, priors) | {"data": data}
+    config = TrainingConfig(**(asdict(options) | derived | settings))
+
+    def open_folder(root: Path, name: str) -> RunFolder:
+        if not isinstance(diffusion, CoreModels):
+            return open_run(root, name, config, subject, class_images, resume=resume)
+        check_settings(config)
+        run = open_run(root, name, config, subject, class_images, resume=resume)
+        if not run.is_finished():
+            write_core_data(run, config, diffusion)
+        return run
+
+    return start_run(run_name, open_folder)
 
 
-def _derived_settings(
-    diffusion: Diffusion, subject: Subject, priors: Priors | None
-) -> dict[str, Any]:
-    """Return the settings of a run that follow from its model, subject and class images."""
+def _parameters(diffusion: Diffusion | CoreModels) -> int:
+    if isinstance(diffusion, CoreModels):
+        return host.parameter_count(diffusion.model)
+    return diffusion.unet.num_parameters()
+
+
+def _model_settings(diffusion: Diffusion) -> dict[str, Any]:
+    """Return the settings of a run that follow from its DIFFUSION."""
+    if diffusion.is_inpainting_model:
+        raise UserError(
+            f"{diffusion.name} is an inpainting model, which can generate but not be trained: "
+            "choose the plain model of the same kind."
+        )
     from ...diffusion.fingerprint import fingerprint as model_fingerprint
     from ...quantize.quantize_weights import require_unquantized
 
     require_unquantized(diffusion.modules, diffusion.name, QUANTIZED_REMEDY)
-    settings = {
+    return {
         "base": diffusion.source,
         "base_hash": model_fingerprint(diffusion),
         "base_loras": diffusion.loras,
         "vocabulary": diffusion.tokenizer.name_or_path,
+        "resolution": diffusion.resolution,
+    }
+
+
+def _subject_settings(subject: Subject, priors: Priors | None) -> dict[str, Any]:
+    """Return the settings of a run that follow from its subject and class images."""
+    settings: dict[str, Any] = {
         "token": subject.token,
         "class_name": subject.class_name,
         "class_prompt": priors.prompt if priors else "",
-        "resolution": diffusion.resolution,
         "device": config_device(),
     }
     if priors and priors.deferred:

@@ -10,6 +10,7 @@ PROBE = """
     import comfy.samplers, torch
 
     host = as_package.load("nodes.host")
+    models = as_package.load("training.comfyui.model_from_diffusion")
     Options = as_package.load("diffusion.sample.guidance").GuidanceOptions
 
     class Unet(torch.nn.Module):
@@ -27,8 +28,8 @@ PROBE = """
     def run(**options):
         torch.manual_seed(0)
         unet = Unet()
-        model = host.wrap_unet(unet, 4, 1.0, xl=False)
-        host.set_noise_schedule(model, "FLOW", {"shift": 1.0})
+        model = models.wrap_unet(unet, 4, 1.0, 4, xl=False, inpainting=False)
+        models.set_noise_schedule(model, "FLOW", {"shift": 1.0})
         guider = host.Guider(model, 5.0, Options(**options))
         guider.set_conds([[torch.ones(1, 2, 8), {}]], [[torch.zeros(1, 2, 8), {}]])
         noise = torch.randn(1, 4, 8, 8)

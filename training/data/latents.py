@@ -37,7 +37,12 @@ class Latents:
 
 def center_squares(images: Sequence[np.ndarray], side: int) -> torch.Tensor:
     """Crop uint8 images [H,W,3] to their central squares, float32 [N,side,side,3] in 0..1."""
-    pixels = torch.stack([_pixels(image, Size(side, side)) for image in images])
+    return center_crops(images, Size(side, side))
+
+
+def center_crops(images: Sequence[np.ndarray], size: Size) -> torch.Tensor:
+    """Crop and scale uint8 images [H,W,3] to a size, float32 [N,h,w,3] in 0..1."""
+    pixels = torch.stack([_pixels(image, size) for image in images])
     return (pixels.movedim(1, -1) + 1) / 2
 
 
@@ -122,11 +127,12 @@ def cached_latents(
     `cache` is a safetensors file of one run folder, whose images never change. Raises UserError
     when it is damaged.
     """
-    if not cache.exists():
+    tensors = read_tensors(cache) if cache.exists() else {}
+    if not all(f"{name}.mean" in tensors for name in groups):
         encoded: dict[str, torch.Tensor] = {}
         for name, (images, size) in groups.items():
             latents = encode(images, size)
             encoded |= {f"{name}.mean": latents.mean, f"{name}.std": latents.std}
         write_tensors(cache, encoded)
-    tensors = read_tensors(cache)
+        tensors = encoded
     return {name: Latents(tensors[f"{name}.mean"], tensors[f"{name}.std"]) for name in groups}

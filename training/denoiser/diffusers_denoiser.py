@@ -87,6 +87,11 @@ class DiffusersDenoiser(Denoiser):
                 f"quantization_aware {config.quantization_aware} does not work with the method "
                 f"{config.method}: set method to lora or full."
             )
+        if config.method in ("lokr", "loha"):
+            raise UserError(
+                f"The method {config.method} is for a MODEL: set method to lora or dora to train a "
+                "DIFFUSION."
+            )
         if config.method == "embedding":
             initial = textual_inversion.initial_vectors(
                 diffusion, config.class_name, config.token_vectors

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ...shared.errors import UserError
+from ..comfyui.find_comfyui import import_comfyui
 from ..config import TrainingConfig
 from ..data.buckets import Size
 from ..data.class_images import provide_class_images
 from ..data.latents import Latents, encode_with_diffusers
 from ..data.training_data import TrainingImages, load_training_images
+from ..optim.weight_averaging import load_weights
+from ..run.base_model import find_base
 from ..run.run_results import load_base
+from .core_denoiser import CoreDenoiser
 from .denoiser import Denoiser
 from .diffusers_denoiser import DiffusersDenoiser
 
@@ -33,6 +39,9 @@ def open_for_training(
     leads: bool,
 ) -> Opened:
     """Return a run's model with its subject images and class images, as `prepare` describes."""
+    if config.uses_comfyui:
+        denoiser = open_core_denoiser(run, config, device, frozen_dtype)
+        return denoiser, *load_training_images(run, config, _not_encoded, 1)
     provide_class_images(
         run, config, lambda: load_base(config, frozen_dtype), device, on_phase, leads=leads
     )
@@ -45,3 +54,40 @@ def open_for_training(
     images = load_training_images(run, config, encode, diffusion.vae_factor)
     diffusion.vae.to("cpu")
     return DiffusersDenoiser(config, diffusion, frozen_dtype), *images
+
+
+def open_core_denoiser(
+    run: RunFolder, config: TrainingConfig, device: torch.device, dtype: torch.dtype
+) -> CoreDenoiser:
+    """Open the MODEL of a run in this process, on a device, with untrained adapters.
+
+    Raises UserError when its file or its ComfyUI is gone, or ComfyUI has another version.
+    """
+    version = import_comfyui(config.comfyui, cpu=device.type == "cpu")
+    if version != config.comfyui_version:
+        raise UserError(
+            f"The run was started with ComfyUI {config.comfyui_version}, and this is {version}: "
+            "use that version, or start a new run with resume off."
+        )
+    from ..comfyui.open_model import open_model  # imports ComfyUI, which is known by now
+
+    diffusion = load_base(config, torch.float32) if config.loader == "ToComfyModel" else None
+    model = open_model(config, dtype, diffusion)
+    model.layers.to(device)
+    model.sampling.to(device)
+    return CoreDenoiser(run, config, model)
+
+
+def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:
+    raise UserError(
+        "The run's images are not encoded: queue DreamBoothTrain again with its MODEL and VAE."
+    )
+
+
+def write_core_result(
+    path: Path, run: RunFolder, config: TrainingConfig, weights: dict[str, torch.Tensor]
+) -> None:
+    """Write the LoRA of a checkpoint's weights, by their names in a run on a MODEL."""
+    denoiser = open_core_denoiser(run, find_base(run, config), torch.device("cpu"), torch.float32)
+    load_weights(torch.nn.ModuleDict(denoiser.modules), weights)
+    denoiser.write_lora(path)

@@ -10,6 +10,7 @@ from diffusers.training_utils import compute_snr
 
 from ...diffusion.sample.schedulers import is_flow
 from ...shared.errors import UserError
+from ..denoiser.denoiser import NO_MIN_SNR
 
 
 class DiffusionForwardProcess:
@@ -93,10 +94,7 @@ class FlowMatchingForwardProcess:
 
     def min_snr_weights(self, indices: torch.Tensor, gamma: float) -> torch.Tensor:
         """Raise UserError: min-SNR weights are defined for epsilon and v only."""
-        raise UserError(
-            "min_snr_gamma is for models that predict epsilon or v, and this one predicts a flow: "
-            "set it to 0."
-        )
+        raise UserError(NO_MIN_SNR)
 
 
 def forward_process_for(

@@ -86,12 +86,12 @@ def lora_state_dict(
                 tensors[f"{key}.lora_up.weight"] = layer.lora_B[adapter].weight
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
                 if adapter in layer.lora_magnitude_vector:
-                    tensors[f"{key}.dora_scale"] = _dora_scale(layer, adapter)
+                    tensors[f"{key}.dora_scale"] = dora_scale(layer, adapter)
     return {key: tensor.detach().float() for key, tensor in tensors.items()}
 
 
 @torch.no_grad()
-def _dora_scale(layer: LoraLayer, adapter: str) -> torch.Tensor:
+def dora_scale(layer: LoraLayer, adapter: str) -> torch.Tensor:
     """Return m |W| / |W + dW| for each row of a layer, [out,1,...]."""
     weight = layer.get_base_layer().weight.float()
     down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight

@@ -35,7 +35,7 @@ class PriorTeacher:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self._copy: UNet2DConditionModel | None = None
-        if not _adapter_layers(unet):
+        if not adapter_layers(unet):
             self._copy = copy.deepcopy(unet).requires_grad_(False).to(precision)
         self._prompt_embeds = prompt_embeds
         self._without_fake_quantization = without_fake_quantization
@@ -59,20 +59,22 @@ class PriorTeacher:
             teacher = self._copy.to(noisy.device)
             with self._without_fake_quantization(teacher):
                 return unet_forward(teacher, noisy, timesteps, embeds, time_ids)
-        with _adapters_disabled(unet), self._without_fake_quantization(unet):
+        with adapters_disabled(unet), self._without_fake_quantization(unet):
             return unet_forward(unet, noisy, timesteps, embeds, time_ids)
 
 
-def _adapter_layers(unet: UNet2DConditionModel) -> list[BaseTunerLayer]:
+def adapter_layers(unet: torch.nn.Module) -> list[BaseTunerLayer]:
+    """Return the layers of a model that have adapters."""
     return [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 @contextmanager
-def _adapters_disabled(unet: UNet2DConditionModel) -> Iterator[None]:
-    for layer in _adapter_layers(unet):
+def adapters_disabled(unet: torch.nn.Module) -> Iterator[None]:
+    """Compute without the adapters for the duration of a `with` block."""
+    for layer in adapter_layers(unet):
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer in _adapter_layers(unet):
+        for layer in adapter_layers(unet):
             layer.enable_adapters(True)

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "latents.safetensors"
 
     @property
+    def conditioning(self) -> Path:
+        """ComfyUI's conditioning of all prompts, for a run on a MODEL."""
+        return self.path / "prompts.safetensors"
+
+    @property
     def features(self) -> Path:
         """The image features of a captioner's frozen vision tower."""
         return self.path / "features.safetensors"
@@ -227,7 +232,7 @@ def find_or_create(
                     raise
         if resume and can_resume(run, config):
             with run.locked():
-                write_text(run.config, to_yaml(config))
+                write_text(run.config, to_yaml(config.resuming(read_config(run.config))))
             return run
     raise AssertionError("count() never ends")
 

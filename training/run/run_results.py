@@ -15,7 +15,7 @@ from ...diffusion.save_model import checkpoint_incompatibility, save_checkpoint,
 from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ...shared.safetensors_files import is_complete_model
-from ..config import TrainingConfig
+from ..config import DIFFUSERS, TrainingConfig
 from ..config_yaml import read_as
 from ..data.subject import read_images
 from ..dreambooth import lora_adapters, textual_inversion
@@ -27,7 +27,12 @@ from .saved_scores import read_scores
 
 
 def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
-    """Load the base model with its LoRAs merged."""
+    """Load the base model with its LoRAs merged. Raises UserError for a run on a MODEL."""
+    if config.loader not in (DIFFUSERS, "ToComfyModel"):
+        raise UserError(
+            f"The run trained the MODEL {Path(config.base).name}, which only ComfyUI opens: use "
+            "its LoRA with core's nodes."
+        )
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
     diffusion = load_diffusion(config.base, dtype, vocabulary, download=False)
     for file in config.base_loras:
@@ -82,6 +87,11 @@ def result_at(run: RunFolder, step: int) -> Path:
     if is_complete_model(target):
         return target
     weights = checkpoints.result_weights(checkpoints.at_step(run.checkpoints, step))
+    if config.uses_comfyui:
+        from ..denoiser.open_denoiser import write_core_result
+
+        write_core_result(target, run, config, weights)
+        return target
     diffusion = load_base(find_base(run, config), torch.float32)
     if config.method == "embedding":
         if len(weights) != 1:

@@ -109,8 +109,9 @@ def branch_run(chosen: RunCheckpoint, path: Path, config: Config) -> RunFolder:
         for folder in (old.images, old.masks, old.class_images):
             if folder.exists():
                 shutil.copytree(folder, draft.path / folder.name)
-        if old.own_captions.exists():
-            shutil.copyfile(old.own_captions, draft.own_captions)
+        for file in (old.own_captions, old.conditioning, old.latents):
+            if file.exists():
+                shutil.copyfile(file, draft.path / file.name)
         _copy_checkpoint(old, draft, chosen.step, state=config.optimizer == before.optimizer)
         events = [e for e in read_events(old.events) if e.kind in ("step", "resumed")]
         append_events(draft.events, [*events, Event("resumed", chosen.step)])

@@ -1,0 +1,167 @@
+"""A run on core's MODEL, CLIP and VAE: its settings, and what its worker reads in their place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...shared.errors import UserError
+from ...training.comfyui.find_comfyui import comfyui_version
+from ...training.config import TrainingConfig
+from ...training.data.buckets import Size
+from ...training.run.run_folder import RunFolder
+from .. import host
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...diffusion.diffusion_model import Diffusion
+    from ...diffusion.priors import Priors
+    from ...diffusion.sample.sample_settings import SampleSettings
+    from ...training.data.latents import Latents
+
+CACHE = "dreambooth_models"
+"""The folder below ComfyUI's output folder for the weights of MODELs that are in no file."""
+
+
+@dataclass(frozen=True)
+class CoreModels:
+    """Core's MODEL with the CLIP and the VAE that belong to it."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+    @property
+    def digest(self) -> str:
+        """A hash of the CLIP and the VAE, by which a run knows its prompts and latents."""
+        identity = f"{host.clip_digest(self.clip)} {host.vae_digest(self.vae)}"
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def connected_model(
+    diffusion: Diffusion | None, model: Any, clip: Any, vae: Any
+) -> Diffusion | CoreModels:
+    """Return the connected DIFFUSION, or the MODEL with its CLIP and VAE.
+
+    Raises UserError unless there is exactly one kind of model, and all of it.
+    """
+    if (diffusion is None) == (model is None):
+        connected = "neither is" if model is None else "both are"
+        raise UserError(
+            f"Connect either a DIFFUSION or a MODEL with its CLIP and VAE: {connected} connected."
+        )
+    if diffusion is not None:
+        return diffusion
+    missing = [name for name, value in (("CLIP", clip), ("VAE", vae)) if value is None]
+    if missing:
+        raise UserError(f"A MODEL needs its {' and '.join(missing)} too: connect it.")
+    return CoreModels(model, clip, vae)
+
+
+def generate_core_priors(
+    models: CoreModels,
+    prompt: str,
+    count: int,
+    settings: SampleSettings,
+    seed: int,
+    batch_size: int,
+    resolution: int,
+) -> Priors:
+    """Provide class images of a MODEL with seeds from `seed` on, generating only missing ones.
+
+    Raises UserError for a CLIP that does not belong to the MODEL, and as `plan_priors` does.
+    """
+    from ...diffusion.priors import complete_priors, plan_priors
+
+    base = core_settings(models, resolution)
+    side = base["resolution"]
+    recipe = {
+        "model": Path(base["base"]).name,
+        "fingerprint": f"{base['base_hash']} {models.digest} {base['base_loras']} {base['shift']}",
+        "prompt": prompt,
+        **asdict(replace(settings, width=side, height=side)),
+        "scheduler": "euler, simple",
+    }
+    priors = plan_priors(recipe, prompt, count, host.output_path("priors"), settings, seed)
+    conditionings = [host.encode_prompt(models.clip, text) for text in (prompt, settings.negative)]
+    host.check_conditioning(models.model, conditionings[0])
+
+    def generate(seeds: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        progress = host.Progress(len(seeds))
+        for first in range(0, len(seeds), batch_size):
+            batch = seeds[first : first + batch_size]
+            images = host.sample_images(
+                models.model,
+                models.vae,
+                conditionings,
+                batch,
+                (side, side),
+                steps=settings.steps,
+                guidance=settings.guidance,
+            )
+            yield from zip(batch, images, strict=True)
+            progress.step(first + len(batch), images[0])
+
+    complete_priors(priors, recipe, (side, side), generate)
+    return priors
+
+
+def core_settings(models: CoreModels, resolution: int) -> dict[str, Any]:
+    """Return the settings of a run that follow from its MODEL.
+
+    Raises UserError for models that do not belong together or cannot be trained.
+    """
+    source = host.model_source(models.model, host.output_path(CACHE))
+    resolution = resolution or host.model_resolution(models.model)
+    side = host.latent_side(models.vae)
+    if resolution % side:
+        raise UserError(
+            f"resolution is {resolution}, and this VAE needs a multiple of {side}: set it to "
+            f"{resolution // side * side or side}."
+        )
+    folder = host.comfyui_folder()
+    return {
+        **asdict(source),
+        "resolution": resolution,
+        "comfyui": str(folder),
+        "comfyui_version": comfyui_version(folder),
+        "vocabulary": str(host.clip_tokenizer_folder()),
+    }
+
+
+def write_core_data(run: RunFolder, config: TrainingConfig, models: CoreModels) -> None:
+    """Write the latents of all images and the conditioning of all prompts that a run lacks.
+
+    Raises UserError for a CLIP or VAE that does not belong to the MODEL, and OSError when the disk
+    is full.
+    """
+    from ...training.comfyui.conditioning import encode_missing
+    from ...training.data.latents import Latents, center_crops
+    from ...training.data.training_data import load_training_images
+    from ...training.denoiser.core_denoiser import core_vocabulary_prompts
+    from ...training.dreambooth.dreambooth_module import training_prompts
+
+    def encode(images: Sequence[np.ndarray], size: Size) -> Latents:
+        host.show_text(f"encoding {len(images)} images")
+        mean = host.encode_images(models.model, models.vae, center_crops(images, size))
+        return Latents(mean, torch.zeros_like(mean))
+
+    def encode_prompt(prompt: str) -> list[list[Any]]:
+        host.check_interrupted()
+        conditioning = host.encode_prompt(models.clip, prompt)
+        host.check_conditioning(models.model, conditioning)
+        return conditioning
+
+    host.check_conditioning(models.model, host.encode_prompt(models.clip, config.plain_caption))
+    parts = load_training_images(run, config, encode, host.latent_side(models.vae))
+    captions = [text for kind in parts for part in kind for text in part.captions]
+    words = core_vocabulary_prompts(config) if config.other_words and parts[1] else []
+    prompts = training_prompts(config, captions, words)
+    host.show_text(f"encoding {len(set(prompts))} prompts")
+    encode_missing(run.conditioning, [*prompts, *config.preview_prompts], encode_prompt)

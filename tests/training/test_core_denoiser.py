@@ -1,0 +1,273 @@
+"""A run on one of ComfyUI's own models, opened by the worker: a small SD3 with random weights."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kosmos_dreambooth.dev.demo.comfyui_server import home
+from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.comfyui.conditioning import read_conditioning, write_conditioning
+from kosmos_dreambooth.training.comfyui.find_comfyui import (
+    VARIABLE,
+    comfyui_version,
+    import_comfyui,
+)
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.config_yaml import read_as
+from kosmos_dreambooth.training.data.latents import Latents
+from kosmos_dreambooth.training.data.training_data import load_training_images
+from kosmos_dreambooth.training.denoiser.core_denoiser import (
+    checkpoint_blocks,
+    copy_norm_inputs,
+    core_vocabulary_prompts,
+)
+from kosmos_dreambooth.training.denoiser.open_denoiser import open_core_denoiser
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import training_prompts
+from kosmos_dreambooth.training.run.events import loss_curve
+from kosmos_dreambooth.training.run.run_folder import RunFolder
+from kosmos_dreambooth.training.run.stop_request import StopRequest
+from kosmos_dreambooth.training.run.train_loop import train
+from safetensors.torch import load_file, save_file
+
+CONTEXT, POOLED, CHANNELS, SIDE = 48, 32, 16, 8
+
+
+@pytest.fixture(scope="session")
+def comfy() -> SimpleNamespace:
+    """Return the modules of the ComfyUI that the tests use, imported into this process."""
+    import_comfyui(str(home()), cpu=True)
+    import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
+    import comfy.lora
+    import comfy.ops
+    import comfy.sd
+
+    return SimpleNamespace(mmdit=mmdit, lora=comfy.lora, ops=comfy.ops, sd=comfy.sd)
+
+
+@pytest.fixture(scope="session")
+def small_sd3(comfy: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a small SD3's diffusion model as UNETLoader reads it."""
+    torch.manual_seed(0)
+    model = comfy.mmdit.MMDiT(
+        input_size=None,
+        depth=2,
+        in_channels=CHANNELS,
+        adm_in_channels=POOLED,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": CONTEXT, "out_features": 128},
+        },
+        num_patches=64,
+        pos_embed_max_size=8,
+        pos_embed_scaling_factor=None,
+        operations=comfy.ops.disable_weight_init,
+    )
+    weights = {name: 0.05 * torch.randn_like(value) for name, value in model.state_dict().items()}
+    file = tmp_path_factory.mktemp("sd3") / "sd3.safetensors"
+    save_file(weights, file)
+    return file
+
+
+def prepared_run(
+    make_run, root: Path, model: Path, name: str = "run", **settings: object
+) -> RunFolder:
+    """Return a run on the MODEL with random latents and conditioning, as the node writes them."""
+    defaults = {
+        "base": str(model),
+        "loader": "UNETLoader",
+        "comfyui": str(home()),
+        "comfyui_version": comfyui_version(home()),
+        "vocabulary": str(home() / "comfy" / "sd1_tokenizer"),
+        "train_text_encoder": False,
+        "learning_rate": 3e-3,
+        "preview_every": 6,
+        "steps": 6,
+    }
+    run = make_run(root, name, **defaults | settings)
+    config = read_as(TrainingConfig, run.config)
+    source = torch.Generator().manual_seed(0)
+
+    def encode(images, size) -> Latents:
+        mean = torch.randn(len(images), CHANNELS, SIDE, SIDE, generator=source)
+        return Latents(mean, torch.zeros_like(mean))
+
+    parts = load_training_images(run, config, encode, 1)
+    captions = [text for kind in parts for part in kind for text in part.captions]
+    prompts = training_prompts(config, captions, core_vocabulary_prompts(config))
+    write_conditioning(
+        run.conditioning,
+        {
+            prompt: [
+                [
+                    torch.randn(1, 5 + k % 3, CONTEXT, generator=source),
+                    {"pooled_output": torch.randn(1, POOLED, generator=source)},
+                ]
+            ]
+            for k, prompt in enumerate(dict.fromkeys(prompts))
+        },
+    )
+    return run
+
+
+def test_conditioning_comes_back_whole(tmp_path: Path) -> None:
+    tensor = torch.randn(2, 3, 4)
+    extras = {"pooled_output": None, "guidance": 3.5, "list": [tensor[0], {"deep": tensor[1:]}]}
+    prompts = {"a é\ndog": [[tensor, extras]], "": [[None, {}]]}
+    write_conditioning(tmp_path / "p.safetensors", prompts)
+    restored = read_conditioning(tmp_path / "p.safetensors")
+    assert restored[""] == [[None, {}]]
+    [[first, others]] = restored["a é\ndog"]
+    assert torch.equal(first, tensor)
+    assert others["pooled_output"] is None
+    assert others["guidance"] == 3.5
+    assert torch.equal(others["list"][0], tensor[0])
+    assert torch.equal(others["list"][1]["deep"], tensor[1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [("lora", "all"), ("lora", "attention"), ("dora", "all"), ("lokr", "all"), ("loha", "all")],
+)
+def test_core_loads_what_a_run_trains(
+    make_run, comfy, small_sd3: Path, tmp_path: Path, method: str, layers: str
+) -> None:
+    run = prepared_run(make_run, tmp_path, small_sd3, method=method, layers=layers)
+    assert train(run, StopRequest())
+    losses = loss_curve(run.events)
+    assert all(map(math.isfinite, losses))
+    assert list(run.previews.glob("*.png"))
+
+    config = read_as(TrainingConfig, run.config)
+    fresh = comfy.sd.load_diffusion_model(str(small_sd3), model_options={"dtype": torch.float32})
+    lora = load_file(run.lora)
+    keys = comfy.lora.model_lora_keys_unet(fresh.model, {})
+    patches = comfy.lora.load_lora(lora, keys, log_missing=False)
+    layer_names = {re.split(r"\.(?:lora|dora|lokr|hada)_", key)[0] for key in lora}
+    assert len(patches) == len(layer_names)
+    assert len(fresh.add_patches(patches, 1.0)) == len(patches)
+    fresh.patch_model(device_to=torch.device("cpu"))
+
+    # The trained model and core's, with the file loaded, predict the same.
+    denoiser = open_core_denoiser(run, config, torch.device("cpu"), torch.float32)
+    module = torch.nn.ModuleDict(denoiser.modules)
+    saved = load_file(max(run.checkpoints.glob("*.safetensors")))
+    parameters = dict(module.named_parameters())
+    noisy, indices = torch.randn(2, CHANNELS, SIDE, SIDE), torch.tensor([100, 900])
+    prompts, sizes = ["a dog", "a sks dog"], torch.full((2, 6), 16.0)
+    denoiser.encode_prompts(prompts)
+    with torch.no_grad():
+        before = denoiser.predict(noisy, indices, prompts, sizes)
+        for key, value in saved.items():
+            if key.startswith("weights."):
+                parameters[key.removeprefix("weights.")].copy_(value)
+        trained = denoiser.predict(noisy, indices, prompts, sizes)
+        untrained = denoiser.predict_untrained(noisy, indices, prompts, sizes)
+        denoiser._model.model.diffusion_model = fresh.model.diffusion_model
+        loaded = denoiser.predict(noisy, indices, prompts, sizes)
+    assert torch.equal(untrained, before)
+    effect = (trained - before).abs().max()
+    assert effect > 0
+    assert (loaded - trained).abs().max() < 1e-3 * effect
+
+
+def test_a_stopped_run_resumes_bit_identically(make_run, comfy, small_sd3, tmp_path: Path) -> None:
+    whole = prepared_run(make_run, tmp_path, small_sd3, "whole", preview_every=0)
+    assert train(whole, StopRequest())
+    parts = prepared_run(make_run, tmp_path, small_sd3, "parts", preview_every=0)
+    for _ in range(3):
+        stop = StopRequest()
+        stop.requested = True
+        assert not train(parts, stop)
+    assert train(parts, StopRequest())
+    assert loss_curve(parts.events) == loss_curve(whole.events)
+    one, other = load_file(parts.lora), load_file(whole.lora)
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_gradient_checkpointing_changes_nothing(make_run, comfy, small_sd3, tmp_path) -> None:
+    plain, checkpointed = (
+        prepared_run(
+            make_run, tmp_path, small_sd3, str(on), preview_every=0, gradient_checkpointing=on
+        )
+        for on in (False, True)
+    )
+    assert train(plain, StopRequest())
+    assert train(checkpointed, StopRequest())
+    assert loss_curve(checkpointed.events) == loss_curve(plain.events)
+
+
+class _Overwriting(torch.nn.Module):
+    """Blocks that add to the residual stream in place, after a norm has read it, as Flux's do."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(8), "linear": torch.nn.Linear(8, 8)})
+            for _ in range(2)
+        )
+        for block in self.blocks:
+            block.forward = partial(self.add, block)
+
+    def add(self, block: torch.nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
+        update = block["linear"](block["norm"](x).square())
+        if not self.in_place:
+            return x + update
+        x += update
+        return x
+
+    def gradient(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x * 1)
+        x.square().mean().backward()
+        gradient = self.blocks[0]["linear"].weight.grad
+        assert gradient is not None
+        return gradient
+
+
+def test_a_model_that_overwrites_its_residuals_has_the_right_gradient() -> None:
+    torch.manual_seed(0)
+    x, plain = torch.randn(3, 8), _Overwriting(in_place=False)
+    expected = plain.gradient(x)
+    for checkpointed in (False, True):
+        model = _Overwriting(in_place=True)
+        model.load_state_dict(plain.state_dict())
+        copy_norm_inputs(model)
+        if checkpointed:
+            checkpoint_blocks(model)
+        torch.testing.assert_close(model.gradient(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"train_text_encoder": True}, "train_text_encoder is for a DIFFUSION"),
+        ({"method": "full"}, "set method to lora, dora, lokr or loha"),
+        ({"quantization_aware": "int8"}, "quantization_aware is for a DIFFUSION"),
+        ({"base": "/nowhere/model.safetensors"}, "is not at /nowhere/model.safetensors any more"),
+        ({"comfyui_version": "0.0.1"}, "was started with ComfyUI 0.0.1, and this is"),
+        ({"min_snr_gamma": 5.0}, "this one predicts a flow"),
+        ({"preview_prompt": "never encoded"}, "is not encoded in prompts.safetensors"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_reported(
+    make_run, comfy, small_sd3, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
+    run = prepared_run(make_run, tmp_path, small_sd3, **settings)
+    with pytest.raises(UserError, match=sentence):
+        train(run, StopRequest())
+
+
+def test_a_comfyui_that_is_gone_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "comfy.model_management", raising=False)
+    with pytest.raises(UserError, match=f"set {VARIABLE} to the folder"):
+        import_comfyui(str(tmp_path), cpu=True)

@@ -1,0 +1,40 @@
+"""Open the base model of a run with ComfyUI, as the node that gave the MODEL did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.sd
+import torch
+
+from ..config import TrainingConfig
+from .core_model import CoreModel
+from .model_from_diffusion import model_from_diffusion
+
+if TYPE_CHECKING:
+    from ...diffusion.diffusion_model import Diffusion
+
+
+def open_model(
+    config: TrainingConfig, dtype: torch.dtype, diffusion: Diffusion | None
+) -> CoreModel:
+    """Return the run's base model on the CPU, with its weights in `dtype`.
+
+    `diffusion` is the DIFFUSION that ToComfyModel converted.
+    """
+    model = CoreModel(_open(config, dtype, diffusion))
+    if config.shift:
+        model.set_shift(config.shift)
+    return model
+
+
+def _open(config: TrainingConfig, dtype: torch.dtype, diffusion: Diffusion | None) -> Any:
+    if diffusion is not None:
+        return model_from_diffusion(diffusion).model
+    options = {"dtype": dtype}
+    if config.loader == "CheckpointLoaderSimple":
+        loaded = comfy.sd.load_checkpoint_guess_config(
+            config.base, output_vae=False, output_clip=False, model_options=options
+        )
+        return loaded[0].model
+    return comfy.sd.load_diffusion_model(config.base, model_options=options).model
