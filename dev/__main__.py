@@ -17,6 +17,7 @@ COMMANDS = {
     "workflows": "demo.run_workflows",
     "replay-faults": "faults.replay_faults",
     "locales": "demo.write_locales",
+    "core-nodes": "demo.write_core_nodes",
     "layout-workflows": "demo.layout_workflows",
     "blueprints": "demo.write_blueprints",
     "screenshots": "demo.panel_screenshots",

@@ -127,3 +127,18 @@ def test_a_box_of_core_becomes_a_mask_and_is_described(client: Client, server: C
     [described] = map(ast.literal_eval, texts(outcome, "describe 3"))
     for [region], text in zip(described, descriptions, strict=True):
         assert region == {**box, "label": text.rstrip("."), "score": 1.0}
+
+
+@pytest.mark.usefixtures("core_boxes")
+def test_boxes_of_a_phrase_go_through_sam3_into_a_training_set(
+    client: Client, server: ComfyUI
+) -> None:
+    """The server accepts the graph and runs it up to SAM3, whose weights are not here."""
+    graph = ground_graph(server, phrases="a house")
+    graph.add("load", "LoadDiffusion").add("other", "ToComfyModel", diffusion=["load", 0])
+    graph.add("sam3", "SAM3_Detect", **IMAGE, model=["other", 0], bboxes=["ground", 5])
+    graph.add("subject", "SubjectDataset", **IMAGE, mask=["sam3", 0])
+    failure = show(graph, ("subject", 1)).run(client).failure
+    assert failure is not None
+    assert failure.node == "sam3"
+    assert "forward_segment" in failure.sentence
