@@ -36,7 +36,7 @@ def full_disk(folder: Path) -> Iterator[None]:
                 filler.write(b"x" * 1024)
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
+        subprocess.run(["umount", "-l", str(folder)], check=True)  # noqa: S607
 
 
 def embedding(server: ComfyUI) -> Path:
