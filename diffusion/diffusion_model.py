@@ -43,6 +43,7 @@ class Diffusion:
     name: display name.
     resolution: side in pixels of the square images that the model was trained on.
     text_encoder_2, tokenizer_2: XL's second text encoder; None in 1.x and 2.x.
+    prediction: the choice of `load.prediction` that replaced what the files say; "auto" if none.
     loras: files whose weights are merged into the modules, in the order they were merged.
     patcher: moves each module to its device before it computes (in ComfyUI a ModelPatcher); None
         for modules that stay where they are.
@@ -58,6 +59,7 @@ class Diffusion:
     resolution: int
     text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
     tokenizer_2: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    prediction: str = "auto"
     loras: tuple[str, ...] = ()
     patcher: PartLoader | None = field(default=None, repr=False)
 

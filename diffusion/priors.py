@@ -146,8 +146,10 @@ def plan_priors(
 
 def _recipe(diffusion: Diffusion, prompt: str, settings: SampleSettings) -> dict[str, object]:
     width, height = settings.size_for(diffusion)
+    chosen = {} if diffusion.prediction == "auto" else {"prediction": diffusion.prediction}
     return {
         "model": diffusion.name,
+        **chosen,
         "fingerprint": fingerprint(diffusion),
         "prompt": prompt,
         **asdict(replace(settings, width=width, height=height)),

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..sandbox import DIFFUSION as SANDBOX
+from ..training.config import TrainingConfig
 from . import host
 from .sockets import DIFFUSION
 from .text_inputs import text_lines
+from .training import run_schema
 
 if TYPE_CHECKING:
     pass
@@ -66,13 +68,14 @@ class LoadDiffusion(io.ComfyNode):
                     tooltip="LoRA files in models/loras to merge into the weights at strength 1, "
                     "one per line.",
                 ),
+                run_schema.option_input(TrainingConfig, "prediction", optional=True),
             ],
             outputs=[DIFFUSION.Output(display_name="diffusion", tooltip="The loaded model.")],
         )
 
     @classmethod
     def fingerprint_inputs(
-        cls, model: str | None, dtype: str | None, loras: str | None = ""
+        cls, model: str | None, dtype: str | None, loras: str | None = "", **_: object
     ) -> str:
         """Load again when a file has changed; connected inputs are not known here."""
         files = [host.model_path("loras", name) for name in text_lines(loras or "")]
@@ -82,9 +85,12 @@ class LoadDiffusion(io.ComfyNode):
         return str([file.stat().st_mtime_ns for file in files])
 
     @classmethod
-    def execute(cls, model: str, dtype: str, loras: str = "") -> io.NodeOutput:
+    def execute(
+        cls, model: str, dtype: str, loras: str = "", prediction: str = "auto"
+    ) -> io.NodeOutput:
         """Load the model, merge the LoRAs and register it with ComfyUI's memory management."""
         from ..diffusion.load.model_source import load_diffusion
+        from ..diffusion.load.prediction import with_prediction
         from ..diffusion.merge_lora import merge_lora
         from ..quantize.quantize_weights import require_unquantized
         from ..quantize.quantized_linear import use_fast_cpu_kernels
@@ -96,7 +102,7 @@ class LoadDiffusion(io.ComfyNode):
         diffusion = load_diffusion(
             source, quantized_dtype or host.torch_dtype(dtype), host.clip_tokenizer_folder()
         )
-        diffusion = replace(diffusion, name=model)
+        diffusion = with_prediction(replace(diffusion, name=model), prediction)
         if quantized_dtype is not None:
             use_fast_cpu_kernels(diffusion.modules, model, host.device_type())
         if files:

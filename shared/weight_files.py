@@ -17,7 +17,6 @@ INDEX = ".safetensors.index."
 NOISY_LOGGERS = (
     "diffusers.loaders.single_file_utils",
     "diffusers.models.modeling_utils",
-    "diffusers.quantizers.torchao.torchao_quantizer",
 )
 
 

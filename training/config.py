@@ -392,7 +392,8 @@ class TrainingConfig(Config, Options):
 
     `base` is the diffusers folder, checkpoint file or hub id of the base model, `base_hash` its
     fingerprint, and `base_loras` are LoRA files that are merged into it first. `vocabulary` is the
-    folder of CLIP's vocabulary for a checkpoint file, which has none. `resolution` is the side of
+    folder of CLIP's vocabulary for a checkpoint file, which has none. `prediction` is a key of
+    `diffusion.load.prediction.PREDICTIONS`. `resolution` is the side of
     square training images in pixels. The worker generates `class_count` class images, in
     `class_steps` steps with the guidance scale `class_guidance` and the seeds from `class_seed` on,
     and caches them in the folder `class_cache`; 0 uses those in the run folder.
@@ -413,6 +414,13 @@ class TrainingConfig(Config, Options):
     comfyui: str = option("", group=Group.MODEL, resumable=True)
     comfyui_version: str = option("", group=Group.MODEL, resumable=True)
     shift: float = option(0.0, group=Group.MODEL, bounds=(0.0, 100.0))
+    prediction: str = option(
+        "auto",
+        group=Group.MODEL,
+        choices=("auto", "epsilon", "v", "v_zero_snr"),
+        tooltip="What the model predicts. auto: what its files say. For a v-prediction model whose "
+        "file does not say it choose v, or v_zero_snr if it was trained with zero terminal SNR.",
+    )
     token: str = option(group=Group.SUBJECT)
     class_name: str = option(group=Group.SUBJECT)
     class_prompt: str = option("", group=Group.SUBJECT)

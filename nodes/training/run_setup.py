@@ -109,6 +109,7 @@ def _model_settings(diffusion: Diffusion) -> dict[str, Any]:
         "base": diffusion.source,
         "base_hash": model_fingerprint(diffusion),
         "base_loras": diffusion.loras,
+        "prediction": diffusion.prediction,
         "vocabulary": diffusion.tokenizer.name_or_path,
         "resolution": diffusion.resolution,
     }

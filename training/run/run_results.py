@@ -10,6 +10,7 @@ import torch
 
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.load.model_source import load_diffusion
+from ...diffusion.load.prediction import with_prediction
 from ...diffusion.merge_lora import merge_lora
 from ...diffusion.save_model import checkpoint_incompatibility, save_checkpoint, save_folder
 from ...shared.atomic_files import write_text
@@ -35,6 +36,7 @@ def load_base(config: TrainingConfig, dtype: torch.dtype) -> Diffusion:
         )
     vocabulary = Path(config.vocabulary) if config.vocabulary else None
     diffusion = load_diffusion(config.base, dtype, vocabulary, download=False)
+    diffusion = with_prediction(diffusion, config.prediction)
     for file in config.base_loras:
         diffusion = _merge(diffusion, Path(file))
     return diffusion
