@@ -149,6 +149,11 @@ def write_model_metadata(run: RunFolder, folder: Path) -> None:
 def load_result(run: RunFolder, dtype: torch.dtype, step: int | None = None) -> Diffusion:
     """Load the model that a run trained, at its last step or at a checkpoint, on the CPU."""
     config = find_base(run, read_as(TrainingConfig, run.config))
+    if config.uses_comfyui:
+        raise UserError(
+            f"The run {run.path.name} trained a MODEL, which is no DIFFUSION: use its LoRA with "
+            "core's nodes."
+        )
     result = result_at(run, config.steps if step is None else step)
     name = run.path.name if step is None else f"{run.path.name} at step {step}"
     if config.method == "full":
