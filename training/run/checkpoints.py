@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from ...shared import safetensors_files
 from ...shared.atomic_files import atomic_write
 from ...shared.errors import UserError
-from ...shared.json_files import parse_json
 from ..optim.weight_averaging import trainable
 from ..optim.zero_optimizer import load_optimizer_states, optimizer_states
 
@@ -181,11 +180,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("optimizer")
     try:
-        metadata = parse_json(text) if text else {"state": {}, "groups": []}
+        metadata = json.loads(text) if text else {"state": {}, "groups": []}
         if isinstance(metadata["state"], dict) and isinstance(metadata["groups"], list):
             return dict(metadata)
         problem: Exception | None = None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         problem = error
     raise UserError(
         f"The optimizer's state in {path} is damaged: remove it, and the run resumes without it."
