@@ -20,11 +20,12 @@ PROBE = """
     load_diffusion = as_package.load("diffusion.load.model_source").load_diffusion
     load_kosmos = as_package.load("kosmos.load").load_kosmos
     caption = as_package.load("kosmos.generate.caption").caption
-    sample = as_package.load("diffusion.sample.images").sample
+    sample = as_package.load("diffusion.sample.sample_images").sample
     prompts = as_package.load("diffusion.sample.prompt_encoding")
 
     as_package.load("shared.stream_weights").SMALL_BYTES = 2**14
     management.get_torch_device = lambda: DEVICE
+    management.get_all_torch_devices = lambda *_: [DEVICE]
     management.cpu_state = management.CPUState.GPU
     management.minimum_inference_memory = lambda: ROOM
     management.extra_reserved_memory = lambda: 0
