@@ -22,7 +22,7 @@ def stream_weights(model: nn.Module, device: torch.device) -> int:
     the copy is dropped after it. Small weights, those of the model's first layer, by which its
     device is told, and all buffers are moved instead. Call it again when weights have moved.
     """
-    first = next(model.parameters())
+    first = next(model.parameters(), None)  # none in an ONNX export
     streamed = 0
     for layer in model.modules():
         for handle in _handles.pop(layer, []):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
 from kosmos_dreambooth.export.export_formats import EXPORT_FORMATS
 
@@ -44,9 +46,15 @@ def listed_models(client: Client) -> list[str]:
 @pytest.fixture(scope="module")
 def exported(server: ComfyUI, client: Client) -> Path:
     """The folder of an export, made where a killed process left a temporary folder."""
-    unfinished = server.base / "models" / "kosmos" / "taken" / "out.1.tmp"
-    unfinished.mkdir(parents=True)
-    (unfinished / "config.json").write_text("{}")
+    folder = server.base / "models" / "kosmos" / "taken"
+    folder.mkdir(parents=True)
+    program = (
+        "import sys; from pathlib import Path; from as_package import load;"
+        "draft = load('shared.atomic_files').draft_path(Path(sys.argv[1])); draft.mkdir();"
+        "(draft / 'config.json').write_text('{}')"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder / "out")], cwd=ROOT, check=True)
+    [unfinished] = folder.iterdir()
     assert not any("taken" in name for name in listed_models(client))
     outcome = export_graph("taken/out").run(client)
     assert not unfinished.exists()

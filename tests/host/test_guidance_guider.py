@@ -58,7 +58,7 @@ def test_latents_of_nan_are_refused(server: ComfyUI, client: Client) -> None:
     }
     save_file(tensors, server.input / "nan.latent")
     graph = guider_graph(None).add("empty", "LoadLatent", latent="nan.latent")
-    assert "latent image holds values that are " in graph.failure(client, "custom")
+    assert "The latent image contains NaN" in graph.failure(client, "custom")
 
 
 @pytest.fixture(scope="module")
