@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from kosmos_dreambooth.training.config_yaml import read_config
-from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
+from kosmos_dreambooth.training.config import TrainingConfig
+from kosmos_dreambooth.training.config_yaml import read_as, read_config
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
 from kosmos_dreambooth.training.run import step_callback, train_loop
 from kosmos_dreambooth.training.run.events import read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 
+from ..pretend_gpu import DEVICE, pretend_gpu
 from .conftest import RunMaker, trained
 
 
@@ -66,3 +69,39 @@ def test_emulated_bf16_is_not_chosen(
         lambda including_emulation=True: native or including_emulation,
     )
     assert train_loop._precision(config) == precision
+
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "lora": {},
+    "dora": {"method": "dora", "caption_dropout": 0.5, "flip": True},
+    "full": {"method": "full", "ema": 0.9, "min_snr_gamma": 5.0, "noise_offset": 0.1},
+    "embedding": {"method": "embedding", "token_vectors": 2},
+    "accumulation": {"accumulation": 2, "optimizer": "adafactor"},
+    "qat": {"quantization_aware": "int8"},
+    "schedule free": {"optimizer": "schedulefree"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_a_run_trains_on_a_gpu(
+    options: dict[str, object], make_run: RunMaker, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, **options)
+    config, dtype = read_as(TrainingConfig, run.config), torch.bfloat16
+    with pretend_gpu():
+        module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype, leads=True)
+        module.trainer = SimpleNamespace(world_size=1, global_rank=0)
+        module.to(DEVICE)
+        optimizer = module.configure_optimizers()
+        for step in range(2):
+            for part in range(config.accumulation):
+                # The tensors are the CPU's, and so is the autocast that applies to them.
+                with torch.autocast("cpu", dtype):
+                    loss = module.training_step(step * config.accumulation + part, 0)
+                loss.backward()
+            module.on_before_optimizer_step(optimizer)
+            optimizer.step()
+            optimizer.zero_grad()
+        assert loss.device == DEVICE
+        with torch.autocast("cpu", dtype):
+            assert type(module.preview()) is torch.Tensor
