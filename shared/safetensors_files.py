@@ -40,4 +40,5 @@ def read_tensors(file: Path, remedy: str) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is missing or damaged ({error}): {remedy}.") from error
+        state = "damaged" if file.exists() else "missing"
+        raise UserError(f"{file} is {state} ({error}): {remedy}.") from error

@@ -17,10 +17,10 @@ from .conftest import Graph, train_graph
 
 
 @contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of 64 kB at a folder, and fill it; what the folder had is on it, if it fits."""
+def full_disk(folder: Path, *files: Path) -> Iterator[None]:
+    """Mount a disk of 64 kB at a folder, and fill it; of what the folder had it holds `files`."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    contents = {file.name: file.read_bytes() for file in files}
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)],  # noqa: S607
         capture_output=True,
@@ -29,7 +29,7 @@ def full_disk(folder: Path) -> Iterator[None]:
     if mounted.returncode:
         pytest.skip("Only root can mount a disk.")
     try:
-        for name, content in files.items():
+        for name, content in contents.items():
             (folder / name).write_bytes(content)
         with suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
             while True:
@@ -57,7 +57,7 @@ def test_merge_embeddings_keeps_the_earlier_file(
         "merge", "MergeEmbeddings", file_a="dreambooth/earlier.safetensors", name=name
     )
     graph.add("show", "PreviewAny", source=["merge", 1])
-    with full_disk(file.parent):
+    with full_disk(file.parent, file):
         assert "free disk space" in graph.failure(client, "merge")
         assert file.read_bytes() == whole
         assert {path.name for path in file.parent.iterdir()} == {file.name, "filler"}

@@ -251,7 +251,8 @@ def test_an_embedding_is_read_by_core(server: ComfyUI, client: Client) -> None:
 
     prompts = ("a embedding:dreambooth/word", "a dog")
     assert core_conditioning(client, prompts[0]) != core_conditioning(client, prompts[1])
-    assert "does not exist" not in server.log.read_text(encoding="utf-8", errors="replace")
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert "embedding:dreambooth/word does not exist" not in log
 
 
 def core_conditioning(client: Client, prompt: str) -> str:
