@@ -7,6 +7,7 @@ name and a suffix; writers differ in the layer's prefix, in `.` or `_`, and in t
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,11 @@ import torch
 from safetensors import safe_open
 
 from ..shared.json_files import parse_json
+from ..shared.text_files import read_text
 from .diffusion_model import Diffusion
 from .load.ldm_keys import text_weights, unet_weights
+
+logger = logging.getLogger(__name__)
 
 LoraWeights = dict[str, dict[str, torch.Tensor]]
 """Tensors by the name of the model's weight, `unet.conv_in.weight`, and by their role below."""
@@ -159,7 +163,7 @@ def _peft_settings(file: Path) -> dict[str, Any]:
         text = (header.metadata() or {}).get(PEFT_METADATA, "")
     config = file.with_name("adapter_config.json")
     if not text and file.name == "adapter_model.safetensors" and config.is_file():
-        text = config.read_text(encoding="utf-8")
+        text = read_text(config, logger.warning)
     try:
         settings = parse_json(text)
     except ValueError:

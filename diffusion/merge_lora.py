@@ -62,7 +62,7 @@ def merge_lora(
             f"has no such layer {example}: choose a LoRA for this model."
         )
     for tensors in adapters.values():
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        if not all(bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
             raise UserError(
                 f"{file.name} has weights that are NaN or infinite: train it again with a lower "
                 "learning rate, or choose another one."

@@ -61,7 +61,7 @@ def _norm(weight: Tensor, axis: int) -> Tensor:
 
 
 def _scale(tensors: Tensors, rank: int) -> Tensor | float:
-    return tensors["alpha"].float() / rank if "alpha" in tensors else 1.0
+    return tensors["alpha"].float() / max(rank, 1) if "alpha" in tensors else 1.0
 
 
 def _lora(_: Tensor, tensors: Tensors) -> Tensor:

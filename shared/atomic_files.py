@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from .errors import UserError
 from .json_files import reason
+from .text_files import replace_surrogates
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS,)
@@ -181,9 +182,12 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 file atomically. Raises UserError when it cannot be written."""
+    """Write a small UTF-8 file atomically, with U+FFFD for lone surrogates.
+
+    Raises UserError when it cannot be written.
+    """
     with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(replace_surrogates(text), encoding="utf-8")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

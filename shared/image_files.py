@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import UserError
-from .images import to_tensor
+from .images import READ_ERRORS, to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ HDR_MAX = 16
 
 MAX_SIDE = 1024
 """Larger images are reduced to this many pixels a side when they are read."""
-
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image, or is damaged."""
 
 
 @cache
@@ -90,14 +87,22 @@ def read_image(path: Path) -> tuple[Tensor, tuple[int, int]]:
     width and height are those of the file. Raises READ_ERRORS for a file that is no image.
     """
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
+        image = _upright(file)
         size = image.size
         if image.mode.startswith(("I", "F")):
             image = Image.fromarray(to_8_bits(np.asarray(image)))
-        transparent = "A" in image.getbands() or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         return to_tensor(image), size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, unless the EXIF data are damaged."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except READ_ERRORS:
+        return image
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:

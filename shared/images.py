@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,14 @@ from .errors import UserError
 
 T = TypeVar("T")
 
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 """What Pillow raises for a file that is no image, a damaged or a far too large one."""
 
 Images = Tensor | Sequence[Tensor]

@@ -43,10 +43,15 @@ def read_text(path: Path, on_problem: Callable[[str], object]) -> str:
 
 def _decode_cp1252(data: bytes, path: Path) -> str:
     try:
-        return data.decode("cp1252")
+        return data.removeprefix(codecs.BOM_UTF8).decode("cp1252")
     except UnicodeDecodeError as error:
         raise _no_text_error(path) from error
 
 
 def _no_text_error(path: Path) -> UserError:
     return UserError(f"{path} is not a text in UTF-8: save it in UTF-8.")
+
+
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which neither UTF-8 nor a tokenizer takes, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -5,6 +5,7 @@ The exit code is 1 when one fails again.
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -13,19 +14,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ...diffusion.diffusion_model import Diffusion
+from ...diffusion.fingerprint import hash_model
 from ...diffusion.load.model_source import load_diffusion
+from ...diffusion.merge_lora import merge_lora
 from ...diffusion.sample.prompt_chunks import truncate_at_word
 from ...diffusion.sample.prompt_encoding import encode_prompts
 from ...diffusion.sample.prompt_syntax import COMFYUI
 from ...diffusion.sample.sample_images import sample
+from ...diffusion.save_model import save_folder
 from ...kosmos.box_conversion import window
 from ...kosmos.files.caption_files import caption_file_contents, read_caption, write_files
 from ...kosmos.files.coco import CaptionedImage
@@ -43,8 +48,11 @@ from ...kosmos.tokenized_caption import tokenize_caption
 from ...sandbox import DIFFUSION, KOSMOS
 from ...shared.errors import UserError
 from ...shared.image_files import list_images, read_image
+from ...training.config import TrainingConfig
 from ...training.data.subject import Subject
 from ...training.data.subject_checks import subject_warnings
+from ...training.run.base_model import find_base
+from ...training.run.run_folder import RunFolder
 from ..command_line import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +221,98 @@ def poor_subject(_: Path) -> bool:
     return "word of the class" in warnings and "13 pixels" in warnings
 
 
+def sharded_model(folder: Path) -> bool:
+    """A UNet in two files with an index, and a text encoder with .fp16 in its name."""
+    model = Path(copytree(DIFFUSION, folder / "model"))
+    whole = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(whole)
+    files = {
+        name: f"{whole.stem}-0000{k % 2 + 1}-of-00002.safetensors" for k, name in enumerate(weights)
+    }
+    for file in set(files.values()):
+        save_file(
+            {name: weights[name] for name in weights if files[name] == file}, whole.with_name(file)
+        )
+    index = {"metadata": {}, "weight_map": files}
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index))
+    whole.unlink()
+    encoder = model / "text_encoder" / "model.safetensors"
+    encoder.rename(encoder.with_name("model.fp16.safetensors"))
+    read = load_diffusion(model).unet.state_dict()
+    return all(torch.equal(read[name], tensor) for name, tensor in weights.items())
+
+
+def saved_scheduler(folder: Path) -> bool:
+    """A model that is saved and loaded, with the timesteps of its scheduler."""
+    save_folder(_diffusion(), folder / "model")
+    saved = load_diffusion(folder / "model")
+    images = sample(_diffusion(), ["a red dog"], steps=2)
+    return torch.allclose(images, sample(saved, ["a red dog"], steps=2), atol=1e-4)
+
+
+def _lora(folder: Path, keys: dict[str, str], **metadata: str) -> torch.Tensor:
+    """Merge a LoRA whose keys end in the given suffixes of down and up; return the change."""
+    layer = "conv_in.weight"
+    old = _diffusion().unet.state_dict()[layer]
+    down, up = torch.ones(1, *old.shape[1:]), torch.ones(len(old), 1, 1, 1)
+    tensors = {keys["down"]: down, keys["up"]: up, "bundle_emb.toy.clip_l": torch.ones(1, 4)}
+    save_file(tensors, folder / "lora.safetensors", metadata or None)
+    merged = merge_lora(load_diffusion(DIFFUSION), folder / "lora.safetensors")
+    return merged.unet.state_dict()[layer] - old
+
+
+def lora_keys(folder: Path) -> bool:
+    """LoRA files with the keys of kohya and OneTrainer, ComfyUI, and peft."""
+    spellings = (
+        ("lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_up.weight"),
+        (
+            "diffusion_model.input_blocks.0.0.lora_down.weight",
+            "diffusion_model.input_blocks.0.0.lora_up.weight",
+        ),
+        ("base_model.model.conv_in.lora_A.weight", "base_model.model.conv_in.lora_B.weight"),
+    )
+    changes = [_lora(folder, {"down": down, "up": up}) for down, up in spellings]
+    return all(torch.allclose(change, torch.ones(1), atol=1e-5) for change in changes)
+
+
+def lora_metadata(folder: Path) -> bool:
+    """A LoRA file whose entry of peft's settings is "null"."""
+    keys = {"down": "unet.conv_in.lora_A.weight", "up": "unet.conv_in.lora_B.weight"}
+    change = _lora(folder, keys, lora_adapter_metadata="null")
+    return torch.allclose(change, torch.ones(1), atol=1e-5)
+
+
+def cut_lora(folder: Path) -> bool:
+    """A LoRA file that was cut off."""
+    (folder / "lora.safetensors").write_bytes(b"\x10\x27\0\0\0\0\0\0{")
+    try:
+        merge_lora(load_diffusion(DIFFUSION), folder / "lora.safetensors")
+    except UserError as error:
+        return "lora.safetensors" in str(error)
+    return False
+
+
+def moved_run(folder: Path) -> bool:
+    """A run whose base model was moved, found by its hash."""
+    model = copytree(DIFFUSION, folder / "another name")
+    config = TrainingConfig(
+        data="pictures",
+        resolution=64,
+        token="sks",  # noqa: S106
+        class_name="dog",
+        base="/gone/model",
+        base_hash=hash_model(DIFFUSION, ()),
+    )
+    return find_base(RunFolder(folder), config, [model]).base == str(model)
+
+
+def surrogates(folder: Path) -> bool:
+    """A lone surrogate in a caption that is written and in one that is too long."""
+    write_files({folder / "a.txt": "a \ud800 dog"}, overwrite=False)
+    cut = truncate_at_word(_diffusion().tokenizer, "a \ud800 dog " * 60)
+    return read_caption(folder / "a.png") == "a \ufffd dog" and cut.startswith("a \ufffd dog")
+
+
 FAULTS: tuple[Callable[[Path], bool], ...] = (
     foreign_encodings,
     foreign_json,
@@ -230,6 +330,13 @@ FAULTS: tuple[Callable[[Path], bool], ...] = (
     prompt_with_embedding,
     long_training_caption,
     poor_subject,
+    sharded_model,
+    saved_scheduler,
+    lora_keys,
+    lora_metadata,
+    cut_lora,
+    moved_run,
+    surrogates,
 )
 """Each makes its files in an empty folder and tells whether the situation is dealt with."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...shared.text_files import replace_surrogates
 from .prompt_syntax import COMFYUI, EMBEDDING, embedding_name, parse_weights, split_embeddings
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _embedding(text: str, read: ReadEmbedding) -> tuple[torch.Tensor | None, str
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Return the number of tokens of a text, without start and end token."""
-    return len(tokenizer(text, verbose=False).input_ids) - 2
+    return len(tokenizer(replace_surrogates(text), verbose=False).input_ids) - 2
 
 
 def truncate_at_word(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -132,6 +133,7 @@ def truncate_at_word(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     limit = tokenizer.model_max_length - 2
     if count_tokens(tokenizer, text) <= limit:
         return text
+    text = replace_surrogates(text)
     encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
     # Index 0 is the start token, so this is the first token that is cut off.
     cut = encoding.offset_mapping[limit + 1][0]

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from ...shared.text_files import replace_surrogates
 from ..diffusion_model import Diffusion
 from .prompt_chunks import Chunk, prompt_chunks
 from .prompt_syntax import PLAIN
@@ -139,7 +140,7 @@ def _rows(
     ):
         width = encoder.config.hidden_size
         read = partial(_vectors, read_embedding, width, key) if read_embedding else None
-        per_encoder.append(prompt_chunks(tokenizer, _encodable(prompt), syntax, read))
+        per_encoder.append(prompt_chunks(tokenizer, replace_surrogates(prompt), syntax, read))
     # An embedding may have more vectors for one encoder; ComfyUI cuts the longer prompt too.
     return list(zip(*per_encoder, strict=False))
 
@@ -239,15 +240,10 @@ def tokenize(diffusion: Diffusion, prompts: Sequence[str]) -> torch.Tensor:
     for tokenizer in _tokenizers(diffusion):
         length = tokenizer.model_max_length
         encoding = tokenizer(
-            list(map(_encodable, prompts)), padding="max_length", max_length=length
+            list(map(replace_surrogates, prompts)), padding="max_length", max_length=length
         )
         rows.append(torch.tensor(encoding.input_ids))
     return torch.stack(rows, 1)
-
-
-def _encodable(prompt: str) -> str:
-    """The prompt with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
-    return prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def encode_tokens(diffusion: Diffusion, ids: torch.Tensor) -> PromptEmbeds:

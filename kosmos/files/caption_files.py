@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def caption_file_paths(
             and not lacks_caption(path)
             and _read_grounded(path, on_problem) is None
         )
-        paths.append(full_name if path in taken or full_name.exists() or foreign else path)
+        paths.append(full_name if path in taken or _exists(full_name) or foreign else path)
     return paths
 
 
@@ -95,7 +96,7 @@ def write_files(files: Mapping[Path, str], *, overwrite: bool) -> None:
 
 def require_absent(files: Iterable[Path]) -> None:
     """Raise UserError when one of these files exists."""
-    existing = [path for path in files if path.exists()]
+    existing = [path for path in files if _exists(path)]
     if existing:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UserError(
@@ -118,12 +119,17 @@ def write_image(path: Path, image: Tensor) -> None:
 
 def lacks_caption(path: Path) -> bool:
     """Tell whether a caption file is missing or empty; one with other contents is not."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not _exists(path) or path.stat().st_size == 0:
         return True
     if path.suffix == ".json":
         grounded = _read_grounded(path, _ignore)
         return grounded is not None and not grounded.caption.strip()
     return _read_text(path, _ignore) == ""
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that is too long for the file system."""
+    return os.path.exists(path)  # noqa: PTH110 -- Path.exists raises OSError for such a name
 
 
 def read_caption(image_file: Path, on_problem: OnProblem = logger.warning) -> str | None:
@@ -140,7 +146,7 @@ def read_grounded(image_file: Path, on_problem: OnProblem = logger.warning) -> G
     file in another encoding, and for one that is no caption, such as the JSON of another program.
     """
     text_file, json_file = (
-        next((path for path in _candidates(image_file, suffix) if path.exists()), None)
+        next((path for path in _candidates(image_file, suffix) if _exists(path)), None)
         for suffix in CAPTION_FORMATS["txt and json"]
     )
     grounded = _read_grounded(json_file, on_problem) if json_file else None

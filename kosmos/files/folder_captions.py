@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...shared.batching import DEFAULT_BATCHES, BatchOptions
 from ...shared.errors import UserError
-from ...shared.image_files import READ_ERRORS, list_images, read_image
+from ...shared.image_files import list_images, read_image
+from ...shared.images import READ_ERRORS
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
 from ..kosmos_model import Kosmos
@@ -80,8 +81,9 @@ def caption_folder(
     pending = _pending(folder, options, report)
     done = report.skipped + len(report.failed)
     total = done + len(pending)
-    for start in range(0, len(pending), CHUNK_SIZE):
-        chunk = pending[start : start + CHUNK_SIZE]
+    paths = list(pending)
+    for start in range(0, len(paths), CHUNK_SIZE):
+        chunk = paths[start : start + CHUNK_SIZE]
         images = list(_read_images(chunk, report))
         if images:
             texts = caption(
@@ -94,7 +96,8 @@ def caption_folder(
             if report.captioned == 0:
                 check_language(options.language, [text.caption for text in texts])
             for (path, _, (width, height)), text in zip(images, texts, strict=True):
-                _write(path, CaptionedImage(path.name, width, height, text), options, report)
+                entry = CaptionedImage(path.name, width, height, text)
+                _write(path, entry, options, report, pending[path])
         done += len(chunk)
         if on_image is not None:
             on_image(done, total)
@@ -102,13 +105,17 @@ def caption_folder(
 
 
 def _write(
-    path: Path, image: CaptionedImage, options: CaptionFolderOptions, report: CaptionFolderReport
+    path: Path,
+    image: CaptionedImage,
+    options: CaptionFolderOptions,
+    report: CaptionFolderReport,
+    taken: Collection[Path],
 ) -> None:
     """Write the caption files of an image, or report why there are none."""
     if not image.text.caption.strip():
         report.failed[path] = "the model wrote an empty caption: change the prompt"
         return
-    files = caption_file_contents(path, image, options.format)
+    files = caption_file_contents(path, image, options.format, taken)
     if not options.overwrite:
         files = {file: text for file, text in files.items() if lacks_caption(file)}
     try:
@@ -121,9 +128,12 @@ def _write(
 
 def _pending(
     folder: Path, options: CaptionFolderOptions, report: CaptionFolderReport
-) -> list[Path]:
-    """Return the images of this process without a caption; add the others to the report."""
-    pending = []
+) -> dict[Path, Collection[Path]]:
+    """Return the images of this process without a caption, and the caption files taken for each.
+
+    The others are added to the report. Of a.jpg and a.png the first takes a.txt.
+    """
+    pending: dict[Path, Collection[Path]] = {}
     by_stem: dict[Path, Path] = {}
     for path in list_images(folder):
         first = by_stem.setdefault(path.with_suffix(""), path)
@@ -134,10 +144,8 @@ def _pending(
         files = caption_file_paths(path, options.format, taken, report.notes.append)
         if not options.overwrite and not any(map(lacks_caption, files)):
             report.skipped += 1
-        elif first is not path:
-            report.failed[path] = f"its caption file would be that of {first.name}: rename it"
         else:
-            pending.append(path)
+            pending[path] = taken
     return pending
 
 

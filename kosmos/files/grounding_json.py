@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ...shared.errors import UserError
+from ...shared.json_files import parse_json
 from ..grounding import Box, GroundedText, Phrase
 
 
@@ -41,7 +42,7 @@ def grounded_text_from_json(text: str, name: str) -> GroundedText:
     Raises UserError for anything else.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         phrases = tuple(
             Phrase(
                 str(phrase["text"]),
@@ -51,9 +52,21 @@ def grounded_text_from_json(text: str, name: str) -> GroundedText:
             )
             for phrase in data["phrases"]
         )
-        return GroundedText(str(data["caption"]), phrases)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return GroundedText(_checked(data["caption"], phrases), phrases)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{name} is not a caption with phrases and boxes: remove it, or write it again with "
             "SaveCaptions."
         ) from error
+
+
+def _checked(caption: object, phrases: tuple[Phrase, ...]) -> str:
+    """Return the caption; raises ValueError unless it is a text with these phrases in the image."""
+    if not isinstance(caption, str):
+        raise ValueError("the caption is no text")
+    for phrase in phrases:
+        if not 0 <= phrase.start <= phrase.end <= len(caption):
+            raise ValueError("a phrase is outside the caption")
+        if not all(0 <= edge <= 1 for box in phrase.boxes for edge in box):
+            raise ValueError("a box is outside the image")
+    return caption

@@ -334,3 +334,41 @@ def test_a_strange_lora_is_refused_and_changes_nothing(model_folder, tmp_path, c
     with pytest.raises(UserError, match="strange"):
         merge_lora(model, file)
     assert torch.equal(model.unet.get_submodule(ATTENTION).weight, before)
+
+
+def conv_in_lora(model, rank):
+    shape = model.unet.conv_in.weight.shape
+    return {
+        "lora_unet_conv_in.lora_down.weight": torch.ones(rank, *shape[1:]),
+        "lora_unet_conv_in.lora_up.weight": torch.ones(shape[0], rank, 1, 1),
+    }
+
+
+def test_a_lora_in_fp8_is_merged(model_folder, tmp_path):
+    model = load_diffusion(model_folder)
+    expected = model.unet.conv_in.weight + 1
+    tensors = {
+        key: tensor.to(torch.float8_e4m3fn) for key, tensor in conv_in_lora(model, 1).items()
+    }
+    save_file(tensors, tmp_path / "fp8.safetensors")
+    merged = merge_lora(model, tmp_path / "fp8.safetensors")
+    assert torch.allclose(merged.unet.conv_in.weight, expected)
+
+
+def test_a_lora_of_rank_0_changes_nothing(model_folder, tmp_path):
+    model = load_diffusion(model_folder)
+    expected = model.unet.conv_in.weight.clone()
+    tensors = conv_in_lora(model, 0) | {"lora_unet_conv_in.alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "pruned.safetensors")
+    merged = merge_lora(model, tmp_path / "pruned.safetensors")
+    assert torch.equal(merged.unet.conv_in.weight, expected)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_an_adapter_config_is_read_in_other_encodings(model_folder, tmp_path, encoding):
+    model = load_diffusion(model_folder)
+    expected = model.unet.conv_in.weight + 4
+    file = tmp_path / "adapter_model.safetensors"
+    save_file(conv_in_lora(model, 1), file)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4}', encoding=encoding)
+    assert torch.allclose(merge_lora(model, file).unet.conv_in.weight, expected)

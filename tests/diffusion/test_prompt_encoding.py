@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
-from kosmos_dreambooth.diffusion.sample.prompt_chunks import truncate_at_word
+from kosmos_dreambooth.diffusion.sample.prompt_chunks import count_tokens, truncate_at_word
 from kosmos_dreambooth.diffusion.sample.prompt_encoding import (
     CACHE_SIZE,
     encode_chunks,
@@ -153,3 +153,9 @@ def test_an_embedding_takes_the_place_of_its_vectors(model):
 )
 def test_a_long_text_is_truncated_at_a_word(model, text, expected):
     assert truncate_at_word(model.tokenizer, text) == expected.strip()
+
+
+def test_lone_surrogates_are_counted_and_truncated(model):
+    count = count_tokens(model.tokenizer, "a dog\ufffd")
+    assert count_tokens(model.tokenizer, "a dog\ud800") == count
+    assert truncate_at_word(model.tokenizer, "a \ud800 dog " * 20).startswith("a \ufffd dog")

@@ -134,3 +134,40 @@ def test_a_set_is_saved_as_two_coco_files() -> None:
 )
 def test_categories_have_no_article(phrase: str, name: str) -> None:
     assert category_name(phrase) == name
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"caption": null, "phrases": []}',
+        '{"caption": ["a dog"], "phrases": []}',
+        '{"caption": "a dog", "phrases": [{"text": "a", "start": 0, "end": 1e999, "boxes": []}]}',
+        '{"caption": "a dog", "phrases": [{"text": "a", "start": -1, "end": 1, "boxes": []}]}',
+        '{"caption": "a dog", "phrases": [{"text": "a", "start": 0, "end": 9, "boxes": []}]}',
+        *(
+            '{"caption": "a dog", "phrases": [{"text": "a dog", "start": 0, "end": 5, '
+            f'"boxes": [{box}]}}]}}'
+            for box in ("[NaN, 0, 1, 1]", "[10, 20, 300, 400]", f"[0, 0, 1, 1{'0' * 400}]")
+        ),
+    ],
+)
+def test_other_json_with_a_caption_and_phrases_is_reported(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    problems: list[str] = []
+    assert read_grounded(tmp_path / "a.png", problems.append) is None
+    assert "is not a caption" in problems[0]
+    assert not lacks_caption(tmp_path / "a.json")
+
+
+def test_an_image_with_the_longest_name_has_no_caption_yet(tmp_path: Path) -> None:
+    image_file = tmp_path / f"{'a' * 251}.png"
+    image_file.touch()
+    assert read_caption(image_file) is None
+    write_files(caption_file_contents(image_file, entry(image_file), "txt"), overwrite=False)
+    assert read_caption(image_file) == GROUNDED.caption
+
+
+def test_lone_surrogates_are_written_as_replacement_characters(tmp_path: Path) -> None:
+    image = CaptionedImage("a.png", 4, 4, GroundedText("a \ud800 dog"))
+    write_files(caption_file_contents(tmp_path / "a.png", image, "txt and json"), overwrite=False)
+    assert read_caption(tmp_path / "a.png") == "a \ufffd dog"

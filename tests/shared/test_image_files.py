@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kosmos_dreambooth.shared.image_files import list_images, read_image
-from PIL import Image
+from kosmos_dreambooth.shared.images import READ_ERRORS
+from PIL import Image, features
 
 RAMP = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
 
@@ -63,3 +64,24 @@ def test_every_suffix_of_an_image_is_listed_in_linked_folders_too(tmp_path: Path
     (root / "z.png").symlink_to(root / "gone.png")
     listed = [path.relative_to(root).as_posix() for path in list_images(root)]
     assert listed == ["a.jfif", "b.jpe", "c.JPG", "d.jxl", "e.webp", "linked/h.png", "z.png"]
+
+
+def test_an_image_with_damaged_exif_data_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "a.png", exif=b"II*\0\0\0")
+    image, size = read_image(tmp_path / "a.png")
+    assert size == (4, 3)
+    assert (image == image.new_tensor([1, 0, 0])).all()
+
+
+@pytest.mark.skipif("avif" not in features.get_supported(), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_raises_a_read_error(tmp_path: Path) -> None:
+    file = tmp_path / "a.avif"
+    Image.new("RGB", (4, 3), "red").save(file)
+    file.write_bytes(file.read_bytes().replace(b"iloc", b"none"))
+    with pytest.raises(READ_ERRORS):
+        read_image(file)
+
+
+def test_the_a_of_lab_is_not_alpha(tmp_path: Path) -> None:
+    Image.new("LAB", (4, 3), (128, 200, 128)).save(tmp_path / "a.tiff")
+    assert read_image(tmp_path / "a.tiff")[0].shape == (3, 4, 3)

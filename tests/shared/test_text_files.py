@@ -47,3 +47,8 @@ def test_other_data_is_no_text(file: Path, data: bytes) -> None:
 def test_a_folder_in_place_of_a_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be read"):
         read_text(tmp_path, str)
+
+
+def test_a_mark_of_utf8_before_other_bytes_is_left_out(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfcaf\xe9")
+    assert read_text(file, str) == "café"
