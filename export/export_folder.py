@@ -12,6 +12,7 @@ from typing import Any
 
 from ..shared.atomic_files import atomic_folder, write_text
 from ..shared.errors import UserError
+from ..shared.json_files import parse_json, read_small_text
 
 MANIFEST_FILE = "export.json"
 """The file by which the folder of an export is recognised."""
@@ -54,7 +55,10 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of a folder. Raises UserError when the folder is not an export."""
         try:
-            return cls(**json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+            manifest = cls(**parse_json(read_small_text(folder / MANIFEST_FILE)))
+            if type(manifest.parameters) is not int:
+                raise TypeError("parameters")
+            return manifest
         except FileNotFoundError as error:
             raise UserError(
                 f'"{folder.name}" is not an export: it holds no {MANIFEST_FILE}. Choose a folder '

@@ -8,6 +8,7 @@ trained. Their metadata hold peft's configuration in JSON under `peft`.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,8 +78,9 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], float, torch.Tensor]:
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         scale = _positive(config["lora_alpha"]) / _positive(config["r"])
         ids = (config.get("trainable_token_indices") or {}).get("embed_tokens", [])
-        if not all(type(one) is int and one >= 0 for one in ids):
+        if not all(type(one) is int and 0 <= one < 2**31 for one in ids):
             raise ValueError("token ids")
+        _positive(scale)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file.name} is damaged: copy it again.") from error
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -95,7 +97,7 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], float, torch.Tensor]:
 
 
 def _positive(value: object) -> float:
-    if type(value) not in (int, float) or not value > 0:  # type: ignore[operator]
+    if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
         raise ValueError("a valid r and lora_alpha")
     return float(value)  # type: ignore[arg-type]
 

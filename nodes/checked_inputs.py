@@ -84,6 +84,10 @@ def check_inputs(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:
     """
     schema = node.GET_SCHEMA()
     free_choices = set(signature(node.validate_inputs).parameters)
+    if unknown := sorted(values.keys() - {declared.id for declared in schema.inputs}):
+        raise UserError(
+            f"{schema.node_id} has no input {unknown[0]}: remove it, or add the node again."
+        )
     for declared in schema.inputs:
         if declared.id not in values:
             continue

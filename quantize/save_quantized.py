@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ..diffusion.diffusion_model import Diffusion
 from ..diffusion.save_model import save_folder
 from ..kosmos.kosmos_model import Kosmos
 from ..shared.atomic_files import atomic_folder
+from ..shared.json_files import parse_json, read_small_text
 from .int4_packing import portable_weights
 from .quantize_formats import require_torchao
 
@@ -55,17 +55,18 @@ def unquantized_dtype(folder: Path) -> torch.dtype | None:
 
 def _has_quantization_config(file: Path) -> bool:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(read_small_text(file))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "quantization_config" in config
 
 
 def _unquantized_dtype(folder: Path) -> torch.dtype:
-    """Return the dtype of the first tensor that is not part of a quantized weight."""
+    """Return the dtype of the first tensor of floats that is not part of a quantized weight."""
     for path in sorted(folder.glob("*.safetensors")):
         with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
-                if "._weight_" not in key:
-                    return SAFETENSORS_DTYPES[file.get_slice(key).get_dtype()]
+                dtype = SAFETENSORS_DTYPES.get(file.get_slice(key).get_dtype())
+                if "._weight_" not in key and dtype is not None:
+                    return dtype
     return torch.bfloat16

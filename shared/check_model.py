@@ -133,19 +133,19 @@ def _weights_on_disk(folder: Path) -> tuple[int, int]:
     Files that are damaged count nothing; the loader names them.
     """
     elements = tensors = 0
-    for file in folder.glob("*.safetensors"):
+    for file in filter(Path.is_file, folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if length > 10**8:
                 continue
             try:
-                header = json.loads(stream.read(length))
+                header = parse_json(stream.read(length).decode())
                 shapes = [
                     entry["shape"] for name, entry in header.items() if name != "__metadata__"
                 ]
                 sizes = [_product(shape) for shape in shapes]
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
         elements += sum(sizes)
         tensors += len(sizes)

@@ -12,17 +12,23 @@ from .errors import UserError
 LARGEST_FILE = 2**24
 """Bytes of a JSON file; models' configurations have a few thousand."""
 
+MOST_DIGITS = 300
+"""Of a whole number, which then fits a float."""
+
 
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
-    Raises ValueError for another text, for NaN and infinite numbers, and for nesting that is too
-    deep for Python's parser.
+    Raises ValueError for another text, for numbers that are NaN, infinite or too large for a float,
+    for lone surrogates, and for nesting that is too deep for Python's parser.
     """
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        if r"\ud" in text or r"\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return value
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:
@@ -59,6 +65,12 @@ def reason(error: Exception) -> str:
     """Return the reason in an error, without the file's name."""
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split()).rstrip(".")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it has a number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

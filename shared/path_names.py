@@ -10,6 +10,9 @@ from .errors import UserError
 MAX_BYTES = 255
 """Bytes of a file's or folder's name, the limit of most file systems."""
 
+MOST_BYTES_OF_PATH = 1024
+"""Bytes of a relative path, the limit of macOS; that of Linux is 4096 with the folders above."""
+
 DEVICE = re.compile(
     r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|CLOCK\$|COM[0-9\u00b9\u00b2\u00b3]|LPT[0-9\u00b9\u00b2\u00b3])"
     r"\s*(\..*)?",
@@ -17,9 +20,10 @@ DEVICE = re.compile(
 )
 """Names that Windows opens as a device, with any suffix."""
 
-FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f\ud800-\udfff]')
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]')
 """Characters that Windows does not allow in names (":" also begins an alternate stream), control
-characters, and lone surrogates, which UTF-8 has no bytes for."""
+characters, those that change the direction of text, and lone surrogates, which UTF-8 has no bytes
+for."""
 
 
 def name_problem(name: str) -> str | None:
@@ -46,6 +50,8 @@ def name_problem(name: str) -> str | None:
             return f"the device name {part}"
         if len(part.encode()) > MAX_BYTES:
             return f"a part of more than {MAX_BYTES} bytes"
+    if len(name.encode()) > MOST_BYTES_OF_PATH:
+        return f"more than {MOST_BYTES_OF_PATH} bytes"
     return None
 
 

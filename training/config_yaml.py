@@ -104,6 +104,16 @@ class _PlainLoader(yaml.SafeLoader):
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
+    def construct_small_int(self, node: yaml.ScalarNode) -> int:
+        """Read a whole number; raises YAMLError for more bits than a seed has."""
+        number = int(self.construct_yaml_int(node))
+        if number.bit_length() > 64:
+            raise yaml.MarkedYAMLError(problem="it has a number of more than 64 bits")
+        return number
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_small_int)
+
 
 def _is_of_type(value: object, kind: str) -> bool:
     if kind.startswith("tuple"):

@@ -41,7 +41,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "GroundedCaption": {"kosmos": KOSMOS, "image": IMAGE, "max_new_tokens": 4},
     "AskImage": {"kosmos": KOSMOS, "image": IMAGE, "max_new_tokens": 4},
     "GroundPhrase": {"kosmos": KOSMOS, "image": IMAGE},
-    "DescribeRegion": {"kosmos": KOSMOS, "image": IMAGE, "grounding": GROUNDING},
+    "DescribeRegion": {"kosmos": KOSMOS, "image": IMAGE, "bbox": GROUNDING},
     "GroundingToMask": {"image": IMAGE, "grounding": GROUNDING},
     "GroundingCrop": {"image": IMAGE, "grounding": GROUNDING},
     "TranslateCaption": {"grounding": GROUNDING},
@@ -111,8 +111,8 @@ def make_prompt(seed: int, schemas: dict[str, Any]) -> Prompt:
     """Return the mutated prompt of a number."""
     rng = random.Random(seed)  # noqa: S311  (no secret)
     target = rng.choice(sorted(TARGETS))
-    prompt = {name: _with_defaults(source, schemas) for name, source in SOURCES.items()}
-    mutated = _with_defaults(node(target, **TARGETS[target]), schemas)
+    prompt = {name: with_defaults(source, schemas) for name, source in SOURCES.items()}
+    mutated = with_defaults(node(target, **TARGETS[target]), schemas)
     order = schemas[target]["input_order"]
     names = [*order.get("required", ()), *order.get("optional", ())]
     for name in rng.sample(names, min(len(names), rng.choice((1, 1, 2)))):
@@ -130,7 +130,7 @@ def make_prompt(seed: int, schemas: dict[str, Any]) -> Prompt:
     return {name: prompt[name] for name in prompt if name in needed}
 
 
-def _with_defaults(source: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(source: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     """Return a node with a value for each required widget."""
     schema, inputs = schemas[source["class_type"]], {}
     for name, (kind, *rest) in schema["input"].get("required", {}).items():

@@ -177,7 +177,7 @@ def test_an_interrupted_export_leaves_no_files_and_an_unchanged_model(
     assert torch.equal(encode_images(tiny, preprocess(tiny, scenes)), image_embeds)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"kind": 1}', "[" * 10**5])
 def test_a_folder_that_is_not_an_export_raises_a_user_error(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match=r"holds no export\.json\. Choose"):
         Manifest.read(tmp_path)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from kosmos_dreambooth.dev.bench.fuzz_prompts import add_input, make_prompt, run_prompts
+from kosmos_dreambooth.dev.bench.fuzz_prompts import (
+    SOURCES,
+    add_input,
+    make_prompt,
+    run_prompts,
+    with_defaults,
+)
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
-from kosmos_dreambooth.dev.demo.server_client import Client
+from kosmos_dreambooth.dev.demo.server_client import Client, node
 
 from .conftest import node_schemas, run_in_comfyui
 
@@ -18,6 +24,16 @@ def test_mutated_prompts_end_in_one_sentence(server: ComfyUI, client: Client) ->
     assert defects == {}
     assert counts["named"] > COUNT / 5
     assert counts["succeeded"] > COUNT / 20
+
+
+def test_an_input_that_a_node_does_not_have_is_named(client: Client) -> None:
+    options = with_defaults(node("TrainingOptions", old=["image", 0]), node_schemas(client))
+    prompt = {"image": SOURCES["image"], "target": options}
+    prompt["show"] = node("PreviewAny", source=["target", 0])
+    failure = client.run(prompt).failure
+    assert failure is not None
+    assert failure.kind.endswith("UserError")
+    assert "TrainingOptions has no input old: remove it" in failure.sentence
 
 
 def test_a_number_names_its_prompt(client: Client) -> None:

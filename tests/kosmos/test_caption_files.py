@@ -20,6 +20,7 @@ from kosmos_dreambooth.kosmos.files.coco import (
     coco_captions,
     coco_instances,
 )
+from kosmos_dreambooth.kosmos.files.grounding_json import grounded_text_from_json
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.shared.errors import UserError
 
@@ -78,6 +79,19 @@ def test_a_json_of_another_program_is_reported_and_kept(tmp_path: Path) -> None:
     write_files(caption_file_contents(image_file, entry(image_file), "json"), overwrite=False)
     assert foreign.read_text() == '{"shapes": []}'
     assert read_grounded(image_file) == GROUNDED
+
+
+@pytest.mark.parametrize("value", ["1e999", "NaN", "9" * 400, "[" * 10**5, '"\\ud800"', "null"])
+def test_strange_values_in_a_json_are_reported(tmp_path: Path, value: str) -> None:
+    for name in ("caption", "text", "start", "boxes"):
+        phrase = {"text": '"a"', "start": "0", "end": "1", "boxes": "[[0, 0, 1, 1]]"}
+        phrase |= {name: f"[[0, 0, 1, {value}]]" if name == "boxes" else value}
+        caption = phrase.pop("caption", '"a dog"')
+        fields = ", ".join(f'"{key}": {text}' for key, text in phrase.items())
+        text = f'{{"caption": {caption}, "phrases": [{{{fields}}}]}}'
+        if value != "null" or name in ("start", "boxes"):
+            with pytest.raises(UserError, match="is not a caption"):
+                grounded_text_from_json(text, "a.json")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

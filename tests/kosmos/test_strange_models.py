@@ -13,6 +13,7 @@ import pytest
 import torch
 from kosmos_dreambooth.kosmos.kosmos_lora import merge_lora
 from kosmos_dreambooth.kosmos.load import load_kosmos
+from kosmos_dreambooth.quantize.save_quantized import unquantized_dtype
 from kosmos_dreambooth.sandbox import KOSMOS
 from kosmos_dreambooth.shared.check_model import check_model_folder
 from kosmos_dreambooth.shared.errors import UserError
@@ -65,6 +66,18 @@ def test_a_configuration_that_cannot_be_built_is_named_at_once(
     with pytest.raises(UserError, match="strange"):
         load_kosmos(folder, torch.float32)
     assert time.perf_counter() - started < 10
+
+
+def test_headers_without_meaning_are_left_to_the_loader(folder: Path) -> None:
+    (folder / "a.safetensors").mkdir()
+    (folder / "b.safetensors").touch()
+    for number, header in enumerate((b"[" * 10**5, b'{"a": {"shape": [Infinity]}}', b"\xff")):
+        (folder / f"{number}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (folder / "huge.safetensors").write_bytes(b"\xff" * 8)
+    check_model_folder(folder)
+    assert unquantized_dtype(folder) is None
+    (folder / "config.json").write_text("[" * 10**5)
+    assert unquantized_dtype(folder) is None
 
 
 @pytest.mark.parametrize("content", ["null", "[" * 10**5, "", "{", '{"a": 1e999}', "\ud800"])
@@ -155,6 +168,9 @@ STRANGE_PEFT = (
     {"r": 2},
     {**PEFT, "lora_alpha": "2"},
     {**PEFT, "lora_alpha": [2]},
+    {**PEFT, "lora_alpha": 10**400},
+    {**PEFT, "lora_alpha": 1e300, "r": 1e-300},
+    {**PEFT, "trainable_token_indices": {"embed_tokens": [10**200]}},
     {**PEFT, "trainable_token_indices": [1]},
     {**PEFT, "trainable_token_indices": {"embed_tokens": ["a"]}},
     [PEFT],

@@ -44,7 +44,10 @@ DEVICES = (
     "COM\u00b9",
     "CONIN$",
 )
-UNUSABLE = ("a.", "a ", " a", "a./b", "a /b", "a\0b", "a\nb", "\ud800", "a?b", "é" * 128, "x" * 256)
+UNUSABLE = (
+    *("a.", "a ", " a", "a./b", "a /b", "a\0b", "a\nb", "\ud800", "a?b", "é" * 128, "x" * 256),
+    *("a\u202egnp.exe", "\u2066a", "a/" * 1000 + "a", "\x9b2J", "NUL .tar.gz", "a\\COM\u00b2.x"),
+)
 ROOTS = (PurePosixPath("/comfyui/output"), PureWindowsPath("C:/comfyui/output"))
 ALPHABET = st.sampled_from(["/", "\\", ":", ".", " ", "C", "a", "N", "U", "L", "?", "\0", "é"])
 

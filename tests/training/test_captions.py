@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from kosmos_dreambooth.training.captions.caption_dataset import (
     write_examples,
 )
 from kosmos_dreambooth.training.captions.caption_examples import (
+    encode_examples,
     tokenize_captions,
     trainable_examples,
 )
@@ -120,6 +122,37 @@ def test_a_language_is_trained_with_its_boxes_and_english_is_preserved(
     assert [text.boxes for text in captions] == [one.text.boxes for one in examples]
     assert caption(trained, images) == caption(base, images)
     assert trained.loras == (str(finished_run.lora),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own_captions", ""),
+        ("own_captions", "5"),
+        ("own_captions", "[" * 10**5),
+        ("own_captions", "[[0, [1]]]"),
+        ("own_captions", "[[0, [1], [-1]]]"),
+        ("own_captions", "[[0, [1], [1e6]]]"),
+        ("own_captions", "[[0, [1], [9999999]]]"),
+        ("own_captions", "[[9, [1], [1]]]"),
+        ("features", {"other": torch.ones(3, 1, 1)}),
+        ("features", {"features": torch.ones(2, 1, 1)}),
+    ],
+    ids=range(10),
+)
+def test_damaged_training_data_of_captions_is_named(
+    make_caption_run: CaptionRun, tiny_folder: Path, tmp_path: Path, name: str, content: Any
+) -> None:
+    run = make_caption_run(tmp_path)
+    run.own_captions.write_text("[[0, [1], [1]]]")
+    if name == "features":
+        save_file(content, run.features)
+    else:
+        run.own_captions.write_text(content)
+    with pytest.raises(UserError, match=f"{name}.* remove it, and queue again"):
+        encode_examples(
+            run, read_as(CaptionConfig, run.config), load_kosmos(tiny_folder, torch.float32)
+        )
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.shared.json_files import parse_json, read_json
+from kosmos_dreambooth.training.comfyui.conditioning import read_conditioning
+from kosmos_dreambooth.training.comfyui.find_comfyui import VARIABLE, worker_environment
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as, read_config
+from kosmos_dreambooth.training.dreambooth.textual_inversion import is_embedding, read_embedding
 from kosmos_dreambooth.training.run import checkpoints
 from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.loss_chart import LossChart
@@ -39,6 +44,9 @@ YAML_TEXTS = (
     "version: [" + "[" * 5000,
     "version: " + "9" * 5000,
     "version: .nan",
+    "version: 0x" + "f" * 5000,
+    "steps: 0x" + "f" * 5000,
+    "version: " + "59:" * 3000 + "1",
     "steps: 2024-99-99",
     "steps: 2024-01-01",
     "steps: " + "x" * 10_000,
@@ -84,7 +92,20 @@ def test_json_is_read_as_it_was_written(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
 
 
-@pytest.mark.parametrize("text", ["", "NaN", "[-Infinity]", "1e999", "[" * 10**5, "9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "NaN",
+        "[-Infinity]",
+        "1e999",
+        "[" * 10**5,
+        "9" * 5000,
+        "9" * 400,
+        '"\\ud800"',
+        '"\\uDC00"',
+    ],
+)
 def test_json_that_no_program_should_trust_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(text)
@@ -163,6 +184,7 @@ SCORES = {"best": 4, "checkpoints": [{"step": 4, "subject": 0.5, "overall": 0.5}
         json.dumps({"best": 4, "checkpoints": [{"step": 4, "subject": "high"}]}).encode(),
         json.dumps({"best": 4, "checkpoints": [{"step": 4, "subject": math.nan}]}).encode(),
         json.dumps({"best": 4, "checkpoints": 7}).encode(),
+        json.dumps({"best": 4, "checkpoints": [{"step": 4, "subject": 10**400}]}).encode(),
     ],
 )
 def test_damaged_scores_are_named_and_the_rest_opens(run: RunFolder, content: bytes) -> None:
@@ -195,6 +217,67 @@ def more_steps(run: RunFolder) -> Path:
     return run.path
 
 
+@pytest.mark.parametrize(
+    "state",
+    [{"state": 1, "groups": []}, {"state": {"a": 1}, "groups": []}, {"state": {}, "groups": [1]}],
+)
+def test_a_strange_state_of_the_optimizer_is_named(run: RunFolder, state: object) -> None:
+    file = checkpoints.at_step(run.checkpoints, 4)
+    save_file(load_file(file), file, {"optimizer": json.dumps(state)})
+    with pytest.raises(UserError, match=r"optimizer's state in .* is damaged"):
+        train(RunFolder(more_steps(run)), StopRequest())
+
+
+@pytest.mark.parametrize("change", ["no std", "fewer images", "no dimensions"])
+def test_latents_of_other_images_are_encoded_again(run: RunFolder, change: str) -> None:
+    before = load_file(run.latents)
+    damaged = dict(before)
+    if change == "no std":
+        damaged.pop("subject.std")
+    elif change == "fewer images":
+        damaged |= {name: value[:0] for name, value in before.items()}
+    else:
+        damaged |= {name: torch.tensor(1.0) for name in before}
+    save_file(damaged, run.latents)
+    assert train(RunFolder(more_steps(run)), StopRequest())
+    assert load_file(run.latents).keys() == before.keys()
+    assert all(torch.equal(load_file(run.latents)[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("vectors", [torch.ones(()), torch.ones(3), torch.ones(0, 8), None])
+def test_a_strange_embedding_is_named(tmp_path: Path, vectors: torch.Tensor | None) -> None:
+    file = tmp_path / "a.safetensors"
+    if vectors is None:
+        file.touch()
+        with pytest.raises(UserError, match="missing or damaged"):
+            is_embedding(file)
+    else:
+        save_file({"clip_l": vectors}, file)
+    with pytest.raises(UserError, match="embedding"):
+        read_embedding(file)
+
+
+@pytest.mark.parametrize("trees", ["[1]", "5", '{"a": {"tensor": []}}', "[" * 10**5, '{"a": {}}'])
+def test_strange_conditioning_is_named(tmp_path: Path, trees: str) -> None:
+    file = tmp_path / "prompts.safetensors"
+    save_file({"0": torch.ones(1)}, file, {"prompts": trees})
+    with pytest.raises(UserError, match="queue DreamBoothTrain again"):
+        read_conditioning(file)
+
+
+def test_a_run_does_not_choose_the_comfyui_whose_code_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    running = ModuleType("comfy")
+    running.__path__ = [str(tmp_path / "comfy")]
+    monkeypatch.setitem(sys.modules, "comfy", running)
+    monkeypatch.setitem(sys.modules, "comfy.model_management", ModuleType("model_management"))
+    assert worker_environment()[VARIABLE] == str(tmp_path)
+    monkeypatch.setenv(VARIABLE, "chosen")
+    assert worker_environment()[VARIABLE] == "chosen"
+
+
 EVENTS = (
     '{"kind": "step", "step": "1", "loss": 0.5}',
     '{"kind": "step", "step": 1, "loss": NaN, "rate": 0.1, "time": 1.0}',
@@ -208,6 +291,8 @@ EVENTS = (
     '{"kind": "preview", "step": 1, "file": 7}',
     '{"kind": "failed", "step": 1, "text": ["a"]}',
     '{"kind": 1}',
+    '{"kind": "step", "step": 1, "loss": 1%s}' % ("0" * 400),
+    '{"kind": "failed", "step": 1, "text": "\\ud800"}',
     '{"kind": "step", "step": 1, "time": "now"}',
     '{"kind": "step", "other": 1}',
     "[]",

@@ -25,6 +25,7 @@ from ...shared.atomic_files import write_text
 from ...shared.errors import UserError
 from ...shared.image_files import READ_ERRORS, read_image
 from ...shared.images import to_tensor
+from ...shared.json_files import parse_json, read_small_text
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_folder import RunFolder
 from .caption_config import CaptionConfig
@@ -81,9 +82,8 @@ def encode_examples(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> En
     if config.language != ENGLISH:
         if not run.own_captions.exists():
             write_text(run.own_captions, json.dumps(list(_generate_english(kosmos, examples))))
-        cached = json.loads(run.own_captions.read_text(encoding="utf-8"))
-        english = tuple(
-            TokenizedExample(k, tuple(prompt_ids), tuple(ids)) for k, prompt_ids, ids in cached
+        english = _read_english(
+            run.own_captions, len(examples), kosmos.model.config.text_config.vocab_size
         )
     if not run.features.exists():
         encode = patch_features if config.train_connector else encode_images
@@ -91,7 +91,33 @@ def encode_examples(run: RunFolder, config: CaptionConfig, kosmos: Kosmos) -> En
         features = torch.cat([encode(kosmos, pixels).cpu() for pixels in batches])
         write_tensors(run.features, {"features": features})
     image_slots = tokenize(kosmos, config.prompt, 1).slots
-    return EncodedExamples(read_tensors(run.features)["features"], captions, english, image_slots)
+    features = read_tensors(run.features).get("features", torch.empty(0))
+    if features.ndim != 3 or len(features) != len(examples):
+        raise UserError(
+            f"{run.features} has no features of this run's images: remove it, and queue again."
+        )
+    return EncodedExamples(features, captions, english, image_slots)
+
+
+def _read_english(path: Path, count: int, vocab_size: int) -> tuple[TokenizedExample, ...]:
+    """Read the texts for `count` images. Raises UserError when the file is damaged."""
+    try:
+        rows = [
+            TokenizedExample(k, tuple(prompt_ids), tuple(ids))
+            for k, prompt_ids, ids in parse_json(read_small_text(path))
+        ]
+        ids = [token for row in rows for token in (*row.prompt_ids, *row.target_ids)]
+        indices = [row.image_index for row in rows]
+        if (
+            all(type(number) is int and number >= 0 for number in (*ids, *indices))
+            and max(ids, default=0) < vocab_size
+            and max(indices, default=0) < count
+        ):
+            return tuple(rows)
+        problem: Exception | None = None
+    except (OSError, TypeError, ValueError) as error:
+        problem = error
+    raise UserError(f"{path} is damaged: remove it, and queue again.") from problem
 
 
 def trainable_examples(

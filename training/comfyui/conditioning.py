@@ -42,7 +42,15 @@ def read_conditioning(path: Path) -> dict[str, Conditioning]:
         with safe_open(path, framework="pt") as file:
             trees = json.loads((file.metadata() or {})["prompts"])
         return {prompt: _unpack(tree, tensors) for prompt, tree in trees.items()}
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and queue DreamBoothTrain again to encode "
             "the prompts."

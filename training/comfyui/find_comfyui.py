@@ -19,8 +19,8 @@ def import_comfyui(folder: str, *, cpu: bool) -> str:
     In ComfyUI's own process its running `comfy` is used. `cpu` keeps ComfyUI off the GPU. Raises
     UserError when there is no ComfyUI in the folder.
     """
-    if "comfy.model_management" in sys.modules:
-        return comfyui_version(Path(next(iter(sys.modules["comfy"].__path__))).parent)
+    if running := _running_comfyui():
+        return comfyui_version(running)
     path = Path(os.environ.get(VARIABLE) or folder)
     if not (path / "comfy" / "sd.py").is_file():
         raise UserError(
@@ -36,6 +36,21 @@ def import_comfyui(folder: str, *, cpu: bool) -> str:
 
     model_management.in_training = True  # since 0.16: only kernels that have gradients
     return comfyui_version(path)
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a worker process: it imports the ComfyUI that runs here.
+
+    The folder in a stranger's config.yaml may hold any code.
+    """
+    running = _running_comfyui()
+    return ({VARIABLE: str(running)} if running else {}) | os.environ
+
+
+def _running_comfyui() -> Path | None:
+    if "comfy.model_management" not in sys.modules:
+        return None
+    return Path(next(iter(sys.modules["comfy"].__path__))).parent
 
 
 def comfyui_version(folder: Path) -> str:

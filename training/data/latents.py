@@ -117,6 +117,13 @@ def encode_with_diffusers(vae: AutoencoderKL, images: Sequence[np.ndarray], size
     return Latents(torch.cat(means) * scale, torch.cat(stds) * scale)
 
 
+def _has_latents(tensors: Mapping[str, torch.Tensor], name: str, count: int) -> bool:
+    mean, std = tensors.get(f"{name}.mean"), tensors.get(f"{name}.std")
+    if mean is None or std is None or mean.shape != std.shape:
+        return False
+    return mean.ndim > 3 and len(mean) == count
+
+
 def cached_latents(
     cache: Path,
     encode: Callable[[Sequence[np.ndarray], Size], Latents],
@@ -128,7 +135,7 @@ def cached_latents(
     when it is damaged.
     """
     tensors = read_tensors(cache) if cache.exists() else {}
-    if not all(f"{name}.mean" in tensors for name in groups):
+    if not all(_has_latents(tensors, name, len(images)) for name, (images, _) in groups.items()):
         encoded: dict[str, torch.Tensor] = {}
         for name, (images, size) in groups.items():
             latents = encode(images, size)

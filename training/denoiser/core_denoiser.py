@@ -6,7 +6,6 @@ images are read from the run folder, where DreamBoothTrain has written them.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...diffusion.sample.unet_forward import add_time_ids
 from ...shared.errors import UserError
+from ...shared.json_files import read_json
 from ..comfyui.conditioning import Conditioning, read_conditioning
 from ..config import TrainingConfig
 from ..core_settings import check_settings
@@ -229,7 +229,9 @@ class CoreDenoiser(Denoiser):
 
 def core_vocabulary_prompts(config: TrainingConfig) -> list[str]:
     """Return prompts of random words of CLIP's vocabulary in the folder `config.vocabulary`."""
-    vocabulary = json.loads((Path(config.vocabulary) / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary = read_json(
+        Path(config.vocabulary) / "vocab.json", "set vocabulary in config.yaml to a CLIP tokenizer"
+    )
     return vocabulary_prompts(vocabulary, config.token, config.seed)
 
 

@@ -123,9 +123,15 @@ def write_embedding(file: Path, embedding: TokenEmbedding, metadata: dict[str, s
 
 
 def is_embedding(file: Path) -> bool:
-    """Tell whether a safetensors file holds an embedding (and not, say, a LoRA)."""
-    with safe_open(file, framework="pt") as tensors:
-        return KEY in tensors.keys()  # noqa: SIM118
+    """Tell whether a safetensors file holds an embedding (and not, say, a LoRA).
+
+    Raises UserError when the file is missing or damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return KEY in tensors.keys()  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is missing or damaged ({error}): copy it again.") from error
 
 
 def read_embedding(file: Path, trigger: str = "") -> TokenEmbedding:
@@ -142,6 +148,11 @@ def read_embedding(file: Path, trigger: str = "") -> TokenEmbedding:
             f"{file} holds no {KEY} vectors ({error}): choose an embedding of Stable Diffusion 1.x "
             "in the safetensors format."
         ) from error
+    if vectors.ndim != 2 or 0 in vectors.shape or not vectors.float().isfinite().all():
+        raise UserError(
+            f"{file} has vectors of the shape {list(vectors.shape)} or that are NaN or infinite: "
+            "choose another embedding."
+        )
     return TokenEmbedding(trigger or file.stem, vectors.float())
 
 

@@ -154,7 +154,7 @@ def restore(
         states[parameter] = state | metadata["state"].get(name, {})
     load_optimizer_states(optimizer, states)
     for group, computed in zip(optimizer.param_groups, metadata["groups"], strict=False):
-        group.update(computed)
+        group.update(_computed(computed))
     return _with_prefix(tensors, "average")
 
 
@@ -181,10 +181,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         text = (file.metadata() or {}).get("optimizer")
     try:
         metadata = json.loads(text) if text else {"state": {}, "groups": []}
-        if isinstance(metadata["state"], dict) and isinstance(metadata["groups"], list):
+        entries = [*metadata["state"].values(), *metadata["groups"]]
+        if all(isinstance(entry, dict) for entry in entries):
             return dict(metadata)
         problem: Exception | None = None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         problem = error
     raise UserError(
         f"The optimizer's state in {path} is damaged: remove it, and the run resumes without it."

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ...shared.errors import UserError
+from ..comfyui.find_comfyui import worker_environment
 from .events import Event, EventReader
 from .run_folder import RunFolder
 from .stop_request import DISK_FULL, LOCKED
@@ -42,6 +43,7 @@ class Worker:
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=worker_environment(),
             )
         return self
 
