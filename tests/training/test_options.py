@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -362,6 +363,7 @@ def test_tensorboard_purges_the_steps_after_the_resumed_checkpoint(tmp_path: Pat
         [logger] = make_loggers(run, PLAIN, start)
         log_steps(logger, [Event("step", step, loss, 1e-3) for step in steps])
         close_logger(logger)
+        time.sleep(1)  # TensorBoard reads files in the order of the seconds in their names
     reader = EventAccumulator(str(run.tensorboard))
     reader.Reload()
     logged = [(scalar.step, scalar.value) for scalar in reader.Scalars("loss")]

@@ -47,7 +47,7 @@ def test_an_unsupported_method_raises_one_sentence(make_run, tmp_path: Path) -> 
 
 
 def test_without_torchao_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kosmos_dreambooth.quantize.quantize_formats.find_spec", lambda name: None)
-    with pytest.raises(UserError, match='"quantization_aware" needs the package torchao'):
+    monkeypatch.setattr("kosmos_dreambooth.shared.packages.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'"quantization_aware" needs packages .* "torchao'):
         prepare_qat("int8", [nn.Linear(32, 32)], lambda: None)
     assert prepare_qat("none", [], lambda: 7) == 7
