@@ -55,6 +55,7 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
     @wraps(execute)
     def execute_checked(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
+        values = _without_empty_links(node, values)
         check_inputs(node, values)
         try:
             output: io.NodeOutput = execute(cls, **values)
@@ -75,6 +76,22 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     members = {"execute": classmethod(execute_checked), "__module__": node.__module__}
     subclass: type[io.ComfyNode] = type(node.__name__, (node,), members)
     return subclass
+
+
+def _without_empty_links(node: type[io.ComfyNode], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without optional links that give nothing but None."""
+    schema = node.GET_SCHEMA()
+    links = {
+        declared.id
+        for declared in schema.inputs
+        if declared.optional and not isinstance(declared, io.WidgetInput)
+    }
+    empty = {
+        name
+        for name in links & values.keys()
+        if all(one is None for one in (values[name] if schema.is_input_list else [values[name]]))
+    }
+    return {name: value for name, value in values.items() if name not in empty}
 
 
 def check_inputs(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from kosmos_dreambooth.dev.bench.fuzz_prompts import (
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client, node
 
-from .conftest import node_schemas, run_in_comfyui
+from .conftest import Graph, node_schemas, run_in_comfyui
 
 COUNT = 200
 
@@ -34,6 +34,14 @@ def test_an_input_that_a_node_does_not_have_is_named(client: Client) -> None:
     assert failure is not None
     assert failure.kind.endswith("UserError")
     assert "TrainingOptions has no input old: remove it" in failure.sentence
+
+
+def test_an_optional_link_without_a_value_counts_as_absent(client: Client) -> None:
+    graph = Graph().add("load", "LoadKosmos").add("image", "EmptyImage", width=64, height=64)
+    inputs = {"kosmos": ["load", 0], "image": ["image", 0], "text": "a dog", "method": "likelihood"}
+    graph.add("embed", "EmbedImageText", **inputs, reference=None)
+    graph.add("compare", "CompareEmbeddings", rows=["embed", 1], columns=["embed", 0])
+    graph.add("show", "PreviewAny", source=["compare", 2]).outputs(client)
 
 
 def test_a_number_names_its_prompt(client: Client) -> None:
