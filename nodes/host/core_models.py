@@ -35,7 +35,7 @@ def register_reload(patcher: ModelPatcher, create: Callable[..., ModelPatcher]) 
         calls it for copies on other devices, without dynamic VRAM, or to be trained.
     """
     if hasattr(patcher, "cached_patcher_init"):  # not before ComfyUI 0.16
-        patcher.cached_patcher_init = (create, ())
+        patcher.cached_patcher_init = (torch.inference_mode(False)(create), ())
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ def core_clip(
         for key, value in encoder.weights.items():
             prefix = "" if key.startswith("text_projection.") else "text_model."
             weights[f"{name}.transformer.{prefix}{key}"] = value
+        # Core creates this layer for every encoder, and saves it; without weights it is garbage.
+        projection = torch.eye(encoder.config["hidden_size"], dtype=dtype)
+        weights.setdefault(f"{name}.transformer.text_projection.weight", projection)
     clip.load_sd(copied(weights), full_model=True)
     return clip
 
