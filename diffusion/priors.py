@@ -18,6 +18,7 @@ from ..shared.errors import UserError
 from ..shared.images import read_rgb, to_batch, to_pil
 from .diffusion_model import Diffusion
 from .fingerprint import fingerprint
+from .sample.prompt_syntax import PLAIN
 from .sample.sample_images import OnStep, consecutive_seeds, sample_batches
 from .sample.sample_settings import SampleSettings
 
@@ -145,15 +146,21 @@ def plan_priors(
 
 
 def _recipe(diffusion: Diffusion, prompt: str, settings: SampleSettings) -> dict[str, object]:
+    """Everything that decides an image but its seed; it addresses the cache.
+
+    Settings that were added later are part of it only where they differ from their default, so
+    that caches made before are used on.
+    """
     width, height = settings.size_for(diffusion)
-    chosen = {} if diffusion.prediction == "auto" else {"prediction": diffusion.prediction}
-    return {
+    recipe = {
         "model": diffusion.name,
-        **chosen,
         "fingerprint": fingerprint(diffusion),
         "prompt": prompt,
         **asdict(replace(settings, width=width, height=height)),
+        "prediction": diffusion.prediction,
     }
+    added_later = {"prediction": "auto", "prompt_syntax": PLAIN}
+    return {key: value for key, value in recipe.items() if (key, value) not in added_later.items()}
 
 
 def _folder(cache: Path, recipe: dict[str, object]) -> Path:

@@ -108,6 +108,22 @@ def test_other_settings_have_a_folder_of_their_own(diffusion, tmp_path, other):
     assert recipe["prompt"] == other.get("prompt", "a dog")
 
 
+def test_a_cache_of_an_earlier_version_is_used_on(diffusion, tmp_path):
+    """Its key has these settings only; those that came later are at their defaults."""
+    folder = generate_priors(diffusion, "a dog", 1, tmp_path, settings=QUICK).folder
+    assert set(json.loads((folder / "recipe.json").read_text())) == {
+        "model",
+        "fingerprint",
+        "prompt",
+        "negative",
+        "steps",
+        "guidance",
+        "scheduler",
+        "width",
+        "height",
+    }
+
+
 def test_size_zero_is_the_models_own_size(diffusion, tmp_path):
     plain = generate_priors(diffusion, "a dog", 1, tmp_path, settings=QUICK)
     named = generate_priors(
