@@ -2,20 +2,27 @@
 
 Each exercise is a prompt and the answer that a perfect model would write. The prompts are those of
 the Kosmos-2 model card (Peng et al. 2023, section 2): a caption follows "An image of", a phrase is
-grounded by the box after it, and a region is named by the words after its box.
+grounded by the box after it, and a region is named by the words after its box. Unlike the published
+model this one also practises phrases that fit nothing in the image: no box follows them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 
-from ...sandbox.world.captions import Part, brief, detailed, noun_phrase
+from ...sandbox.world.captions import Part, brief, detailed, noun_phrase, plain_text
+from ...sandbox.world.individual import draw_individual
 from ...sandbox.world.scene import Box, Thing
 from .scene_pool import Sample
 
 BINS = 32
 Exercise = tuple[str, str]
-"""Prompt and answer."""
+"""Prompt and answer; of a question, the question alone and its answer."""
+ABSENT = 0.4
+"""Share of the phrases to ground that fit nothing in the image."""
 
 
 def _location(x: float, y: float) -> str:
@@ -54,37 +61,110 @@ def detailed_caption(sample: Sample, rng: np.random.Generator) -> Exercise:
 
 
 def short_exercise(sample: Sample, rng: np.random.Generator) -> Exercise:
-    """Ground a phrase, name a region, or answer a question about a thing that is there."""
-    kind = rng.choice(("ground", "region", "question"), p=(0.45, 0.25, 0.3))
+    """Ground a phrase, which may be absent, name a region, or answer a question."""
+    kind = rng.choice(("ground", "region", "question"), p=(0.4, 0.15, 0.45))
     k = int(rng.integers(len(sample.boxes)))
     thing, box = sample.scene.things[k], sample.boxes[k]
     if kind == "region":
         prompt = f"<grounding><phrase> It</phrase>{object_text([box])} is"
         return prompt, f" {noun_phrase(thing)}."
     if kind == "ground":
-        colour, pattern = rng.uniform(size=2) < 0.6
-        phrase = noun_phrase(thing, colour=bool(colour), pattern=bool(pattern))
-        return f"<grounding><phrase> {phrase}</phrase>", object_text(_alike(sample, phrase, thing))
-    asked, answer = _question(sample, thing, rng)
-    return f"<grounding>Question: {asked} Answer:", f" {answer}"
+        absent = rng.uniform() < ABSENT
+        phrase = absent_phrase(sample, rng) if absent else random_phrase(thing, rng)
+        boxes = matching_boxes(sample, phrase)
+        return f"<grounding><phrase> {phrase}</phrase>", object_text(boxes) if boxes else ""
+    question, answer = _question(sample, thing, rng)
+    return f"<grounding>Question: {question} Answer:", f" {answer}"
 
 
-def _alike(sample: Sample, phrase: str, thing: Thing) -> list[Box]:
-    """The boxes of everything that the phrase describes, from left to right."""
+def random_phrase(thing: Thing, rng: np.random.Generator) -> str:
+    """A phrase for the thing, often without its colour or pattern."""
+    colour, pattern = rng.uniform(size=2) < 0.6
+    return noun_phrase(thing, colour=bool(colour), pattern=bool(pattern))
+
+
+def absent_phrase(sample: Sample, rng: np.random.Generator) -> str:
+    """A phrase that fits nothing in the scene: half of the time only by the colour."""
+    while True:
+        thing = sample.scene.things[int(rng.integers(len(sample.boxes)))]
+        other = draw_individual(rng)
+        if rng.uniform() < 0.5:
+            other = replace(thing.one, colour=other.colour)
+            phrase = noun_phrase(replace(thing, one=other), pattern=False)
+        else:
+            phrase = random_phrase(replace(thing, one=other), rng)
+        if not matching_boxes(sample, phrase):
+            return phrase
+
+
+def matching_boxes(sample: Sample, phrase: str) -> list[Box]:
+    """The boxes of everything that a phrase in the singular describes, from left to right."""
     words = phrase.split()[1:]
+    boxes = [
+        box
+        for thing, box in zip(sample.scene.things, sample.boxes, strict=True)
+        if all(word in (thing.one.kind, thing.one.colour, thing.one.pattern) for word in words)
+    ]
+    return sorted(boxes, key=lambda box: box[0])
 
-    def fits(other: Thing) -> bool:
-        one = other.one
-        return one.kind == thing.one.kind and all(
-            w in (one.kind, one.colour, one.pattern) for w in words
-        )
 
-    things = zip(sample.scene.things, sample.boxes, strict=True)
-    return sorted((box for other, box in things if fits(other)), key=lambda box: box[0])
+def has_one(sample: Sample, thing: Thing) -> bool:
+    """Whether the thing is the only one of its kind, so that a question can name it by its kind."""
+    return [each.one.kind for each in sample.scene.things].count(thing.one.kind) == 1
+
+
+def colour_question(thing: Thing) -> Exercise:
+    """The colour of the only thing of its kind."""
+    return f"what colour is the {thing.one.kind}?", f"{thing.one.colour}."
+
+
+def count_question(sample: Sample) -> Exercise:
+    """The number of things."""
+    return "how many are there?", f"{('one', 'two', 'three')[len(sample.boxes) - 1]}."
+
+
+def contents_question(sample: Sample) -> Exercise:
+    """All things and the background."""
+    return "what is in the picture?", plain_text(brief(sample.scene, sample.boxes))
+
+
+def presence_question(sample: Sample, phrase: str) -> Exercise:
+    """Whether something fits the phrase."""
+    return f"is there {phrase}?", "yes." if matching_boxes(sample, phrase) else "no."
+
+
+def side_question(sample: Sample, thing: Thing, side: Literal["left", "right"]) -> Exercise:
+    """What is left or right of the only thing of its kind, by the boxes' centres."""
+
+    def centre(box: Box) -> float:
+        return box[0] + box[2]
+
+    here = centre(sample.boxes[sample.scene.things.index(thing)])
+    beside = [
+        (other, box)
+        for other, box in zip(sample.scene.things, sample.boxes, strict=True)
+        if (centre(box) < here if side == "left" else centre(box) > here)
+    ]
+    question = f"what is {side} of the {thing.one.kind}?"
+    if not beside:
+        return question, "nothing."
+    scene = replace(sample.scene, things=tuple(other for other, _ in beside))
+    parts = brief(scene, [box for _, box in beside])[:-1]  # without the background
+    return question, f"{plain_text(parts)}."
 
 
 def _question(sample: Sample, thing: Thing, rng: np.random.Generator) -> Exercise:
-    kinds = [t.one.kind for t in sample.scene.things]
-    if kinds.count(thing.one.kind) == 1 and rng.uniform() < 0.5:
-        return f"what colour is the {thing.one.kind}?", f"{thing.one.colour}."
-    return "how many are there?", f"{('one', 'two', 'three')[len(kinds) - 1]}."
+    kind = rng.choice(
+        ("colour", "side", "presence", "contents", "count"), p=(0.4, 0.2, 0.2, 0.1, 0.1)
+    )
+    if kind == "colour" and has_one(sample, thing):
+        return colour_question(thing)
+    if kind == "side" and has_one(sample, thing):
+        return side_question(sample, thing, "left" if rng.uniform() < 0.5 else "right")
+    if kind == "contents":
+        return contents_question(sample)
+    if kind == "count":
+        return count_question(sample)
+    absent = rng.uniform() < 0.5
+    phrase = absent_phrase(sample, rng) if absent else random_phrase(thing, rng)
+    return presence_question(sample, phrase)

@@ -25,10 +25,10 @@ QUERIES = 16
 BLUR = 0.6
 """Standard deviation of a location's targets, in bins."""
 VISION_STEPS = 500
-"""First steps, which train the vision tower only."""
+"""First steps of a new model, which train the vision tower only."""
 VISION_WEIGHT = 0.5
 """Weight of the vision loss next to the text loss."""
-SHARES = {brief_caption: 0.6, detailed_caption: 0.12, short_exercise: 0.28}
+SHARES = {brief_caption: 0.4, detailed_caption: 0.1, short_exercise: 0.5}
 """Share of each kind of exercise."""
 RECONSTRUCTED = 0.25
 """Share of images that pass through the diffusion model's autoencoder, at its size."""
@@ -178,7 +178,8 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
     processor = kosmos_processor()
     save(processor, folder)
     torch.manual_seed(budget.seed)
-    if (folder / "model.safetensors").exists():
+    continued = (folder / "model.safetensors").exists()
+    if continued:
         model = Kosmos2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     else:
         model = new_model(processor)
@@ -208,7 +209,7 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
         samples = pool.batch(budget.batch, rng)
         patches, embeds = encode_images(model, pixel_values(samples))
         loss = vision_loss(patches, embeds, samples) * VISION_WEIGHT
-        if step >= VISION_STEPS:
+        if continued or step >= VISION_STEPS:
             exercise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
             loss = loss + text_loss(model, embeds, [exercise(s, rng) for s in samples])
         run.optimize(loss)

@@ -15,9 +15,6 @@ from ..sandbox.scene_pool import Sample, as_images, draw_sample, draw_samples
 from ..sandbox.tokenizers import KOSMOS_PIXELS
 from .score_table import Figure, figure
 
-NUMBERS = ("one", "two", "three")
-"""Answers to "how many are there?"."""
-
 BATCHES = BatchOptions(batch_size=50)
 
 

@@ -29,10 +29,10 @@ from ...training.run.run_folder import find_or_create
 from ...training.run.worker_process import Worker
 from ..command_line import parse_arguments
 from ..sandbox.caption_facts import read_facts
-from ..sandbox.captioner_exercises import grounded_text
+from ..sandbox.captioner_exercises import count_question, grounded_text
 from ..sandbox.scene_pool import as_images, draw_samples
 from ..sandbox.tokenizers import KOSMOS_PIXELS
-from .caption_scores import BATCHES, NUMBERS, best_iou
+from .caption_scores import BATCHES, best_iou
 from .score_table import Figure, figure, report
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Exam:
                 for text, kinds in zip(texts, self.kinds, strict=True)
             ],
             "how many there are": [
-                text.strip(".") == NUMBERS[len(sample.boxes) - 1]
+                text.strip() == count_question(sample)[1]
                 for sample, (text,) in zip(self.samples, answers, strict=True)
             ],
         }

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.dev.sandbox.caption_facts import read_facts
-from kosmos_dreambooth.dev.sandbox.captioner_exercises import grounded_text, short_exercise
+from kosmos_dreambooth.dev.sandbox.captioner_exercises import (
+    absent_phrase,
+    grounded_text,
+    object_text,
+    presence_question,
+    short_exercise,
+    side_question,
+)
 from kosmos_dreambooth.dev.sandbox.draw_scenes import SCENES
 from kosmos_dreambooth.dev.sandbox.draw_subject import (
     FOLDER,
@@ -18,9 +25,10 @@ from kosmos_dreambooth.dev.sandbox.draw_subject import (
     UNSEEN_BACKGROUNDS,
     portraits,
 )
-from kosmos_dreambooth.dev.sandbox.scene_pool import draw_sample
+from kosmos_dreambooth.dev.sandbox.scene_pool import Sample, draw_sample, render_sample
 from kosmos_dreambooth.dev.sandbox.tokenizers import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.dev.sandbox.train_autoencoder import draw_varied
+from kosmos_dreambooth.dev.sandbox.train_captioner import tokenize
 from kosmos_dreambooth.kosmos.grounding import parse
 from kosmos_dreambooth.sandbox.scenes import scenes
 from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
@@ -34,10 +42,11 @@ from kosmos_dreambooth.sandbox.world.lexicon import (
     BACKGROUNDS,
     COLOURS,
     KINDS,
+    PATTERNS,
     RARE_TOKENS,
     TRANSLATIONS,
 )
-from kosmos_dreambooth.sandbox.world.scene import place, render
+from kosmos_dreambooth.sandbox.world.scene import Thing, place, render
 from kosmos_dreambooth.sandbox.world.shapes import DRAW
 from PIL import Image
 
@@ -89,7 +98,7 @@ def test_what_the_captioner_learns_from_is_what_the_pack_reads(seed: int) -> Non
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_short_exercises_are_answered_truly(seed: int) -> None:
     sample = draw_sample(seed, 16)
     prompt, answer = short_exercise(sample, np.random.default_rng(seed))
@@ -101,11 +110,59 @@ def test_short_exercises_are_answered_truly(seed: int) -> None:
         assert (kind, answer.strip(" .")) in things
     elif "how many" in prompt:
         assert answer == f" {('one', 'two', 'three')[len(sample.boxes) - 1]}."
+    elif "in the picture" in prompt:
+        assert set(read_facts(answer).things) == things
+        assert read_facts(answer).background == sample.scene.background
+    elif "is there" in prompt:
+        assert (answer == " yes.") == bool(described(sample, prompt))
+    elif " of the " in prompt:
+        assert set(read_facts(answer).things) < things
     else:
         (phrase,) = parse(prompt + answer).phrases
-        ((kind, colour),) = read_facts(phrase.text).things
-        alike = [k for k, c in things if k == kind and colour in ("", c)]
-        assert len(phrase.boxes) >= len(alike) > 0
+        assert len(phrase.boxes) == len(described(sample, phrase.text))
+
+
+def described(sample: Sample, text: str) -> list[Thing]:
+    """The things that a text with one noun describes."""
+    ((kind, colour),) = read_facts(text).things
+    (pattern,) = [p for p in PATTERNS if p in text] or [""]
+    return [
+        thing
+        for thing in sample.scene.things
+        if thing.one.kind == kind
+        and colour in ("", thing.one.colour)
+        and pattern in ("", thing.one.pattern)
+    ]
+
+
+@given(seeds)
+@settings(max_examples=50, deadline=None)
+def test_an_absent_phrase_describes_nothing(seed: int) -> None:
+    sample = draw_sample(seed, 16)
+    phrase = absent_phrase(sample, np.random.default_rng(seed))
+    assert not described(sample, phrase)
+    assert presence_question(sample, phrase)[1] == "no."
+
+
+def test_what_is_beside_a_thing() -> None:
+    rng = np.random.default_rng(1)
+    row = [draw_individual(rng, kind) for kind in ("cat", "dog", "fish")]
+    scene = place([replace(one, colour="red", pattern="plain") for one in row], "snow", 1, rng)
+    sample = render_sample(scene, 16)
+    cat, dog, fish = scene.things
+    assert side_question(sample, dog, "left") == ("what is left of the dog?", "a red cat.")
+    assert side_question(sample, cat, "left") == ("what is left of the cat?", "nothing.")
+    assert side_question(sample, fish, "left")[1] == "a red cat and a red dog."
+    assert side_question(sample, cat, "right")[1] == "a red dog and a red fish."
+
+
+def test_a_phrase_without_a_box_is_answered_by_the_end_token() -> None:
+    processor = kosmos_processor()
+    prompt = "<grounding><phrase> a cat</phrase>"
+    _, _, labels = tokenize([(prompt, ""), (prompt, object_text([(0, 0, 1, 1)]))], processor)
+    absent, present = (row[row != -100].tolist() for row in labels)
+    assert absent == [processor.tokenizer.eos_token_id]
+    assert present[0] == processor.tokenizer.convert_tokens_to_ids("<object>")
 
 
 @pytest.mark.parametrize("name", PALETTE)
