@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from .pretend_gpu import DEVICE, pretend_gpu
 
@@ -62,6 +63,20 @@ def test_modules_move_with_gradients_and_copies_share_no_memory() -> None:
         assert layer.weight.grad.device == DEVICE
         torch.optim.AdamW(layer.parameters(), lr=0.1).step()
         assert layer.to("cpu").weight.any()
+
+
+def test_what_is_computed_again_in_the_backward_pass_stays_on_the_device() -> None:
+    with pretend_gpu():
+        layer = torch.nn.Linear(3, 3).to(DEVICE)
+        devices = []
+
+        def forward(value: torch.Tensor) -> torch.Tensor:
+            devices.append(layer(value).device)
+            return layer(value).relu()
+
+        value = torch.ones(1, 3, device=DEVICE)
+        checkpoint(forward, value, use_reentrant=False).sum().backward()
+        assert devices == [DEVICE, DEVICE]
 
 
 def test_memory_is_counted_given_back_and_limited() -> None:

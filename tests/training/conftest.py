@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.data.subject import Subject, subject_fingerprint
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
+from kosmos_dreambooth.training.learner import Learner
 from kosmos_dreambooth.training.run.run_folder import RunFolder, open_run
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
@@ -19,6 +21,7 @@ from PIL import Image
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
 from tests.kosmos.conftest import sandbox_model, tiny_folder  # noqa: F401
+from tests.pretend_gpu import DEVICE
 
 RunMaker = Callable[..., RunFolder]
 
@@ -88,6 +91,27 @@ def trained(make_run: RunMaker, root: Path, *, stops: int = 0, **settings: objec
         assert not train(run, stop)
     assert train(run, StopRequest())
     return run
+
+
+def train_on_pretend_gpu(module: Learner, dtype: torch.dtype) -> torch.Tensor:
+    """Train two steps with mixed precision and make a preview; return the last loss."""
+    module.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    module.to(DEVICE)
+    optimizer = module.configure_optimizers()
+    accumulation = module.config.accumulation
+    for index in range(2 * accumulation):
+        # The tensors are the CPU's, and so is the autocast that applies to them.
+        with torch.autocast("cpu", dtype):
+            loss = module.training_step(index, 0)
+        loss.backward()
+        if (index + 1) % accumulation == 0:
+            module.on_before_optimizer_step(optimizer)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert loss.device == DEVICE
+    with torch.autocast("cpu", dtype):
+        assert type(module.preview()) is torch.Tensor
+    return loss
 
 
 def prepared(make_run: RunMaker, root: Path, **settings: object) -> DreamBoothModule:

@@ -33,6 +33,7 @@ from kosmos_dreambooth.training.captions.caption_examples import (
     tokenize_captions,
     trainable_examples,
 )
+from kosmos_dreambooth.training.captions.caption_module import prepare
 from kosmos_dreambooth.training.captions.caption_results import load_result, result_at
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.run import checkpoints
@@ -47,6 +48,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.kosmos.conftest import plain
+from tests.pretend_gpu import DEVICE, pretend_gpu
+from tests.training.conftest import train_on_pretend_gpu
 from tests.training.test_worker_process import send, state, work
 
 PROMPT = localized_prompt("German", "An image of", detailed=False)
@@ -175,6 +178,47 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert all(torch.equal(tensor, lora[key]) for key, tensor in load_file(run.lora).items())
     previews = sorted(path.name for path in whole.previews.iterdir())
     assert previews == ["00000020.png", "00000040.png"]
+
+
+def test_frozen_weights_are_kept_in_the_precision_that_computes(
+    make_caption_run: CaptionRun, tmp_path: Path
+) -> None:
+    settings = {"steps": 4, "precision": "bf16", "checkpoint_every": 2, "preview_every": 4}
+    runs = [make_caption_run(tmp_path, name, **settings) for name in ("whole", "stopped")]
+    stop = StopRequest()
+    stop.requested = True
+    assert not train(runs[1], stop)
+    for run in runs:
+        assert train(run, StopRequest())
+    earlier = make_caption_run(tmp_path, "earlier version", **settings)  # has float32 features
+    features = load_file(runs[0].features)["features"]
+    assert features.dtype == torch.bfloat16
+    save_file({"features": features.float()}, earlier.features)
+    assert train(earlier, StopRequest())
+    whole, stopped = map(state, runs)
+    assert all(value.dtype == torch.float32 for value in whole.values())
+    assert all(torch.equal(stopped[key], value) for key, value in whole.items())
+    assert (runs[0].previews / "00000004.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float16, {"accumulation": 2}),
+        (torch.bfloat16, {"train_connector": True, "gradient_checkpointing": True}),
+    ],
+    ids=["fp16", "connector"],
+)
+def test_captions_are_trained_on_a_gpu(
+    dtype: torch.dtype, settings: dict[str, object], make_caption_run: CaptionRun, tmp_path: Path
+) -> None:
+    run = make_caption_run(tmp_path, **settings)
+    config = read_as(CaptionConfig, run.config)
+    with pretend_gpu():
+        module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype)
+        train_on_pretend_gpu(module, dtype)
+        dtypes = {p.requires_grad: p.dtype for p in module.model.parameters()}
+        assert dtypes == {True: torch.float32, False: dtype}
 
 
 def test_a_part_of_a_batch_counts_as_in_the_whole(

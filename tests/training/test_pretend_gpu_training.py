@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from kosmos_dreambooth.training.run.events import read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 
 from ..pretend_gpu import DEVICE, pretend_gpu
-from .conftest import RunMaker, trained
+from .conftest import RunMaker, train_on_pretend_gpu, trained
 
 
 def kinds(run: RunFolder) -> list[tuple[str, int]]:
@@ -77,6 +76,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     "full": {"method": "full", "ema": 0.9, "min_snr_gamma": 5.0, "noise_offset": 0.1},
     "embedding": {"method": "embedding", "token_vectors": 2},
     "accumulation": {"accumulation": 2, "optimizer": "adafactor"},
+    "checkpointing": {"gradient_checkpointing": True, "optimizer": "prodigy"},
+    "frozen text encoder": {"train_text_encoder": False, "batch_size": 1},
     "qat": {"quantization_aware": "int8"},
     "schedule free": {"optimizer": "schedulefree"},
 }
@@ -90,18 +91,4 @@ def test_a_run_trains_on_a_gpu(
     config, dtype = read_as(TrainingConfig, run.config), torch.bfloat16
     with pretend_gpu():
         module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype, leads=True)
-        module.trainer = SimpleNamespace(world_size=1, global_rank=0)
-        module.to(DEVICE)
-        optimizer = module.configure_optimizers()
-        for step in range(2):
-            for part in range(config.accumulation):
-                # The tensors are the CPU's, and so is the autocast that applies to them.
-                with torch.autocast("cpu", dtype):
-                    loss = module.training_step(step * config.accumulation + part, 0)
-                loss.backward()
-            module.on_before_optimizer_step(optimizer)
-            optimizer.step()
-            optimizer.zero_grad()
-        assert loss.device == DEVICE
-        with torch.autocast("cpu", dtype):
-            assert type(module.preview()) is torch.Tensor
+        train_on_pretend_gpu(module, dtype)

@@ -10,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from transformers import Kosmos2ForConditionalGeneration
 
 from ...kosmos.kosmos_lora import EMBEDDING, PREFIX
+from ..optim.weight_averaging import trainable
 
 DECODER = (
     r"text_model\.model\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|ffn\.fc[12])"
@@ -25,7 +26,7 @@ def inject_kosmos_lora(
     connector: bool,
     seed: int,
 ) -> LoraConfig:
-    """Inject trainable adapters of scale 1 into the model; all other weights are frozen.
+    """Inject trainable float32 adapters of scale 1 into the model; all other weights are frozen.
 
     The token embeddings of `new_tokens` are trained too: the model has not generated these tokens
     before. The adapters start with lora_B = 0, so they change nothing.
@@ -39,6 +40,8 @@ def inject_kosmos_lora(
     )
     model.requires_grad_(False)
     inject_adapter_in_model(config, model)
+    for parameter in trainable(model).values():
+        parameter.data = parameter.data.float()  # peft gives them the dtype of the model
     return config
 
 

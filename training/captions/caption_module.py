@@ -17,6 +17,7 @@ from ...kosmos.kosmos_model import Kosmos
 from ...shared.atomic_files import write_text
 from ...shared.image_files import list_images, read_image
 from ...shared.images import to_rgb
+from ..config import NO_QAT
 from ..data.latents import center_squares
 from ..data.step_sampler import generator, shuffled_index
 from ..learner import Learner, param_group
@@ -44,9 +45,16 @@ def prepare(
     device: torch.device,
     on_phase: Callable[[str], None],
     resume_from: Path | None,
+    *,
+    frozen_dtype: torch.dtype,
 ) -> CaptionModule:
-    """Load the model and the training data; `on_phase` receives what is being done as text."""
-    kosmos = load_base(config, torch.float32)
+    """Load the model and the training data; `on_phase` receives what is being done as text.
+
+    Frozen weights are kept in `frozen_dtype`, in which they compute; those that are fake-quantized
+    in float32.
+    """
+    qat = config.quantization_aware != NO_QAT
+    kosmos = load_base(config, torch.float32 if qat else frozen_dtype)
     kosmos.model.to(device)
     on_phase("encoding the images")
     examples = encode_examples(run, config, kosmos)
@@ -147,7 +155,7 @@ class CaptionModule(Learner):
 
         `weights` [B,T-1] are the weights of the tokens after the first.
         """
-        features = self.examples.features[list(image_indices)].to(self.device)
+        features = self.examples.features[list(image_indices)].to(self.device, self.model.dtype)
         if self.config.train_connector:
             features, _ = self.model.image_to_text_projection(features)
         is_image = torch.zeros_like(is_target)

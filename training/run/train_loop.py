@@ -61,18 +61,18 @@ def train(
         callbacks.append(Preflight(report))
     trainer = make_trainer(config, callbacks)
     device, resume_from = trainer.strategy.root_device, checkpoints.latest(run.checkpoints)
+    dtype = FROZEN_DTYPES.get(_precision(config), torch.float32)
     module: Learner
     if isinstance(config, TrainingConfig):
         from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
 
-        dtype = FROZEN_DTYPES.get(_precision(config), torch.float32)
         module = prepare_dreambooth(
             run, config, device, report, resume_from, frozen_dtype=dtype, leads=is_leader
         )
     elif isinstance(config, CaptionConfig):
         from ..captions.caption_module import prepare as prepare_captions
 
-        module = prepare_captions(run, config, device, report, resume_from)
+        module = prepare_captions(run, config, device, report, resume_from, frozen_dtype=dtype)
     else:
         raise TypeError(f"{type(config).__name__} is no config of a task.")
     report("training")
