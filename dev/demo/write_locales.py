@@ -1,10 +1,9 @@
 """Write the nodes' translations for ComfyUI's frontend: `locales/<language>/`.
 
 English texts are those of the schemas. The other languages have names of nodes, inputs, outputs and
-categories from `locales/terms.csv`, descriptions and tooltips from `locales/tooltips.csv`;
-untranslated texts are shown in English. Help pages are `web/docs/<Node>/<language>.md`, where the
-frontend looks first: the English page, or its translated first paragraph and tables, and the rest
-in English.
+categories from `locales/terms.csv`, descriptions and tooltips from `locales/tooltips.csv`. Help
+pages are `web/docs/<Node>/<language>.md`, where the frontend looks first: the English page, or its
+translated first paragraph and tables, and the rest in English.
 """
 
 from __future__ import annotations
@@ -54,36 +53,37 @@ def read_table(name: str) -> Terms:
 def files(schemas: Schemas, terms: Terms, tooltips: Terms) -> dict[Path, str]:
     """Return the text of each file, from `/object_info` and the two tables.
 
-    Raises KeyError for names without a term.
+    Raises KeyError for names and texts that a table lacks.
     """
     ours = _ours(schemas)
-    missing = {name for node in ours.values() for name in _names(node)} - set(terms[ENGLISH])
-    if missing:
-        raise KeyError(f"locales/terms.csv lacks {', '.join(sorted(missing))}")
-    english = {text: text for text in translatable(schemas)}
+    names = {name for node in ours.values() for name in _names(node)}
+    for table, needed, rows in (
+        ("terms", names, terms),
+        ("tooltips", translatable(schemas), tooltips),
+    ):
+        if missing := needed - set(rows[ENGLISH]):
+            raise KeyError(f"locales/{table}.csv lacks {'; '.join(sorted(missing))}")
     texts = {}
-    for language, names in terms.items():
-        translated = english if language == ENGLISH else tooltips[language]
-        nodes = {name: _node(node, names, translated) for name, node in ours.items()}
+    for language, translated in tooltips.items():
+        nodes = {name: _node(node, terms[language], translated) for name, node in ours.items()}
         parts = dict.fromkeys(part for node in ours.values() for part in _categories(node))
-        categories = {"nodeCategories": {part: names[part] for part in parts}}
+        categories = {"nodeCategories": {part: terms[language][part] for part in parts}}
         texts[FOLDER / language / "nodeDefs.json"] = _json(_escaped(nodes))
         texts[FOLDER / language / "main.json"] = _json(categories)
-        for name, node in ours.items():
+        for name, node in nodes.items():
             page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-            if language != ENGLISH:
-                both = english | translated
-                page = _translated(page, _node(node, names, both), both)
-            texts[PAGES / name / f"{language}.md"] = page
+            texts[PAGES / name / f"{language}.md"] = (
+                page if language == ENGLISH else _translated(page, node, translated)
+            )
     return texts
 
 
 def translatable(schemas: Schemas) -> set[str]:
-    """Return the texts that `locales/tooltips.csv` may translate."""
+    """Return the texts that `locales/tooltips.csv` translates."""
     texts = set(HEADINGS)
     for node in _ours(schemas).values():
-        tooltips = [options.get("tooltip") for _, options in _inputs(node)]
-        texts |= {node["description"], *tooltips, *(node.get("output_tooltips") or [])} - {None, ""}
+        tooltips = [options["tooltip"] for _, options in _inputs(node)]
+        texts |= {node["description"], *tooltips, *node["output_tooltips"]}
     return texts
 
 
@@ -94,17 +94,14 @@ def _ours(schemas: Schemas) -> Schemas:
 
 
 def _node(node: dict[str, Any], terms: dict[str, str], tooltips: dict[str, str]) -> dict[str, Any]:
-    def named(name: str, tooltip: str | None) -> dict[str, str]:
-        return {"name": terms[name]} | text("tooltip", tooltip)
-
-    def text(key: str, english: str | None) -> dict[str, str]:
-        return {key: tooltips[english]} if english in tooltips else {}
+    def named(name: str, tooltip: str) -> dict[str, str]:
+        return {"name": terms[name], "tooltip": tooltips[tooltip]}
 
     outputs = zip(node["output_name"], node["output_tooltips"], strict=True)
     return {
         "display_name": terms[node["display_name"]],
-        **text("description", node["description"]),
-        "inputs": {name: named(name, options.get("tooltip")) for name, options in _inputs(node)},
+        "description": tooltips[node["description"]],
+        "inputs": {name: named(name, options["tooltip"]) for name, options in _inputs(node)},
         "outputs": {str(k): named(*output) for k, output in enumerate(outputs)},
     }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import urllib.request
 
 import pytest
@@ -20,12 +22,23 @@ def test_the_files_are_up_to_date(client: Client) -> None:
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make locales`"
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_each_term_is_translated_once(language: str) -> None:
-    table = (FOLDER / "terms.csv").read_text(encoding="utf-8").splitlines()
-    english = [line.split(",")[0] for line in table]
+@pytest.mark.parametrize("table", ["terms", "tooltips"])
+def test_each_text_has_one_row_with_all_languages(table: str) -> None:
+    with (FOLDER / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert set(header) == set(LANGUAGES)
+    english = [row[0] for row in rows]
     assert len(set(english)) == len(english)
-    assert all(term.strip() == term != "" for term in read_table("terms")[language].values())
+    for row in rows:
+        assert len(row) == len(header), row
+        assert all(text.strip() == text != "" for text in row), row
+
+
+def test_a_translation_keeps_placeholders_and_names_of_files() -> None:
+    for texts in read_table("tooltips").values():
+        for english, translated in texts.items():
+            for code in re.findall(r"\{\w+\}|<\w+>|\w+_\w+|(?:models|output)/[\w/]*\w", english):
+                assert code in translated, (code, translated)
 
 
 def test_the_server_sends_them_to_the_browser(client: Client) -> None:
@@ -37,8 +50,8 @@ def test_the_server_sends_them_to_the_browser(client: Client) -> None:
     assert sent["ja"]["nodeCategories"]["generate"] == "生成"
 
 
-def test_each_translated_tooltip_is_one_that_a_node_has(client: Client) -> None:
-    assert set(read_table("tooltips")["en"]) <= translatable(client.nodes())
+def test_each_tooltip_is_translated_and_each_translation_used(client: Client) -> None:
+    assert set(read_table("tooltips")["en"]) == translatable(client.nodes())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
