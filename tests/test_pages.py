@@ -77,4 +77,4 @@ def test_the_readme_has_a_row_for_each_node() -> None:
 
 def test_the_readme_shows_each_workflow() -> None:
     files = {file.name for file in (ROOT / "workflows").glob("*.json")}
-    assert set(re.findall(r"href=\"workflows/(\w+\.json)\"", README)) == files
+    assert set(re.findall(r"href=\"workflows/([\w.]+\.json)\"", README)) == files

@@ -10,7 +10,7 @@ from .comfyui_server import ROOT, ComfyUI
 
 PLAYGROUND = ROOT / "playground"
 SUBJECT = ROOT / "sandbox" / "subject"
-SCENE_FOLDERS = (ROOT / "sandbox" / "scenes", ROOT / "sandbox" / "german")
+FOLDERS = (SUBJECT, ROOT / "sandbox" / "scenes", ROOT / "sandbox" / "german")
 
 
 def playground() -> ComfyUI:
@@ -21,10 +21,10 @@ def playground() -> ComfyUI:
 
 
 def copy_inputs(folder: Path) -> None:
-    """Copy the sandbox's images into an input folder: the subject's four, and the scenes."""
+    """Copy the sandbox's images into an input folder: the subject's four, and all its folders."""
     shutil.copytree(SUBJECT, folder, dirs_exist_ok=True)
-    for scenes in SCENE_FOLDERS:
-        shutil.copytree(scenes, folder / scenes.name, dirs_exist_ok=True)
+    for images in FOLDERS:
+        shutil.copytree(images, folder / images.name, dirs_exist_ok=True)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ NAMESPACE = uuid.UUID("6f1d7c1e-3f3c-4f0e-9d0b-2f9f1b0a7c55")
 COLUMN = 420
 """Pixels from one node inside of the subgraph to the next."""
 
+ENDS = ("origin_id", "origin_slot", "target_id", "target_slot", "type")
+
 Slot = tuple[int, str]
 """Id of a node in the workflow, and the name of one of its inputs or outputs."""
 
@@ -72,25 +74,25 @@ BLUEPRINTS = (
     Blueprint(
         "Teach a subject",
         "Trains a LoRA of one subject (DreamBooth) on three to five images, captioned by Kosmos-2.",
-        "choose_the_best_checkpoint",
-        (8, 9, 10, 11, 12, 14),
+        "teach_a_subject.app",
+        (5, 6, 7, 8, 10, 12),
         {
-            "image": ((9, "image"), (11, "image")),
-            "token": ((11, "token"),),
-            "class_name": ((11, "class_name"),),
-            "class_prompt": ((12, "prompt"),),
-            "model": ((10, "model"),),
-            "steps": ((14, "steps"),),
-            "run_name": ((14, "run_name"),),
+            "image": ((6, "image"), (7, "image")),
+            "token": ((7, "token"),),
+            "class_name": ((7, "class_name"),),
+            "class_prompt": ((10, "prompt"),),
+            "model": ((8, "model"),),
+            "steps": ((12, "steps"),),
+            "run_name": ((12, "run_name"),),
         },
         {
-            "trained": (14, "trained"),
-            "lora": (14, "lora"),
-            "sheet": (11, "sheet"),
-            "report": (11, "report"),
-            "training": (14, "run"),
+            "trained": (12, "trained"),
+            "lora": (12, "lora"),
+            "sheet": (7, "sheet"),
+            "report": (7, "report"),
+            "training": (12, "run"),
         },
-        {14: {8: "sks_dog"}},
+        {12: {8: "sks_dog", 10: "a sks dog in the snow"}},
     ),
     Blueprint(
         "Paint the subject",
@@ -118,12 +120,27 @@ def main() -> None:
         (FOLDER / f"{blueprint.name}.json").write_text(text, encoding="utf-8")
 
 
+def graphs(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a saved workflow's graph and those of its subgraphs, with nodes and links.
+
+    A link is `[id, origin id, origin slot, target id, target slot, type]` in each of them.
+    """
+    subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+    return [workflow] + [
+        graph | {"links": [[link["id"], *(link[end] for end in ENDS)] for link in graph["links"]]}
+        for graph in subgraphs
+    ]
+
+
 def subgraph_workflow(blueprint: Blueprint) -> dict[str, Any]:
     """Return a workflow (UI format) with one node, the subgraph's, and its definition."""
     file = ROOT / "workflows" / f"{blueprint.workflow}.json"
     workflow = json.loads(file.read_text(encoding="utf-8"))
-    nodes = {node["id"]: node for node in workflow["nodes"] if node["id"] in blueprint.nodes}
-    links = [tuple(link[1:]) for link in workflow["links"] if {link[1], link[3]} <= {*nodes}]
+    for graph in graphs(workflow):
+        nodes = {node["id"]: node for node in graph["nodes"] if node["id"] in blueprint.nodes}
+        if nodes:
+            break
+    links = [tuple(link[1:]) for link in graph["links"] if {link[1], link[3]} <= {*nodes}]
     inputs, outputs = [], []
     for index, (name, targets) in enumerate(blueprint.inputs.items()):
         slots = [(node, _index(nodes[node]["inputs"], slot)) for node, slot in targets]
@@ -176,7 +193,10 @@ def subgraph_workflow(blueprint: Blueprint) -> dict[str, Any]:
         "widgets": [],
         "nodes": list(nodes.values()),
         "groups": [],
-        "links": [_ends(link) | {"id": number} for number, link in enumerate(links, 1)],
+        "links": [
+            dict(zip(ENDS, link, strict=True)) | {"id": number}
+            for number, link in enumerate(links, 1)
+        ],
         "extra": {},
     }
     shown_node = {
@@ -207,11 +227,6 @@ def subgraph_workflow(blueprint: Blueprint) -> dict[str, Any]:
 
 def _index(places: list[dict[str, Any]], name: str) -> int:
     return [place["name"] for place in places].index(name)
-
-
-def _ends(link: tuple[Any, ...]) -> dict[str, Any]:
-    keys = ("origin_id", "origin_slot", "target_id", "target_slot", "type")
-    return dict(zip(keys, link, strict=True))
 
 
 def _links_at(links: list[tuple[Any, ...]], end: str, node: int, slot: int) -> list[int]:

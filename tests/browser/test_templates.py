@@ -26,7 +26,8 @@ HURRY = """() => {
         EvaluateSubject: { count: 1, steps: 4 },
         GroundedCaption: { language: 'English' },
     };
-    for (const node of app.graph.nodes)
+    const graphs = [app.graph, ...app.graph.subgraphs.values()];
+    for (const node of graphs.flatMap(({ nodes }) => nodes))
         for (const [name, value] of Object.entries(few[node.type] ?? {}))
             node.widgets.find((widget) => widget.name === name).value = value;
 }"""
@@ -41,6 +42,16 @@ LISTEN = """() => {
 pytestmark = pytest.mark.parametrize("tab", FIRST_AND_LAST, indirect=True)
 
 
+def open_template(tab: Tab, file: Path) -> None:
+    """Choose a saved workflow in the template browser."""
+    page = tab.page
+    page.keyboard.press("Escape")  # a sentence that an earlier one ended with
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK_NAME, exact=True).first.click()
+    card = page.get_by_test_id(f"template-workflow-{file.stem}")
+    card.get_by_text(file.stem).first.click()  # a note that is open may name it too
+
+
 def see_all(tab: Tab) -> None:
     """Bring all nodes into sight: what lies out of it is not drawn."""
     tab.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
@@ -52,12 +63,7 @@ def test_it_opens_with_all_its_nodes_in_sight_and_runs(
     tab: Tab, file: Path, tmp_path: Path
 ) -> None:
     page = tab.page
-    page.keyboard.press("Escape")  # a sentence that an earlier one ended with
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK_NAME, exact=True).first.click()
-    tab.screenshot(tmp_path / "templates.png")
-    card = page.get_by_test_id(f"template-workflow-{file.stem}")
-    card.get_by_text(file.stem).first.click()  # a note that is open may name it too
+    open_template(tab, file)
     saved = json.loads(file.read_text(encoding="utf-8"))
     kinds = sorted(node["type"] for node in saved["nodes"])
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(kinds))

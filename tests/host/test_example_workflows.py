@@ -46,6 +46,7 @@ WORKFLOWS = {
         "Described by the smaller captioner": 4,
     },
     "regional_prompts": {"The layout": 1, "The picture": 1},
+    "teach_a_subject.app": {"Pictures of the subject": 4, "What is learned from": 1},
     "textual_inversion": {"New scenes": 4, "In ComfyUI's own nodes": 2},
     "translate_captions": {"Described in German": 16},
 }

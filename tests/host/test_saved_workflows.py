@@ -14,6 +14,7 @@ import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.playground import copy_inputs
 from kosmos_dreambooth.dev.demo.server_client import Client
+from kosmos_dreambooth.dev.demo.write_blueprints import INPUT_NODE, OUTPUT_NODE, graphs
 
 from tests.host.node_schema import NOTES, fields, is_allowed, widget_values
 
@@ -41,8 +42,10 @@ def known(server: ComfyUI, client: Client) -> dict[str, Any]:
 
 
 def nodes_of(file: Path) -> list[dict[str, Any]]:
-    graph = json.loads(file.read_text(encoding="utf-8"))
-    return [node for node in graph["nodes"] if node["type"] not in NOTES]
+    """The nodes of a workflow and of its subgraphs, without those that stand for a subgraph."""
+    levels = graphs(json.loads(file.read_text(encoding="utf-8")))
+    others = {*NOTES, *(level.get("id") for level in levels)}
+    return [node for level in levels for node in level["nodes"] if node["type"] not in others]
 
 
 @every_workflow
@@ -70,15 +73,31 @@ def test_saved_inputs_and_outputs_exist(known: dict[str, Any], file: Path) -> No
 
 
 @every_workflow
+def test_a_subgraph_s_node_has_its_inputs_and_outputs(file: Path) -> None:
+    levels = graphs(json.loads(file.read_text(encoding="utf-8")))
+    by_id = {level["id"]: level for level in levels[1:]}
+    for node in (node for level in levels for node in level["nodes"] if node["type"] in by_id):
+        for side in ("inputs", "outputs"):
+            names = [(place["name"], place["type"]) for place in node[side]]
+            inside = by_id[node["type"]][side]
+            assert names == [(place["name"], place["type"]) for place in inside], node["title"]
+
+
+@every_workflow
 def test_links_connect_matching_types(file: Path) -> None:
-    graph = json.loads(file.read_text(encoding="utf-8"))
-    by_id = {node["id"]: node for node in graph["nodes"]}
-    for link, source, output, target, slot, kind in graph["links"]:
-        output_slot, input_slot = by_id[source]["outputs"][output], by_id[target]["inputs"][slot]
-        assert link in output_slot["links"]
-        assert link == input_slot["link"]
-        assert kind == output_slot["type"]
-        assert {kind, "*"} & set(input_slot["type"].split(","))
+    for graph in graphs(json.loads(file.read_text(encoding="utf-8"))):
+        by_id = {node["id"]: node for node in graph["nodes"]}
+        ends = {
+            "outputs": [place | {"links": place["linkIds"]} for place in graph.get("inputs", ())],
+            "inputs": graph.get("outputs", ()),
+        }
+        by_id |= {INPUT_NODE: ends, OUTPUT_NODE: ends}
+        for link, source, output, target, slot, kind in graph["links"]:
+            origin, place = by_id[source]["outputs"][output], by_id[target]["inputs"][slot]
+            assert link in origin["links"]
+            assert link in place.get("linkIds", [place.get("link")])
+            assert kind == origin["type"]
+            assert {kind, "*"} & set(place["type"].split(","))
 
 
 @pytest.mark.parametrize("node", VALUES)
