@@ -44,7 +44,7 @@ CACHE = ROOT / ".cache" / "ablation"
 PAGE, SHEET = ROOT / "docs" / "ablation.md", ROOT / "docs" / "ablation.png"
 SHOWN, SIDE, LETTERS = 5, 96, 15
 TABLE_HEAD = (
-    "| training | runs | subject | in new scenes | likeness | scene obeyed "
+    "| training | runs | subject | in new scenes | subject similarity | scene obeyed "
     "| class kept | in new scenes | class drift | diversity kept |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
@@ -60,7 +60,7 @@ class Scores:
 
     subject: float
     scenes: float
-    likeness: float
+    similarity: float
     obeyed: float
     kept: float
     kept_in_scenes: float
@@ -113,7 +113,7 @@ class Ablation:
         scores = Scores(
             subject=statistics.mean(run.subject),
             scenes=statistics.mean(run.scenes),
-            likeness=run.likeness,
+            similarity=run.similarity,
             obeyed=statistics.mean(run.background),
             kept=statistics.mean(run.class_kept),
             kept_in_scenes=statistics.mean(run.class_scenes_kept),

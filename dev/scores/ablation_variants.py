@@ -20,16 +20,16 @@ class Variant:
 PRIORS = (
     Variant("the defaults"),
     Variant("no prior preservation", prior=False),
-    Variant("the class held by its name alone", {"class_scenes": 0.0}),
-    Variant("nothing held but the class", {"other_words": 0.0}),
+    Variant("class_scenes 0: the class caption alone", {"class_scenes": 0.0}),
+    Variant("other_words 0: only the class preserved", {"other_words": 0.0}),
     Variant(
-        "class pictures as target, as published",
+        "class images as targets, as published",
         {"class_target": "pictures", "prior_weight": 1.0, "class_caption_dropout": 0.0},
     ),
 )
 OPTIONS = (
     Variant("no captions: always a sks dog", {"plain_captions": 1.0}),
-    Variant("no masks: the loss on whole pictures", {"background_weight": 1.0}),
+    Variant("no masks: the loss on whole images", {"background_weight": 1.0}),
     Variant("EMA 0.99", {"ema": 0.99}),
     Variant("min-SNR, gamma 5", {"min_snr_gamma": 5.0}),
     Variant("noise offset 0.1", {"noise_offset": 0.1}),

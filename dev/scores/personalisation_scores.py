@@ -139,7 +139,7 @@ class RunScores:
     class_kept: whether "a dog" is captioned as one and is not nearer to the subject.
     class_scenes_kept: whether "a dog" in new scenes is not nearer to the subject than to the base
         model's dogs there.
-    likeness: mean cosine similarity of the scenes to the subject's images.
+    similarity: mean cosine similarity of the scenes to the subject's images.
     drift: by how much that of "a dog" has increased.
     diversity_before, diversity_after: of "a dog", see `mean_distance`.
     """
@@ -149,7 +149,7 @@ class RunScores:
     background: list[bool]
     class_kept: list[bool]
     class_scenes_kept: list[bool]
-    likeness: float
+    similarity: float
     drift: float
     diversity_before: float
     diversity_after: float
@@ -183,7 +183,7 @@ def score_run(result: Personalised, kosmos: Kosmos, judge: Judge) -> RunScores:
             for text, wrong in zip(texts, confused, strict=True)
         ],
         class_scenes_kept=[not wrong for wrong in scenes_confused],
-        likeness=float((scenes @ own.T).mean()),
+        similarity=float((scenes @ own.T).mean()),
         drift=float((after @ own.T).mean() - (before @ own.T).mean()),
         diversity_before=mean_distance(before),
         diversity_after=mean_distance(after),

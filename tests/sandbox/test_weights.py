@@ -66,7 +66,7 @@ def test_the_captioner_describes_and_boxes_scenes_it_never_saw(kosmos: Kosmos) -
     least(captions(kosmos, 40), kinds=0.8, colours=0.75, background=0.95, IoU=0.45)
 
 
-def test_the_painter_obeys_its_prompt(diffusion: Diffusion, kosmos: Kosmos, judge: Judge) -> None:
+def test_the_diffusion_model_follows_its_prompt(diffusion: Diffusion, kosmos: Kosmos, judge: Judge) -> None:
     least(prompt_adherence(diffusion, kosmos, judge, 24), captioner=0.5, background=0.75)
 
 
