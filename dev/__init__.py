@@ -1,1 +1,1 @@
-"""The developers' room: demo, benchmarks, training and scores of the sandbox's models."""
+"""Commands for developers: demo, benchmarks, training and scores of the sandbox's models."""

@@ -56,7 +56,7 @@ COMMANDS = {
     "bench-panels": "bench.panel_speed",
     "fuzz-prompts": "bench.fuzz_prompts",
 }
-"""Command -> module in this room, with a `main` and a docstring that says what it does."""
+"""Command -> module in dev/, with a `main` and a docstring that says what it does."""
 
 
 def main() -> None:

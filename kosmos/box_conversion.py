@@ -33,7 +33,7 @@ def box_from_mask(mask: Tensor) -> Box:
     inside = mask > 0.5
     rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
     if len(rows) == 0:
-        raise UserError("The mask is empty: paint the region, or connect a bbox.")
+        raise UserError("The mask is empty: draw the region, or connect a bbox.")
     height, width = mask.shape
     return Box(
         float(columns[0]) / width,

@@ -24,7 +24,7 @@ class Kosmos:
 
     The model is in evaluation mode; it may also be an exported one that is `SupportsImageEncoding`
     and can only generate text. `name` is shown to users. `patcher` is the handle of the code that
-    moves the model between devices (in ComfyUI a ModelPatcher); this room ignores it. `source` is
+    moves the model between devices (in ComfyUI a ModelPatcher); unused in kosmos/. `source` is
     the folder that the model was loaded from, and `loras` are the files that were merged into its
     weights, in that order.
     """

@@ -10,7 +10,7 @@ from ..shared.errors import UserError
 from .kosmos_model import Kosmos
 
 MIN_NEW_TOKENS = 16
-"""A prompt that leaves room for fewer is an error, unless fewer were requested."""
+"""A prompt that leaves fewer is an error, unless fewer were requested."""
 
 
 @dataclass(frozen=True)

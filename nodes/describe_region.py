@@ -137,7 +137,7 @@ def _regions(
         numbers = ", ".join(map(str, empty))
         host.show_text(f"The mask is empty, so there is no region: image {numbers}.")
     if empty and not any(regions):
-        raise UserError("The mask is empty: paint the region, or connect a bbox with a box in it.")
+        raise UserError("The mask is empty: draw the region, or connect a bbox with a box in it.")
     if not any(regions):
         raise UserError(
             "There is no region to describe: connect a bbox with a box in it, or a mask."

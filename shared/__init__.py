@@ -1,1 +1,1 @@
-"""Used by all rooms: errors, atomic files, batching, images, memory and model folders."""
+"""Used by all packages: errors, atomic files, batching, images, memory and model folders."""

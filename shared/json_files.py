@@ -1,4 +1,4 @@
-"""Read JSON that strangers may have written."""
+"""Read JSON of unknown origin."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def stream_weights(model: nn.Module, device: torch.device) -> int:
     """Let a model compute on `device`, whichever device its weights are on; return streamed bytes.
 
     The weights of a layer that are on another device are copied for each of its forward passes, and
-    the copy is dropped after it. Small weights, those of the model's first layer, by which its
-    device is told, and all buffers are moved instead. Call it again when weights have moved.
+    the copy is dropped after it. Small weights, those of the model's first layer, which tell its
+    device, and all buffers are moved instead. Call it again when weights have moved.
     """
     first = next(model.parameters(), None)  # none in an ONNX export
     streamed = 0

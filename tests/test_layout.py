@@ -1,4 +1,4 @@
-"""The house: what may import what, and what an import of the pack costs."""
+"""What each package may import, and what an import of the pack costs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ARROWS = {
         "training",
     },
 }
-"""Room -> the rooms that its files may import from."""
+"""Package -> the packages that its files may import from."""
 WORKERS_COMFYUI = ROOT / "training" / "comfyui"
 """The only place in the engines that imports ComfyUI."""
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution"}
@@ -63,9 +63,9 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def test_every_room_is_in_the_table() -> None:
-    rooms = {file.relative_to(ROOT).parts[0] for file in tracked() if file.parent != ROOT}
-    assert rooms - {"tests"} == set(ARROWS)
+def test_every_package_is_in_the_table() -> None:
+    packages = {file.relative_to(ROOT).parts[0] for file in tracked() if file.parent != ROOT}
+    assert packages - {"tests"} == set(ARROWS)
 
 
 def tracked() -> list[Path]:
@@ -75,21 +75,21 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.splitlines() if (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("room", ARROWS)
-def test_a_room_imports_only_the_rooms_that_the_table_allows(room: str) -> None:
-    rooms = set(ARROWS) | {"as_package", "tests"}
-    for file in (ROOT / room).rglob("*.py"):
-        assert imports_of(file) & rooms <= ARROWS[room] | {room}, file
+@pytest.mark.parametrize("package", ARROWS)
+def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
+    packages = set(ARROWS) | {"as_package", "tests"}
+    for file in (ROOT / package).rglob("*.py"):
+        assert imports_of(file) & packages <= ARROWS[package] | {package}, file
 
 
-@pytest.mark.parametrize("room", sorted(set(ARROWS) - {"nodes", "dev"}))
-def test_an_engine_does_not_import_comfyui(room: str) -> None:
-    for file in (ROOT / room).rglob("*.py"):
+@pytest.mark.parametrize("package", sorted(set(ARROWS) - {"nodes", "dev"}))
+def test_an_engine_does_not_import_comfyui(package: str) -> None:
+    for file in (ROOT / package).rglob("*.py"):
         if file.parent != WORKERS_COMFYUI:
             assert not imports_of(file) & COMFYUI, file
 
 
-def test_only_the_host_room_imports_more_of_comfyui_than_its_public_interface() -> None:
+def test_only_nodes_host_imports_comfyuis_internals() -> None:
     for file in (ROOT / "nodes").rglob("*.py"):
         if file.parent.name != "host":
             assert not imports_of(file) & (COMFYUI - {"comfy_api"}), file
@@ -101,9 +101,9 @@ UNSAFE = re.compile(
 )
 
 
-@pytest.mark.parametrize("room", sorted(set(ARROWS) - {"dev"}))
-def test_no_room_loads_pickles_runs_foreign_code_or_adds_http_routes(room: str) -> None:
-    for file in (ROOT / room).rglob("*.py"):
+@pytest.mark.parametrize("package", sorted(set(ARROWS) - {"dev"}))
+def test_no_package_loads_pickles_runs_foreign_code_or_adds_http_routes(package: str) -> None:
+    for file in (ROOT / package).rglob("*.py"):
         assert not UNSAFE.search(file.read_text(encoding="utf-8")), file
 
 

@@ -58,7 +58,7 @@ def test_named_commands_exist(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z]+)", text)) <= set(targets)
 
 
-def test_each_promise_of_security_has_a_test() -> None:
+def test_each_guarantee_of_security_has_a_test() -> None:
     rows = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("|---|---|")[1].split("\n\n")[0]
     for row in rows.strip().splitlines():
         held = row.split("|")[2]

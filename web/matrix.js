@@ -17,7 +17,7 @@ export function matrix() {
     onpointermove: follow,
     onkeydown: press,
   });
-  const details = element("p", { class: "kd-told kd-scroll", "aria-live": "polite" });
+  const details = element("p", { class: "kd-details kd-scroll", "aria-live": "polite" });
   const pair = element("div", { class: "kd-pair" });
   const below = element("div", { class: "kd-bar" }, details, pair);
   let compared = null;

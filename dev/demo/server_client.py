@@ -46,7 +46,7 @@ class Preview(NamedTuple):
     """A preview image of a running node."""
 
     node: str
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass

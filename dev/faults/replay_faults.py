@@ -180,7 +180,7 @@ def padding(_: Path) -> bool:
 
 
 def many_new_tokens(_: Path) -> bool:
-    """More new tokens than the model has room for."""
+    """More new tokens than the decoder has positions."""
     [text] = caption(_kosmos(), torch.zeros(1, 32, 32, 3), max_new_tokens=1024)
     return bool(text.caption)
 

@@ -89,10 +89,10 @@ def absent_phrase(sample: Sample, rng: np.random.Generator) -> str:
         thing = sample.scene.things[int(rng.integers(len(sample.boxes)))]
         other = draw_individual(rng)
         if rng.uniform() < 0.5:
-            other = replace(thing.one, colour=other.colour)
-            phrase = noun_phrase(replace(thing, one=other), pattern=False)
+            other = replace(thing.individual, colour=other.colour)
+            phrase = noun_phrase(replace(thing, individual=other), pattern=False)
         else:
-            phrase = random_phrase(replace(thing, one=other), rng)
+            phrase = random_phrase(replace(thing, individual=other), rng)
         if not matching_boxes(sample, phrase):
             return phrase
 
@@ -103,19 +103,22 @@ def matching_boxes(sample: Sample, phrase: str) -> list[Box]:
     boxes = [
         box
         for thing, box in zip(sample.scene.things, sample.boxes, strict=True)
-        if all(word in (thing.one.kind, thing.one.colour, thing.one.pattern) for word in words)
+        if all(
+            word in (thing.individual.kind, thing.individual.colour, thing.individual.pattern)
+            for word in words
+        )
     ]
     return sorted(boxes, key=lambda box: box[0])
 
 
 def has_one(sample: Sample, thing: Thing) -> bool:
     """Whether the thing is the only one of its kind, so that a question can name it by its kind."""
-    return [each.one.kind for each in sample.scene.things].count(thing.one.kind) == 1
+    return [each.individual.kind for each in sample.scene.things].count(thing.individual.kind) == 1
 
 
 def colour_question(thing: Thing) -> Exercise:
     """The colour of the only thing of its kind."""
-    return f"what colour is the {thing.one.kind}?", f"{thing.one.colour}."
+    return f"what colour is the {thing.individual.kind}?", f"{thing.individual.colour}."
 
 
 def count_question(sample: Sample) -> Exercise:
@@ -145,7 +148,7 @@ def side_question(sample: Sample, thing: Thing, side: Literal["left", "right"]) 
         for other, box in zip(sample.scene.things, sample.boxes, strict=True)
         if (centre(box) < here if side == "left" else centre(box) > here)
     ]
-    question = f"what is {side} of the {thing.one.kind}?"
+    question = f"what is {side} of the {thing.individual.kind}?"
     if not beside:
         return question, "nothing."
     scene = replace(sample.scene, things=tuple(other for other, _ in beside))

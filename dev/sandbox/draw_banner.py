@@ -34,7 +34,9 @@ def draw_banner() -> Image.Image:
     for k in OTHERS:
         scene = draw_scene(FIRST + k)
         scenes.append(render(scene, SIDE))
-        names.append([f"{thing.one.colour} {thing.one.kind}" for thing in scene.things])
+        names.append(
+            [f"{thing.individual.colour} {thing.individual.kind}" for thing in scene.things]
+        )
     order = (0, 4, 1, 2, 3, 5)
     for slot, k in enumerate(order):
         picture, boxes = scenes[k]

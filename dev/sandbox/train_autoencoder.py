@@ -103,8 +103,8 @@ def draw_varied(seed: int, size: int) -> Sample:
         things = tuple(
             replace(
                 thing,
-                one=replace(
-                    thing.one,
+                individual=replace(
+                    thing.individual,
                     colour=nearest_colour(tints[0]),
                     tint=tints[0],
                     second=tints[1] if rng.uniform() < 0.5 else None,

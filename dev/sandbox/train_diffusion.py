@@ -93,7 +93,7 @@ def random_prompt(scene: Scene, rng: np.random.Generator) -> str:
     if rng.uniform() < 0.12:
         text = f"{OPENINGS[rng.integers(len(OPENINGS))]} {text}"
     if rng.uniform() < 0.08:
-        kind = scene.things[0].one.kind
+        kind = scene.things[0].individual.kind
         text = text.replace(f" {kind}", f" {RARE_TOKENS[rng.integers(len(RARE_TOKENS))]} {kind}", 1)
     return text
 

@@ -35,7 +35,7 @@ def _truth(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     backgrounds = torch.tensor([NAMES.index(s.scene.background) for s in samples])
     for row, sample in enumerate(samples):
         for thing in sample.scene.things:
-            k, colour = KINDS.index(thing.one.kind), COLOURS.index(thing.one.colour)
+            k, colour = KINDS.index(thing.individual.kind), COLOURS.index(thing.individual.colour)
             is_ambiguous = kinds[row, k] == 1 and colours[row, k] != colour
             colours[row, k] = -100 if is_ambiguous else colour
             kinds[row, k] = 1
@@ -59,7 +59,7 @@ def _twins(first_seed: int, count: int) -> list[Sample]:
     ones = []
     for k in range(count):
         if rng.uniform() < 0.3:
-            ones.append(draw_varied(first_seed + k, 8).scene.things[0].one)
+            ones.append(draw_varied(first_seed + k, 8).scene.things[0].individual)
         else:
             ones.append(draw_individual(rng, kind if k < count // 2 else None))
     return [

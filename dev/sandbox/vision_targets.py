@@ -57,7 +57,7 @@ class VisionLoss(nn.Module):
         true_present = torch.zeros_like(present)
         true_background = torch.tensor([NAMES.index(s.scene.background) for s in samples])
         targets = [
-            (row, KINDS.index(thing.one.kind), COLOURS.index(thing.one.colour), box)
+            (row, KINDS.index(thing.individual.kind), COLOURS.index(thing.individual.colour), box)
             for row, sample in enumerate(samples)
             for thing, box in zip(sample.scene.things, sample.boxes, strict=True)
         ]
@@ -81,6 +81,6 @@ def _patch_truth(samples: list[Sample], side: int) -> tuple[torch.Tensor, torch.
             down = (centres > y0) & (centres < y1)
             across = (centres > x0) & (centres < x1)
             inside = down[:, None] & across[None, :]
-            kinds[row][inside] = KINDS.index(thing.one.kind)
-            colours[row][inside] = COLOURS.index(thing.one.colour)
+            kinds[row][inside] = KINDS.index(thing.individual.kind)
+            colours[row][inside] = COLOURS.index(thing.individual.colour)
     return kinds.flatten(1), colours.flatten(1)

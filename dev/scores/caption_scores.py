@@ -35,14 +35,16 @@ def best_iou(box: Box, candidates: Sequence[Box]) -> float:
 
 def true_facts(scene: Scene) -> Facts:
     """What a perfect caption of the scene says."""
-    return Facts(tuple((t.one.kind, t.one.colour) for t in scene.things), scene.background)
+    return Facts(
+        tuple((t.individual.kind, t.individual.colour) for t in scene.things), scene.background
+    )
 
 
 def _best_ious(sample: Sample, text: GroundedText) -> list[float]:
     """For each thing, the largest IoU with a box of a phrase that names its kind."""
     ious = []
     for thing, box in zip(sample.scene.things, sample.boxes, strict=True):
-        phrases = [p for p in text.phrases if thing.one.kind in read_facts(p.text).kinds]
+        phrases = [p for p in text.phrases if thing.individual.kind in read_facts(p.text).kinds]
         ious.append(best_iou(box, [b for p in phrases for b in p.boxes]))
     return ious
 

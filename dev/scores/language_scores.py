@@ -87,7 +87,7 @@ class Exam:
     def __init__(self, count: int) -> None:
         self.samples = draw_samples(FIRST_SEED, count, KOSMOS_PIXELS)
         self.images = as_images(self.samples)
-        self.kinds = [frozenset(t.one.kind for t in s.scene.things) for s in self.samples]
+        self.kinds = [frozenset(t.individual.kind for t in s.scene.things) for s in self.samples]
 
     def captions(self, kosmos: Kosmos, language: str) -> list[GroundedText]:
         """Caption all scenes with the prompt of a language."""
@@ -104,7 +104,7 @@ class Exam:
         ious = []
         for sample, text in zip(self.samples, texts, strict=True):
             for thing, box in zip(sample.scene.things, sample.boxes, strict=True):
-                kind = thing.one.kind
+                kind = thing.individual.kind
                 phrases = [p for p in text.phrases if kind in kinds_named(language, p.text)]
                 ious.append(best_iou(box, [b for phrase in phrases for b in phrase.boxes]))
         yield Figure(f"{language}, {when}: mean IoU of the boxes", sum(ious), len(ious))

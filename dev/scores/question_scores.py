@@ -92,8 +92,8 @@ def _regions(kosmos: Kosmos, samples: list[Sample], images: torch.Tensor) -> Ite
     for sample, row in zip(samples, texts, strict=True):
         for thing, text in zip(sample.scene.things, row, strict=True):
             first = read_facts(text).things[:1]
-            kinds.append(bool(first) and first[0][0] == thing.one.kind)
-            both.append(first == ((thing.one.kind, thing.one.colour),))
+            kinds.append(bool(first) and first[0][0] == thing.individual.kind)
+            both.append(first == ((thing.individual.kind, thing.individual.colour),))
     yield figure("regions: the kind of the thing", kinds)
     yield figure("regions: its kind and colour", both)
 
@@ -103,10 +103,12 @@ def _phrases(kosmos: Kosmos, samples: list[Sample], images: torch.Tensor) -> Ite
         name = f"phrases, {'verified' if verify else 'not verified'}"
         ious, detected, rejected, recoloured = [], [], [], []
         for k, sample in enumerate(samples):
-            kinds = {thing.one.kind for thing in sample.scene.things}
+            kinds = {thing.individual.kind for thing in sample.scene.things}
             absent = next(kind for kind in KINDS[k % len(KINDS) :] + KINDS if kind not in kinds)
-            kind = sample.scene.things[0].one.kind
-            colours = {t.one.colour for t in sample.scene.things if t.one.kind == kind}
+            kind = sample.scene.things[0].individual.kind
+            colours = {
+                t.individual.colour for t in sample.scene.things if t.individual.kind == kind
+            }
             colour = next(c for c in COLOURS[k % len(COLOURS) :] + COLOURS if c not in colours)
             phrases = [noun_phrase(thing) for thing in sample.scene.things]
             phrases += [f"a {colour} {kind}", f"a {absent}"]

@@ -40,8 +40,8 @@ def caption_file_paths(
     """Return the paths to write an image's caption files to: `a.txt` and `a.json` for `a.png`.
 
     It is `a.png.txt` where that file exists already, where `a.txt` is in `taken`, the files of
-    other images, and for a JSON file also where another program wrote `a.json`, which `on_problem`
-    is told.
+    other images, and for a JSON file also where another program wrote `a.json`, which is
+    reported to `on_problem`.
     """
     paths = []
     for suffix in CAPTION_FORMATS[format_]:

@@ -20,11 +20,12 @@ def _article(word: str) -> str:
 
 def noun_phrase(thing: Thing, *, colour: bool = True, pattern: bool = True, count: int = 1) -> str:
     """`a red spotted dog`, or `two red spotted dogs` (fish stay fish)."""
-    one = thing.one
-    words = [one.colour] if colour else []
-    if pattern and one.pattern != "plain":
-        words.append(one.pattern)
-    plural = {1: one.kind}.get(count, one.kind if one.kind == "fish" else one.kind + "s")
+    individual = thing.individual
+    words = [individual.colour] if colour else []
+    if pattern and individual.pattern != "plain":
+        words.append(individual.pattern)
+    kind = individual.kind
+    plural = kind if count == 1 or kind == "fish" else kind + "s"
     words.append(plural)
     return " ".join([NUMBERS[count] if count > 1 else _article(words[0]), *words])
 
@@ -33,8 +34,9 @@ def _groups(scene: Scene, boxes: list[Box]) -> list[tuple[Thing, list[Box]]]:
     """Things from left to right; things with equal phrases are grouped."""
     groups: dict[tuple[str, str, str], tuple[Thing, list[Box]]] = {}
     for thing, box in sorted(zip(scene.things, boxes, strict=True), key=lambda pair: pair[1][0]):
-        one = thing.one
-        groups.setdefault((one.kind, one.colour, one.pattern), (thing, []))[1].append(box)
+        individual = thing.individual
+        key = (individual.kind, individual.colour, individual.pattern)
+        groups.setdefault(key, (thing, []))[1].append(box)
     return list(groups.values())
 
 

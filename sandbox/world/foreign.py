@@ -36,7 +36,7 @@ def caption(language: str, scene: Scene, boxes: list[Box]) -> list[Part]:
     words = TRANSLATIONS[CODES[language]]
     things = sorted(zip(scene.things, boxes, strict=True), key=lambda pair: pair[1][0])
     phrases: list[Part] = [
-        (_PHRASE_FUNCTIONS[language](words, thing.one), [box]) for thing, box in things
+        (_PHRASE_FUNCTIONS[language](words, thing.individual), [box]) for thing, box in things
     ]
     background = words[scene.background]
     if language == "Japanese":
@@ -63,27 +63,28 @@ def _join(phrases: list[Part], between: str, last: str) -> list[Part]:
     return parts
 
 
-def _german(words: dict[str, str], one: Individual) -> str:
-    article, ending, _ = next(row for row in _GERMAN.values() if one.kind in row[2].split())
-    adjectives = [words[word] for word in _adjectives(one)]
+def _german(words: dict[str, str], individual: Individual) -> str:
+    article, ending, _ = next(row for row in _GERMAN.values() if individual.kind in row[2].split())
+    adjectives = [words[word] for word in _adjectives(individual)]
     inflected = [word if word in _UNINFLECTED else word + ending for word in adjectives]
-    return " ".join([article, *inflected, words[one.kind]])
+    return " ".join([article, *inflected, words[individual.kind]])
 
 
-def _spanish(words: dict[str, str], one: Individual) -> str:
-    feminine = one.kind in _SPANISH_FEMININE.split()
-    adjectives = [words[word] for word in _adjectives(one)]
+def _spanish(words: dict[str, str], individual: Individual) -> str:
+    feminine = individual.kind in _SPANISH_FEMININE.split()
+    adjectives = [words[word] for word in _adjectives(individual)]
     if feminine:
         adjectives = [word[:-1] + "a" if word.endswith("o") else word for word in adjectives]
-    return " ".join(["una" if feminine else "un", words[one.kind], *adjectives])
+    return " ".join(["una" if feminine else "un", words[individual.kind], *adjectives])
 
 
-def _japanese(words: dict[str, str], one: Individual) -> str:
-    return "".join(words[word] for word in (*_adjectives(one), one.kind))
+def _japanese(words: dict[str, str], individual: Individual) -> str:
+    return "".join(words[word] for word in (*_adjectives(individual), individual.kind))
 
 
-def _adjectives(one: Individual) -> list[str]:
-    return [one.colour] if one.pattern == "plain" else [one.colour, one.pattern]
+def _adjectives(individual: Individual) -> list[str]:
+    pattern = [] if individual.pattern == "plain" else [individual.pattern]
+    return [individual.colour, *pattern]
 
 
 _PHRASE_FUNCTIONS: dict[str, Callable[[dict[str, str], Individual], str]] = {

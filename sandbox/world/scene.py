@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 class Thing:
     """An individual and where it stands: centre and height, in 0..1 of the image."""
 
-    one: Individual
+    individual: Individual
     x: float
     y: float
     height: float
@@ -61,9 +61,9 @@ def place(
     """Put one to three individuals into a scene; the wide ones are made lower to fit."""
     widest = {1: 0.86, 2: 0.48, 3: 0.38}[len(individuals)]
     things = []
-    for one, (x, y, height) in zip(individuals, _places(len(individuals), rng), strict=True):
-        height = min(height, widest / (ASPECT[one.kind] * one.stretch))
-        things.append(Thing(one, x, y, height))
+    for individual, (x, y, height) in zip(individuals, _places(len(individuals), rng), strict=True):
+        height = min(height, widest / (ASPECT[individual.kind] * individual.stretch))
+        things.append(Thing(individual, x, y, height))
     return Scene(tuple(things), background, seed, float(rng.uniform(0.56, 0.68)))
 
 
@@ -91,9 +91,9 @@ def render(scene: Scene, size: int) -> tuple[Image.Image, list[Box]]:
     boxes: list[Box] = []
     for thing in scene.things:
         height = thing.height * full
-        width = height * ASPECT[thing.one.kind] * thing.one.stretch
-        pen = Pen(round(width), round(height), 0.011 * full, thing.one.flip)
-        DRAW[thing.one.kind](pen, thing.one)
+        width = height * ASPECT[thing.individual.kind] * thing.individual.stretch
+        pen = Pen(round(width), round(height), 0.011 * full, thing.individual.flip)
+        DRAW[thing.individual.kind](pen, thing.individual)
         left = round(thing.x * full - width / 2)
         top = round(thing.y * full - height / 2)
         image.paste(pen.layer, (left, top), pen.layer)

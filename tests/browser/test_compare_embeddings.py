@@ -30,7 +30,7 @@ def shown(tab: Tab) -> Tab:
 
 
 def names(tab: Tab) -> list[str]:
-    return tab.page.locator(".kd-told span").all_inner_texts()
+    return tab.page.locator(".kd-details span").all_inner_texts()
 
 
 def test_the_pair_under_the_pointer_is_shown(shown: Tab, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_pair_under_the_pointer_is_shown(shown: Tab, tmp_path: Path) -> None
     place = {"x": box["width"] * 0.75, "y": box["height"] * 0.9}
     shown.page.mouse.move(box["x"] + place["x"], box["y"] + place["y"])
     assert names(shown) == [TEXTS[2], "image 2"]
-    assert "rank 1 of 2" in shown.page.inner_text(".kd-told output")
+    assert "rank 1 of 2" in shown.page.inner_text(".kd-details output")
     assert shown.page.locator(".kd-pair svg image").count() == 1
     shown.screenshot(tmp_path / "matrix.png")
     assert shown.errors == []

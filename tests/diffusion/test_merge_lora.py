@@ -323,7 +323,7 @@ def lora_tensors(rank=2, width=32, side=32):
         lambda tensors: tensors.update({f"{PROMPT_LAYER}.alpha": torch.ones(3)}),
     ],
 )
-def test_a_strange_lora_is_refused_and_changes_nothing(model_folder, tmp_path, change):
+def test_an_invalid_lora_is_refused_and_changes_nothing(model_folder, tmp_path, change):
     model = load_diffusion(model_folder)
     weight = model.unet.get_submodule(ATTENTION).weight
     tensors = lora_tensors(width=weight.shape[1], side=weight.shape[0])

@@ -1,4 +1,4 @@
-"""Boxes, labels and captions are seen on a picture of any size, and masks cover the boxes."""
+"""Boxes, labels and captions are visible on an image of any size, and masks cover the boxes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = GroundedText("word " * 200)
 
 
 @pytest.mark.parametrize("side", [1, 64, 512, 1300])
-def test_a_box_lies_where_it_was_seen(side: int) -> None:
+def test_a_box_is_drawn_at_its_place(side: int) -> None:
     plain = draw_boxes(torch.full((side, side, 3), 0.5), NOTHING)
     drawn = draw_boxes(torch.full((side, side, 3), 0.5), SEEN)
     height, width = max(side, 512), drawn.shape[1]
@@ -37,7 +37,7 @@ def test_a_box_lies_where_it_was_seen(side: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (64, 48), (512, 512), (3, 900), (900, 3)])
-def test_small_pictures_are_enlarged_and_captions_have_room(size: tuple[int, int]) -> None:
+def test_small_images_are_enlarged_and_captions_fit(size: tuple[int, int]) -> None:
     drawn = draw_boxes(torch.zeros(*size, 3), SEEN)
     assert max(drawn.shape) >= 512
     assert min(drawn.shape[:2]) >= 32
@@ -51,12 +51,12 @@ def test_a_batch_has_one_size_whatever_its_captions() -> None:
     assert drawn.shape[1] > draw_boxes(images[0], NOTHING).shape[0]
 
 
-def test_grey_and_rgba_pictures_come_out_in_rgb() -> None:
+def test_grey_and_rgba_images_become_rgb() -> None:
     for channels in (1, 4):
         assert draw_boxes(torch.ones(64, 64, channels), SEEN).shape[-1] == 3
 
 
-def test_a_word_wider_than_the_picture_is_broken() -> None:
+def test_a_word_wider_than_the_image_is_broken() -> None:
     drawn = draw_boxes(torch.zeros(512, 512, 3), GroundedText("W" * 200))
     assert drawn.shape[0] > draw_boxes(torch.zeros(512, 512, 3), GroundedText("W")).shape[0]
 
@@ -68,7 +68,7 @@ sizes = st.tuples(st.integers(1, 700), st.integers(1, 40))
 
 
 @given(st.lists(st.tuples(rectangles, sizes), max_size=12))
-def test_no_label_leaves_the_picture(wanted: list) -> None:
+def test_labels_stay_inside_the_image(wanted: list) -> None:
     spots = place_labels([box for box, _ in wanted], [size for _, size in wanted], (500, 500))
     for (_, (width, height)), spot in zip(wanted, spots, strict=True):
         assert (spot is None) == (width > 500)

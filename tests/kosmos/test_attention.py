@@ -38,7 +38,9 @@ def sandbox() -> Kosmos:
 def pairs() -> Iterator[Sample]:
     """Scenes of two objects of different kinds, with none in the centre."""
     samples = (draw_sample(HELD_OUT + 910_000_000 + k, 112, 2) for k in range(40))
-    different = (s for s in samples if len({thing.one.kind for thing in s.scene.things}) == 2)
+    different = (
+        s for s in samples if len({thing.individual.kind for thing in s.scene.things}) == 2
+    )
     yield from (sample for sample, _ in zip(different, range(10), strict=False))
 
 
@@ -49,7 +51,7 @@ def test_maps_of_nouns_peak_on_the_named_objects(sandbox: Kosmos) -> None:
         tokenized = tokenize_caption(
             sandbox, GroundedText(plain_text(brief(sample.scene, sample.boxes)))
         )
-        kinds = [thing.one.kind for thing in sample.scene.things]
+        kinds = [thing.individual.kind for thing in sample.scene.things]
         nouns = tokenized.find_words(kinds)
         pixels = preprocess(sandbox, torch.tensor(sample.pixels)[None].float() / 255)
         for method in METHODS:

@@ -82,7 +82,7 @@ def test_a_json_of_another_program_is_reported_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1e999", "NaN", "9" * 400, "[" * 10**5, '"\\ud800"', "null"])
-def test_strange_values_in_a_json_are_reported(tmp_path: Path, value: str) -> None:
+def test_invalid_values_in_a_json_are_reported(tmp_path: Path, value: str) -> None:
     for name in ("caption", "text", "start", "boxes"):
         phrase = {"text": '"a"', "start": "0", "end": "1", "boxes": "[[0, 0, 1, 1]]"}
         phrase |= {name: f"[[0, 0, 1, {value}]]" if name == "boxes" else value}

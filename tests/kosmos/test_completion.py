@@ -47,7 +47,7 @@ def texts(kosmos: Kosmos, images: torch.Tensor, **settings: int) -> list[list[Gr
 
 @contextmanager
 def encoded_batches(kosmos: Kosmos) -> Iterator[list[int]]:
-    """Listen for the pictures that the vision tower is batches at a time."""
+    """Record the number of images in each batch of the vision tower."""
     batches: list[int] = []
     hook = kosmos.model.vision_model.register_forward_pre_hook(
         lambda _, __, kwargs: batches.append(len(kwargs["pixel_values"])), with_kwargs=True

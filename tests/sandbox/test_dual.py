@@ -1,4 +1,4 @@
-"""The sandbox's two towers make a CLIP that tells its pictures apart."""
+"""The sandbox's two towers make a CLIP that matches images and texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kosmos_dreambooth.dev.scores.retrieval_scores import retrieval_by_dual_enco
 from kosmos_dreambooth.kosmos.insight.dual_encoder import load_dual_encoder
 
 
-def test_two_towers_and_two_projections_find_pictures_by_text(tmp_path: Path) -> None:
+def test_two_towers_and_two_projections_find_images_by_text(tmp_path: Path) -> None:
     join_towers(tmp_path, scenes=250, steps=150)
     dual = load_dual_encoder(tmp_path, torch.float32)
     for figure in retrieval_by_dual_encoder(dual, 30):

@@ -1,4 +1,4 @@
-"""What the world's scenes are called in other languages."""
+"""Captions of the drawn scenes in other languages."""
 
 from __future__ import annotations
 
@@ -22,5 +22,7 @@ def test_a_caption_names_each_thing_in_letters_that_the_captioner_has(language: 
         assert tokenizer.unk_token_id not in tokenizer(told).input_ids
         seen = parse(told)
         assert is_in(language, seen.caption)
-        assert kinds_named(language, seen.caption) == {thing.one.kind for thing in scene.things}
+        assert kinds_named(language, seen.caption) == {
+            thing.individual.kind for thing in scene.things
+        }
         assert [len(phrase.boxes) for phrase in seen.phrases] == [1] * len(scene.things)

@@ -1,4 +1,4 @@
-"""The weights in git are safe, small, and do what a newcomer is shown."""
+"""The weights in git are safe, small, and meet the scores of the model card."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def least(figures: Iterator[Figure], **shares: float) -> None:
         assert found[name] >= share, f"{name}: {found[name]:.2f}"
 
 
-def test_the_judge_knows_the_world(judge: Judge) -> None:
+def test_the_judge_classifies_drawn_scenes(judge: Judge) -> None:
     least(judge_accuracy(judge, 60), kinds=0.85, background=0.95)
 
 
@@ -66,7 +66,9 @@ def test_the_captioner_describes_and_boxes_scenes_it_never_saw(kosmos: Kosmos) -
     least(captions(kosmos, 40), kinds=0.8, colours=0.75, background=0.95, IoU=0.45)
 
 
-def test_the_diffusion_model_follows_its_prompt(diffusion: Diffusion, kosmos: Kosmos, judge: Judge) -> None:
+def test_the_diffusion_model_follows_its_prompt(
+    diffusion: Diffusion, kosmos: Kosmos, judge: Judge
+) -> None:
     least(prompt_adherence(diffusion, kosmos, judge, 24), captioner=0.5, background=0.75)
 
 

@@ -1,4 +1,4 @@
-"""The drawn world is what its captions and boxes say, and the same for everyone."""
+"""Drawn scenes match their captions and boxes, and a seed always draws the same."""
 
 from __future__ import annotations
 
@@ -71,25 +71,27 @@ def test_boxes_hold_their_things_and_nothing_else(seed: int) -> None:
 
 @given(seeds)
 @settings(max_examples=25, deadline=None)
-def test_a_seed_always_draws_the_same_picture(seed: int) -> None:
+def test_a_seed_always_draws_the_same_image(seed: int) -> None:
     assert np.array_equal(draw_sample(seed, 48).pixels, draw_sample(seed, 48).pixels)
 
 
 @given(seeds)
 @settings(max_examples=60, deadline=None)
-def test_captions_say_what_was_drawn(seed: int) -> None:
+def test_captions_match_the_scene(seed: int) -> None:
     sample = draw_sample(seed, 16)
-    kinds = {t.one.kind for t in sample.scene.things}
+    kinds = {t.individual.kind for t in sample.scene.things}
     for write in (brief, detailed):
         facts = read_facts(plain_text(write(sample.scene, sample.boxes)))
         assert facts.kinds == kinds
         assert facts.background == sample.scene.background
-        assert set(facts.things) == {(t.one.kind, t.one.colour) for t in sample.scene.things}
+        assert set(facts.things) == {
+            (t.individual.kind, t.individual.colour) for t in sample.scene.things
+        }
 
 
 @given(seeds)
 @settings(max_examples=40, deadline=None)
-def test_what_the_captioner_learns_from_is_what_the_pack_reads(seed: int) -> None:
+def test_the_pack_parses_the_captioners_training_texts(seed: int) -> None:
     sample = draw_sample(seed, 16)
     told = parse("An image of" + grounded_text(brief(sample.scene, sample.boxes)))
     assert len(told.boxes) == len(sample.boxes)
@@ -102,7 +104,7 @@ def test_what_the_captioner_learns_from_is_what_the_pack_reads(seed: int) -> Non
 def test_short_exercises_are_answered_truly(seed: int) -> None:
     sample = draw_sample(seed, 16)
     prompt, answer = short_exercise(sample, np.random.default_rng(seed))
-    things = {(t.one.kind, t.one.colour) for t in sample.scene.things}
+    things = {(t.individual.kind, t.individual.colour) for t in sample.scene.things}
     if "<phrase> It" in prompt:
         assert set(read_facts(answer).things) <= things
     elif "what colour" in prompt:
@@ -129,9 +131,9 @@ def described(sample: Sample, text: str) -> list[Thing]:
     return [
         thing
         for thing in sample.scene.things
-        if thing.one.kind == kind
-        and colour in ("", thing.one.colour)
-        and pattern in ("", thing.one.pattern)
+        if thing.individual.kind == kind
+        and colour in ("", thing.individual.colour)
+        and pattern in ("", thing.individual.pattern)
     ]
 
 
@@ -196,21 +198,21 @@ def test_the_subject_is_from_outside_the_world() -> None:
         assert one.odd_ear is None
 
 
-def test_the_subjects_four_pictures_lie_in_git_as_they_are_drawn() -> None:
+def test_the_subjects_images_in_git_are_those_drawn() -> None:
     assert not set(TRAINING_BACKGROUNDS) & set(UNSEEN_BACKGROUNDS)
     for k, drawn in enumerate(portraits(), start=1):
         with Image.open(FOLDER / f"sks_dog_{k}.png") as kept:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
 
 
-def test_the_scenes_of_the_workflows_lie_in_git_as_they_are_drawn() -> None:
+def test_the_workflows_scenes_in_git_are_those_drawn() -> None:
     for k, drawn in enumerate(scenes(), start=1):
         with Image.open(SCENES / f"scene_{k:02}.png") as kept:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
 
 
-def test_the_autoencoder_sees_other_clothes_but_never_the_subject() -> None:
-    worn = [t.one for seed in range(300) for t in draw_varied(seed, 8).scene.things]
+def test_the_autoencoder_trains_on_other_clothes_but_not_on_the_subject() -> None:
+    worn = [t.individual for seed in range(300) for t in draw_varied(seed, 8).scene.things]
     assert any(one.scarf for one in worn)
     assert all(one.tint != SUBJECT.tint for one in worn)
 

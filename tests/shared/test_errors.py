@@ -23,7 +23,7 @@ def test_a_message_is_one_line_that_utf_8_can_encode(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\u202eevil", "\ud800", "a\0b"])
-def test_what_changes_a_console_is_shown_as_an_escape(text: str) -> None:
+def test_control_characters_are_escaped(text: str) -> None:
     assert all(character.isprintable() for character in printable(text))
 
 

@@ -1,4 +1,4 @@
-"""A worker paints the class pictures itself, from the cache that all priors share."""
+"""A worker generates missing class images in the cache that all runs share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
 
-def test_pictures_painted_by_the_worker_are_those_painted_before(
+def test_images_generated_by_the_worker_equal_those_generated_before(
     velocity_model: Path, subject: Subject, tmp_path: Path
 ) -> None:
     cache = tmp_path / "priors"

@@ -1,4 +1,4 @@
-"""What a run's config.yaml promises."""
+"""config.yaml: defaults, validation and earlier versions."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_model_of_another_kind_is_refused() -> None:
         forward_process_for(SCHEDULE | {"prediction_type": "sample"})
 
 
-def test_a_flow_goes_straight_from_picture_to_noise() -> None:
+def test_a_flow_is_linear_from_image_to_noise() -> None:
     process = forward_process_for({"prediction_type": "flow_prediction", "shift": 3.0})
     x, noise = torch.randn(2, 5, 4, 8, 8).unbind(0)
     draws = torch.tensor([0, 250, 500, 750, 999])

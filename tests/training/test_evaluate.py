@@ -1,4 +1,4 @@
-"""Checkpoints are scored by what they paint."""
+"""Checkpoints are scored by the images they generate."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_prompts_must_name_the_subject() -> None:
         EvaluationPlan(("a dog in the snow",))
 
 
-def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
+def test_the_sandbox_judge_scores_subject_and_prompts() -> None:
     pictures = torch.stack([to_tensor(picture).movedim(0, -1) for picture in portraits()])
     scorer = JudgeScorer()
     vectors = scorer.embed_images(pictures)
@@ -84,7 +84,7 @@ def test_the_sandbox_s_judge_knows_its_subject_and_reads_its_prompts() -> None:
     assert scorer.score_prompts(pictures[:1], ["a sks dog"]).tolist() == [1]
 
 
-def test_the_likelihood_tells_which_prompt_a_picture_shows(sandbox_model: Kosmos) -> None:
+def test_the_likelihood_is_highest_for_the_prompt_of_an_image(sandbox_model: Kosmos) -> None:
     samples = distinct_scenes(6)
     pictures, prompts = as_images(samples), [true_caption(one) for one in samples]
     scorer = LikelihoodScorer(sandbox_model, lambda: None)
@@ -97,7 +97,7 @@ def test_the_likelihood_tells_which_prompt_a_picture_shows(sandbox_model: Kosmos
         scorer.embed_images(pictures)
 
 
-def test_a_dino_on_disk_sees_and_does_not_read(tmp_path: Path) -> None:
+def test_a_dino_on_disk_scores_subjects_but_no_prompts(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = Dinov2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14

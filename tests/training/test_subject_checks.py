@@ -24,7 +24,7 @@ SEEN = GroundedText(
 )
 
 
-def test_the_mask_is_where_the_class_was_seen() -> None:
+def test_the_mask_is_the_box_of_the_class() -> None:
     assert subject_boxes(SEEN, "dog") == [DOG]
     assert subject_boxes(SEEN, "cat") == [TREE]
     mask = box_mask([DOG], 8, 16)
@@ -55,7 +55,7 @@ def test_a_long_caption_is_named_with_its_image(epsilon_model: Path, subject: Su
     assert "image 2 has at least 100 tokens" in warning
 
 
-def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subject) -> None:
+def test_problems_of_the_training_data_are_reported(epsilon_model: Path, subject: Subject) -> None:
     tokenizer = load_diffusion(epsilon_model).tokenizer
     twice = replace(subject, images=subject.images[:2] * 2, captions=("a sks dog",) * 4)
     said = " ".join(subject_warnings(twice, tokenizer, 64))
@@ -78,7 +78,7 @@ def test_what_may_spoil_the_training_is_told(epsilon_model: Path, subject: Subje
     assert told.startswith("Image 3 has the subject outside of its center square")
 
 
-def test_the_sheet_shows_every_picture(subject: Subject) -> None:
+def test_the_sheet_shows_every_image(subject: Subject) -> None:
     masks = tuple(np.zeros(image.shape[:2], np.uint8) for image in subject.images)
     bright = draw_subject_sheet(subject.images, subject.captions)[0]
     dark = draw_subject_sheet(subject.images, subject.captions, masks)[0]

@@ -61,7 +61,7 @@ def state(run: RunFolder) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def reference(make_run, tmp_path_factory) -> RunFolder:
-    """A run that nothing happened to, with preview pictures."""
+    """An uninterrupted run with preview images."""
     run = make_run(tmp_path_factory.mktemp("runs"), "reference", preview_every=6)
     work(run)
     return run

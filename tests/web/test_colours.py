@@ -19,7 +19,7 @@ def constant(file: str, name: str) -> list:
     return json.loads(found[1])
 
 
-def test_panels_and_pictures_share_their_colours() -> None:
+def test_panels_and_drawings_share_their_colours() -> None:
     assert constant("heat.js", "STOPS") == list(VIRIDIS)
     assert constant("heat.js", "OPACITY") == list(OPACITY)
     assert constant("grounded_caption.js", "PALETTE") == list(PALETTE)

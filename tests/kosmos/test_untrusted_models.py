@@ -179,7 +179,7 @@ STRANGE_PEFT = (
 
 
 @pytest.mark.parametrize("peft", STRANGE_PEFT)
-def test_a_lora_with_strange_settings_is_named(
+def test_a_lora_with_invalid_settings_is_named(
     tiny_folder: Path, tmp_path: Path, peft: object
 ) -> None:
     kosmos = load_kosmos(tiny_folder, torch.float32)

@@ -1,4 +1,4 @@
-"""A run folder from a stranger: each file is checked before use, and one sentence names it."""
+"""A run folder of unknown origin: each file is checked before use, and one sentence names it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ YAML_TEXTS = (
 
 
 @pytest.mark.parametrize("text", YAML_TEXTS, ids=range(len(YAML_TEXTS)))
-def test_a_strange_configuration_is_named_at_once(tmp_path: Path, text: str) -> None:
+def test_an_invalid_configuration_is_named_at_once(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     started = time.perf_counter()
@@ -106,7 +106,7 @@ def test_json_is_read_as_it_was_written(value: object) -> None:
         '"\\uDC00"',
     ],
 )
-def test_json_that_no_program_should_trust_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(UserError, match="copy it again"):
@@ -221,7 +221,7 @@ def more_steps(run: RunFolder) -> Path:
     "state",
     [{"state": 1, "groups": []}, {"state": {"a": 1}, "groups": []}, {"state": {}, "groups": [1]}],
 )
-def test_a_strange_state_of_the_optimizer_is_named(run: RunFolder, state: object) -> None:
+def test_an_invalid_state_of_the_optimizer_is_named(run: RunFolder, state: object) -> None:
     file = checkpoints.at_step(run.checkpoints, 4)
     save_file(load_file(file), file, {"optimizer": json.dumps(state)})
     with pytest.raises(UserError, match=r"optimizer's state in .* is damaged"):
@@ -245,7 +245,7 @@ def test_latents_of_other_images_are_encoded_again(run: RunFolder, change: str) 
 
 
 @pytest.mark.parametrize("vectors", [torch.ones(()), torch.ones(3), torch.ones(0, 8), None])
-def test_a_strange_embedding_is_named(tmp_path: Path, vectors: torch.Tensor | None) -> None:
+def test_an_invalid_embedding_is_named(tmp_path: Path, vectors: torch.Tensor | None) -> None:
     file = tmp_path / "a.safetensors"
     if vectors is None:
         file.touch()
@@ -258,7 +258,7 @@ def test_a_strange_embedding_is_named(tmp_path: Path, vectors: torch.Tensor | No
 
 
 @pytest.mark.parametrize("trees", ["[1]", "5", '{"a": {"tensor": []}}', "[" * 10**5, '{"a": {}}'])
-def test_strange_conditioning_is_named(tmp_path: Path, trees: str) -> None:
+def test_invalid_conditioning_is_named(tmp_path: Path, trees: str) -> None:
     file = tmp_path / "prompts.safetensors"
     save_file({"0": torch.ones(1)}, file, {"prompts": trees})
     with pytest.raises(UserError, match="queue DreamBoothTrain again"):
