@@ -34,7 +34,7 @@ class CFGSampler(io.ComfyNode):
             category="Kosmos DreamBooth/generate",
             search_aliases="cfg, ksampler, classifier-free guidance, txt2img, img2img, inpaint, "
             "sample, generate image",
-            advanced="scheduler",
+            advanced="scheduler prompt_syntax",
             essentials_category="Image Generation",
             description="Generates images from prompts (txt2img) with classifier-free guidance. "
             "With an image it does img2img, with an image and a mask inpainting.",

@@ -35,7 +35,8 @@ class DreamBoothTrain(io.ComfyNode):
             category="Kosmos DreamBooth/training",
             search_aliases="dreambooth, lora training, train lora, fine-tune, kohya, dora, "
             "personalize",
-            advanced="train_text_encoder learning_rate batch_size prior_weight seed publish",
+            advanced="train_text_encoder learning_rate batch_size prior_weight seed publish "
+            "resolution",
             essentials_category="Image Generation",
             has_intermediate_output=True,
             description="Trains a LoRA, a DoRA or all weights of a Stable Diffusion model on a "
