@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..shared.errors import UserError
+from ..shared.errors import UserError, shortened
 from ..shared.images import one_per_image
 from .grounding import Box, LabeledBox
 
@@ -56,8 +56,9 @@ def read_boxes(bbox: Sequence[object], sizes: Sequence[tuple[int, int]]) -> list
     A value is a box, a list of boxes, or a list of such lists, one for each image; arrays and
     tensors are read as lists. A box or a list of boxes is for one image if there are as many
     values as images, and for every image if it is the only one. Boxes are clipped to the image. A
-    box outside of it, or without area, is left out with a warning. Raises UserError when no box
-    is left then, for anything else than boxes, and for boxes of another number of images.
+    box outside of it, without area, or in fractions of the image is left out with a warning.
+    Raises UserError when no box is left then, for anything else than boxes, and for boxes of
+    another number of images.
     """
     lists = [boxes for value in bbox for boxes in _lists_per_image(_as_lists(value))]
     boxes: list[list[LabeledBox]] = []
@@ -67,7 +68,7 @@ def read_boxes(bbox: Sequence[object], sizes: Sequence[tuple[int, int]]) -> list
         for box in of_image:
             try:
                 boxes[k].append(_read_box(box, *sizes[k]))
-            except _OutsideError as error:
+            except _LeftOutError as error:
                 errors.append(f"Image {k + 1}: {error}")
     if errors and not any(boxes):
         raise UserError(errors[0])
@@ -76,14 +77,14 @@ def read_boxes(bbox: Sequence[object], sizes: Sequence[tuple[int, int]]) -> list
     return boxes
 
 
-class _OutsideError(ValueError):
-    """A box that is not in the image."""
+class _LeftOutError(ValueError):
+    """A box that marks no region of the image in pixels."""
 
 
 def _as_lists(value: Any) -> Any:
     """Return a value with lists in place of its tuples, arrays, tensors and their scalars."""
     if hasattr(value, "tolist"):
-        return value.tolist()
+        value = value.tolist()
     return [_as_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
@@ -108,7 +109,7 @@ def _lists_per_image(value: Any) -> list[list[Any]]:
 
 
 def _read_box(box: dict[str, Any] | list[float], width: int, height: int) -> LabeledBox:
-    """Read one box; raises _OutsideError when it has no area in the image."""
+    """Read one box; raises _LeftOutError when it marks no region of the image in pixels."""
     label, score = "", 1.0
     try:
         if isinstance(box, list):
@@ -121,18 +122,25 @@ def _read_box(box: dict[str, Any] | list[float], width: int, height: int) -> Lab
             else:
                 x0, y0 = float(box["x"]), float(box["y"])
                 x1, y1 = x0 + float(box["width"]), y0 + float(box["height"])
-            label, score = str(box.get("label") or ""), float(box.get("score", score))
+            label = str(box.get("label") or "")
+            score = score if box.get("score") is None else float(box["score"])
     except (KeyError, OverflowError, TypeError, ValueError):
         raise UserError(
-            f"The bbox input has {box!r}, which is no box: connect dictionaries with x, y, width "
-            "and height, or [x0, y0, x1, y1], in pixels."
+            f"The bbox input has {shortened(repr(box))}, which is no box: connect dictionaries "
+            "with x, y, width and height, or [x0, y0, x1, y1], in pixels."
         ) from None
+    edges = f"{x0:g}, {y0:g}, {x1:g}, {y1:g}"
+    if max(x1, y1) <= 1 and 0 < min(x1 - x0, y1 - y0) < 1:
+        raise _LeftOutError(
+            f"the region {edges} is smaller than a pixel: multiply fractions of the image by its "
+            f"width and height, {width} and {height}."
+        )
     left, right = max(x0, 0), min(x1, width)
     top, bottom = max(y0, 0), min(y1, height)
     if not (left < right and top < bottom):
-        raise _OutsideError(
-            f"the region {x0:g}, {y0:g}, {x1:g}, {y1:g} is outside the image of {width}x{height} "
-            "pixels, or has no area: give x0, y0, x1, y1 in pixels of this image."
+        raise _LeftOutError(
+            f"the region {edges} is outside the image of {width}x{height} pixels, or has no area: "
+            "give x0, y0, x1, y1 in pixels of this image."
         )
     return LabeledBox(Box(left / width, top / height, right / width, bottom / height), label, score)
 

@@ -11,7 +11,7 @@ from ..shared.errors import UserError
 from ..shared.images import one_per_image
 from . import host
 from .batch_inputs import batch_options, batch_size_input
-from .image_inputs import image_sizes, split_images, split_masks
+from .image_inputs import image_sizes, split_as, split_images, split_masks
 from .sockets import ANY_BOXES, GROUNDING, KOSMOS, bboxes_output
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ class DescribeRegion(io.ComfyNode):
                     is_output_list=True,
                     tooltip="Each image with its regions and descriptions drawn.",
                 ),
-                bboxes_output("Each image's regions, labeled with their descriptions."),
+                bboxes_output(
+                    "Each image's regions, labeled with their descriptions.", is_output_list=True
+                ),
             ],
         )
 
@@ -111,7 +113,9 @@ class DescribeRegion(io.ComfyNode):
             [description for of_image in descriptions for description in of_image],
             Grounding(tuple(texts)),
             [draw_boxes(*pair)[None] for pair in zip(images, texts, strict=True)],
-            bounding_boxes([text.labeled_boxes for text in texts], image_sizes(images)),
+            split_as(
+                bounding_boxes([text.labeled_boxes for text in texts], image_sizes(images)), image
+            ),
         )
 
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host
-from .image_inputs import split_images
+from .image_inputs import split_as, split_images
 from .region_inputs import no_box_message, selected_boxes, selection_inputs
 from .sockets import BBOX, bboxes_output
 
@@ -64,7 +64,9 @@ class GroundingCrop(io.ComfyNode):
                     is_output_list=True,
                     tooltip="For each crop its place, in pixels of the image it was cut from.",
                 ),
-                bboxes_output("The same places, image by image, for core's nodes."),
+                bboxes_output(
+                    "The same places, image by image, for core's nodes.", is_output_list=True
+                ),
             ],
         )
 
@@ -97,4 +99,4 @@ class GroundingCrop(io.ComfyNode):
                 windows.append(pixels)
                 places[-1].append(bounding_box(pixels, labeled))
                 crops.append(crop(one, pixels, (size or [0])[0]))
-        return io.NodeOutput(crops, [[list(pixels)] for pixels in windows], places)
+        return io.NodeOutput(crops, [[list(pixels)] for pixels in windows], split_as(places, image))

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host
-from .image_inputs import image_sizes, split_images
+from .image_inputs import image_sizes, split_as, split_images
 from .region_inputs import no_box_message, selected_boxes, selection_inputs
 from .sockets import BBOX, bboxes_output
 
@@ -46,7 +46,7 @@ class GroundingToMask(io.ComfyNode):
                     is_output_list=True,
                     tooltip="For each image its selected boxes, padded, in pixels.",
                 ),
-                bboxes_output("The same boxes for core's nodes."),
+                bboxes_output("The same boxes for core's nodes.", is_output_list=True),
             ],
         )
 
@@ -77,5 +77,5 @@ class GroundingToMask(io.ComfyNode):
                 for boxes in selected
             ],
             [boxes_to_pixels(boxes, width, height) for boxes in selected],
-            bounding_boxes(labeled, image_sizes(images)),
+            split_as(bounding_boxes(labeled, image_sizes(images)), image),
         )

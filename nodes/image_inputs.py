@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -11,6 +12,8 @@ from ..shared.errors import UserError
 
 if TYPE_CHECKING:
     from ..kosmos.grounding import GroundedText, Grounding
+
+T = TypeVar("T")
 
 
 def split_images(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -26,6 +29,12 @@ def split_masks(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def image_sizes(images: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
     """Return width and height of each image [H,W,C]."""
     return [(image.shape[1], image.shape[0]) for image in images]
+
+
+def split_as(values: Sequence[T], batches: Sequence[torch.Tensor]) -> list[list[T]]:
+    """Return the values of `split_images(batches)`, one of each image, as a list per batch."""
+    rest = iter(values)
+    return [list(islice(rest, len(batch))) for batch in batches]
 
 
 def grounded_texts(groundings: Sequence[Grounding], count: int) -> list[GroundedText]:

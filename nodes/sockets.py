@@ -53,9 +53,10 @@ LOSS_MAP = io.LossMap
 """Core's loss curve: `{"loss": [float, ...]}`, one value for each step."""
 
 
-def bboxes_output(tooltip: str) -> io.Output:
-    """The output of boxes for core's nodes."""
+def bboxes_output(tooltip: str, *, is_output_list: bool = False) -> io.Output:
+    """The output of boxes for core's nodes: a value for each batch of a list of images."""
     return BOUNDING_BOX.Output(
         display_name="bboxes",
+        is_output_list=is_output_list,
         tooltip=f"{tooltip} A list of x, y, width, height, label and score for each image.",
     )

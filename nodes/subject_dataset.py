@@ -187,14 +187,20 @@ def _masks(
 
 
 def _cropped(subject: Subject) -> Subject:
-    """Return the subject with images and masks cropped to squares around it."""
+    """Return the subject with images and masks cropped to squares around it.
+
+    An image whose mask is empty stays as it is.
+    """
     from ..training.data.masks import crop_to_mask
 
-    if not subject.masks:
+    if not any((mask > 127).any() for mask in subject.masks):
         raise UserError(
             "crop needs masks or boxes of the subject: connect grounding or mask, or switch it off."
         )
-    pairs = [crop_to_mask(*pair) for pair in zip(subject.images, subject.masks, strict=True)]
+    pairs = [
+        crop_to_mask(image, mask) if (mask > 127).any() else (image, mask)
+        for image, mask in zip(subject.images, subject.masks, strict=True)
+    ]
     return replace(
         subject,
         images=tuple(image for image, _ in pairs),

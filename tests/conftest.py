@@ -18,10 +18,16 @@ load("shared.errors")
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
-    """A running server; `server.input` and `server.output` are its folders, `server.base` all."""
-    from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
+    """A running server; `server.input` and `server.output` are its folders, `server.base` all.
 
-    with ComfyUI(tmp_path_factory.mktemp("comfyui")) as running:
+    Next to our pack it has tests/host/other_pack.
+    """
+    from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
+
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "other_pack").symlink_to(ROOT / "tests" / "host" / "other_pack")
+    with ComfyUI(base) as running:
         yield running
 
 

@@ -207,8 +207,16 @@ def test_a_subject_is_cropped_and_checked(client: Client) -> None:
     assert outcome.outputs["show"]["images"]
     [report] = texts(outcome, "report")
     assert re.search(r"\b1 \w+ only", report)
+    graph.set("mask", value=0.0)
+    assert "connect grounding or mask" in graph.failure(client, "subject")
     del graph["subject"]["inputs"]["mask"]
     assert "connect grounding or mask" in graph.failure(client, "subject")
+    graph.add("black", "EmptyImage", width=32, height=40)
+    graph.add("white", "EmptyImage", width=32, height=40, color=0xFFFFFF)
+    graph.add("pair", "ImageBatch", image1=["black", 0], image2=["white", 0])
+    graph.add("pair's masks", "ImageToMask", image=["pair", 0], channel="red")
+    graph.set("subject", image=["pair", 0], mask=["pair's masks", 0])
+    assert "The mask of image 1 is empty" in texts(graph.outputs(client), "report")[0]
 
 
 @pytest.mark.usefixtures("run", "branch")

@@ -71,11 +71,15 @@ def test_every_form_of_bbox_of_other_nodes_is_read() -> None:
         (core, "", 1.0),
         ([core | {"label": "a dog", "score": 0.5}], "a dog", 0.5),
         ([[core | {"label": None, "score": np.float32(0.5)}]], "", 0.5),
+        ((core | {"label": np.str_("a dog"), "score": None},), "a dog", 1.0),
+        ({key: torch.tensor([value]) for key, value in core.items()}, "", 1.0),
+        (np.array([[torch.tensor(10), 10, 50, 50]], object), "", 1.0),
         ({"startX": 50, "startY": 60, "endX": 10, "endY": 10}, "", 1.0),
         ([{"startX": 10, "startY": 10, "endX": 50.0, "endY": 50.0}], "", 1.0),
     ):
         assert read_boxes([bbox], [(100, 50)]) == [[LabeledBox(box, label, score)]]
-    assert read_boxes([[]], [(100, 50)] * 2) == [[], []]
+    for empty in ([], (), [[]], [[], []], np.zeros((0, 4)), torch.zeros(2, 0, 5)):
+        assert read_boxes([empty], [(100, 50)] * 2) == [[], []]
 
 
 boxes_in_pixels = st.tuples(*[st.integers(0, 4)] * 2, *[st.integers(1, 5)] * 2)
@@ -130,11 +134,29 @@ def test_boxes_of_another_number_of_images_are_a_user_error(count: int) -> None:
         *("a dog", None, 7, [["a"]], {}, {"x": 1}, {"startX": 1}),
         *([1, 2, 3], [[1, 2, 3, 4, 5, 6]], [10**400] * 4),
         {"x": "left", "y": 1, "width": 1, "height": 1},
+        {"boxes": [[1, 2, 3, 4]] * 1000, "labels": ["a dog"] * 1000},
+        *({"x": [1, 2], "y": 1, "width": 1, "height": 1}, [[[1, 2, 3, 4]], None]),
     ],
 )
 def test_an_invalid_bbox_is_a_user_error(bad: object) -> None:
-    with pytest.raises(UserError, match="bbox input"):
+    with pytest.raises(UserError, match="bbox input") as caught:
         read_boxes([bad], [(10, 10)])
+    assert len(str(caught.value)) < 300
+
+
+FRACTIONS = [0.1, 0.2, 0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [FRACTIONS, np.array([FRACTIONS]), {"x": 0.1, "y": 0.1, "width": 0.5, "height": 0.9}],
+)
+def test_fractions_of_the_image_are_not_read_as_its_first_pixel(value: object) -> None:
+    with pytest.raises(UserError, match="width and height, 40 and 30"):
+        read_boxes([value], [(40, 30)])
+    assert read_boxes([[[0, 0, 20, 30], [0, 0, 1, 1]]], [(40, 30)]) == [
+        [LabeledBox(Box(0, 0, 0.5, 1)), LabeledBox(Box(0, 0, 1 / 40, 1 / 30))]
+    ]
 
 
 OUTSIDE = [[10, 0, 12, 5], [-9, -9, 0, 0], [5, 5, 5, 9], [7, 2, 3, 9], [float("nan")] * 4]

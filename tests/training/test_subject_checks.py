@@ -76,6 +76,9 @@ def test_problems_of_the_training_data_are_reported(epsilon_model: Path, subject
     masks[2] = box_mask([Box(0, 0, 1, 0.1)], *subject.images[2].shape[:2])
     [told] = subject_warnings(replace(subject, masks=tuple(masks)), None, 32)
     assert told.startswith("Image 3 has the subject outside of its center square")
+    masks[2] = np.zeros_like(masks[2])
+    [told] = subject_warnings(replace(subject, masks=tuple(masks)), None, 32)
+    assert told.startswith("The mask of image 3 is empty")
 
 
 def test_the_sheet_shows_every_image(subject: Subject) -> None:

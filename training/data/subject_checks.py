@@ -117,7 +117,12 @@ def _image_warnings(subject: Subject, resolution: int) -> list[str]:
                 f"model's {resolution}: use a larger one."
             )
     for number, mask in enumerate(subject.masks, start=1):
-        if not marks_center_square(mask):
+        if not mask.any():
+            warnings.append(
+                f"The mask of image {number} is empty, so the subject is trained there as "
+                "background: paint the mask, or remove the image."
+            )
+        elif not marks_center_square(mask):
             warnings.append(
                 f"Image {number} has the subject outside of its center square, and only that is "
                 "trained on: enable crop, or set TrainingOptions' bucket_step."
