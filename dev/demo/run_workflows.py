@@ -1,12 +1,18 @@
-"""Run the saved workflows through comfy-cli, and print a table of nodes, images and seconds."""
+"""Run the saved workflows through comfy-cli, and print a table of nodes, images and seconds.
+
+What a workflow needs besides the pack is in its file: `extra.requires_comfyui` is the oldest
+ComfyUI that it was tested with, and `properties.models` of a node the files that it loads.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from ..bench.timing import environment
 from ..command_line import parse_arguments
@@ -14,6 +20,7 @@ from .comfy_cli import WorkflowFailedError, run_workflow
 from .comfyui_server import ROOT, ComfyUI
 from .playground import copy_inputs
 from .server_client import Client
+from .write_blueprints import graphs
 
 FILES = {file.stem: file for file in sorted((ROOT / "workflows").glob("*.json"))}
 
@@ -38,11 +45,38 @@ def main() -> None:
     sys.exit(failed)
 
 
+def newer_comfyui(workflow: dict[str, Any], client: Client) -> str:
+    """Return what a workflow's ComfyUI is called if it is newer than the server, else ""."""
+    needed = str(workflow.get("extra", {}).get("requires_comfyui", "0"))
+    version = str(client.get("/system_stats")["system"]["comfyui_version"])
+    numbers = [[int(part) for part in re.findall(r"\d+", text)] for text in (version, needed)]
+    return f"ComfyUI {needed}" if numbers[0] < numbers[1] else ""
+
+
+def models_of(node: dict[str, Any]) -> list[dict[str, str]]:
+    """Return name, url and directory of each file that a saved node loads."""
+    return list(node["properties"].get("models", ()))
+
+
+def missing_models(workflow: dict[str, Any], client: Client) -> str:
+    """Return the names of a workflow's models that the server does not have."""
+    nodes = [node for level in graphs(workflow) for node in level["nodes"]]
+    models = [model for node in nodes for model in models_of(node)]
+    return ", ".join(
+        model["name"]
+        for model in models
+        if model["name"] not in client.get(f"/models/{model['directory']}")
+    )
+
+
 def _row(server: ComfyUI, file: Path) -> str:
-    nodes = len(json.loads(file.read_text(encoding="utf-8"))["nodes"])
+    workflow, client = json.loads(file.read_text(encoding="utf-8")), Client(server.address)
+    nodes = len(workflow["nodes"])
+    if lacking := newer_comfyui(workflow, client) or missing_models(workflow, client):
+        return f"| {file.stem} | {nodes} | | not run: needs {lacking} |"
     start = time.monotonic()
     prompt = run_workflow(server, file, lambda event: None)
     seconds = time.monotonic() - start
-    outputs = Client(server.address).get(f"/history/{prompt}")[prompt]["outputs"]
+    outputs = client.get(f"/history/{prompt}")[prompt]["outputs"]
     images = sum(len(output.get("images", ())) for output in outputs.values())
     return f"| {file.stem} | {nodes} | {images} | {seconds:.0f} |"

@@ -50,8 +50,8 @@ WORKFLOWS = {
     "textual_inversion": {"New scenes": 4, "In ComfyUI's own nodes": 2},
     "translate_captions": {"Described in German": 16},
 }
-ELSEWHERE = {"personalize_and_caption", "vision_alignment"}
-"""Run by test_personalize_workflow.py and test_vision_alignment_workflow.py."""
+ELSEWHERE = {"exact_masks", "personalize_and_caption", "vision_alignment"}
+"""Run by test_exact_masks_workflow.py and two files that are named after the other ones."""
 
 
 def test_every_workflow_is_tested() -> None:
