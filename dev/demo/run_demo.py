@@ -73,7 +73,7 @@ def _run(console: Console) -> None:
                 "Kosmos-2 captions the subject",
                 "It captions four images with boxes. With the rare token in place of the "
                 "description, its captions are the training captions.",
-                _shots(outputs.files("Subject, boxed"), outputs.texts("Captions to learn from")),
+                _shots(outputs.files("Subject with boxes"), outputs.texts("Training captions")),
             ),
             SheetRow(
                 "“sks” now means this one dog",
@@ -110,10 +110,12 @@ def _scored(outputs: WorkflowOutputs, name: str) -> list[SheetImage]:
     # Importing torch takes seconds, and the server is needed first.
     from ..scores.subject_similarity import measure_similarity
 
-    files = outputs.files(f"Pictures of the {name}")
+    files = outputs.files(f"Images of the {name}")
     similarities = measure_similarity(files, sorted(SUBJECT.glob("*.png")), KIND)
     texts = zip(
-        outputs.texts(f"Prompts of the {name}"), outputs.texts(f"Seen in the {name}"), strict=True
+        outputs.texts(f"Prompts of the {name}"),
+        outputs.texts(f"Captions of the generated {name}"),
+        strict=True,
     )
     return [
         SheetImage(path, prompt, text, similarity.subject, similarity.class_)

@@ -27,28 +27,28 @@ FEW = {
 
 # For each workflow the titles of nodes that show images, and how many they show.
 WORKFLOWS = {
-    "caption_a_folder": {"Its sixteen pictures": 16, "Described and boxed": 16},
+    "caption_a_folder": {"The 16 images": 16, "Captions and boxes": 16},
     "choose_the_best_checkpoint": {
-        "Likeness, prompt, drift, diversity": 1,
-        "What each checkpoint paints": 2,
-        "Pictures of the best": 4,
+        "Similarity, prompt, drift, diversity": 1,
+        "Images of each checkpoint": 2,
+        "Images of the best": 4,
     },
     "compare_guidance_and_steps": {"Guidance to the right, steps downwards": 2},
     "find_and_mask_by_phrase": {"Found": 16, "The masks": 16},
-    "image_search": {"Found": 5, "All numbers": 1},
+    "image_search": {"Found": 5, "Similarity matrix": 1},
     "image_to_image": {"Denoise 0.3": 1, "Denoise 0.5": 1, "Denoise 0.7": 1},
-    "inpaint_by_grounding": {"What Kosmos-2 found": 1, "Before": 1, "After": 1},
-    "personalize_from_grounding": {"What is learned from": 1, "New scenes": 4, "After": 1},
+    "inpaint_by_grounding": {"Boxes of Kosmos-2": 1, "Before": 1, "After": 1},
+    "personalize_from_grounding": {"Training images": 1, "New scenes": 4, "After": 1},
     "quantize_and_compare": {
-        "What it cost the painter": 1,
-        "Painted by the smaller painter": 4,
-        "What it cost the captioner": 1,
-        "Described by the smaller captioner": 4,
+        "Comparison: Stable Diffusion": 1,
+        "Images of the quantized model": 4,
+        "Comparison: Kosmos-2": 1,
+        "Captions of the quantized model": 4,
     },
-    "regional_prompts": {"The layout": 1, "The picture": 1},
-    "teach_a_subject.app": {"Pictures of the subject": 4, "What is learned from": 1},
+    "regional_prompts": {"Layout with boxes": 1, "Result": 1},
+    "teach_a_subject.app": {"Images of the subject": 4, "Training images": 1},
     "textual_inversion": {"New scenes": 4, "In ComfyUI's own nodes": 2},
-    "translate_captions": {"Described in German": 16},
+    "translate_captions": {"German captions": 16},
 }
 ELSEWHERE = {"exact_masks", "personalize_and_caption", "vision_alignment"}
 """Run by test_exact_masks_workflow.py and two files that are named after the other ones."""

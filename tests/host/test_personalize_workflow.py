@@ -46,9 +46,9 @@ def test_the_workflow_runs_to_its_end(outcome: Outcome) -> None:
 
 def test_every_image_is_saved_and_captioned(outcome: Outcome, graph: dict, server: ComfyUI) -> None:
     for who in ("subject", "class"):
-        files = image_files(server, outcome, titled(graph, f"Pictures of the {who}"))
+        files = image_files(server, outcome, titled(graph, f"Images of the {who}"))
         prompts = outcome.outputs[titled(graph, f"Prompts of the {who}")]["text"]
-        captions = outcome.outputs[titled(graph, f"Seen in the {who}")]["text"]
+        captions = outcome.outputs[titled(graph, f"Captions of the generated {who}")]["text"]
         assert len(files) == len(prompts) == len(captions) == 4
         for file in files:
             assert file.is_relative_to(server.output)
@@ -57,13 +57,13 @@ def test_every_image_is_saved_and_captioned(outcome: Outcome, graph: dict, serve
 
 
 def test_training_captions_contain_the_trigger_word(outcome: Outcome, graph: dict) -> None:
-    captions = outcome.outputs[titled(graph, "Captions to learn from")]["text"]
+    captions = outcome.outputs[titled(graph, "Training captions")]["text"]
     assert len(captions) == 4
     assert all("sks dog" in caption for caption in captions)
 
 
 def test_training_shows_progress_loss_and_previews(outcome: Outcome, graph: dict) -> None:
-    node = titled(graph, "Learn the subject")
+    node = titled(graph, "Train on the subject")
     assert [step.done for step in outcome.steps if step.node == node][-1] == 4
     assert any("loss" in text for where, text in outcome.texts if where == node)
     assert any(preview.node == node for preview in outcome.previews)

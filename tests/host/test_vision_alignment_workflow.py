@@ -33,18 +33,18 @@ def shown_by(graph: dict, outcome: Outcome, title: str) -> dict:
 def test_each_word_of_the_caption_has_a_map(outcome: Outcome, graph: dict) -> None:
     [caption] = shown_by(graph, outcome, "Its caption")["text"]
     words = shown_by(graph, outcome, "The words")["text"]
-    assert len(shown_by(graph, outcome, "Words on the picture")["images"]) == len(words)
+    assert len(shown_by(graph, outcome, "Attention maps")["images"]) == len(words)
     assert all(word in caption for word in words)
-    [raw] = shown_by(graph, outcome, "What each word rests on")["attention"]
+    [raw] = shown_by(graph, outcome, "Attention of each word")["attention"]
     assert [word["word"] for word in raw["words"]] == words
 
 
 def test_each_text_finds_an_image(outcome: Outcome, graph: dict) -> None:
     ranking = shown_by(graph, outcome, "Ranking")["text"]
-    assert len(ranking) == len(shown_by(graph, outcome, "Found by text")["images"]) == 4
-    assert len(shown_by(graph, outcome, "All numbers")["images"]) == 1
+    assert len(ranking) == len(shown_by(graph, outcome, "Images found by text")["images"]) == 4
+    assert len(shown_by(graph, outcome, "Similarity matrix")["images"]) == 1
 
 
 def test_the_patches_are_shown(outcome: Outcome, graph: dict) -> None:
-    for title in ("Like the phrase", "Patches in colours"):
+    for title in ("Similarity to the phrase", "Patch features in colours"):
         assert len(shown_by(graph, outcome, title)["images"]) == 6
