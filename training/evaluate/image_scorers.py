@@ -22,10 +22,8 @@ from ...kosmos.insight.dual_encoder import (
 from ...kosmos.insight.embedding import l2_normalize
 from ...kosmos.insight.likelihood import likelihood_scores
 from ...kosmos.kosmos_model import Kosmos
-from ...shared.check_model import check_model_folder
 from ...shared.errors import UserError
-from ...shared.model_folders import model_type
-from ...shared.weight_files import find_variant
+from ...shared.model_folders import load_pretrained, model_type
 
 if TYPE_CHECKING:
     from .evaluate_run import ImageScorer
@@ -141,26 +139,8 @@ def load_image_scorer(folder: Path) -> ImageScorer:
 
     Raises UserError when it is of another kind, incomplete or damaged.
     """
-    kind = model_type(folder)
-    if kind in MODEL_TYPES:
+    if model_type(folder) in MODEL_TYPES:
         return DualEncoderScorer(load_dual_encoder(folder, torch.float32))
-    if kind not in DINO_TYPES:
-        raise UserError(
-            f'"{folder.name}" is a model of the type "{kind}", which cannot score images: choose a '
-            "DINOv2, CLIP or SigLIP."
-        )
-    check_model_folder(folder)
-    try:
-        model = AutoModel.from_pretrained(
-            folder,
-            variant=find_variant(folder, "model"),
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises errors of all kinds for damaged files
-        raise UserError(
-            f'"{folder.name}" is incomplete or damaged: it needs config.json, weights as '
-            "safetensors and preprocessor_config.json, so copy it again."
-        ) from error
-    return DinoScorer(model.eval(), processor, folder.name)
+    remedy = "it cannot score images, so choose a DINOv2, CLIP or SigLIP"
+    dino = load_pretrained(folder, torch.float32, AutoModel, AutoImageProcessor, DINO_TYPES, remedy)
+    return DinoScorer(*dino, folder.name)
