@@ -13,10 +13,10 @@ from ..training.run.saved_runs import RunCheckpoint
 from . import host
 from .seed_input import seed_input
 from .sockets import DIFFUSION, LORA_MODEL, PRIORS, SUBJECT, TRAINING_OPTIONS, TRAINING_RUN
-from .training import publish as publishing
 from .training import run_monitor, run_outputs, run_schema, run_setup
 from .training.core_run import connected_model
 from .training.deleted_results import count_deletions, remember_results
+from .training.publish import publish as publish_result
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
@@ -196,7 +196,7 @@ class DreamBoothTrain(io.ComfyNode):
             preview_prompt=preview_prompt.strip(),
             resolution=resolution,
         )
-        published = [publishing.publish(run)] if publish else []
+        published = [publish_result(run)] if publish else []
         remember_results(run_name, run.result, run.result_path(method), *published)
         return io.NodeOutput(
             run_outputs.diffusion_output(run, dtype=diffusion.dtype if diffusion else None),

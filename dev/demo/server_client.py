@@ -75,10 +75,6 @@ class Client:
         """Return the JSON at a path of the server."""
         return asyncio.run(self._get(path))
 
-    def interrupt(self) -> None:
-        """Press Cancel."""
-        asyncio.run(self._interrupt())
-
     def run(
         self,
         workflow: dict[str, Any],

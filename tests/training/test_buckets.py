@@ -20,6 +20,8 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
+from .conftest import trained
+
 SUBJECT = {Size(16, 16), Size(20, 12), Size(8, 32)}
 """The bucket sizes of the three images of the fixture: [16,16], [20,31] and [64,17]."""
 
@@ -86,21 +88,15 @@ def test_a_batch_has_one_size_and_every_size_is_used(make_run, tmp_path, monkeyp
     assert cached["subject.8x32.mean"].shape == (1, 4, 16, 4)
 
 
-def test_a_run_with_sizes_goes_on_to_the_last_bit(make_run, tmp_path: Path) -> None:
+def test_a_run_with_buckets_resumes_bit_identically(make_run, tmp_path: Path) -> None:
     settings = {"bucket_step": 4, "steps": 6, "batch_size": 4}
-    whole = make_run(tmp_path, "whole", **settings)
-    assert train(whole, StopRequest())
-    parts = make_run(tmp_path, "parts", **settings)
-    for _ in range(3):
-        stop = StopRequest()
-        stop.requested = True
-        assert not train(parts, stop)
-    assert train(parts, StopRequest())
+    whole = trained(make_run, tmp_path / "whole", **settings)
+    parts = trained(make_run, tmp_path / "parts", stops=3, **settings)
     assert loss_curve(parts.events) == loss_curve(whole.events)
     one, other = load_file(parts.lora), load_file(whole.lora)
     assert all(torch.equal(one[key], other[key]) for key in other)
-    split = make_run(tmp_path, "split", **settings | {"batch_size": 1, "accumulation": 4})
-    assert train(split, StopRequest())
+    settings |= {"batch_size": 1, "accumulation": 4}
+    split = trained(make_run, tmp_path / "split", **settings)
     assert loss_curve(split.events) == pytest.approx(loss_curve(whole.events), rel=1e-5)
     assert not math.isnan(sum(loss_curve(split.events)))
 
