@@ -20,8 +20,8 @@ def sampling_steps_input(default: int) -> io.Int.Input:
     )
 
 
-def cfg_scale_input(default: float, *, maximum: float = 50.0, note: str = "") -> io.Float.Input:
-    """The widget for the scale of classifier-free guidance; `note` is added to its tooltip."""
+def cfg_scale_input(default: float, *, maximum: float = 50.0) -> io.Float.Input:
+    """The widget for the scale of classifier-free guidance."""
     return io.Float.Input(
         "guidance",
         default=default,
@@ -29,7 +29,7 @@ def cfg_scale_input(default: float, *, maximum: float = 50.0, note: str = "") ->
         max=maximum,
         step=0.1,
         tooltip="CFG scale: higher values follow the prompt more closely, with less variety; 1 = "
-        f"no guidance, in half the time.{note}",
+        "no guidance, in half the time.",
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -103,8 +102,8 @@ def _prepare(images: torch.Tensor) -> torch.Tensor:
     return pixels * 2 - 1
 
 
-def load_judge(folder: Path = JUDGE) -> Judge:
+def load_judge() -> Judge:
     """Load the judge with the weights in git."""
     judge = Judge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()})
+    judge.load_state_dict({k: v.float() for k, v in load_file(JUDGE / WEIGHTS).items()})
     return judge.eval()

@@ -109,9 +109,9 @@ def copy_bandwidth(device: torch.device, clock: Clock = wall_time) -> float:
     return 2 * source.numel() / _best(lambda: target.copy_(source), clock)
 
 
-def _best(work: Callable[[], object], clock: Clock, repeats: int = 5) -> float:
+def _best(work: Callable[[], object], clock: Clock) -> float:
     seconds = []
-    for _ in range(repeats):
+    for _ in range(5):
         start = clock()
         work()
         seconds.append(clock() - start)

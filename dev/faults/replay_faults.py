@@ -69,9 +69,9 @@ def _diffusion() -> Diffusion:
     return load_diffusion(DIFFUSION)
 
 
-def _write_image(path: Path, colour: str = "red") -> Path:
+def _write_image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), colour).save(path, format="png")
+    Image.new("RGB", (40, 30), "red").save(path, format="png")
     return path
 
 

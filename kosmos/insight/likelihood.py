@@ -79,16 +79,15 @@ def likelihood_scores_of_embeds(
     image_embeds: Callable[[slice], Tensor],
     count: int,
     text: str,
-    prompt: str = BRIEF,
     batching: BatchOptions = DEFAULT_BATCHES,
 ) -> Tensor:
-    """Return the score of one text for each of `count` image embeddings, float32 [count], CPU.
+    """Return the score of one text after BRIEF for `count` image embeddings, float32 [count], CPU.
 
     `image_embeds(batch)` computes those of a slice of range(count), [N,Q,D] as the decoder takes
     them. Errors are those of `likelihood_scores`.
     """
-    row = _tokens(kosmos, text, prompt)
-    tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, prompt, len(row)))
+    row = _tokens(kosmos, text, BRIEF)
+    tokenized = remove_grounding_tag(kosmos, tokenize(kosmos, BRIEF, len(row)))
     length = len(tokenized.ids) + len(row)
 
     def with_image(batch: slice) -> list[float]:
