@@ -24,7 +24,7 @@ class Learner(LightningModule, ABC):
 
     `resume_from` is the checkpoint to resume, and `first_step` its step. `losses` has the loss of
     each batch of the present step; StepCallback clears it. A subclass sets `peak_rate`, the peak
-    learning rate, and calls `slots` in `training_step`, which sets `step`.
+    learning rate, and sets `step` in `training_step`.
     """
 
     peak_rate: float
@@ -69,12 +69,11 @@ class Learner(LightningModule, ABC):
         return self.peak_rate * self._rate_fraction(step)
 
     def slots(self, index: int) -> range:
-        """Set `step`, and return this process's slots among those of all the step's batches.
+        """Return this process's slots of a batch among those of all batches of its step.
 
         `index` is step * accumulation + batch.
         """
-        self.step, batch = divmod(index, self.config.accumulation)
-        size = self.config.batch_size
+        size, batch = self.config.batch_size, index % self.config.accumulation
         return range(batch * size, (batch + 1) * size)[self.global_rank :: self.trainer.world_size]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

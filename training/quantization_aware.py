@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from torch import nn
@@ -33,12 +32,3 @@ def prepare_qat(
     for model in models:
         include_adapters(model)
     return result
-
-
-def fake_quantization_disabled(quant_format: str, model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which a model computes without fake quantization."""
-    if quant_format == NO_QAT:
-        return nullcontext()
-    from ..quantize.qat import fake_quantization_disabled
-
-    return fake_quantization_disabled(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +34,24 @@ def velocity_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def epsilon_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "epsilon", EPSILON)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Set the number of CPU threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+class InlineBatches:
+    """A Prefetcher without its thread."""
+
+    def __init__(self, compute: Callable[[int], object], end: int, threads: int) -> None:
+        self.batch = compute
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture(scope="session")

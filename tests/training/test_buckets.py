@@ -66,9 +66,9 @@ def sizes_of_passes(run, monkeypatch) -> list[set[tuple[int, int]]]:
     passes = []
     sample_losses = DreamBoothModule._sample_losses
 
-    def record(self, slots):
-        passes.append({tuple(2 * side for side in slot.latent.shape[:0:-1]) for slot in slots})
-        return sample_losses(self, slots)
+    def record(self, batch):
+        passes.append({tuple(2 * side for side in latent.shape[:0:-1]) for latent in batch.noisy})
+        return sample_losses(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(DreamBoothModule, "_sample_losses", record)

@@ -89,12 +89,12 @@ def test_gradients_are_clipped_and_weights_decay(make_run, tmp_path: Path, monke
 
 def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monkeypatch) -> None:
     module = prepared(make_run, tmp_path)
-    slots = module._slot_inputs("subject", range(2))
+    slots = module._slot_inputs("subject", 0, range(2))
     process, noises = module.denoiser.forward_process, []
-    plain = module._sample_losses(slots)
+    plain = module._sample_losses(module._batch(slots))
     module.config = replace(module.config, min_snr_gamma=1.0)
     weights = process.min_snr_weights(torch.tensor([s.sample.timestep for s in slots]), 1.0)
-    torch.testing.assert_close(module._sample_losses(slots), plain * weights)
+    torch.testing.assert_close(module._sample_losses(module._batch(slots)), plain * weights)
 
     def record(latents, noise, indices):
         noises.extend(noise)
@@ -102,7 +102,7 @@ def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monke
 
     monkeypatch.setattr(process, "add_noise", record)
     module.config = replace(module.config, noise_offset=0.5)
-    module._sample_losses(slots)
+    module._sample_losses(module._batch(slots))
     for noise, slot in zip(noises, slots, strict=True):
         torch.testing.assert_close(noise, slot.sample.noise + 0.5 * slot.sample.offset_noise)
 
@@ -110,7 +110,7 @@ def test_noise_offset_and_min_snr_enter_the_loss(make_run, tmp_path: Path, monke
 def test_flip_mirrors_half_of_the_subject_images(make_run, tmp_path: Path) -> None:
     module = prepared(make_run, tmp_path, flip=True)
     (images,) = module.buckets["subject"]
-    slots = module._slot_inputs("subject", range(100))
+    slots = module._slot_inputs("subject", 0, range(100))
     assert 30 < sum(slot.sample.flip for slot in slots) < 70
     for slot in slots:
         latents, k = images.flipped if slot.sample.flip else images.latents, slot.sample.image_index

@@ -12,7 +12,7 @@ from kosmos_dreambooth.diffusion.sample.unet_forward import add_time_ids
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.dreambooth import lora_adapters
-from kosmos_dreambooth.training.dreambooth.prior_teacher import PriorTeacher
+from kosmos_dreambooth.training.dreambooth.prior_teacher import PriorTeacher, share_weights
 from kosmos_dreambooth.training.dreambooth.vocabulary_prompts import (
     PROMPT_COUNT,
     vocabulary_prompts,
@@ -39,11 +39,12 @@ def test_the_teacher_predicts_as_before_however_the_model_changed(
     embeds = torch.cat([states[prompt].states for prompt in PROMPTS])
     with torch.no_grad():
         before = unet(noisy, timesteps, embeds).sample
+    prior = PriorTeacher(share_weights(unet), states)
     if method == "full":
         unet.requires_grad_(True)
+        prior.copy_weights()
     else:
         lora_adapters.inject_lora(unet, None, layers="all", rank=2, seed=0, dora=method == "dora")
-    prior = PriorTeacher(unet, states)
     trainable = [p for p in unet.parameters() if p.requires_grad]
     with torch.no_grad():
         for parameter in trainable:
@@ -51,7 +52,7 @@ def test_the_teacher_predicts_as_before_however_the_model_changed(
         after = unet(noisy, timesteps, embeds).sample
 
     assert not torch.allclose(after, before, atol=1e-3)
-    prediction = prior.predict(unet, noisy, timesteps, PROMPTS, time_ids)
+    prediction = prior.predict(noisy, timesteps, PROMPTS, time_ids)
     torch.testing.assert_close(prediction, before)
     assert [p for p in unet.parameters() if p.requires_grad] == trainable
 
@@ -63,7 +64,7 @@ def test_a_whole_model_s_copy_takes_half_the_memory_in_bf16(
     predict = PriorTeacher.predict
 
     def record(self, *arguments):
-        copies.append(self._copy.dtype)
+        copies.append(self._unet.dtype)
         return predict(self, *arguments)
 
     monkeypatch.setattr(PriorTeacher, "predict", record)
@@ -95,9 +96,9 @@ def test_the_teacher_is_used_for_the_subject_s_scenes_and_vocabulary_prompts(
     prompts_used: list[str] = []
     predict = PriorTeacher.predict
 
-    def record(self, unet, noisy, timesteps, prompts, time_ids):
+    def record(self, noisy, timesteps, prompts, time_ids):
         prompts_used.extend(prompts)
-        return predict(self, unet, noisy, timesteps, prompts, time_ids)
+        return predict(self, noisy, timesteps, prompts, time_ids)
 
     monkeypatch.setattr(PriorTeacher, "predict", record)
     settings = {"class_scenes": 0.4, "class_caption_dropout": 0.2, "other_words": 0.5}

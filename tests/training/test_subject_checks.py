@@ -100,7 +100,8 @@ def test_the_background_has_its_own_weight_in_the_loss(
             mask = np.zeros(image.shape[:2], np.uint8)
             mask[:, : image.shape[1] // 2] = 255
             Image.fromarray(mask).save(run.masks / f"{k:02}.png")
-        for slot in prepared(make_run, tmp_path, **settings)._slot_inputs("subject", range(20)):
+        module = prepared(make_run, tmp_path, **settings)
+        for slot in module._slot_inputs("subject", 0, range(20)):
             left, right = slot.loss_mask[..., :3], slot.loss_mask[..., 5:]
             marked, rest = (right, left) if flip and slot.sample.flip else (left, right)
             torch.testing.assert_close(marked, torch.ones_like(marked))

@@ -121,6 +121,7 @@ class CaptionModule(Learner):
 
     def training_step(self, index: int, _index: int) -> Tensor:
         """Return the loss of a part of a step: `index` is step * accumulation + part."""
+        self.step = index // self.config.accumulation
         batch = [self._sample_example(slot) for slot in self.slots(index)]
         length = max(len(example.prompt_ids) + len(example.target_ids) for example in batch)
         ids = torch.full((len(batch), length), self.model.config.text_config.pad_token_id)

@@ -59,6 +59,13 @@ class Denoiser(ABC):
     def keep_untrained(self) -> None:
         """Prepare `predict_untrained`; called before the first step, after `encode_prompts`."""
 
+    def place_untrained(self, device: torch.device, trained_on: torch.device) -> bool:
+        """Prepare `predict_untrained` for another thread, to compute on `device`.
+
+        Return False where it uses the trained model, so that the two cannot compute at a time.
+        """
+        return False
+
     @abstractmethod
     def predict(
         self,

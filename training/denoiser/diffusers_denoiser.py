@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,9 +23,9 @@ from ..config import NO_QAT, TRUNCATE, TrainingConfig
 from ..dreambooth import textual_inversion
 from ..dreambooth.forward_process import forward_process_for
 from ..dreambooth.lora_adapters import inject_configured_lora
-from ..dreambooth.prior_teacher import PriorTeacher
+from ..dreambooth.prior_teacher import PriorTeacher, share_weights
 from ..dreambooth.vocabulary_prompts import vocabulary_prompts
-from ..quantization_aware import fake_quantization_disabled, prepare_qat
+from ..quantization_aware import prepare_qat
 from ..run.run_results import write_result
 from .denoiser import Denoiser
 
@@ -55,6 +54,7 @@ class DiffusersDenoiser(Denoiser):
         self.parameter_count = diffusion.unet.num_parameters()
         self._process = forward_process_for(diffusion.scheduler_config)
         self.forward_process = self._process
+        self._untrained = share_weights(diffusion.unet) if config.uses_prior_teacher else None
         self.diffusion = self._make_trainable(diffusion)
         parts = self.diffusion.modules.items()
         self.modules = {name: part for name, part in parts if name != "vae"}
@@ -127,14 +127,21 @@ class DiffusersDenoiser(Denoiser):
             }
 
     def keep_untrained(self) -> None:
-        """Make the teacher of prior preservation."""
-        qat = self._config.quantization_aware
-        self._teacher = PriorTeacher(
-            self.diffusion.unet,
-            self._prompt_embeds,
-            partial(fake_quantization_disabled, qat),
-            self._frozen_dtype if qat == NO_QAT else torch.float32,
-        )
+        """Make the teacher of prior preservation; a fully trained UNet is copied for it."""
+        if self._untrained is None:
+            raise RuntimeError("The run's settings use no prior teacher.")
+        self._teacher = PriorTeacher(self._untrained, self._prompt_embeds)
+        if self._config.method == "full":
+            qat = self._config.quantization_aware
+            self._teacher.copy_weights(self._frozen_dtype if qat == NO_QAT else torch.float32)
+
+    def place_untrained(self, device: torch.device, trained_on: torch.device) -> bool:
+        """Copy the teacher to `device` if that is another than the trained model's."""
+        if self._teacher is None:
+            return False
+        if device != trained_on:
+            self._teacher.copy_weights(device=device)
+        return True
 
     def predict(
         self,
@@ -159,7 +166,7 @@ class DiffusersDenoiser(Denoiser):
         if self._teacher is None:
             raise RuntimeError("keep_untrained was not called.")
         timesteps = self._process.timesteps(indices)
-        return self._teacher.predict(self.diffusion.unet, noisy, timesteps, prompts, time_ids)
+        return self._teacher.predict(noisy, timesteps, prompts, time_ids)
 
     def _embed(self, prompts: list[str], device: torch.device) -> PromptEmbeds:
         if self._token_ids:

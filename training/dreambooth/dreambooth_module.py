@@ -17,6 +17,7 @@ from ..denoiser.open_denoiser import open_for_training
 from ..learner import Learner, param_group
 from ..optim.optimizers import ParamGroup, peak_learning_rate
 from .dreambooth_loss import dreambooth_loss, sample_losses
+from .prefetch import Prefetcher, spare_device, split_threads
 
 if TYPE_CHECKING:
     from ..run.run_folder import RunFolder
@@ -35,6 +36,23 @@ class _SlotInputs:
     caption: str
     time_ids: torch.Tensor
     loss_mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The inputs and targets of B slots that share a forward pass.
+
+    `noisy` and `target` are [B,C,h,w], the timestep `indices` and loss `weights` [B], `time_ids`
+    [B,6], the loss `mask` [B,1,h,w].
+    """
+
+    noisy: torch.Tensor
+    indices: torch.Tensor
+    prompts: list[str]
+    time_ids: torch.Tensor
+    target: torch.Tensor
+    weights: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 def prepare(
@@ -93,6 +111,7 @@ class DreamBoothModule(Learner):
         self.denoiser.encode_prompts(training_prompts(config, captions, self._vocabulary_prompts))
         if self._has_teacher:
             self.denoiser.keep_untrained()
+        self._prefetcher: Prefetcher[list[_Batch]] | None = None
 
     @property
     def _uses_other_words(self) -> bool:
@@ -109,22 +128,56 @@ class DreamBoothModule(Learner):
         groups = [param_group(unet, self.peak_rate), param_group(text, text_rate)]
         return [one for one in groups if one["params"]]
 
+    def on_fit_start(self) -> None:
+        """Prefetch batches where a second thread or GPU can compute the teacher's predictions."""
+        self._cpu_threads = threads = torch.get_num_threads()
+        if not self._has_teacher:
+            return
+        trained_on = self.trainer.strategy.root_device
+        count = self.denoiser.parameter_count
+        device = spare_device(trained_on, self.trainer.num_devices, count)
+        if device is None or not self.denoiser.place_untrained(device, trained_on):
+            return
+        teacher_threads = 1
+        if device.type == "cpu":
+            threads, teacher_threads = split_threads(threads)
+            torch.set_num_threads(threads)
+        end = self.config.steps * self.config.accumulation
+        self._prefetcher = Prefetcher(self._prefetch, end, teacher_threads)
+
+    def on_fit_end(self) -> None:
+        """End the prefetching."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        torch.set_num_threads(self._cpu_threads)
+
     def training_step(self, index: int, _index: int) -> torch.Tensor:
         """Return the loss of a part of a step: `index` is step * accumulation + part."""
-        slots = self.slots(index)
-        batches = [self._slot_inputs(kind, slots) for kind in self.buckets]
-        if len({inputs.latent.shape for batch in batches for inputs in batch}) == 1:
-            batches = [[inputs for batch in batches for inputs in batch]]  # one forward pass
-        losses = torch.cat([self._sample_losses(batch) for batch in batches])
-        loss = dreambooth_loss(losses, len(slots), self.config.prior_weight)
+        self.step = index // self.config.accumulation
+        compute = self._prefetcher.batch if self._prefetcher else self._batches
+        losses = torch.cat([self._sample_losses(batch) for batch in compute(index)])
+        loss = dreambooth_loss(losses, len(self.slots(index)), self.config.prior_weight)
         self.losses.append(loss.detach())
         return loss
 
-    def _slot_inputs(self, kind: str, slots: range) -> list[_SlotInputs]:
-        """Return the inputs of a kind for some slots, all of one size."""
+    def _prefetch(self, index: int) -> list[_Batch]:
+        # Autocast is a setting of each thread.
+        with self.trainer.precision_plugin.forward_context():
+            return self._batches(index)
+
+    def _batches(self, index: int) -> list[_Batch]:
+        """Return the batches of a part of a step, subject first; one where the sizes are equal."""
+        step, slots = index // self.config.accumulation, self.slots(index)
+        parts = [self._slot_inputs(kind, step, slots) for kind in self.buckets]
+        if len({inputs.latent.shape for part in parts for inputs in part}) == 1:
+            parts = [[inputs for part in parts for inputs in part]]  # one forward pass
+        return [self._batch(part) for part in parts]
+
+    def _slot_inputs(self, kind: str, step: int, slots: range) -> list[_SlotInputs]:
+        """Return the inputs of a kind for some slots of a step, all of one size."""
         buckets = self.buckets[kind]
         counts = [len(bucket.captions) for bucket in buckets]
-        chosen, bucket_step = choose_bucket(self.config.seed, kind, self.step, counts)
+        chosen, bucket_step = choose_bucket(self.config.seed, kind, step, counts)
         images = buckets[chosen]
         sampler = StepSampler(
             seed=self.config.seed,
@@ -134,7 +187,7 @@ class DreamBoothModule(Learner):
             shape=tuple(images.latents.mean.shape[1:]),
             num_timesteps=self.denoiser.forward_process.num_timesteps,
         )
-        samples = [sampler.sample(self.step, slot, bucket_step) for slot in slots]
+        samples = [sampler.sample(step, slot, bucket_step) for slot in slots]
         return [self._inputs(kind, images, one) for one in samples]
 
     def _inputs(self, kind: str, images: TrainingImages, step_sample: StepSample) -> _SlotInputs:
@@ -151,8 +204,8 @@ class DreamBoothModule(Learner):
         caption = self._sample_caption(kind, images.captions[k], step_sample.uniform)
         return _SlotInputs(kind, step_sample, latent, caption, images.time_ids[k], loss_mask)
 
-    def _sample_losses(self, slots: list[_SlotInputs]) -> torch.Tensor:
-        """Return each slot's loss, [len(slots)]; those of the class must come last."""
+    def _batch(self, slots: list[_SlotInputs]) -> _Batch:
+        """Return the inputs and targets of slots; those of the class must come last."""
         samples = [slot.sample for slot in slots]
         latents = torch.stack([slot.latent for slot in slots]).to(self.device)
         noise = torch.stack([one.noise for one in samples])
@@ -166,7 +219,6 @@ class DreamBoothModule(Learner):
         noisy = process.add_noise(latents, noise, indices)
         prompts = [slot.caption for slot in slots]
         time_ids = torch.stack([slot.time_ids for slot in slots])
-        prediction = self.denoiser.predict(noisy, indices, prompts, time_ids)
         target = process.target(latents, noise, indices)
         of_class = slice([slot.kind for slot in slots].count("subject"), None)
         if self._has_teacher and slots[of_class]:
@@ -179,7 +231,14 @@ class DreamBoothModule(Learner):
             weights = process.min_snr_weights(indices, self.config.min_snr_gamma)
         if self._has_masks:
             mask = torch.stack([slot.loss_mask for slot in slots]).to(self.device)
-        return sample_losses(prediction, target, weights=weights, mask=mask)
+        return _Batch(noisy, indices, prompts, time_ids, target, weights, mask)
+
+    def _sample_losses(self, batch: _Batch) -> torch.Tensor:
+        """Return the loss of each of B slots, [B]."""
+        prediction = self.denoiser.predict(
+            batch.noisy, batch.indices, batch.prompts, batch.time_ids
+        )
+        return sample_losses(prediction, batch.target, weights=batch.weights, mask=batch.mask)
 
     def _sample_caption(self, kind: str, caption: str, uniform: float) -> str:
         """Return the prompt that a uniform random number in 0..1 chooses for an image."""

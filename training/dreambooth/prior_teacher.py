@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -20,30 +20,25 @@ class PriorTeacher:
     They stand in the second term of the loss (Ruiz et al. 2022, eq. 2): the mean is that of the
     class images' targets, without the variance of single images (knowledge distillation, Hinton et
     al. 2015), so a short run preserves the diversity of the class.
-    For a UNet with adapters these are disabled meanwhile, which takes no memory; a fully trained
-    UNet is copied, in `precision`. `prompt_embeds` are those of each prompt before training.
-    `without_fake_quantization` is a context in which a UNet computes with its unquantized weights.
+    `unet` is an untrained one from `share_weights`; `prompt_embeds` are those of each prompt before
+    training.
     """
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        prompt_embeds: dict[str, PromptEmbeds],
-        without_fake_quantization: Callable[
-            [UNet2DConditionModel], AbstractContextManager[None]
-        ] = nullcontext,
-        precision: torch.dtype = torch.float32,
-    ) -> None:
-        self._copy: UNet2DConditionModel | None = None
-        if not adapter_layers(unet):
-            self._copy = copy.deepcopy(unet).requires_grad_(False).to(precision)
+    def __init__(self, unet: UNet2DConditionModel, prompt_embeds: dict[str, PromptEmbeds]) -> None:
+        self._unet = unet
+        self._device: torch.device | None = None
         self._prompt_embeds = prompt_embeds
-        self._without_fake_quantization = without_fake_quantization
+
+    def copy_weights(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
+        """Stop sharing the weights: they will be trained, or needed on another device."""
+        self._unet = copy.deepcopy(self._unet).requires_grad_(False).to(device, dtype)
+        self._device = device
 
     @torch.no_grad()
     def predict(
         self,
-        unet: UNet2DConditionModel,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         prompts: list[str],
@@ -51,30 +46,37 @@ class PriorTeacher:
     ) -> torch.Tensor:
         """Return the prediction [B,C,h,w] for noisy latents [B,C,h,w] at timesteps [B].
 
-        `unet` is the UNet in training; only its adapters may have changed, unless it is trained
-        fully. `time_ids` [B,6] are XL's `add_time_ids`.
+        `time_ids` [B,6] are XL's `add_time_ids`. It may be called in any thread.
         """
         embeds = PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts])
-        if self._copy is not None:
-            teacher = self._copy.to(noisy.device)
-            with self._without_fake_quantization(teacher):
-                return unet_forward(teacher, noisy, timesteps, embeds, time_ids)
-        with adapters_disabled(unet), self._without_fake_quantization(unet):
-            return unet_forward(unet, noisy, timesteps, embeds, time_ids)
+        device = self._device or noisy.device
+        if next(self._unet.parameters()).device != device:
+            self._unet.to(device)
+        inputs = noisy.to(device), timesteps.to(device)
+        return unet_forward(self._unet, *inputs, embeds, time_ids).to(noisy.device)
 
 
-def adapter_layers(unet: torch.nn.Module) -> list[BaseTunerLayer]:
+def share_weights(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Return a UNet of the same weights, without a copy of them.
+
+    What is done to one of the two models later (adapters, fake quantization, gradient
+    checkpointing) does not affect the other, but moving and training the weights does.
+    """
+    return copy.deepcopy(unet, {id(p): p for p in (*unet.parameters(), *unet.buffers())})
+
+
+def adapter_layers(model: torch.nn.Module) -> list[BaseTunerLayer]:
     """Return the layers of a model that have adapters."""
-    return [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
+    return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 @contextmanager
-def adapters_disabled(unet: torch.nn.Module) -> Iterator[None]:
+def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     """Compute without the adapters for the duration of a `with` block."""
-    for layer in adapter_layers(unet):
+    for layer in adapter_layers(model):
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer in adapter_layers(unet):
+        for layer in adapter_layers(model):
             layer.enable_adapters(True)
