@@ -21,6 +21,8 @@ from .server_client import Client
 
 WORKFLOW = ROOT / "workflows" / "personalize_and_caption.json"
 KIND = "dog"
+RUNS_FOLDER = "dreambooth"
+"""Where DreamBooth Train keeps its runs, below ComfyUI's output folder."""
 
 
 class WorkflowOutputs:
@@ -44,6 +46,11 @@ class WorkflowOutputs:
         """Return the lines of a text preview."""
         return list(self._outputs[self._ids[title]]["text"])
 
+    def run_before(self, title: str, start: float) -> str | None:
+        """Return the name of a training node's run if it ended before a time (since the epoch)."""
+        (panel,) = self._outputs[self._ids[title]]["training"]
+        return str(panel["name"]) if panel["time"] < start else None
+
 
 def main() -> None:
     """Run the demo; on a failure, exit with status 1 and an error message."""
@@ -61,7 +68,7 @@ def main() -> None:
 
 
 def _run(console: Console) -> None:
-    start = time.monotonic()
+    start, start_time = time.monotonic(), time.time()
     console.print("Starting ComfyUI with the pack", highlight=False)
     with playground() as server:
         console.print(f"Running {WORKFLOW.relative_to(ROOT)} on {server.address}", highlight=False)
@@ -89,9 +96,14 @@ def _run(console: Console) -> None:
             ),
         ]
     seconds = time.monotonic() - start
-    _print_table(console, [shot for row in rows[1:] for shot in row.images])
+    took, caption = f"{seconds / 60:.1f} minutes", None
+    if run := outputs.run_before("Learn the subject", start_time):
+        folder = (server.output / RUNS_FOLDER / run).relative_to(ROOT)
+        took = f"Trained in an earlier demo; everything else took {seconds:.0f} s"
+        caption = f"Trained in an earlier demo: {folder} is reused; delete it to train again."
+    _print_table(console, [shot for row in rows[1:] for shot in row.images], caption)
     sheet = server.output / "contact_sheet.png"
-    footer = f"{seconds / 60:.1f} minutes on {os.cpu_count()} CPU cores, without a network"
+    footer = f"{took} on {os.cpu_count()} CPU cores, without a network"
     draw_sheet(
         "Four images, one rare token, new scenes",
         "ComfyUI-Kosmos-DreamBooth: one workflow captions, trains, generates and captions again.",
@@ -99,7 +111,8 @@ def _run(console: Console) -> None:
         footer,
     ).save(sheet, optimize=True)
     console.print(f"Contact sheet: {sheet.relative_to(ROOT)}", highlight=False)
-    console.print(f"The demo took {seconds:.0f} s.", highlight=False)
+    without = ", without training" if caption else ""
+    console.print(f"The demo took {seconds:.0f} s{without}.", highlight=False)
 
 
 def _shots(files: Sequence[Path], captions: Sequence[str]) -> list[SheetImage]:
@@ -123,8 +136,8 @@ def _scored(outputs: WorkflowOutputs, name: str) -> list[SheetImage]:
     ]
 
 
-def _print_table(console: Console, shots: Sequence[SheetImage]) -> None:
-    table = Table(box=None, pad_edge=False)
+def _print_table(console: Console, shots: Sequence[SheetImage], caption: str | None) -> None:
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for column in ("prompt", "image", "caption by Kosmos-2"):
         table.add_column(column, overflow="fold")
     for column in ("subject", "class"):
