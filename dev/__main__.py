@@ -43,6 +43,7 @@ COMMANDS = {
     "bench-captions": "bench.caption_speed",
     "bench-generation": "bench.generation_speed",
     "bench-training": "bench.training_speed",
+    "bench-time-to-quality": "scores.time_to_quality",
     "bench-quantized": "bench.quantized_speed",
     "bench-export": "bench.export_equality",
     "bench-guidance": "bench.guidance_quality",

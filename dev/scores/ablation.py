@@ -15,8 +15,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -31,11 +32,12 @@ from ...sandbox import DIFFUSION, KOSMOS
 from ...sandbox.judge import Judge, load_judge
 from ...shared.atomic_files import write_text
 from ...shared.images import to_pil
-from ...training.config import TrainingConfig
+from ...training.config import TrainingConfig, suggested_learning_rate
 from ..bench.timing import environment
 from ..command_line import parse_arguments
-from .ablation_variants import OPTIONS, PRIORS, VARIANTS, Variant
-from .personalisation_scores import personalise, score_run
+from .ablation_variants import OPTIONS, OTHERS, PRIORS, VARIANTS, Variant
+from .personalisation_scores import OTHER_PROMPTS, personalise, score_run
+from .prompt_scores import colours_match, generate_scenes, kinds_match
 from .score_table import put_figures
 
 log = logging.getLogger(__name__)
@@ -44,9 +46,9 @@ CACHE = ROOT / ".cache" / "ablation"
 PAGE, SHEET = ROOT / "docs" / "ablation.md", ROOT / "docs" / "ablation.png"
 SHOWN, SIDE, LETTERS = 5, 96, 15
 TABLE_HEAD = (
-    "| training | runs | subject | in new scenes | subject similarity | scene obeyed "
-    "| class kept | in new scenes | class drift | diversity kept |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| training | runs | subject | in new scenes | subject similarity | scene obeyed | class kept "
+    "| in new scenes | class drift | diversity kept | other objects | their colours |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -55,7 +57,8 @@ class Scores:
     """One run's scores, in the order of the table: shares of the images in `RunScores`.
 
     `kept` is its `class_kept`, `obeyed` its `background`. `diversity` is that of "a dog" after
-    training, relative to before.
+    training, relative to before. `others` and `other_colours` are the images of prompts about
+    other things that show exactly their kinds, and the things in them that have their colour.
     """
 
     subject: float
@@ -66,6 +69,8 @@ class Scores:
     kept_in_scenes: float
     drift: float
     diversity: float
+    others: float
+    other_colours: float
 
 
 class Ablation:
@@ -76,12 +81,20 @@ class Ablation:
 
     def __init__(self, base: Diffusion, steps: int, images: int) -> None:
         self._base, self._steps, self._images = base, steps, images
-        self._folder = CACHE / f"{fingerprint(base)[:12]}_{images}"
+        self._rate = suggested_learning_rate(TrainingConfig.method, base.unet.num_parameters())
+        self._folder = CACHE / f"{fingerprint(base)[:12]}_{images}_{OTHER_PROMPTS}"
+
+    def _changes(self, variant: Variant) -> dict[str, Any]:
+        """Return a variant's fields of TrainingConfig, with its number of steps."""
+        changes = dict(variant.changes) | {"steps": round(self._steps * variant.length)}
+        for name, factor in variant.rates.items():
+            changes[name] = factor * self._rate
+        return changes
 
     def _file(self, variant: Variant, seed: int) -> Path:
         optional = (one for one in fields(TrainingConfig) if one.default is not MISSING)
         defaults = {one.name: one.default for one in optional}
-        settings = defaults | dict(variant.changes) | {"steps": self._steps}
+        settings = defaults | self._changes(variant)
         digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
         name = variant.name.replace(" ", "_").replace(":", "")
         return self._folder / f"{name}_{digest}_{seed}.json"
@@ -106,10 +119,11 @@ class Ablation:
                 self._images,
                 seed,
                 prior=variant.prior,
-                steps=self._steps,
-                **variant.changes,
+                **self._changes(variant),
             )
         run = score_run(result, kosmos, judge)
+        images, facts = generate_scenes(result.model, OTHER_PROMPTS)
+        predictions = judge.classify(images)
         scores = Scores(
             subject=statistics.mean(run.subject),
             scenes=statistics.mean(run.scenes),
@@ -119,6 +133,8 @@ class Ablation:
             kept_in_scenes=statistics.mean(run.class_scenes_kept),
             drift=run.drift,
             diversity=run.diversity_after / run.diversity_before,
+            others=statistics.mean(kinds_match(predictions, facts)),
+            other_colours=statistics.mean(colours_match(predictions, facts)),
         )
         shown = [*result.scenes[:SHOWN], *result.class_scenes[:SHOWN]]
         file = self._file(variant, seed)
@@ -173,7 +189,7 @@ def main() -> None:
     ablation = Ablation(base, options.steps, options.images)
     table: dict[str, list[Scores]] = {variant.name: [] for variant in VARIANTS}
     seeds = range(options.runs)
-    for seed, variant in (*product(seeds, PRIORS), *product(seeds, OPTIONS)):
+    for seed, variant in chain.from_iterable(product(seeds, g) for g in (PRIORS, OPTIONS, OTHERS)):
         scores = ablation.scores(variant, seed)
         selected = any(part in variant.name for part in options.only)
         if scores is None and selected and time.monotonic() - start < 60 * options.minutes:

@@ -22,7 +22,7 @@ from ...diffusion.sample.sample_settings import SampleSettings
 from ...kosmos.generate.caption import caption
 from ...kosmos.grounding import Box
 from ...kosmos.kosmos_model import Kosmos
-from ...sandbox.judge import Judge
+from ...sandbox.judge import IMAGE_SIZE, Judge
 from ...sandbox.world.individual import SUBJECT
 from ...sandbox.world.lexicon import BACKGROUNDS, RARE_TOKENS
 from ...sandbox.world.scene import HELD_OUT
@@ -74,21 +74,31 @@ class Personalised:
     seconds: float
 
 
+def demo_subject() -> Subject:
+    """The demo's four images; the masks are the subject's true boxes."""
+    drawn = [draw_portrait(k) for k in range(len(TRAINING_BACKGROUNDS))]
+    images = tuple(np.asarray(image) for image, _ in drawn)
+    masks = tuple(box_mask([Box(*box)], *image.size[::-1]) for image, box in drawn)
+    captions = tuple(f"{SUBJECT_PROMPT} {BACKGROUNDS[name]}" for name in TRAINING_BACKGROUNDS)
+    return Subject(images, captions, TOKEN, SUBJECT.kind, masks)
+
+
+def class_image_files(base: Diffusion, cache: Path) -> tuple[Path, ...]:
+    """32 class images of the base model, from the cache if it has them."""
+    settings = SampleSettings(steps=20, guidance=3.0)
+    return generate_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files
+
+
 def train_subject(
     base: Diffusion, folder: Path, cache: Path, seed: int, *, prior: bool = True, **changes: Any
 ) -> tuple[Diffusion, float]:
     """Train `base` on the demo's subject in `folder`; return the model and the seconds it took.
 
     cache: folder of class images, which are not used without `prior`. changes: fields of
-    TrainingConfig. The subject's masks are its true boxes.
+    TrainingConfig.
     """
-    drawn = [draw_portrait(k) for k in range(len(TRAINING_BACKGROUNDS))]
-    images = tuple(np.asarray(image) for image, _ in drawn)
-    masks = tuple(box_mask([Box(*box)], *image.size[::-1]) for image, box in drawn)
-    captions = tuple(f"{SUBJECT_PROMPT} {BACKGROUNDS[name]}" for name in TRAINING_BACKGROUNDS)
-    subject = Subject(images, captions, TOKEN, SUBJECT.kind, masks)
-    settings = SampleSettings(steps=20, guidance=3.0)
-    files = generate_priors(base, CLASS_PROMPT, 32, cache, settings=settings).files if prior else ()
+    subject = demo_subject()
+    files = class_image_files(base, cache) if prior else ()
     config = TrainingConfig(
         base=base.source,
         base_hash=fingerprint(base),
@@ -111,23 +121,31 @@ def personalise(
 ) -> Personalised:
     """Train with `train_subject`, and generate `count` images of each kind."""
     trained, seconds = train_subject(base, folder, cache, seed, **changes)
-    names = tuple(UNSEEN_BACKGROUNDS[k % len(UNSEEN_BACKGROUNDS)] for k in range(count))
-
-    def generate(model: Diffusion, prompt: str, *, with_background: bool = False) -> torch.Tensor:
-        prompts = [f"{prompt} {BACKGROUNDS[name]}" if with_background else prompt for name in names]
-        return sample(model, prompts, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT + seed)
-
     return Personalised(
         model=trained,
-        subject=generate(trained, SUBJECT_PROMPT),
-        class_before=generate(base, CLASS_PROMPT),
-        class_after=generate(trained, CLASS_PROMPT),
-        scenes=generate(trained, SUBJECT_PROMPT, with_background=True),
-        class_scenes_before=generate(base, CLASS_PROMPT, with_background=True),
-        class_scenes=generate(trained, CLASS_PROMPT, with_background=True),
-        backgrounds=names,
+        subject=generate(trained, SUBJECT_PROMPT, count, seed),
+        class_before=generate(base, CLASS_PROMPT, count, seed),
+        class_after=generate(trained, CLASS_PROMPT, count, seed),
+        scenes=generate(trained, SUBJECT_PROMPT, count, seed, with_background=True),
+        class_scenes_before=generate(base, CLASS_PROMPT, count, seed, with_background=True),
+        class_scenes=generate(trained, CLASS_PROMPT, count, seed, with_background=True),
+        backgrounds=unseen_backgrounds(count),
         seconds=seconds,
     )
+
+
+def unseen_backgrounds(count: int) -> tuple[str, ...]:
+    """Backgrounds that no training image shows, in turn."""
+    return tuple(UNSEEN_BACKGROUNDS[k % len(UNSEEN_BACKGROUNDS)] for k in range(count))
+
+
+def generate(
+    model: Diffusion, prompt: str, count: int, seed: int, *, with_background: bool = False
+) -> torch.Tensor:
+    """Images [count,H,W,3] of a prompt, alone or with unseen backgrounds."""
+    names = unseen_backgrounds(count)
+    prompts = [f"{prompt} {BACKGROUNDS[name]}" if with_background else prompt for name in names]
+    return sample(model, prompts, steps=STEPS, guidance=GUIDANCE, seed=HELD_OUT + seed)
 
 
 @dataclass(frozen=True)
@@ -160,28 +178,23 @@ def score_run(result: Personalised, kosmos: Kosmos, judge: Judge) -> RunScores:
     own, before, after, scenes = (
         judge.embed(images)
         for images in (
-            to_batch(portraits(64)),
+            to_batch(portraits(IMAGE_SIZE)),
             result.class_before,
             result.class_after,
             result.scenes,
         )
     )
-    texts = caption(kosmos, result.class_after)
-    confused = _nearer(after, own, before)
-    scenes_confused = _nearer(
+    scenes_confused = nearer(
         judge.embed(result.class_scenes), own, judge.embed(result.class_scenes_before)
     )
     predictions = judge.classify(result.scenes)
     return RunScores(
-        subject=_nearer(judge.embed(result.subject), own, before),
-        scenes=_nearer(scenes, own, before),
+        subject=nearer(judge.embed(result.subject), own, before),
+        scenes=nearer(scenes, own, before),
         background=[
             p.background == b for p, b in zip(predictions, result.backgrounds, strict=True)
         ],
-        class_kept=[
-            SUBJECT.kind in read_facts(text.caption).kinds and not wrong
-            for text, wrong in zip(texts, confused, strict=True)
-        ],
+        class_kept=class_kept(kosmos, result.class_after, nearer(after, own, before)),
         class_scenes_kept=[not wrong for wrong in scenes_confused],
         similarity=float((scenes @ own.T).mean()),
         drift=float((after @ own.T).mean() - (before @ own.T).mean()),
@@ -190,7 +203,16 @@ def score_run(result: Personalised, kosmos: Kosmos, judge: Judge) -> RunScores:
     )
 
 
-def _nearer(vectors: torch.Tensor, subject: torch.Tensor, others: torch.Tensor) -> list[bool]:
+def class_kept(kosmos: Kosmos, images: torch.Tensor, confused: Sequence[bool]) -> list[bool]:
+    """Whether images of "a dog" are captioned as one and are not `confused` with the subject."""
+    texts = caption(kosmos, images)
+    return [
+        SUBJECT.kind in read_facts(text.caption).kinds and not wrong
+        for text, wrong in zip(texts, confused, strict=True)
+    ]
+
+
+def nearer(vectors: torch.Tensor, subject: torch.Tensor, others: torch.Tensor) -> list[bool]:
     """Whether each vector is nearer to one of the subject's than to any of the others."""
     return (nearest_similarity(vectors, subject) > nearest_similarity(vectors, others)).tolist()
 

@@ -53,6 +53,12 @@ def kinds_match(predictions: Sequence[Prediction], facts: Sequence[Facts]) -> li
     return [frozenset(p.things) == f.kinds for p, f in zip(predictions, facts, strict=True)]
 
 
+def colours_match(predictions: Sequence[Prediction], facts: Sequence[Facts]) -> list[bool]:
+    """Whether the judge finds each thing of the prompts in its colour."""
+    pairs = zip(predictions, facts, strict=True)
+    return [p.things.get(kind) == colour for p, f in pairs for kind, colour in f.things]
+
+
 def prompt_adherence(
     diffusion: Diffusion, kosmos: Kosmos, judge: Judge, count: int
 ) -> Iterator[Figure]:
@@ -69,8 +75,7 @@ def prompt_adherence(
         read_facts(text.caption).kinds == f.kinds for text, f in zip(texts, facts, strict=True)
     ]
     yield figure("kinds generated, by the captioner", kinds, 0.80)
-    pairs = list(zip(predictions, facts, strict=True))
-    colours = [p.things.get(kind) == colour for p, f in pairs for kind, colour in f.things]
-    yield figure("colours generated, by the judge", colours)
+    yield figure("colours generated, by the judge", colours_match(predictions, facts))
+    pairs = zip(predictions, facts, strict=True)
     backgrounds = [p.background == f.background for p, f in pairs]
     yield figure("background generated, by the judge", backgrounds, 0.80)
