@@ -53,53 +53,28 @@ def reference_images(
     return torch.from_numpy(images)
 
 
+def check_against_pipeline(model, scheduler: str, guidance: float = 4.0, width: int = 32) -> None:
+    settings = {"steps": 7, "guidance": guidance, "scheduler": scheduler, "width": width}
+    ours = sample(model, PROMPTS, negative="snow", seed=7, **settings)
+    theirs = reference_images(model, **settings)
+    assert ours.shape == (2, 32, width, 3)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
 @pytest.mark.parametrize("scheduler", REFERENCES)
 def test_images_equal_diffusers_pipeline(diffusion, scheduler, guidance):
-    ours = sample(
-        diffusion,
-        PROMPTS,
-        negative="snow",
-        steps=7,
-        guidance=guidance,
-        seed=7,
-        scheduler=scheduler,
-    )
-    theirs = reference_images(diffusion, scheduler, guidance, steps=7)
-    assert ours.shape == (2, 32, 32, 3)
-    assert (ours - theirs).abs().max() <= 1e-4
+    check_against_pipeline(diffusion, scheduler, guidance)
 
 
 @pytest.mark.parametrize("scheduler", [name for name in REFERENCES if name != "plms"])
 def test_velocity_models_equal_diffusers_pipeline(velocity_diffusion, scheduler):
-    ours = sample(
-        velocity_diffusion,
-        PROMPTS,
-        negative="snow",
-        steps=7,
-        guidance=4.0,
-        seed=7,
-        scheduler=scheduler,
-    )
-    theirs = reference_images(velocity_diffusion, scheduler, 4.0, steps=7)
-    assert (ours - theirs).abs().max() <= 1e-4
+    check_against_pipeline(velocity_diffusion, scheduler)
 
 
 @pytest.mark.parametrize("scheduler", REFERENCES)
 def test_xl_equals_diffusers_pipeline(xl_diffusion, scheduler):
-    ours = sample(
-        xl_diffusion,
-        PROMPTS,
-        negative="snow",
-        steps=7,
-        guidance=4.0,
-        seed=7,
-        scheduler=scheduler,
-        width=48,
-    )
-    theirs = reference_images(xl_diffusion, scheduler, 4.0, steps=7, width=48)
-    assert ours.shape == (2, 32, 48, 3)
-    assert (ours - theirs).abs().max() <= 1e-4
+    check_against_pipeline(xl_diffusion, scheduler, width=48)
 
 
 def test_plms_cannot_start_from_pure_noise(velocity_diffusion):
