@@ -129,7 +129,7 @@ def test_the_subject_gets_the_mask_of_each_image(
         overlap = (inside & mask).sum() / (inside | mask).sum()
         assert overlap > (0.97 if sam3 == "SAM3_Detect" else 0.9999)
     titles = {node.get("_meta", {}).get("title"): key for key, node in graph.items()}
-    [sheet] = images(server, outcome, titles["What is learned from"])
+    [sheet] = images(server, outcome, titles["Training images"])
     assert sheet.width > SIZE
 
 
