@@ -22,6 +22,8 @@ BORDER = 10
 
 TITLE = 30
 """Height of a node's title, which lies above its position."""
+SLOT, WIDGET = 20, 24
+"""Height of an input or output, and of a widget."""
 COLLAPSED_WIDTH = 250
 GAP = 24
 """Between nodes, between a group's edge and its nodes, and between groups."""
@@ -88,11 +90,20 @@ def drawn_size(node: Node) -> Size:
     return width, height + TITLE
 
 
+def fitted_size(node: Node) -> Size:
+    """A node's size when the frontend fits the view: it counts a collapsed one as if opened."""
+    width, height = drawn_size(node)
+    if node["flags"].get("collapsed"):
+        slots = sum("widget" not in place for place in node["inputs"])
+        height += SLOT * max(slots, len(node["outputs"])) + WIDGET * (len(node["inputs"]) - slots)
+    return width, height
+
+
 def bounds(workflow: dict[str, Any]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of all nodes."""
     boxes = []
     for node in workflow["nodes"]:
-        (x, y), (width, height) = node["pos"], drawn_size(node)
+        (x, y), (width, height) = node["pos"], fitted_size(node)
         boxes.append((x, y - TITLE, x + width, y - TITLE + height))
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)

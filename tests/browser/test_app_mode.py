@@ -26,7 +26,7 @@ def test_it_shows_five_inputs_and_the_pictures(tab: Tab, tmp_path: Path) -> None
     nodes = {node["id"]: node for node in saved["nodes"]}
     assert labels.all_inner_texts() == [
         place["label"]
-        for node, name in saved["extra"]["linearData"]["inputs"]
+        for node, name, *_ in saved["extra"]["linearData"]["inputs"]
         for place in nodes[node]["inputs"]
         if place["name"] == name
     ]

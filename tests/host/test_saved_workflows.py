@@ -114,6 +114,22 @@ def test_links_connect_matching_types(file: Path) -> None:
             assert {kind, "*"} & set(place["type"].split(","))
 
 
+def test_the_app_shows_five_free_widgets_and_what_is_saved() -> None:
+    file = ROOT / "workflows" / "teach_a_subject.app.json"
+    app = json.loads(file.read_text(encoding="utf-8"))
+    assert app["extra"]["linearMode"] is True
+    shown = app["extra"]["linearData"]
+    by_id = {node["id"]: node for node in app["nodes"]}
+    free = {
+        (node["id"], place["name"])
+        for node in app["nodes"]
+        for place in node["inputs"]
+        if "widget" in place and place["link"] is None
+    }
+    assert len({(node, name) for node, name, *_ in shown["inputs"]} & free) == 5
+    assert [by_id[node]["type"] for node in shown["outputs"]] == ["SaveImage"]
+
+
 @pytest.mark.parametrize("node", VALUES)
 def test_values_of_the_last_release_are_taken(known: dict[str, Any], node: str) -> None:
     now = {field.name: field for field in fields(known[node])}
