@@ -49,6 +49,7 @@ COMMANDS = {
     "bench-guidance": "bench.guidance_quality",
     "bench-core": "bench.core_equality",
     "bench-any-model": "bench.any_model",
+    "bench-model-equality": "bench.model_equality",
     "bench-pipeline": "bench.pipeline_equality",
     "bench-resume": "bench.resume_equality",
     "bench-scale": "bench.scale_equality",

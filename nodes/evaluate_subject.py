@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..shared.errors import UserError
+from ..training.config import TrainingConfig
+from ..training.config_yaml import read_as
 from ..training.run.saved_runs import RunCheckpoint, describe_run
 from . import host, hub_models
 from .sampling_inputs import cfg_scale_input, sampling_steps_input
@@ -15,10 +17,11 @@ from .seed_input import seed_input
 from .sockets import KOSMOS, TRAINING_RUN
 from .text_inputs import text_lines
 from .training import publish, run_monitor
+from .training.core_run import complete_model, core_models_of_run
 
 if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
-    from ..training.evaluate.evaluate_run import ImageScorer
+    from ..training.evaluate.evaluate_run import EvaluationPlan, ImageScorer, OpenModel
 
 SANDBOX, DECODER, LIKELIHOOD = "sandbox", "kosmos", "kosmos likelihood"
 PROMPTS = "a {subject}\na {subject} in the snow\na {subject} in the meadow\na {subject} at night"
@@ -93,6 +96,14 @@ class EvaluateSubject(io.ComfyNode):
                     optional=True,
                     tooltip="From Load Kosmos-2, for the judges kosmos and kosmos likelihood.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="For a run that trained a MODEL: the base model that it was trained "
+                    "on, without the trained LoRA. Core's Euler sampler generates the images.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The MODEL's CLIP."),
+                io.Vae.Input("vae", optional=True, tooltip="The MODEL's VAE."),
             ],
             outputs=[
                 io.Image.Output(
@@ -123,6 +134,9 @@ class EvaluateSubject(io.ComfyNode):
         guidance: float,
         seed: int,
         kosmos: Kosmos | None = None,
+        model: Any = None,
+        clip: Any = None,
+        vae: Any = None,
     ) -> io.NodeOutput:
         """Generate the images and score them."""
         from ..drawing.score_plot import draw_score_plot
@@ -133,16 +147,11 @@ class EvaluateSubject(io.ComfyNode):
         prompt_scorer = (
             image_scorer if prompt_judge == subject_judge else _scorer(prompt_judge, kosmos)
         )
+        models = _models(run, plan, model, clip, vae)
         progress = host.Progress(count_steps(run.folder, plan))
         evaluated = []
         for checkpoint in evaluate(
-            run.folder,
-            plan,
-            image_scorer,
-            prompt_scorer,
-            lambda model: replace(model, patcher=host.register_model(model.modules)),
-            progress.step,
-            host.torch_dtype("auto"),
+            run.folder, plan, image_scorer, prompt_scorer, models, progress.step
         ):
             evaluated.append(checkpoint)
             scores = checkpoint.scores
@@ -159,6 +168,30 @@ class EvaluateSubject(io.ComfyNode):
             best_step,
             ui={"training": [panel]},
         )
+
+
+def _models(run: RunCheckpoint, plan: EvaluationPlan, model: Any, clip: Any, vae: Any) -> OpenModel:
+    """Return what opens the models of the run, which are DIFFUSIONs or the connected MODEL."""
+    from ..training.evaluate.evaluate_run import diffusion_models
+
+    config = read_as(TrainingConfig, run.folder.config)
+    if config.uses_comfyui:
+        if model is None:
+            raise UserError(
+                f"The run {run.folder.path.name} trained a MODEL: connect that MODEL, its CLIP and "
+                "its VAE."
+            )
+        return core_models_of_run(run.folder, config, complete_model(model, clip, vae), plan)
+    if model is not None:
+        raise UserError(
+            f"The run {run.folder.path.name} trained a DIFFUSION: disconnect model, clip and vae."
+        )
+    return diffusion_models(
+        run.folder,
+        plan,
+        lambda loaded: replace(loaded, patcher=host.register_model(loaded.modules)),
+        host.torch_dtype("auto"),
+    )
 
 
 def _scorer(choice: str, kosmos: Kosmos | None) -> ImageScorer:

@@ -400,7 +400,7 @@ class TrainingConfig(Config, Options):
 
     `loader` says how the base model is opened; all but diffusers use the ComfyUI in the folder
     `comfyui`, of the version `comfyui_version`. `shift` is that of a flow's noise schedule, 0 for
-    the model's own.
+    the model's own. `preview_vae` is a file of the VAE's weights, for the preview images.
     """
 
     task: ClassVar[str] = "dreambooth"
@@ -414,6 +414,7 @@ class TrainingConfig(Config, Options):
     comfyui: str = option("", group=Group.MODEL, resumable=True)
     comfyui_version: str = option("", group=Group.MODEL, resumable=True)
     shift: float = option(0.0, group=Group.MODEL, bounds=(0.0, 100.0))
+    preview_vae: str = option("", group=Group.MODEL, resumable=True)
     prediction: str = option(
         "auto",
         group=Group.MODEL,

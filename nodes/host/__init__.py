@@ -54,6 +54,7 @@ from .training_model import (
     sample_images,
     vae_digest,
     with_lora,
+    write_vae,
 )
 
 __all__ = [
@@ -103,4 +104,5 @@ __all__ = [
     "vae_digest",
     "view_address",
     "with_lora",
+    "write_vae",
 ]

@@ -18,7 +18,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...shared.errors import UserError
-from ...training.comfyui.core_model import IMAGE_MODELS
+from ...training.comfyui.core_model import DISCRETE_SCHEDULES, IMAGE_MODELS
 from ...training.comfyui.model_from_diffusion import SOURCE
 
 if TYPE_CHECKING:
@@ -29,6 +29,20 @@ LOADERS = {
     "load_checkpoint_guess_config": "CheckpointLoaderSimple",
 }
 """Core's functions that opened a MODEL, and the nodes that call them."""
+OTHER_TASKS = (
+    *("SVD_", "Zero123", "Upscaler", "Cascade_B", "Lotus", "ACEStep", "Trellis", "TripoSplat"),
+    *("RT_DETR", "DepthAnything", "SAM3"),
+)
+"""Parts of the names of core's models that have image-like latents and another task."""
+KERNELS = ("optimized_attention_override",)
+"""Options of a MODEL's layers that change how they compute, but not what."""
+OBJECT_PATCHES = ("model_sampling", "manual_cast_dtype")
+"""Replaced parts of a MODEL that training carries along, or that do not change it."""
+PATCHES = (
+    *("weight_wrapper_patches", "hook_patches", "forced_hooks", "injections", "wrappers"),
+    "additional_models",
+)
+"""Attributes of a MODEL's patcher for what nodes put on it, besides LoRAs and replaced parts."""
 WIDTH_SETTINGS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attention_dim")
 """Names of the width of the conditioning in core's configurations of diffusion models."""
 SMALL_RESOLUTION, RESOLUTION = 512, 1024
@@ -45,6 +59,7 @@ class ModelSource:
     base_hash: str
     base_loras: tuple[str, ...] = ()
     shift: float = 0.0
+    prediction: str = "auto"
 
 
 def comfyui_folder() -> Path:
@@ -61,11 +76,12 @@ def model_source(model: ModelPatcher, cache: Path) -> ModelSource:
     from ...diffusion.fingerprint import fingerprint, hash_model
 
     _check_images(model)
-    shift = _check_patches(model)
+    settings = _check_patches(model)
     diffusion: Diffusion | None = model.attachments.get(SOURCE)
     if diffusion is not None and not model.patches:
+        settings = {"prediction": diffusion.prediction} | settings
         return ModelSource(
-            "ToComfyModel", diffusion.source, fingerprint(diffusion), diffusion.loras, shift
+            "ToComfyModel", diffusion.source, fingerprint(diffusion), diffusion.loras, **settings
         )
     if diffusion is not None:
         raise UserError(
@@ -79,33 +95,46 @@ def model_source(model: ModelPatcher, cache: Path) -> ModelSource:
         file = Path(arguments[0])
     else:
         loader, file = "UNETLoader", _write_state(model, cache)
-    return ModelSource(loader, str(file), hash_model(file, ()), shift=shift)
+    return ModelSource(loader, str(file), hash_model(file, ()), **settings)
 
 
 def _check_images(model: ModelPatcher) -> None:
     kinds = [kind.__name__ for kind in type(model.model.model_config).__mro__]
-    if model.model.concat_keys:
+    latents = model.model.latent_format
+    axes, names = latents.latent_dimensions, " ".join(kinds)
+    if axes not in (2, 3) or (axes == 3 and not set(kinds) & set(IMAGE_MODELS)):
         raise UserError(
-            "This MODEL is an inpainting model, which can generate but not be trained: connect the "
-            "plain model of the same kind."
+            f"This MODEL is a {kinds[0]}, which makes videos, sounds or shapes: connect a model of "
+            "images."
         )
-    axes = model.model.latent_format.latent_dimensions
-    if axes == 2 and not any("SVD" in kind for kind in kinds):
-        return
-    if axes == 3 and set(kinds) & set(IMAGE_MODELS):
-        return
-    raise UserError(
-        f"This MODEL is a {kinds[0]}, which makes videos or sounds: connect a model of images."
-    )
+    if any(name in names for name in OTHER_TASKS):
+        raise UserError(
+            f"This MODEL is a {kinds[0]}, which does not make images from text alone: connect a "
+            "model that does."
+        )
+    if axes == 2:
+        noise = torch.zeros(1, latents.latent_channels, 8, 8)
+        inputs = {"noise": noise, "latent_image": noise, "device": noise.device}
+        if model.model.concat_cond(**inputs) is not None:
+            raise UserError(
+                "This MODEL is an inpainting or editing model, which can generate but not be "
+                "trained: connect the plain model of the same kind."
+            )
+    elif model.model.concat_keys:
+        raise UserError(
+            "This MODEL reads an image next to the noise, so it can generate but not be trained: "
+            "connect the plain model of the same kind."
+        )
 
 
-def _check_patches(model: ModelPatcher) -> float:
-    """Return the shift that a patch gives a flow's schedule, 0 without one."""
+def _check_patches(model: ModelPatcher) -> dict[str, Any]:
+    """Return the settings of `ModelSource` that patches of the noise schedule stand for."""
     options = model.model_options
-    transformer = options.get("transformer_options", {})
-    unknown = [name for name in ("model_function_wrapper",) if options.get(name)]
-    unknown += [name for name in ("patches", "patches_replace") if transformer.get(name)]
-    unknown += [name for name in model.object_patches if name != "model_sampling"]
+    layers = options.get("transformer_options", {})
+    unknown = ["model_function_wrapper"] if options.get("model_function_wrapper") else []
+    unknown += [name for name, value in layers.items() if name not in KERNELS and _is_set(value)]
+    unknown += [name for name in PATCHES if _is_set(getattr(model, name, None))]
+    unknown += [name for name in model.object_patches if name not in OBJECT_PATCHES]
     if unknown:
         raise UserError(
             f"The MODEL has patches ({', '.join(unknown)}) that training does not carry along: "
@@ -113,23 +142,45 @@ def _check_patches(model: ModelPatcher) -> float:
         )
     patched = model.object_patches.get("model_sampling")
     if patched is None:
-        return 0.0
-    if not isinstance(patched, comfy.model_sampling.CONST) or not hasattr(patched, "shift"):
-        raise UserError(
-            "The MODEL's sampling is patched to another prediction type, which training does not "
-            "carry along: connect it without the ModelSampling node."
-        )
-    return float(patched.shift)
+        return {}
+    if isinstance(patched, comfy.model_sampling.CONST) and hasattr(patched, "shift"):
+        return {"shift": float(patched.shift)}
+    bases = type(patched).__bases__
+    for prediction, (kind, zero_snr) in DISCRETE_SCHEDULES.items():
+        if bases == (comfy.model_sampling.ModelSamplingDiscrete, kind) and (
+            bool(patched.zsnr) == zero_snr
+        ):
+            return {"prediction": prediction}
+    raise UserError(
+        "The MODEL's sampling is patched to a prediction type that cannot be trained: connect it "
+        "without the ModelSampling node."
+    )
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a patcher's attribute, maybe a tree of dictionaries, has anything in it."""
+    if isinstance(value, dict):
+        return any(_is_set(one) for one in value.values())
+    return bool(value)
 
 
 def _write_state(model: ModelPatcher, cache: Path) -> Path:
     """Write a MODEL's weights, with its LoRAs merged, unless they are there; return the file."""
-    from ...training.run.checkpoints import write_tensors
-
     named = {"force_patch_weights": True} if model.patches else {}
     management.load_models_gpu([model], **named)
     saving = model if hasattr(model, "state_dict_for_saving") else model.model  # since 0.33
-    state = saving.state_dict_for_saving()
+    return _write_weights(saving.state_dict_for_saving(), cache, "MODEL")
+
+
+def write_vae(vae: Any, cache: Path) -> Path:
+    """Write a VAE's weights, unless they are there; return the file."""
+    return _write_weights(vae.get_sd(), cache, "VAE")
+
+
+def _write_weights(state: dict[str, torch.Tensor], cache: Path, name: str) -> Path:
+    """Write weights to a file named by their hash. Raises UserError when the disk is full."""
+    from ...training.run.checkpoints import write_tensors
+
     state = {key: value for key, value in state.items() if value.numel()}
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
@@ -142,7 +193,7 @@ def _write_state(model: ModelPatcher, cache: Path) -> Path:
         free = shutil.disk_usage(cache).free
         if free < needed:
             raise UserError(
-                f"The MODEL takes {needed / 1e9:.1f} GB in {cache}, and {free / 1e9:.1f} GB are "
+                f"The {name} takes {needed / 1e9:.1f} GB in {cache}, and {free / 1e9:.1f} GB are "
                 "free: free some disk space and queue again."
             )
         write_tensors(file, state)
@@ -185,8 +236,13 @@ def vae_digest(vae: comfy.sd.VAE) -> str:
 
 
 def encode_prompt(clip: comfy.sd.CLIP, prompt: str) -> list[list[Any]]:
-    """Return a prompt's CONDITIONING, on the CPU."""
+    """Return a prompt's CONDITIONING, on the CPU. Raises UserError for a CLIP with hooks."""
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    if len(conditioning) != 1 or clip.patcher.forced_hooks:
+        raise UserError(
+            "The CLIP has hooks, which change it while an image is sampled and cannot be trained "
+            "with: connect the CLIP without them."
+        )
     return [[_to_cpu(item) for item in part] for part in conditioning]
 
 
@@ -222,15 +278,16 @@ def encode_images(model: ModelPatcher, vae: Any, pixels: torch.Tensor) -> torch.
 
     Raises UserError when the VAE makes other latents than the MODEL reads.
     """
-    latents = []
+    latents, latents_read = [], model.model.latent_format
     with torch.no_grad():
         for image in pixels.split(1):  # a video VAE would read a batch as frames
             latent = vae.encode(image)
-            channels = model.model.latent_format.latent_channels
-            if latent.shape[1] != channels:
+            channels, axes = latents_read.latent_channels, latents_read.latent_dimensions
+            if latent.shape[1] != channels or latent.ndim != axes + 2:
+                made = f"{latent.shape[1]} channels and {latent.ndim - 2} axes"
                 raise UserError(
-                    f"The VAE's latents have {latent.shape[1]} channels and the MODEL reads "
-                    f"{channels}: connect the VAE that belongs to the MODEL."
+                    f"The VAE's latents have {made} and the MODEL reads {channels} and {axes}: "
+                    "connect the VAE that belongs to the MODEL."
                 )
             scaled = model.model.process_latent_in(latent)
             latents.append((scaled.squeeze(2) if scaled.ndim == 5 else scaled).float().cpu())

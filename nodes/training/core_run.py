@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from ...diffusion.priors import Priors
     from ...diffusion.sample.sample_settings import SampleSettings
     from ...training.data.latents import Latents
+    from ...training.evaluate.evaluate_run import (
+        EvaluationPlan,
+        OnStep,
+        OpenModel,
+        SampleImages,
+    )
 
 CACHE = "dreambooth_models"
 """The folder below ComfyUI's output folder for the weights of MODELs that are in no file."""
@@ -56,8 +62,11 @@ def connected_model(
         raise UserError(
             f"Connect either a DIFFUSION or a MODEL with its CLIP and VAE: {connected} connected."
         )
-    if diffusion is not None:
-        return diffusion
+    return complete_model(model, clip, vae) if diffusion is None else diffusion
+
+
+def complete_model(model: Any, clip: Any, vae: Any) -> CoreModels:
+    """Return a MODEL with its CLIP and VAE. Raises UserError when one is not connected."""
     missing = [name for name, value in (("CLIP", clip), ("VAE", vae)) if value is None]
     if missing:
         raise UserError(f"A MODEL needs its {' and '.join(missing)} too: connect it.")
@@ -88,6 +97,8 @@ def generate_core_priors(
         **asdict(replace(settings, width=side, height=side)),
         "scheduler": "euler, simple",
     }
+    if base["prediction"] != "auto":
+        recipe["prediction"] = base["prediction"]
     priors = plan_priors(recipe, prompt, count, host.output_path("priors"), settings, seed)
     conditionings = [host.encode_prompt(models.clip, text) for text in (prompt, settings.negative)]
     host.check_conditioning(models.model, conditionings[0])
@@ -110,6 +121,54 @@ def generate_core_priors(
 
     complete_priors(priors, recipe, (side, side), generate)
     return priors
+
+
+def core_models_of_run(
+    run: RunFolder, config: TrainingConfig, models: CoreModels, plan: EvaluationPlan
+) -> OpenModel:
+    """Return what puts a run's LoRAs on its MODEL, to sample as `generate_core_priors` does.
+
+    Raises UserError when the MODEL is not the one that the run trained.
+    """
+    from ...training.run.checkpoints import read_tensors
+    from ...training.run.run_results import result_at
+
+    source = host.model_source(models.model, host.output_path(CACHE))
+    if (source.base_hash, source.base_loras) != (config.base_hash, config.base_loras):
+        raise UserError(
+            f"The MODEL is not the one that the run {run.path.name} was trained on "
+            f"({Path(config.base).name}): connect that one, without the trained LoRA."
+        )
+    side = config.resolution
+    encoded: dict[str, Any] = {"": host.encode_prompt(models.clip, "")}
+
+    def open_model(step: int | None) -> SampleImages:
+        model = models.model
+        if step is not None:
+            model = host.with_lora(model, read_tensors(result_at(run, step)))
+
+        def sample_images(prompts: list[str], on_step: OnStep) -> torch.Tensor:
+            images = []
+            for number, prompt in enumerate(prompts):
+                if prompt not in encoded:
+                    encoded[prompt] = host.encode_prompt(models.clip, prompt)
+                    host.check_conditioning(models.model, encoded[prompt])
+                image = host.sample_images(
+                    model,
+                    models.vae,
+                    [encoded[prompt], encoded[""]],
+                    [plan.seed + number],
+                    (side, side),
+                    steps=plan.steps,
+                    guidance=plan.guidance,
+                )
+                images.append(image)
+                on_step((number + 1) * plan.steps, image[0])
+            return torch.cat(images)
+
+        return sample_images
+
+    return open_model
 
 
 def core_settings(models: CoreModels, resolution: int) -> dict[str, Any]:

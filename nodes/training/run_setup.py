@@ -15,7 +15,7 @@ from ...training.core_settings import check_settings
 from ...training.data.subject import Subject, subject_fingerprint
 from ...training.run.run_folder import RunFolder, open_run
 from .. import host
-from .core_run import CoreModels, core_settings, write_core_data
+from .core_run import CACHE, CoreModels, core_settings, write_core_data
 from .run_monitor import RUNS_FOLDER, train_to_end
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ def train_subject(
     resolution = settings.pop("resolution", 0)
     if isinstance(diffusion, CoreModels):
         derived = core_settings(diffusion, resolution)
+        if options.preview_every and derived["loader"] != "ToComfyModel":
+            file = host.write_vae(diffusion.vae, host.output_path(CACHE))
+            derived["preview_vae"] = str(file)
         data = hashlib.sha256(f"{data} {diffusion.digest}".encode()).hexdigest()
     else:
         derived = _model_settings(diffusion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
-from .conftest import Graph, run_folder, run_in_comfyui, train_graph
+from .conftest import TINY_MODEL, Graph, run_folder, run_in_comfyui, texts, train_graph
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -105,14 +106,36 @@ def test_the_model_generates_its_class_images_once(server: ComfyUI, client: Clie
     assert "set when to before" in graph.failure(client, "priors")
 
 
+def test_a_run_on_a_model_is_resumed_and_scored(client: Client) -> None:
+    first = run_folder(model_graph("scored", steps=2).run(client))
+    graph = Graph().add("load", "LoadDiffusion", model=TINY_MODEL)
+    graph.add("convert", "ToComfyModel", diffusion=["load", 0])
+    graph.add("open", "LoadTrainingRun", run="scored")
+    graph.add("resume", "ResumeTraining", run=["open", 0], steps=4)
+    graph.add("folder", "PreviewAny", source=["resume", 3])
+    settings = {"run": ["resume", 4], "prompts": "a {subject}", "count": 2, "steps": 1}
+    graph.add("score", "EvaluateSubject", **settings)
+    graph.add("best", "PreviewAny", source=["score", 3])
+    assert "connect that MODEL, its CLIP and its VAE" in graph.failure(client, "score")
+    graph.set("score", model=["convert", 0], clip=["convert", 1], vae=["convert", 2])
+    outcome = graph.run(client)
+    run = run_folder(outcome)
+    assert run.path == first.path
+    assert len(loss_curve(run.events)) == 4
+    assert texts(outcome, "best") == ["4"]
+    [scores] = json.loads(run.scores.read_text(encoding="utf-8"))["checkpoints"]
+    assert scores["step"] == 4
+
+
 SOURCES = """
-    import comfy.sd, comfy.ops, torch
+    import comfy.model_sampling, comfy.sd, comfy.ops, shutil, torch
     import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
     from pathlib import Path
     from types import SimpleNamespace
     from safetensors.torch import save_file
 
-    source_of = as_package.load("nodes.host").model_source
+    host = as_package.load("nodes.host")
+    source_of = host.model_source
     open_model = as_package.load("training.comfyui.open_model").open_model
     UserError = as_package.load("shared.errors").UserError
     folder = Path(FOLDER)
@@ -138,13 +161,16 @@ SOURCES = """
     def weight(layers):
         return layers.state_dict()["joint_blocks.0.x_block.attn.qkv.weight"]
 
+    def sentence(function, *inputs):
+        try:
+            function(*inputs)
+        except UserError as error:
+            return str(error)
+
     def refusal(change):
         model = load()
         change(model)
-        try:
-            source_of(model, folder / "cache")
-        except UserError as error:
-            return str(error)
+        return sentence(source_of, model, folder / "cache")
 
     plain, opened = source_and_reopened(load())
     again, _ = source_and_reopened(load())
@@ -160,8 +186,40 @@ SOURCES = """
     shifted.add_object_patch("model_sampling", sampling)
     moved, with_shift = source_and_reopened(shifted)
 
+    def with_schedule(model, kind, zsnr):
+        bases = (comfy.model_sampling.ModelSamplingDiscrete, kind)
+        schedule = type("Advanced", bases, {})(model.model.model_config, zsnr=zsnr)
+        model.add_object_patch("model_sampling", schedule)
+        return model
+
+    velocity = with_schedule(load(), comfy.model_sampling.V_PREDICTION, True)
+    velocity.model_options["transformer_options"]["optimized_attention_override"] = print
+    discrete, with_velocity = source_and_reopened(velocity)
+
     def as_video(model):
         model.model.latent_format.latent_dimensions = 3
+
+    def as_sound(model):
+        config = model.model.model_config
+        config.__class__ = type("ACEStep", (type(config),), {})
+
+    def as_editor(model):
+        model.model.concat_cond = lambda **inputs: inputs["noise"]
+
+    def with_low_disk(model):
+        shutil.disk_usage = lambda path: SimpleNamespace(free=0)
+        model.add_patches({f"{key}.weight": (torch.full((192, 64), 2.0),)}, 1.0)
+
+    def hooked(*conditionings, hooks=None):
+        return SimpleNamespace(
+            tokenize=str,
+            encode_from_tokens_scheduled=lambda tokens: conditionings,
+            patcher=SimpleNamespace(forced_hooks=hooks),
+        )
+
+    def encode(*latents):
+        vae = SimpleNamespace(encode=lambda image: torch.zeros(1, *latents))
+        return sentence(host.encode_images, load(), vae, torch.zeros(1, 8, 8, 3))
 
     print(json.dumps({
         "loaders": [plain.loader, merged.loader, moved.loader],
@@ -172,9 +230,36 @@ SOURCES = """
         "other": merged.base_hash != plain.base_hash,
         "shift": [plain.shift, moved.shift],
         "sigma": [float(opened.sigmas[499]), float(with_shift.sigmas[499])],
-        "video": refusal(as_video),
-        "patch": refusal(lambda model: model.add_object_patch("diffusion_model.x", 1)),
-        "wrapper": refusal(lambda model: model.set_model_unet_function_wrapper(print)),
+        "prediction": [plain.prediction, discrete.prediction],
+        "velocity": [with_velocity.is_velocity, float(with_velocity.sigmas[-1])],
+        "refusals": {
+            "makes videos": refusal(as_video),
+            "does not make images from text alone": refusal(as_sound),
+            "is an inpainting or editing model": refusal(as_editor),
+            "to a prediction type": refusal(
+                lambda model: with_schedule(model, comfy.model_sampling.X0, False)
+            ),
+            "patches (diffusion_model.x)": refusal(
+                lambda model: model.add_object_patch("diffusion_model.x", 1)
+            ),
+            "patches (model_function_wrapper)": refusal(
+                lambda model: model.set_model_unet_function_wrapper(print)
+            ),
+            "patches (patches)": refusal(lambda model: model.set_model_attn1_patch(print)),
+            "patches (wrappers)": refusal(
+                lambda model: model.add_wrapper("diffusion_model", print)
+            ),
+            "patches (injections)": refusal(lambda model: model.injections.update(x=[print])),
+            "patches (hook_patches)": refusal(lambda model: model.hook_patches.update(x=[1])),
+            "0.0 GB are free: free some disk space": refusal(with_low_disk),
+            "is 99 wide and the MODEL reads 48": sentence(
+                host.check_conditioning, load(), [[torch.zeros(1, 7, 99), {}]]
+            ),
+            "The CLIP has hooks": sentence(host.encode_prompt, hooked(1, 2), "a dog"),
+            "which change it while": sentence(host.encode_prompt, hooked(1, hooks=print), "a dog"),
+            "4 channels and 2 axes and the MODEL reads 16 and 2": encode(4, 8, 8),
+            "16 channels and 3 axes and the MODEL reads 16 and 2": encode(16, 1, 8, 8),
+        },
     }))
 """
 
@@ -188,6 +273,9 @@ def test_a_worker_opens_the_model_that_the_node_had(tmp_path: Path) -> None:
     assert found["other"]
     assert found["shift"] == [0.0, 5.0]
     assert found["sigma"] == pytest.approx([3 * 0.5 / (1 + 2 * 0.5), 5 * 0.5 / (1 + 4 * 0.5)])
-    assert "makes videos or sounds" in found["video"]
-    assert "patches (diffusion_model.x)" in found["patch"]
-    assert "patches (model_function_wrapper)" in found["wrapper"]
+    assert found["prediction"] == ["auto", "v_zero_snr"]
+    assert found["velocity"] == [True, pytest.approx(4518.7, rel=1e-3)]
+    for part, sentence in found["refusals"].items():
+        assert sentence is not None, part
+        assert part in sentence
+        assert ". " not in sentence.replace("0.0", "")

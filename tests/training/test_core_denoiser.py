@@ -11,7 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.bench.model_equality import (
+    TOLERANCE,
+    largest_error,
+    losses,
+    runs_of_both_kinds,
+)
+from kosmos_dreambooth.dev.bench.resume_equality import differences, kill, moments
 from kosmos_dreambooth.dev.demo.comfyui_server import home
+from kosmos_dreambooth.sandbox import DIFFUSION as SANDBOX
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.comfyui.conditioning import read_conditioning, write_conditioning
 from kosmos_dreambooth.training.comfyui.find_comfyui import (
@@ -191,6 +199,25 @@ def test_a_stopped_run_resumes_bit_identically(make_run, comfy, small_sd3, tmp_p
     assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_run_is_bit_identical(make_run, comfy, small_sd3, tmp_path: Path) -> None:
+    """Workers are killed by SIGKILL, the second while it writes a checkpoint."""
+    settings = {"steps": 24, "checkpoint_every": 2, "preview_every": 0}
+    whole, parts = (
+        prepared_run(make_run, tmp_path, small_sd3, name, **settings) for name in ("whole", "parts")
+    )
+    assert train(whole, StopRequest())
+    killed = [kill(parts, moment) for moment in moments(1, 2, 24)]
+    assert [bool(one.unfinished) for one in killed] == [False, True]
+    assert train(parts, StopRequest())
+    assert differences(parts, whole) == []
+
+
+def test_a_model_is_trained_as_the_diffusion_that_it_was_made_of(comfy, tmp_path: Path) -> None:
+    runs = runs_of_both_kinds(SANDBOX, tmp_path, steps=50, learning_rate=1e-6, batch_size=1)
+    assert largest_error(*map(losses, runs)) < TOLERANCE
+
+
 def test_gradient_checkpointing_changes_nothing(make_run, comfy, small_sd3, tmp_path) -> None:
     plain, checkpointed = (
         prepared_run(
@@ -243,6 +270,49 @@ def test_a_model_that_overwrites_its_residuals_has_the_right_gradient() -> None:
         if checkpointed:
             checkpoint_blocks(model)
         torch.testing.assert_close(model.gradient(x), expected)
+
+
+def test_previews_are_decoded_by_the_vae_or_approximated_without_memory(
+    make_run, comfy, small_sd3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.taesd.taesd
+
+    torch.manual_seed(1)
+    vae = comfy.taesd.taesd.TAESD(latent_channels=CHANNELS)
+    weights = {name: 0.1 * torch.randn_like(value) for name, value in vae.state_dict().items()}
+    save_file(weights, tmp_path / "vae.safetensors")
+
+    def preview(name: str, **settings: object) -> torch.Tensor:
+        run = prepared_run(make_run, tmp_path, small_sd3, name, steps=1, **settings)
+        config = read_as(TrainingConfig, run.config)
+        denoiser = open_core_denoiser(run, config, torch.device("cpu"), torch.float32)
+        denoiser.encode_prompts([])
+        [image] = denoiser.preview(["a sks dog"], 0, 16)
+        return image
+
+    with_vae = {"preview_vae": str(tmp_path / "vae.safetensors")}
+    decoded, approximated = preview("decoded", **with_vae), preview("approximated")
+    assert decoded.shape == (64, 64, 3)
+    assert approximated.shape == (SIDE, SIDE, 3)
+
+    def without_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    decode = comfy.taesd.taesd.TAESD.decode
+    calls = []
+
+    def in_tiles(self: object, latents: torch.Tensor, **_: object) -> torch.Tensor:
+        calls.append(latents.shape)
+        if len(calls) == 1:
+            without_memory()
+        return decode(self, latents)
+
+    monkeypatch.setattr(comfy.taesd.taesd.TAESD, "decode", in_tiles)
+    tiled = preview("tiled", **with_vae)
+    assert len(calls) > 1
+    assert (tiled - decoded).abs().mean() < 0.1
+    monkeypatch.setattr(comfy.taesd.taesd.TAESD, "decode", without_memory)
+    torch.testing.assert_close(preview("without_memory", **with_vae), approximated)
 
 
 @pytest.mark.parametrize(

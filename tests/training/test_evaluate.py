@@ -19,6 +19,7 @@ from kosmos_dreambooth.training.evaluate.evaluate_run import (
     Scores,
     best,
     count_steps,
+    diffusion_models,
     evaluate,
 )
 from kosmos_dreambooth.training.evaluate.image_scorers import LikelihoodScorer, load_image_scorer
@@ -35,9 +36,8 @@ def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Pat
     plan = EvaluationPlan(("a {subject}", "a {subject} in the snow"), count=2, steps=2)
     done = []
     scorer = JudgeScorer()
-    judged = list(
-        evaluate(run, plan, scorer, scorer, lambda model: model, lambda step, _: done.append(step))
-    )
+    models = diffusion_models(run, plan, lambda model: model)
+    judged = list(evaluate(run, plan, scorer, scorer, models, lambda step, _: done.append(step)))
     assert [one.scores.step for one in judged] == [2, 4]
     assert all(one.images.shape == (4, 16, 16, 3) for one in judged)
     assert done[-1] == count_steps(run, plan) == 4 * 2 * 5
@@ -55,7 +55,8 @@ def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:
             return super().score_prompts(images, prompts)
 
     scorer, plan = RecordingScorer(), EvaluationPlan(("a {subject}",), 1, steps=1)
-    assert list(evaluate(run, plan, scorer, scorer, lambda model: model, lambda *_: None))
+    models = diffusion_models(run, plan, lambda model: model)
+    assert list(evaluate(run, plan, scorer, scorer, models, lambda *_: None))
     assert set(told) == {"a dog"}
 
 

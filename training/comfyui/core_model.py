@@ -17,6 +17,22 @@ IMAGE_MODELS = ("QwenImage", "Krea2", "JoyImage", "Anima", "CosmosT2IPredict2")
 """ComfyUI's image models whose latents have an axis of frames, as those of videos have."""
 
 
+DISCRETE_SCHEDULES = {
+    "epsilon": (comfy.model_sampling.EPS, False),
+    "v": (comfy.model_sampling.V_PREDICTION, False),
+    "v_zero_snr": (comfy.model_sampling.V_PREDICTION, True),
+}
+"""Prediction -> ComfyUI's class, and whether the noise schedule has zero terminal SNR."""
+
+
+def discrete_schedule(model_config: Any, prediction: str) -> torch.nn.Module:
+    """Return ComfyUI's noise schedule of a key of DISCRETE_SCHEDULES, as ModelSamplingDiscrete."""
+    kind, zero_snr = DISCRETE_SCHEDULES[prediction]
+    bases = (comfy.model_sampling.ModelSamplingDiscrete, kind)
+    schedule: torch.nn.Module = type("Schedule", bases, {})(model_config, zsnr=zero_snr)
+    return schedule
+
+
 class CoreModel:
     """A `comfy.model_base.BaseModel`: its layers, noise schedule, latents and conditioning.
 
@@ -29,6 +45,9 @@ class CoreModel:
         self.layers: torch.nn.Module = model.diffusion_model
         self.sampling: Any = model.model_sampling
         self.layers.requires_grad_(False)
+        self._calculate_denoised = self.sampling.calculate_denoised
+        # `apply_model` would lose digits of the output at small noise levels.
+        self.sampling.calculate_denoised = lambda _sigma, output, _noisy: output
 
     @property
     def sigmas(self) -> torch.Tensor:
@@ -59,19 +78,22 @@ class CoreModel:
         """Return noisy latents at noise levels [B], in the scale of ComfyUI's samplers."""
         return self.sampling.noise_scaling(sigmas, noise.clone(), latents)
 
-    def prediction(
-        self, denoised: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the model output that stands for denoised latents: epsilon, v or a flow.
+    def target_factors(self) -> torch.Tensor:
+        """Return a and b with target = a latents + b noise at each noise level, float64 [N,2].
 
-        ComfyUI's `calculate_denoised` is linear in the output, denoised = a noisy + b output, so
-        it is solved for the output.
+        The target is the model output that stands for the latents: epsilon, v or a flow. ComfyUI's
+        `calculate_denoised` is linear in the output, so it is solved for it.
         """
-        nothing = torch.zeros_like(noisy)
-        at_zero = self.sampling.calculate_denoised(sigmas, nothing, noisy)
-        one = torch.ones(len(noisy), *[1] * (noisy.ndim - 1), device=noisy.device)
-        slope = self.sampling.calculate_denoised(sigmas, one, torch.zeros_like(one))
-        return (denoised - at_zero) / slope
+        sigmas = self.sigmas.double().cpu()
+        one = torch.ones(len(sigmas), 1, dtype=torch.float64)
+        nothing = torch.zeros_like(one)
+        slope = self._calculate_denoised(sigmas, one, nothing)
+
+        def output(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            noisy = self.add_noise(latents, noise, sigmas)
+            return (latents - self._calculate_denoised(sigmas, nothing, noisy)) / slope
+
+        return torch.cat([output(one, nothing), output(nothing, one)], dim=1)
 
     def predict(
         self,
@@ -96,14 +118,14 @@ class CoreModel:
             fitting = (group for group in groups if _can_concat(conds[group[0]], cond))
             group = next(fitting, None)
             groups.append([k]) if group is None else group.append(k)
-        denoised: list[torch.Tensor] = [noisy] * len(conds)
+        outputs: list[torch.Tensor] = [noisy] * len(conds)
         for group in groups:
-            batch = self._denoise(latents[group], sigmas[group], [conds[k] for k in group])
+            batch = self._output(latents[group], sigmas[group], [conds[k] for k in group])
             for k, one in zip(group, batch, strict=True):
-                denoised[k] = one.reshape(noisy.shape[1:])
-        return self.prediction(torch.stack(denoised), noisy, sigmas)
+                outputs[k] = one.reshape(noisy.shape[1:])
+        return torch.stack(outputs)
 
-    def _denoise(
+    def _output(
         self, latents: torch.Tensor, sigmas: torch.Tensor, conds: list[dict[str, Any]]
     ) -> torch.Tensor:
         options = {"cond_or_uncond": [0] * len(conds), "sigmas": sigmas, "uuids": []}
@@ -128,6 +150,14 @@ class CoreModel:
             for name, value in cond["model_conds"].items()
         }
 
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents [B,C,h,w] in the VAE's scale, with the axis of frames if it has one."""
+        axes = self.model.latent_format.latent_dimensions
+        unscaled: torch.Tensor = self.model.process_latent_out(
+            latents.unsqueeze(2) if axes == 3 else latents
+        )
+        return unscaled
+
     @torch.no_grad()
     def sample(
         self,
@@ -148,7 +178,7 @@ class CoreModel:
         def denoise(latents: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
             def denoised(conditioning: Conditioning, prompt_type: str) -> torch.Tensor:
                 output = self.predict(latents, sigma, [conditioning], size, prompt_type)
-                return self.sampling.calculate_denoised(sigma, output, latents)
+                return self._calculate_denoised(sigma, output, latents)
 
             guided = denoised(positive, "positive")
             if guidance == 1:

@@ -8,7 +8,7 @@ import comfy.sd
 import torch
 
 from ..config import TrainingConfig
-from .core_model import CoreModel
+from .core_model import DISCRETE_SCHEDULES, CoreModel, discrete_schedule
 from .model_from_diffusion import model_from_diffusion
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def open_model(
 
     `diffusion` is the DIFFUSION that ToComfyModel converted.
     """
-    model = CoreModel(_open(config, dtype, diffusion))
+    opened = _open(config, dtype, diffusion)
+    if diffusion is None and config.prediction in DISCRETE_SCHEDULES:
+        opened.model_sampling = discrete_schedule(opened.model_config, config.prediction)
+    model = CoreModel(opened)
     if config.shift:
         model.set_shift(config.shift)
     return model

@@ -26,6 +26,8 @@ ATTENTION = re.compile(
 )
 """Layers of the choice "attention"; linear1 and linear2 are those of Flux's single blocks."""
 PREFIX = "diffusion_model."
+ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|$)")
+"""The part of a parameter's name that is peft's name of the adapter."""
 
 
 def inject_adapters(model: torch.nn.Module, config: TrainingConfig) -> None:
@@ -70,18 +72,23 @@ def target_layers(model: torch.nn.Module, choice: str) -> list[str]:
 
 def adapter_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the adapters' tensors, float32, by ComfyUI's keys."""
-    tensors: dict[str, torch.Tensor] = {}
+    parameters = {PREFIX + name: value for name, value in model.named_parameters()}
+    tensors = saved_adapters({name: p for name, p in parameters.items() if p.requires_grad})
     names = {layer: name for name, layer in model.named_modules()}
     for layer in adapter_layers(model):
-        key = PREFIX + names[layer]
         if isinstance(layer, LoraLayer):
-            for adapter, down in layer.lora_A.items():
-                tensors[f"{key}.lora_A.weight"] = down.weight
-                tensors[f"{key}.lora_B.weight"] = layer.lora_B[adapter].weight
-                if adapter in layer.lora_magnitude_vector:
-                    tensors[f"{key}.dora_scale"] = dora_scale(layer, adapter)
-            continue
-        for part in layer.adapter_layer_names:
-            for tensor in getattr(layer, part).values():
-                tensors[f"{key}.{part}"] = tensor
+            for adapter in layer.lora_magnitude_vector:
+                tensors[f"{PREFIX}{names[layer]}.dora_scale"] = dora_scale(layer, adapter)
     return {key: tensor.detach().float() for key, tensor in tensors.items()}
+
+
+def saved_adapters(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the adapters among a checkpoint's weights by ComfyUI's keys, DoRA's scales left out.
+
+    Those follow from the model's own weights too.
+    """
+    return {
+        ADAPTER_NAME.sub("", name): weight.detach().float()
+        for name, weight in weights.items()
+        if ADAPTER_NAME.search(name) and ".lora_magnitude_vector." not in name
+    }

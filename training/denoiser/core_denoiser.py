@@ -6,6 +6,8 @@ images are read from the run folder, where DreamBoothTrain has written them.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from ..comfyui.core_model import CoreModel
     from ..run.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 IN_PLACE = "modified by an inplace operation"
 """Part of the error of autograd when a tensor that it needs was overwritten."""
 PREVIEW_STEPS = 20
@@ -51,10 +55,12 @@ class CoreForwardProcess:
         self._model = model
         self.num_timesteps = count = len(model.sigmas)
         self._sigmas = model.sigmas.float().cpu()
+        self._target_factors = model.target_factors().float()
         if model.is_flow:
             uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
             mapped = (torch.special.ndtri(uniform).sigmoid() * count).long()
             self._sigmas = self._sigmas[mapped]
+            self._target_factors = self._target_factors[mapped]
 
     def sigmas(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the noise levels [B] of indices [B]."""
@@ -70,8 +76,9 @@ class CoreForwardProcess:
         self, latents: torch.Tensor, noise: torch.Tensor, indices: torch.Tensor
     ) -> torch.Tensor:
         """Return the model output that stands for the clean latents: epsilon, v or a flow."""
-        noisy = self.add_noise(latents, noise, indices)
-        return self._model.prediction(latents, noisy, self.sigmas(indices))
+        factors = self._target_factors.to(indices.device)[indices]
+        of_latents, of_noise = factors[..., None, None].unbind(1)
+        return of_latents[:, None] * latents + of_noise[:, None] * noise
 
     def min_snr_weights(self, indices: torch.Tensor, gamma: float) -> torch.Tensor:
         """Return each sample's loss weight [B], with SNR = 1 / sigma^2; see Hang et al. 2023."""
@@ -84,11 +91,19 @@ class CoreForwardProcess:
 class CoreDenoiser(Denoiser):
     """A MODEL's diffusion model with adapters, and the conditioning in a run folder.
 
-    Raises UserError for settings that only models of diffusers support.
+    `decode` maps sampled latents [1,C,h,w] to an image [1,H,W,3], float 0..1. Raises UserError for
+    settings that only models of diffusers support.
     """
 
-    def __init__(self, run: RunFolder, config: TrainingConfig, model: CoreModel) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        config: TrainingConfig,
+        model: CoreModel,
+        decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         check_settings(config)
+        self._decode = decode
         self._run = run
         self._config = config
         self._model = model
@@ -182,7 +197,7 @@ class CoreDenoiser(Denoiser):
             return self.predict(noisy, indices, prompts, time_ids)
 
     def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
-        """Sample with ComfyUI's Euler sampler, and approximate the colours of the latents."""
+        """Sample with ComfyUI's Euler sampler, and decode or approximate the latents."""
         latents, shape = read_tensors(self._run.latents), self._latent_shape()
         device = next(self._model.layers.parameters()).device
         images = []
@@ -196,8 +211,17 @@ class CoreDenoiser(Denoiser):
                 steps=PREVIEW_STEPS,
                 guidance=PREVIEW_GUIDANCE,
             )
-            images.append(self._colours(sampled[0].float().cpu(), latents))
+            images.append(self._decoded(sampled, latents))
         return images
+
+    def _decoded(self, sampled: torch.Tensor, latents: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Decode latents [1,C,h,w] with the VAE, or approximate them when that fails."""
+        if self._decode is not None:
+            try:
+                return self._decode(sampled)[0]
+            except RuntimeError as error:  # out of memory, or a VAE that ComfyUI does not open
+                log.warning("The preview is approximated, as its VAE failed (%s).", error)
+        return self._colours(sampled[0].float().cpu(), latents)
 
     def _colours(self, latent: torch.Tensor, latents: dict[str, torch.Tensor]) -> torch.Tensor:
         """Map a latent [C,h,w] to an image [H,W,3] by a linear fit to the training images."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...diffusion.sample.latent_preview import decode_latents
 from ...shared.errors import UserError
 from ..comfyui.find_comfyui import import_comfyui
 from ..config import TrainingConfig
@@ -18,7 +19,9 @@ from ..data.latents import Latents, encode_with_diffusers
 from ..data.training_data import TrainingImages, load_training_images
 from ..optim.weight_averaging import load_weights
 from ..run.base_model import find_base
-from ..run.run_results import load_base
+from ..run.checkpoints import write_tensors
+from ..run.run_results import load_base, metadata
+from .core_adapters import saved_adapters
 from .core_denoiser import CoreDenoiser
 from .denoiser import Denoiser
 from .diffusers_denoiser import DiffusersDenoiser
@@ -69,13 +72,22 @@ def open_core_denoiser(
             f"The run was started with ComfyUI {config.comfyui_version}, and this is {version}: "
             "use that version, or start a new run with resume off."
         )
-    from ..comfyui.open_model import open_model  # imports ComfyUI, which is known by now
+    from ..comfyui.decode_latents import decode_with_file  # imports ComfyUI, known by now
+    from ..comfyui.open_model import open_model
 
     diffusion = load_base(config, torch.float32) if config.loader == "ToComfyModel" else None
     model = open_model(config, dtype, diffusion)
     model.layers.to(device)
     model.sampling.to(device)
-    return CoreDenoiser(run, config, model)
+    vae = diffusion.vae if diffusion else None
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        if vae is not None:
+            return decode_latents(vae, latents)
+        return decode_with_file(Path(config.preview_vae), model.unscaled(latents))
+
+    has_vae = vae is not None or Path(config.preview_vae).is_file()
+    return CoreDenoiser(run, config, model, decode if has_vae else None)
 
 
 def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:
@@ -87,7 +99,13 @@ def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:
 def write_core_result(
     path: Path, run: RunFolder, config: TrainingConfig, weights: dict[str, torch.Tensor]
 ) -> None:
-    """Write the LoRA of a checkpoint's weights, by their names in a run on a MODEL."""
+    """Write the LoRA of a checkpoint's weights, by their names in a run on a MODEL.
+
+    Only a DoRA needs the base model for it.
+    """
+    if config.method != "dora":
+        write_tensors(path, saved_adapters(weights), metadata(run, config))
+        return
     denoiser = open_core_denoiser(run, find_base(run, config), torch.device("cpu"), torch.float32)
     load_weights(torch.nn.ModuleDict(denoiser.modules), weights)
     denoiser.write_lora(path)

@@ -31,8 +31,14 @@ from ..run.run_results import load_base, load_result
 MIN_SCORE = 1e-3
 """Lower bound of each factor of the overall score, and of a diversity that is divided by."""
 
-LoadToDevice = Callable[[Diffusion], Diffusion]
 OnStep = Callable[[int, torch.Tensor], None]
+SampleImages = Callable[[list[str], OnStep], torch.Tensor]
+"""Samples an image for each prompt, [N,H,W,3], float 0..1, with seeds that increase by 1.
+
+The callback gets the number of denoising steps done, of single images, and a preview [H,W,3].
+"""
+OpenModel = Callable[[int | None], SampleImages]
+"""Opens the model of a run's checkpoint, or with None the base model."""
 
 
 class ImageScorer(Protocol):
@@ -119,16 +125,14 @@ def evaluate(
     plan: EvaluationPlan,
     subject_scorer: ImageScorer,
     prompt_scorer: ImageScorer,
-    load_to_device: LoadToDevice,
+    open_model: OpenModel,
     on_step: OnStep,
-    dtype: torch.dtype = torch.float32,
 ) -> Iterator[EvaluatedCheckpoint]:
     """Yield the scores of each kept checkpoint; at the end write them into the run folder.
 
     `subject_scorer` compares images, `prompt_scorer` images with prompts, without the token, which
-    other models do not know. Both are tried before anything is generated. Models are loaded in
-    `dtype`, and `load_to_device` moves one to the device to sample on. `on_step` is called with the
-    number of steps done, of `count_steps`, and a preview; what it raises ends the evaluation.
+    other models do not know. Both are tried before anything is generated. `on_step` is called with
+    the number of steps done, of `count_steps`, and a preview; what it raises ends the evaluation.
     Raises UserError when the run keeps no checkpoint, and when a scorer does not support its task.
     """
     config = read_as(TrainingConfig, run.config)
@@ -140,19 +144,10 @@ def evaluate(
     class_prompts = [config.class_caption] * len(subject_prompts)
     steps_done = 0
 
-    def generate(model: Diffusion, prompts: list[str]) -> torch.Tensor:
+    def generate(sample_images: SampleImages, prompts: list[str]) -> torch.Tensor:
         nonlocal steps_done
         before = steps_done
-        images = sample(
-            model,
-            prompts,
-            seed=plan.seed,
-            steps=plan.steps,
-            guidance=plan.guidance,
-            width=config.resolution,
-            height=config.resolution,
-            on_step=lambda done, _, preview: on_step(before + done, preview),
-        )
+        images = sample_images(prompts, lambda done, preview: on_step(before + done, preview))
         steps_done += len(prompts) * plan.steps
         return images
 
@@ -160,12 +155,12 @@ def evaluate(
     subject = subject_scorer.embed_images(training_images)
     distinct = list(dict.fromkeys(scored_prompts))
     prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
-    base = load_to_device(load_base(find_base(run, config), dtype))
+    base = open_model(None)
     class_before = subject_scorer.embed_images(generate(base, class_prompts))
     del base
     evaluated = []
     for step in steps:
-        model = load_to_device(load_result(run, dtype, step))
+        model = open_model(step)
         images = generate(model, subject_prompts)
         class_after = subject_scorer.embed_images(generate(model, class_prompts))
         drift = _mean_cosine(class_after, subject) - _mean_cosine(class_before, subject)
@@ -183,6 +178,39 @@ def evaluate(
         "checkpoints": [asdict(scores) | {"overall": scores.overall} for scores in evaluated],
     }
     write_text(run.scores, json.dumps(report, indent=2))
+
+
+def diffusion_models(
+    run: RunFolder,
+    plan: EvaluationPlan,
+    load_to_device: Callable[[Diffusion], Diffusion],
+    dtype: torch.dtype = torch.float32,
+) -> OpenModel:
+    """Return what opens the DIFFUSIONs of a run, in `dtype`, to sample with `sample`."""
+    config = read_as(TrainingConfig, run.config)
+
+    def open_model(step: int | None) -> SampleImages:
+        if step is None:
+            loaded = load_base(find_base(run, config), dtype)
+        else:
+            loaded = load_result(run, dtype, step)
+        model = load_to_device(loaded)
+
+        def sample_images(prompts: list[str], on_step: OnStep) -> torch.Tensor:
+            return sample(
+                model,
+                prompts,
+                seed=plan.seed,
+                steps=plan.steps,
+                guidance=plan.guidance,
+                width=config.resolution,
+                height=config.resolution,
+                on_step=lambda done, _, preview: on_step(done, preview),
+            )
+
+        return sample_images
+
+    return open_model
 
 
 def count_steps(run: RunFolder, plan: EvaluationPlan) -> int:

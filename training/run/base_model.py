@@ -31,9 +31,10 @@ def find_base(
         return config
     loras = tuple(_find_file(run, Path(file), models) for file in config.base_loras)
     found = replace(config, base_loras=tuple(map(str, loras)))
-    if isinstance(found, TrainingConfig) and found.vocabulary:
-        vocabulary = str(_find_file(run, Path(found.vocabulary), ()))
-        found = replace(found, vocabulary=vocabulary)
+    if isinstance(found, TrainingConfig):
+        for name in ("vocabulary", "preview_vae"):
+            if file := getattr(found, name):
+                found = replace(found, **{name: str(_find_file(run, Path(file), ()))})
     if base is not None:
         if not base.exists():
             raise UserError(f"There is no model at {base}: give --base the path of the base model.")
