@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..shared.errors import UserError
+from ..shared.letters import LETTER, UNSEGMENTED
 from .generate.caption import BRIEF
 from .grounding import GroundedText, serialize
 from .kosmos_model import Kosmos
 from .prompt import tokenize
-
-UNSEGMENTED = "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
-"""A letter or mark of Thai, Japanese or Chinese, which do not separate words."""
-
-LETTER = rf"(?!{UNSEGMENTED})[\w\u0900-\u0963]"
-"""Any other letter, including Hindi's vowel signs, which Python does not count as letters."""
 
 _WORD = re.compile(rf"{UNSEGMENTED}|(?:{LETTER})+(?:['’-](?:{LETTER})+)*")
 _TAG = re.compile(r"<[^<>]*>")

@@ -19,9 +19,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..shared.batching import in_batches
 from ..shared.errors import UserError
+from ..shared.letters import LETTER, UNSEGMENTED
 from ..shared.model_folders import load_pretrained
 from .grounding import GroundedText, Phrase
-from .tokenized_caption import LETTER, UNSEGMENTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,11 @@ from .caption_inputs import (
     caption_language_input,
     caption_prompt,
     file_format_input,
+    given_captions,
+    given_captions_input,
     prompt_inputs,
+    trigger_word_inputs,
+    trigger_word_rule,
 )
 from .sockets import KOSMOS
 
@@ -43,8 +47,13 @@ class CaptionFolder(io.ComfyNode):
             "any number of images. After Cancel, queueing again goes on where it stopped and "
             "captions new images too.",
             is_output_node=True,
+            is_input_list=True,
             inputs=[
-                KOSMOS.Input("kosmos", tooltip="The model, from Load Kosmos-2."),
+                KOSMOS.Input(
+                    "kosmos",
+                    optional=True,
+                    tooltip="The model, from Load Kosmos-2; or connect captions.",
+                ),
                 io.String.Input(
                     "folder",
                     default=".",
@@ -67,6 +76,8 @@ class CaptionFolder(io.ComfyNode):
                 ),
                 batch_size_input("Images"),
                 caption_language_input(),
+                given_captions_input(),
+                *trigger_word_inputs(),
             ],
             outputs=[
                 io.String.Output(
@@ -86,22 +97,26 @@ class CaptionFolder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_: object) -> str:
+    def fingerprint_inputs(cls, folder: list[str], **_: object) -> str:
         """Run again when a file of the folder is new, deleted or changed."""
-        return host.folder_fingerprint(_input_folder(folder))
+        return host.folder_fingerprint(_input_folder(folder[0]))
 
     @classmethod
     def execute(
         cls,
-        kosmos: Kosmos,
-        folder: str,
-        style: str,
-        prompt: str,
-        format: str,
-        max_new_tokens: int,
-        overwrite: bool,
-        batch_size: int,
-        language: str = ENGLISH,
+        folder: list[str],
+        style: list[str],
+        prompt: list[str],
+        format: list[str],
+        max_new_tokens: list[int],
+        overwrite: list[bool],
+        batch_size: list[int],
+        language: list[str] | None = None,
+        kosmos: list[Kosmos] | None = None,
+        captions: list[str] | None = None,
+        trigger_word: list[str] | None = None,
+        token: list[str] | None = None,
+        class_name: list[str] | None = None,
     ) -> io.NodeOutput:
         """Caption the folder."""
         from ..kosmos.files.caption_files import read_caption
@@ -109,21 +124,36 @@ class CaptionFolder(io.ComfyNode):
         from ..shared.batching import BatchOptions
         from ..shared.image_files import list_images
 
-        prompt = caption_prompt(style, prompt, language)
-        image_folder = _input_folder(folder)
+        if (kosmos is None) == (captions is None):
+            connected = "neither is" if captions is None else "both are"
+            raise UserError(f"Connect either kosmos or captions: {connected} connected.")
+        spoken = (language or [ENGLISH])[0]
+        change = trigger_word_rule(trigger_word, token, class_name)
+        image_folder = _input_folder(folder[0])
         paths = list_images(image_folder)
         if not paths:
             raise UserError(
-                f'There is no image in "{folder}" of ComfyUI\'s input folder: put some there.'
+                f'There is no image in "{folder[0]}" of ComfyUI\'s input folder: put some there.'
             )
-        host.load_to_device(kosmos.patcher)
+        given = given_captions(captions, len(paths)) if captions is not None else None
+        if kosmos is not None:
+            host.load_to_device(kosmos[0].patcher)
         progress = host.Progress(len(paths))
         report = caption_folder(
-            kosmos,
+            kosmos[0] if kosmos else dict(zip(paths, given or [], strict=True)),
             image_folder,
-            CaptionFolderOptions(prompt, language, format, max_new_tokens, overwrite),
-            batching=BatchOptions(batch_size, host.free_memory(), on_token=host.check_interrupted),
+            CaptionFolderOptions(
+                caption_prompt(style[0], prompt[0], spoken) if kosmos else "",
+                spoken,
+                format[0],
+                max_new_tokens[0],
+                overwrite[0],
+            ),
+            batching=BatchOptions(
+                batch_size[0], host.free_memory(), on_token=host.check_interrupted
+            ),
             on_image=lambda done, _: progress.step(done),
+            change=change,
         )
         texts = {
             path: read_caption(path, report.notes.append)
@@ -131,12 +161,12 @@ class CaptionFolder(io.ComfyNode):
             if path not in report.failed
         }
         host.show_text(str(report))
-        captions = {path: text for path, text in texts.items() if text is not None}
-        if not captions:
-            raise UserError(f'No image in "{folder}" could be read and captioned: {report}')
+        written = {path: text for path, text in texts.items() if text is not None}
+        if not written:
+            raise UserError(f'No image in "{folder[0]}" could be read and captioned: {report}')
         root = host.input_path()
         return io.NodeOutput(
-            [path.relative_to(root).as_posix() for path in captions],
-            list(captions.values()),
+            [path.relative_to(root).as_posix() for path in written],
+            list(written.values()),
             str(report),
         )

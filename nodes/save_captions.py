@@ -12,7 +12,13 @@ from comfy_api.latest import io
 
 from ..shared.errors import UserError
 from . import host
-from .caption_inputs import file_format_input
+from .caption_inputs import (
+    file_format_input,
+    given_captions,
+    given_captions_input,
+    trigger_word_inputs,
+    trigger_word_rule,
+)
 from .image_inputs import grounded_texts, split_images
 from .sockets import GROUNDING
 from .text_inputs import text_lines
@@ -41,7 +47,11 @@ class SaveCaptions(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="The images: a batch, or a list of images of any size."
                 ),
-                GROUNDING.Input("grounding", tooltip="The captions and boxes of the images."),
+                GROUNDING.Input(
+                    "grounding",
+                    optional=True,
+                    tooltip="The captions and boxes of the images; or connect captions.",
+                ),
                 io.String.Input(
                     "folder",
                     default="captions",
@@ -80,6 +90,8 @@ class SaveCaptions(io.ComfyNode):
                     tooltip="Write the captions next to the files named above, in ComfyUI's input "
                     "folder instead of the output folder; the images are not changed.",
                 ),
+                given_captions_input(),
+                *trigger_word_inputs(),
             ],
             outputs=[
                 io.String.Output(
@@ -94,7 +106,6 @@ class SaveCaptions(io.ComfyNode):
     def execute(
         cls,
         image: list[torch.Tensor],
-        grounding: list[Grounding],
         folder: list[str],
         format: list[str],
         save_images: list[bool],
@@ -102,6 +113,11 @@ class SaveCaptions(io.ComfyNode):
         overwrite: list[bool],
         files: list[str] | None = None,
         beside_inputs: list[bool] | None = None,
+        grounding: list[Grounding] | None = None,
+        captions: list[str] | None = None,
+        trigger_word: list[str] | None = None,
+        token: list[str] | None = None,
+        class_name: list[str] | None = None,
     ) -> io.NodeOutput:
         """Write the files."""
         from ..kosmos.files.caption_files import (
@@ -116,7 +132,16 @@ class SaveCaptions(io.ComfyNode):
 
         images = split_images(image)
         check_images(images)
-        texts = grounded_texts(grounding, len(images))
+        if (grounding is None) == (captions is None):
+            connected = "neither is" if captions is None else "both are"
+            raise UserError(f"Connect either grounding or captions: {connected} connected.")
+        texts = (
+            grounded_texts(grounding, len(images))
+            if grounding is not None
+            else given_captions(captions or [], len(images))
+        )
+        change = trigger_word_rule(trigger_word, token, class_name)
+        texts = [change(text) for text in texts]
         next_to_inputs = bool(beside_inputs and beside_inputs[0])
         names = text_lines(*(files or []))
         paths = _paths(names, len(images), folder[0].strip(), next_to_inputs, overwrite[0])

@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..shared.errors import UserError
 from ..shared.images import one_per_image, to_rgb, to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
+from ..training.data.trigger_words import TRIGGER_RULES, with_trigger_word
 from . import host
 from .image_inputs import grounded_texts, split_images, split_masks
 from .sockets import (
@@ -20,10 +21,14 @@ from .sockets import (
     GROUNDING,
     SUBJECT,
 )
+from .text_inputs import text_lines
 
 if TYPE_CHECKING:
     from ..diffusion.diffusion_model import Diffusion
     from ..kosmos.grounding import GroundedText, Grounding
+
+DESCRIPTION = "replace description"
+"""The rule of `caption_with_token`."""
 
 
 class SubjectDataset(io.ComfyNode):
@@ -102,6 +107,15 @@ class SubjectDataset(io.ComfyNode):
                     'replaced by the token and the class: "a photo of a {subject}". Each training '
                     "step picks a line at random.",
                 ),
+                io.Combo.Input(
+                    "trigger_word",
+                    options=[DESCRIPTION, *TRIGGER_RULES],
+                    default=DESCRIPTION,
+                    optional=True,
+                    tooltip="Where the token goes in a caption. replace description: in place of "
+                    "all words about the subject, for short captions. replace class: in place of "
+                    "the class name; before class: before it; in front: at the start, as tags.",
+                ),
             ],
             outputs=[
                 SUBJECT.Output(
@@ -135,6 +149,7 @@ class SubjectDataset(io.ComfyNode):
         crop: list[bool] | None = None,
         diffusion: list[Diffusion] | None = None,
         templates: list[str] | None = None,
+        trigger_word: list[str] | None = None,
     ) -> io.NodeOutput:
         """Put the token into the captions, and check the training set."""
         from ..drawing.subject_sheet import draw_subject_sheet
@@ -151,8 +166,9 @@ class SubjectDataset(io.ComfyNode):
             if grounded_text.caption == texts[k]:
                 phrases[k] = [(phrase.start, phrase.end) for phrase in grounded_text.phrases]
         default = caption_from_templates(templates[0] if templates else "", name, noun)
+        rule = trigger_word[0] if trigger_word else DESCRIPTION
         token_captions = tuple(
-            caption_with_token(text, name, noun, spans) if text.strip() else default
+            _token_caption(text, name, noun, spans, rule) if text.strip() else default
             for text, spans in zip(texts, phrases, strict=True)
         )
         masks = _masks(images, mask or [], grounded, noun)
@@ -167,6 +183,17 @@ class SubjectDataset(io.ComfyNode):
         host.show_text(report)
         sheet = draw_subject_sheet(subject.images, subject.captions, subject.masks)
         return io.NodeOutput(subject, list(token_captions), sheet, report)
+
+
+def _token_caption(
+    text: str, token: str, noun: str, phrases: Sequence[tuple[int, int]], rule: str
+) -> str:
+    """Return a caption, whose lines are alternatives, with the token in each of them."""
+    if rule != DESCRIPTION:
+        return with_trigger_word(text, token, noun, rule)
+    if phrases:
+        return caption_with_token(text, token, noun, phrases)
+    return "\n".join(caption_with_token(line, token, noun) for line in text_lines(text))
 
 
 def _masks(

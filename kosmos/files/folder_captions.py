@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ...shared.image_files import list_images, read_image
 from ...shared.images import READ_ERRORS
 from ..generate.caption import BRIEF, caption
 from ..generate.language import ENGLISH, check_language
+from ..grounding import GroundedText
 from ..kosmos_model import Kosmos
 from .caption_files import caption_file_contents, caption_file_paths, lacks_caption, write_files
 from .coco import CaptionedImage
@@ -60,15 +61,18 @@ class CaptionFolderReport:
 
 
 def caption_folder(
-    kosmos: Kosmos,
+    captioner: Kosmos | Mapping[Path, GroundedText],
     folder: Path,
     options: CaptionFolderOptions,
     *,
     batching: BatchOptions = DEFAULT_BATCHES,
     on_image: Callable[[int, int], None] | None = None,
+    change: Callable[[GroundedText], GroundedText] = lambda text: text,
 ) -> CaptionFolderReport:
     """Write a caption next to each image of a folder that has none.
 
+    `captioner` is a Kosmos-2, or the captions of all images that `list_images` finds. Each caption
+    goes through `change` before it is written.
     Captions are written after each chunk of images, each file atomically, so a run after an
     interruption captions the remaining images. Images that cannot be read, whose caption cannot be
     written or is empty are reported as failed.
@@ -86,17 +90,20 @@ def caption_folder(
         chunk = paths[start : start + CHUNK_SIZE]
         images = list(_read_images(chunk, report))
         if images:
-            texts = caption(
-                kosmos,
-                [image for _, image, _ in images],
-                options.prompt,
-                max_new_tokens=options.max_new_tokens,
-                batching=replace(batching, on_batch=None),
-            )
-            if report.captioned == 0:
-                check_language(options.language, [text.caption for text in texts])
+            if isinstance(captioner, Kosmos):
+                texts = caption(
+                    captioner,
+                    [image for _, image, _ in images],
+                    options.prompt,
+                    max_new_tokens=options.max_new_tokens,
+                    batching=replace(batching, on_batch=None),
+                )
+                if report.captioned == 0:
+                    check_language(options.language, [text.caption for text in texts])
+            else:
+                texts = [captioner[path] for path, _, _ in images]
             for (path, _, (width, height)), text in zip(images, texts, strict=True):
-                entry = CaptionedImage(path.name, width, height, text)
+                entry = CaptionedImage(path.name, width, height, change(text))
                 _write(path, entry, options, report, pending[path])
         done += len(chunk)
         if on_image is not None:

@@ -177,7 +177,7 @@ def write_vae(vae: Any, cache: Path) -> Path:
     return _write_weights(vae.get_sd(), cache, "VAE")
 
 
-def _write_weights(state: dict[str, torch.Tensor], cache: Path, name: str) -> Path:
+def _write_weights(state: dict[str, Any], cache: Path, name: str) -> Path:
     """Write weights to a file named by their hash. Raises UserError when the disk is full."""
     from ...training.run.checkpoints import write_tensors
 

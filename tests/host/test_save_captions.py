@@ -182,3 +182,27 @@ def test_a_folder_that_cannot_be_captioned_is_one_sentence(
     assert (failure.node_type, failure.kind[-9:]) == ("CaptionFolder", "UserError")
     assert message in failure.sentence  # and a line for each file that failed
     assert not list((server.input / "unlike").rglob("*.txt"))
+
+
+def test_texts_of_another_captioner_get_the_trigger_word(client: Client, server: ComfyUI) -> None:
+    graph = Graph().load_images(server.input, scene(79), scene(80), name="other")
+    graph.add("text", "PrimitiveStringMultiline", value="Two Dogs on a hotdog.")
+    inputs = {"image": ["images", 0], "captions": ["text", 0], "folder": "other_captions"}
+    trigger = {"trigger_word": "before class", "token": "ohwx", "class_name": "dog"}
+    graph.add("save", "SaveCaptions", **inputs, **trigger).outputs(client)
+    files = sorted((server.output / "other_captions").glob("*.txt"))
+    assert [file.read_text(encoding="utf-8").strip() for file in files] == [
+        "Two ohwx Dogs on a hotdog."
+    ] * 2
+    for k in range(2):
+        save_scene(server.input / "other_folder" / f"{k}.png", 79 + k)
+    graph = Graph().add("text", "PrimitiveStringMultiline", value="a dog")
+    settings = {"folder": "other_folder", "captions": ["text", 0]}
+    graph.add("folder", "CaptionFolder", **settings, **trigger | {"trigger_word": "in front"})
+    graph.add("show", "PreviewAny", source=["folder", 1])
+    assert texts(graph.outputs(client), "show") == ["ohwx, a dog"] * 2
+    assert (server.input / "other_folder" / "0.txt").read_text().strip() == "ohwx, a dog"
+    graph.set("folder", **trigger | {"token": "two words"})
+    assert "must be one word" in graph.failure(client, "folder")
+    del graph["folder"]["inputs"]["captions"]
+    assert "Connect either kosmos or captions" in graph.failure(client, "folder")

@@ -32,9 +32,11 @@ def find_base(
     loras = tuple(_find_file(run, Path(file), models) for file in config.base_loras)
     found = replace(config, base_loras=tuple(map(str, loras)))
     if isinstance(found, TrainingConfig):
-        for name in ("vocabulary", "preview_vae"):
-            if file := getattr(found, name):
-                found = replace(found, **{name: str(_find_file(run, Path(file), ()))})
+        vocabulary, vae = (
+            str(_find_file(run, Path(file), ())) if file else ""
+            for file in (found.vocabulary, found.preview_vae)
+        )
+        found = replace(found, vocabulary=vocabulary, preview_vae=vae)
     if base is not None:
         if not base.exists():
             raise UserError(f"There is no model at {base}: give --base the path of the base model.")
