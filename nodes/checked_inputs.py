@@ -59,12 +59,10 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         check_inputs(node, values)
         try:
             output: io.NodeOutput = execute(cls, **values)
-        except OSError as error:
-            if error.errno not in (*FULL, *READ_ONLY):
-                raise
-            raise write_error(Path(error.filename or "A file"), error) from error
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (*FULL, *READ_ONLY):
+                raise write_error(Path(error.filename or "A file"), error) from error
+            if not is_out_of_memory(error):  # also when it passes for a damaged file
                 raise
             host.unload_all_models()
             raise UserError(

@@ -105,6 +105,8 @@ class LoadDiffusion(io.ComfyNode):
         diffusion = with_prediction(replace(diffusion, name=model), prediction)
         if quantized_dtype is not None:
             use_fast_cpu_kernels(diffusion.modules, model, host.device_type())
+        elif dtype == "auto":
+            host.cast_vae(diffusion.vae)
         if files:
             require_unquantized(
                 diffusion.modules, model, "merge LoRAs into the model before quantizing it"

@@ -105,9 +105,11 @@ class SmallVAE:
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode images [B,H,W,3], float 0..1, to the means of their unscaled latents [B,C,h,w]."""
+        from ..diffusion.sample import vae_tiles
+
         device = host.load_to_device(self.patcher)
         images = pixels[..., :3].permute(0, 3, 1, 2).to(device, self._vae.dtype)
-        return self._vae.encode(images * 2 - 1).latent_dist.mean.float().cpu()
+        return vae_tiles.encode(self._vae, images * 2 - 1).mean.float().cpu()
 
     def decode_tiled(self, samples: torch.Tensor, **_: object) -> torch.Tensor:
         """As `decode`: small models need no tiles."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -51,7 +53,7 @@ def in_batches(
     done, limit = 0, total
     while done < total:
         count = min(size if isinstance(size, int) else size(), limit, total - done)
-        results = _unless_out_of_memory(work, slice(done, done + count))
+        results = unless_out_of_memory(partial(work, slice(done, done + count)))
         if results is not None:
             yield from results
             done += count
@@ -62,26 +64,38 @@ def in_batches(
         else:
             limit = count // 2
             logger.warning("Out of memory: continuing with batches of %d", limit)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_cached_memory()
 
 
-def _unless_out_of_memory(
-    work: Callable[[slice], Iterable[Result]], items: slice
-) -> Iterable[Result] | None:
-    # A separate function, so that the failed attempt's tensors are freed before the next one.
+def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
+    """Return `work()`, or None when memory runs out; its tensors are freed then."""
     try:
-        return work(items)
-    except RuntimeError as error:
+        return work()
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device does not suffice."""
-    # CUDA and XPU raise a class of their own; a CPU and MPS only differ in the message.
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
-    )
+def free_cached_memory() -> None:
+    """Give the GPU memory that torch caches back to the driver."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+OUT_OF_MEMORY = ("out of memory", "defaultcpuallocator", "alloc_failed", "allocate memory")
+"""Texts of errors that have no class of their own, in lower case."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is a lack of memory."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        text = "" if isinstance(error, UserError) else str(error).lower()
+        if any(one in text for one in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False

@@ -45,8 +45,11 @@ class Learner(LightningModule, ABC):
         """Return the trainable parameters, each group with its peak learning rate."""
 
     @abstractmethod
-    def preview(self) -> torch.Tensor:
-        """Return a preview image of the present state, [H,W,3], float 0..1."""
+    def preview(self, *, brief: bool = False) -> torch.Tensor:
+        """Return a preview image of the present state, [H,W,3], float 0..1.
+
+        `brief`: in few steps, in which it takes as much memory.
+        """
 
     @abstractmethod
     def write_result(self, run: RunFolder) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from ...shared.batching import in_batches
 from ...shared.errors import UserError
 from ..diffusion_model import Diffusion
-from .sample_settings import SampleSettings
+from . import vae_tiles
+from .sample_settings import REMEDY, SampleSettings
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,14 @@ class Img2ImgInput:
     def encode(self, diffusion: Diffusion, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Sample the images' latents [N,C,h,w], scaled, float32, with one generator per image."""
         vae = diffusion.vae
-        pixels = (self.images[..., :3].permute(0, 3, 1, 2) * 2 - 1).to(vae.device, vae.dtype)
-        posterior = vae.encode(pixels).latent_dist
-        mean, std = posterior.mean.float(), posterior.std.float()
+        pixels = self.images[..., :3].permute(0, 3, 1, 2) * 2 - 1
+
+        def encode(part: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            posterior = vae_tiles.encode(vae, pixels[part].to(vae.device, vae.dtype))
+            return zip(posterior.mean.float(), posterior.std.float(), strict=True)
+
+        encoded = in_batches(len(pixels), len(pixels), encode, remedy=REMEDY)
+        mean, std = map(torch.stack, zip(*encoded, strict=True))
         noise = randn_tensor(mean.shape, generator=list(generators))
         return (mean + std * noise.to(mean.device)) * vae.config.scaling_factor
 

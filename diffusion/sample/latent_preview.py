@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 
+from . import vae_tiles
 from .schedulers import FLOW_PREDICTION
 
 # A decoder with up to this many parameters is run at every step.
@@ -68,7 +69,7 @@ def has_small_decoder(vae: AutoencoderKL) -> bool:
 def decode_latents(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """Decode scaled latents [N,C,h,w] to images [N,H,W,3], float32 0..1, on the CPU."""
     unscaled = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
-    images = vae.decode(unscaled, return_dict=False)[0]
+    images = vae_tiles.decode(vae, unscaled)
     return (images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 

@@ -15,11 +15,8 @@ from .guidance import DEFAULT_GUIDANCE, GuidanceOptions
 from .img2img_input import Img2ImgInput
 from .latent_preview import decode_latents
 from .prompt_encoding import PromptEmbeds, ReadEmbedding, encode_prompts
-from .sample_settings import SampleSettings
+from .sample_settings import REMEDY, SampleSettings
 from .schedulers import make_scheduler
-
-REMEDY = "choose a smaller width and height"
-"""What to do when the memory does not suffice for one image."""
 
 CPU_LATENT_PIXELS = 64 * 64
 """Latent pixels in the first batch that is tried on a CPU: one full-size image uses all cores."""

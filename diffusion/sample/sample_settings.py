@@ -10,6 +10,9 @@ from .guidance import require_scale
 from .prompt_syntax import PLAIN
 from .schedulers import SCHEDULERS
 
+REMEDY = "choose a smaller width and height"
+"""What to do when the memory does not suffice for one image."""
+
 
 @dataclass(frozen=True)
 class SampleSettings:

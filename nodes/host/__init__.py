@@ -18,6 +18,7 @@ from .core_models import (
 )
 from .device_memory import (
     DTYPES,
+    cast_vae,
     device_type,
     free_memory,
     load_to_device,
@@ -66,6 +67,7 @@ __all__ = [
     "ModelPatcher",
     "Progress",
     "block_output",
+    "cast_vae",
     "check_conditioning",
     "check_interrupted",
     "clip_digest",

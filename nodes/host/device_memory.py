@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import comfy.model_management as management
 import torch
@@ -10,6 +11,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ...shared.model_size import bytes_in_memory, format_bytes
 from ...shared.stream_weights import stream_weights
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +104,17 @@ def torch_dtype(choice: str, on_cpu: torch.dtype = torch.float32) -> torch.dtype
     if management.should_use_bf16(device):
         return torch.bfloat16
     return torch.float32
+
+
+def cast_vae(vae: AutoencoderKL) -> None:
+    """Cast a VAE as ComfyUI's `--fp16-vae`, `--bf16-vae` or `--fp32-vae` says.
+
+    Without them it stays as it is, but is cast to float32 where its device, such as that of
+    `--cpu-vae`, is slow in its dtype.
+    """
+    dtype = management.vae_dtype(management.vae_device(), [vae.dtype])
+    with torch.inference_mode(False):
+        torch.nn.Module.to(vae, dtype)  # diffusers' own logs a warning without a reason
 
 
 def device_type() -> str:

@@ -26,6 +26,7 @@ def load_trained_diffusion(
     from ...training.run.run_results import load_result
 
     model = load_result(run, dtype, step)
+    host.cast_vae(model.vae)
     return replace(model, patcher=host.register_model(model.modules))
 
 

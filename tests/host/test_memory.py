@@ -69,9 +69,30 @@ PROBE = """
     facts = {name: generate(*run) for name, run in RUNS.items()}
     facts["cpu vae"] = generate(BUDGET, "NORMAL_VRAM", torch.device("cpu"))
 
-    # A node that runs out of memory says so in a sentence.
     extension = as_package.load("nodes").KosmosDreamBooth()
     nodes = {node.__name__: node for node in asyncio.run(extension.get_node_list())}
+
+    # The precision of the VAE is that of ComfyUI's arguments.
+    arguments = management.args
+    for flag in ("", "fp16_vae", "bf16_vae", "fp32_vae", "cpu_vae"):
+        if flag:
+            setattr(arguments, flag, True)
+        management.vae_device = lambda: DEVICE if flag != "cpu_vae" else torch.device("cpu")
+        management.should_use_fp16 = lambda device=None, *_, **__: str(device) != "cpu"
+        model = nodes["LoadDiffusion"].execute(model="sandbox", dtype="auto").args[0]
+        facts["dtypes " + flag] = [str(model.unet.dtype), str(model.vae.dtype)]
+        if flag:
+            setattr(arguments, flag, False)
+        if flag == "bf16_vae":
+            with pretend_gpu():
+                management.get_free_memory = lambda device=None, torch_free_too=False: (
+                    (BUDGET,) * 2 if torch_free_too else BUDGET
+                )
+                facts["finite"] = bool(sample(model, ["a cat"], steps=2).isfinite().all())
+                management.unload_all_models()
+    management.vae_device = lambda: DEVICE
+
+    # A node that runs out of memory says so in a sentence.
     small = pretend_gpu(200_000)
     with small as gpu:
         management.vram_state = management.VRAMState.NORMAL_VRAM
@@ -128,6 +149,23 @@ def test_what_does_not_fit_is_streamed(facts: dict) -> None:
     assert facts["novram"]["on the device"] == []
     assert facts["novram"]["peak"] < 3_000_000
     assert "vae" not in facts["cpu vae"]["on the device"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "dtype"),
+    [
+        ("", "float16"),
+        ("fp16_vae", "float16"),
+        ("bf16_vae", "bfloat16"),
+        ("fp32_vae", "float32"),
+        ("cpu_vae", "float32"),
+    ],
+)
+def test_the_vae_has_the_precision_of_comfyuis_arguments(
+    flag: str, dtype: str, facts: dict
+) -> None:
+    assert facts[f"dtypes {flag}"] == ["torch.float16", f"torch.{dtype}"]
+    assert facts["finite"]
 
 
 @pytest.mark.parametrize("node", ["PatchTokens", "GroundedCaption", "CFGSampler"])

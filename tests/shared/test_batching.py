@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.shared.batching import in_batches
+from kosmos_dreambooth.shared.batching import in_batches, is_out_of_memory
 from kosmos_dreambooth.shared.errors import UserError
 
 
@@ -67,6 +68,7 @@ def test_other_errors_are_not_swallowed() -> None:
     [
         "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
         "MPS backend out of memory (MPS allocated: 8.99 GiB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
 def test_an_item_that_does_not_fit_is_a_user_error(message: str) -> None:
@@ -75,3 +77,19 @@ def test_an_item_that_does_not_fit_is_a_user_error(message: str) -> None:
 
     with pytest.raises(UserError, match=r"not enough memory for a single item: buy some\."):
         list(in_batches(4, 4, work, remedy="buy some"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (UserError("The prompt is out of memory: write another."), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_also_by_its_cause(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+    misread = UserError("The file is damaged: copy it again.")
+    misread.__cause__ = error
+    assert is_out_of_memory(misread) is expected

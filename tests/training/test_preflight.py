@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config_yaml import read_config
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
 from kosmos_dreambooth.training.run import preflight
-from kosmos_dreambooth.training.run.events import read_events
+from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
@@ -39,6 +41,25 @@ def test_a_run_that_does_not_fit_stops_before_the_first_step(
     with pytest.raises(UserError, match="switch gradient_checkpointing on"):
         train(run, StopRequest())
     assert run.steps_saved() == 0
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_previews_are_counted_and_change_nothing(
+    fits: bool, make_run, tmp_path: Path, monkeypatch
+) -> None:
+    plain = make_run(tmp_path, "plain", steps=2)
+    assert train(plain, StopRequest())
+    if not fits:
+
+        def out_of_memory(module: DreamBoothModule, *, brief: bool = False) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(DreamBoothModule, "preview", out_of_memory)
+    run = make_run(tmp_path, "previews", steps=2, preview_every=1)
+    assert train(run, StopRequest())
+    (report,) = [event.text for event in read_events(run.events) if "GB" in (event.text or "")]
+    assert ("previews need more memory and are skipped" in report) is not fits
+    assert loss_curve(run.events) == loss_curve(plain.events)
 
 
 def test_each_suggestion_leads_to_the_next(make_run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kosmos_dreambooth.diffusion.load import device_parts
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as, read_config
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
@@ -14,6 +15,7 @@ from kosmos_dreambooth.training.run import step_callback, train_loop
 from kosmos_dreambooth.training.run.events import read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 
+from ..diffusion.conftest import EPSILON, write_model
 from ..pretend_gpu import DEVICE, pretend_gpu
 from .conftest import RunMaker, train_on_pretend_gpu, trained
 
@@ -29,7 +31,7 @@ def test_a_preview_that_runs_out_of_memory_does_not_end_the_run(
 ) -> None:
     plain = trained(make_run, tmp_path, name="plain")
 
-    def out_of_memory(module: DreamBoothModule) -> torch.Tensor:
+    def out_of_memory(module: DreamBoothModule, *, brief: bool = False) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(DreamBoothModule, "preview", out_of_memory)
@@ -92,3 +94,28 @@ def test_a_run_trains_on_a_gpu(
     with pretend_gpu():
         module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype, leads=True)
         train_on_pretend_gpu(module, dtype)
+
+
+def test_a_lora_of_xl_trains_where_its_parts_do_not_fit_together(
+    make_run: RunMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class images by the worker, latents, steps and a preview, on 12 GB for XL's 14 in fp32."""
+    monkeypatch.setattr(device_parts, "ACTIVATION_BYTES", 2**18)
+    base = write_model(tmp_path / "xl", EPSILON, xl=True)
+    classes = {"class_count": 2, "class_steps": 2, "class_cache": str(tmp_path / "priors")}
+    run = make_run(
+        tmp_path,
+        base=str(base),
+        train_text_encoder=False,
+        gradient_checkpointing=True,
+        batch_size=1,
+        **classes,
+    )
+    run.class_images.rename(tmp_path / "unused")
+    config, dtype = read_as(TrainingConfig, run.config), torch.bfloat16
+    weights = sum(file.stat().st_size for file in base.rglob("*.safetensors"))
+    with pretend_gpu(weights * 12 // 14):
+        module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype, leads=True)
+        assert len(list(run.class_images.glob("*.png"))) == 2
+        train_on_pretend_gpu(module, dtype)
+        assert module.denoiser.diffusion.text_encoder.device.type == "cpu"

@@ -173,13 +173,16 @@ class CaptionModule(Learner):
         losses = cross_entropy(logits.float(), ids[:, 1:][is_target], reduction="none")
         return (losses * weights[is_target]).sum()
 
-    def preview(self) -> Tensor:
+    def preview(self, *, brief: bool = False) -> Tensor:
         """Return the preview images, side by side, with their captions and boxes drawn."""
         training = self.model.text_model.training
         self.model.text_model.eval()
         try:
             captions = caption(
-                self.kosmos, self.preview_images, self.config.prompt, max_new_tokens=PREVIEW_TOKENS
+                self.kosmos,
+                self.preview_images,
+                self.config.prompt,
+                max_new_tokens=1 if brief else PREVIEW_TOKENS,
             )
         finally:
             self.model.text_model.train(training)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ...diffusion.diffusion_model import Diffusion
+from ...diffusion.load.device_parts import DeviceParts
 from ...diffusion.priors import generate_priors
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...shared.atomic_files import atomic_folder
@@ -53,7 +55,7 @@ def provide_class_images(
 
     on_phase("generating class images")
     diffusion = load_model()
-    diffusion.modules.to(device)
+    diffusion = replace(diffusion, patcher=DeviceParts(diffusion.modules, device))
     priors = generate_priors(
         diffusion,
         config.class_caption,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ...diffusion.sample import vae_tiles
 from ...diffusion.sample.unet_forward import add_time_ids
+from ...shared.batching import in_batches
 from ...shared.errors import UserError
 from ...shared.images import to_batch
 from ..run.checkpoints import read_tensors, write_tensors
@@ -105,16 +107,16 @@ def latent_masks(masks: Sequence[np.ndarray], size: Size, shape: Sequence[int]) 
 @torch.no_grad()
 def encode_with_diffusers(vae: AutoencoderKL, images: Sequence[np.ndarray], size: Size) -> Latents:
     """Encode uint8 images [H,W,3], center-cropped to `size`, on the VAE's device."""
-    means, stds = [], []
-    for start in range(0, len(images), ENCODE_BATCH):
-        batch = torch.stack(
-            [_pixels(image, size) for image in images[start : start + ENCODE_BATCH]]
-        )
-        posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
-        means.append(posterior.mean.float().cpu())
-        stds.append(posterior.std.float().cpu())
+
+    def encode(part: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pixels = torch.stack([_pixels(image, size) for image in images[part]])
+        posterior = vae_tiles.encode(vae, pixels.to(vae.device, vae.dtype))
+        return zip(posterior.mean.float().cpu(), posterior.std.float().cpu(), strict=True)
+
+    encoded = in_batches(len(images), ENCODE_BATCH, encode, remedy="lower the resolution")
+    means, stds = map(torch.stack, zip(*encoded, strict=True))
     scale = vae.config.scaling_factor
-    return Latents(torch.cat(means) * scale, torch.cat(stds) * scale)
+    return Latents(means * scale, stds * scale)
 
 
 def _has_latents(tensors: Mapping[str, torch.Tensor], name: str, count: int) -> bool:

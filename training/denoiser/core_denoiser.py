@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ...diffusion.sample.unet_forward import add_time_ids
+from ...shared.batching import is_out_of_memory
 from ...shared.errors import UserError
 from ...shared.json_files import read_json
 from ..comfyui.conditioning import Conditioning, read_conditioning
@@ -29,7 +30,7 @@ from ..dreambooth.vocabulary_prompts import vocabulary_prompts
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_results import metadata
 from .core_adapters import adapter_state_dict, inject_adapters
-from .denoiser import NO_MIN_SNR, Denoiser
+from .denoiser import NO_MIN_SNR, PREVIEW_GUIDANCE, Denoiser
 
 if TYPE_CHECKING:
     from ..comfyui.core_model import CoreModel
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 
 IN_PLACE = "modified by an inplace operation"
 """Part of the error of autograd when a tensor that it needs was overwritten."""
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 4.0
 
 
 class CoreForwardProcess:
@@ -135,9 +134,9 @@ class CoreDenoiser(Denoiser):
         """
         try:
             self._compute_gradient()
-        except torch.OutOfMemoryError:
-            return  # the preflight measures what is needed, and names what to change
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                return  # the preflight measures what is needed, and names what to change
             if IN_PLACE not in str(error):
                 raise UserError(
                     f"The MODEL cannot compute with this CLIP's conditioning and VAE's latents "
@@ -196,7 +195,9 @@ class CoreDenoiser(Denoiser):
         with adapters_disabled(self._model.layers):
             return self.predict(noisy, indices, prompts, time_ids)
 
-    def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
+    def preview(
+        self, prompts: list[str], seed: int, side: int, *, steps: int
+    ) -> list[torch.Tensor]:
         """Sample with ComfyUI's Euler sampler, and decode or approximate the latents."""
         latents, shape = read_tensors(self._run.latents), self._latent_shape()
         device = next(self._model.layers.parameters()).device
@@ -208,7 +209,7 @@ class CoreDenoiser(Denoiser):
                 self._conditioning_of(prompt),
                 self._conditioning_of(""),
                 add_time_ids(side, side)[None],
-                steps=PREVIEW_STEPS,
+                steps=steps,
                 guidance=PREVIEW_GUIDANCE,
             )
             images.append(self._decoded(sampled, latents))

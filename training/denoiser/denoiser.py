@@ -35,6 +35,9 @@ class ForwardProcess(Protocol):
         """Return each sample's loss weight [B]. Raises UserError for a flow."""
 
 
+PREVIEW_GUIDANCE = 4.0
+
+
 class Denoiser(ABC):
     """A diffusion model in training, with its text conditioning.
 
@@ -90,7 +93,9 @@ class Denoiser(ABC):
         """Return the prediction of the model before training, without gradients."""
 
     @abstractmethod
-    def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
+    def preview(
+        self, prompts: list[str], seed: int, side: int, *, steps: int
+    ) -> list[torch.Tensor]:
         """Return a generated image [H,W,3], float 0..1, for each prompt, all with one seed."""
 
     @abstractmethod

@@ -27,23 +27,20 @@ from ..dreambooth.prior_teacher import PriorTeacher, share_weights
 from ..dreambooth.vocabulary_prompts import vocabulary_prompts
 from ..quantization_aware import prepare_qat
 from ..run.run_results import write_result
-from .denoiser import Denoiser
+from .denoiser import PREVIEW_GUIDANCE, Denoiser
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
     from ..run.run_folder import RunFolder
 
-PREVIEW_STEPS = 20
-PREVIEW_GUIDANCE = 4.0
-
 
 class DiffusersDenoiser(Denoiser):
     """UNet and text encoders of a DIFFUSION.
 
-    The VAE is not part of the modules: the latents are encoded before. A frozen text encoder runs
-    only once. With adapters or embedding vectors, the frozen weights are kept in `frozen_dtype`, in
-    which they compute.
+    The VAE is not part of the modules: the latents are encoded before. Neither are frozen text
+    encoders, which run only once, on the CPU. With adapters or embedding vectors, the frozen
+    weights are kept in `frozen_dtype`, in which they compute.
     """
 
     def __init__(
@@ -56,8 +53,11 @@ class DiffusersDenoiser(Denoiser):
         self.forward_process = self._process
         self._untrained = share_weights(diffusion.unet) if config.uses_prior_teacher else None
         self.diffusion = self._make_trainable(diffusion)
+        waiting = {"vae"}
+        if not config.encodes_text_each_step:
+            waiting |= {"text_encoder", "text_encoder_2"}
         parts = self.diffusion.modules.items()
-        self.modules = {name: part for name, part in parts if name != "vae"}
+        self.modules = {name: part for name, part in parts if name not in waiting}
         self._teacher: PriorTeacher | None = None
         self._prompt_embeds: dict[str, PromptEmbeds] = {}
         self._token_ids: dict[str, torch.Tensor] = {}
@@ -174,7 +174,9 @@ class DiffusersDenoiser(Denoiser):
             return encode_chunks(self.diffusion, ids)
         return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
 
-    def preview(self, prompts: list[str], seed: int, side: int) -> list[torch.Tensor]:
+    def preview(
+        self, prompts: list[str], seed: int, side: int, *, steps: int
+    ) -> list[torch.Tensor]:
         """Sample an image for each prompt, in the precision of the training.
 
         XL's VAE overflows in fp16 and stays in float32.
@@ -194,7 +196,7 @@ class DiffusersDenoiser(Denoiser):
                 sample(
                     model,
                     [prompt],
-                    steps=PREVIEW_STEPS,
+                    steps=steps,
                     guidance=PREVIEW_GUIDANCE,
                     seed=seed,
                     width=side,

@@ -22,6 +22,8 @@ from .prefetch import Prefetcher, spare_device, split_threads
 if TYPE_CHECKING:
     from ..run.run_folder import RunFolder
 
+PREVIEW_STEPS = 20
+
 
 @dataclass(frozen=True)
 class _SlotInputs:
@@ -263,10 +265,13 @@ class DreamBoothModule(Learner):
             uniform -= probability
         return texts[-1]  # the probabilities add up to less than 1 by a rounding error
 
-    def preview(self) -> torch.Tensor:
+    def preview(self, *, brief: bool = False) -> torch.Tensor:
         """Return one generated image per preview prompt, side by side, all with the run's seed."""
         config = self.config
-        images = self.denoiser.preview(config.preview_prompts, config.seed, config.resolution)
+        prompts, steps = config.preview_prompts, PREVIEW_STEPS
+        if brief:
+            prompts, steps = prompts[:1], 1
+        images = self.denoiser.preview(prompts, config.seed, config.resolution, steps=steps)
         return torch.cat(images, dim=1)
 
     def write_result(self, run: RunFolder) -> None:

@@ -26,13 +26,15 @@ ADVICE = {
 
 def failure_message(error: Exception) -> str:
     """Return the message for an error of a run, without a final full stop."""
+    from ...shared.batching import is_out_of_memory  # imports torch, which takes seconds
+
     text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, UserError):
         return text
     if isinstance(error, OSError) and (error.errno in NO_SPACE or error.errno is None):
         return f"The run could not be saved ({text}): free disk space"
     kind = type(error).__name__
-    if kind == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "Out of memory: lower batch_size, or set method to lora"
     for cause, advice in ADVICE.items():
         if cause in text:

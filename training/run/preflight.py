@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -13,6 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from ...shared.batching import unless_out_of_memory
 from ...shared.errors import UserError
 from ...shared.peak_memory import watch_peak
 from ..config import Config, TrainingConfig
@@ -38,7 +40,8 @@ class Estimate:
     """Memory that training needs and that is available, in bytes, and seconds per step.
 
     `activations` is the part of `needed` that activations take between the forward and backward
-    pass, `trainable` the number of trainable parameters.
+    pass, `trainable` the number of trainable parameters. `preview` is the memory that previews
+    need; None when it is not available.
     """
 
     needed: int
@@ -46,6 +49,7 @@ class Estimate:
     seconds: float
     activations: int = 0
     trainable: int = 0
+    preview: int | None = 0
 
     def __str__(self) -> str:
         gigabytes = f"{self.needed / GIGABYTE:.1f} of {self.available / GIGABYTE:.1f} GB"
@@ -66,7 +70,10 @@ class Preflight(Callback):
         estimate = measure(trainer, module)
         steps = module.config.steps - module.first_step
         left = timedelta(seconds=round(estimate.seconds * steps))
-        self._report(f"{estimate}, {left} in total")
+        previews = ""
+        if estimate.preview is None or estimate.preview > estimate.available:
+            previews = "; previews need more memory and are skipped"
+        self._report(f"{estimate}, {left} in total{previews}")
         if estimate.needed > estimate.available:
             raise UserError(
                 f"Not enough memory for the training ({estimate}): "
@@ -75,7 +82,10 @@ class Preflight(Callback):
 
 
 def measure(trainer: Trainer, module: Learner) -> Estimate:
-    """Run PASSES forward and backward passes, and add the memory of the optimizer's state."""
+    """Run PASSES forward and backward passes, and add the memory of the optimizer's state.
+
+    Previews are made between the steps, without activations and gradients of the training.
+    """
     config, device = module.config, module.device
     parameters = sum(parameter.numel() for parameter in trainable(module).values())
     used, free, peak_increase = _used_memory(device), _free_memory(device), watch_peak(device)
@@ -91,12 +101,21 @@ def measure(trainer: Trainer, module: Learner) -> Estimate:
     module.losses.clear()
     state_bytes = STATE_BYTES[config.optimizer] / (config.processes if shards_state(config) else 1)
     state = round((state_bytes + (EMA_BYTES if config.ema else 0)) * parameters)
+    preview: int | None = 0
+    if config.preview_every:
+        peak_increase = watch_peak(device)
+        image = unless_out_of_memory(partial(module.preview, brief=True))
+        increase_of_preview = peak_increase() if peak_increase else 0
+        averaged = config.ema or config.optimizer == "schedulefree"
+        copies = EMA_BYTES * parameters if averaged else 0
+        preview = None if image is None else used + state + copies + increase_of_preview
     return Estimate(
         needed=used + increase + state,
         available=used + free,
         seconds=seconds * config.accumulation,
         activations=max(0, increase - GRADIENT_BYTES * parameters),
         trainable=parameters,
+        preview=preview,
     )
 
 

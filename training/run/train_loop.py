@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from ...shared.atomic_files import write_text
+from ...shared.batching import is_out_of_memory
 from ...shared.errors import UserError
 from ..captions.caption_config import CaptionConfig
 from ..config import Config, TrainingConfig
@@ -63,30 +66,39 @@ def train(
     device, resume_from = trainer.strategy.root_device, checkpoints.latest(run.checkpoints)
     dtype = FROZEN_DTYPES.get(_precision(config), torch.float32)
     module: Learner
-    if isinstance(config, TrainingConfig):
-        from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
+    with _out_of_memory_named(config):
+        if isinstance(config, TrainingConfig):
+            from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
 
-        module = prepare_dreambooth(
-            run, config, device, report, resume_from, frozen_dtype=dtype, leads=is_leader
-        )
-    elif isinstance(config, CaptionConfig):
-        from ..captions.caption_module import prepare as prepare_captions
+            module = prepare_dreambooth(
+                run, config, device, report, resume_from, frozen_dtype=dtype, leads=is_leader
+            )
+        elif isinstance(config, CaptionConfig):
+            from ..captions.caption_module import prepare as prepare_captions
 
-        module = prepare_captions(run, config, device, report, resume_from, frozen_dtype=dtype)
-    else:
-        raise TypeError(f"{type(config).__name__} is no config of a task.")
-    report("training")
-    batches = range(start * config.accumulation, config.steps * config.accumulation)
-    try:
+            module = prepare_captions(run, config, device, report, resume_from, frozen_dtype=dtype)
+        else:
+            raise TypeError(f"{type(config).__name__} is no config of a task.")
+        report("training")
+        batches = range(start * config.accumulation, config.steps * config.accumulation)
         trainer.fit(module, DataLoader(cast("Dataset[int]", batches), batch_size=None))
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"Out of memory: {suggest_change(config)}.") from error
     if max(start, steps.completed_steps) < config.steps:
         return False
     if is_leader:
         load_weights(module, module.result_weights(trainer.optimizers[0]))
         module.write_result(run)
     return True
+
+
+@contextmanager
+def _out_of_memory_named(config: Config) -> Iterator[None]:
+    """Raise a lack of memory in a `with` block as a UserError that says what to change."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"Out of memory: {suggest_change(config)}.") from error
 
 
 def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
