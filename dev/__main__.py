@@ -45,6 +45,8 @@ COMMANDS = {
     "bench-training": "bench.training_speed",
     "bench-time-to-quality": "scores.time_to_quality",
     "bench-quantized": "bench.quantized_speed",
+    "bench-captioner-memory": "bench.captioner_memory",
+    "bench-xl-memory": "bench.xl_memory",
     "bench-export": "bench.export_equality",
     "bench-guidance": "bench.guidance_quality",
     "bench-core": "bench.core_equality",

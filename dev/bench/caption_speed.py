@@ -108,15 +108,15 @@ def ours(kosmos: Kosmos, task: Task) -> int:
 FUNCTIONS = {"documented": documented, "ours": ours}
 
 
-def load(size: str, device: str) -> Kosmos:
-    """Return the sandbox's model, or one of the published size with random weights, in float32."""
+def load(size: str, device: str, dtype: torch.dtype = torch.float32) -> Kosmos:
+    """Return the sandbox's model, or one of the published size with random weights."""
     if size == "sandbox":
-        kosmos = load_kosmos(KOSMOS, torch.float32)
+        kosmos = load_kosmos(KOSMOS, dtype)
         kosmos.model.to(device)
         return kosmos
     torch.manual_seed(0)
     with torch.device(device):
-        model = Kosmos2ForConditionalGeneration(Kosmos2Config())
+        model = Kosmos2ForConditionalGeneration._from_config(Kosmos2Config(), dtype=dtype)
     # Only the number of tokens matters here; the published vocabulary is larger.
     processor = Kosmos2Processor(CLIPImageProcessor(), kosmos_processor().tokenizer)
     return Kosmos(model.eval(), processor, "real size, random weights")
