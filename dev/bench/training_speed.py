@@ -31,6 +31,7 @@ from ...diffusion.load.detect_checkpoint import SD1, XL
 from ...diffusion.load.model_parts import load_tokenizer
 from ...diffusion.load.model_source import load_diffusion
 from ...sandbox import DIFFUSION as SANDBOX
+from ...shared.batching import unless_out_of_memory
 from ...shared.peak_memory import watch_peak
 from ...training.config import TrainingConfig, suggested_batch_size
 from ...training.data.latents import center_squares
@@ -40,6 +41,7 @@ from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
 from ..command_line import parse_arguments
 from ..demo.comfyui_server import home
+from ..sandbox.tokenizers import clip_tokenizer
 from .documented_dreambooth import Examples, token_ids
 from .documented_dreambooth import train as documented
 from .step_timing import WARM_UP, StepTimer
@@ -76,20 +78,21 @@ class Task:
 
 @dataclass
 class Measurement:
-    """Measurements of one trainer's turns."""
+    """Measurements of one trainer's turns; no speeds where it ran out of memory."""
 
     speeds: list[float] = field(default_factory=list)  # steps per second
     peak: int = 0  # bytes above the memory in use before
     parts: dict[str, float] = field(default_factory=dict)  # median seconds in the last turn
 
     def add(self, work: Callable[[], None], clock: Clock, task: Task) -> None:
-        """Run a turn; out of memory raises the trainer's error."""
+        """Run a turn; raises a UserError of the trainer."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         peak = watch_peak(torch.device(task.device))
         with StepTimer(clock, task.steps) as timer:
-            work()
+            if unless_out_of_memory(partial(_done, work)) is None:
+                return
         steps = [sum(parts.values()) for parts in timer.steps[WARM_UP:]]
         self.speeds.append(len(steps) / sum(steps))
         self.peak = max(self.peak, peak() if peak else 0)
@@ -134,6 +137,11 @@ def main() -> None:
                 log.info("    images of the subject per second: ours %.2f, theirs %.2f", a, b)
             log.info("    ours: %s", _parts(ours))
             log.info("    theirs: %s", _parts(theirs))
+
+
+def _done(work: Callable[[], None]) -> bool:
+    work()
+    return True
 
 
 def measure(task: Task, turns: int, clock: Clock) -> tuple[Measurement, Measurement]:
@@ -287,8 +295,11 @@ def random_diffusion(
             second = CLIPTextModelWithProjection(clip_config("text_encoder_2"))
             save("text_encoder_2", second)
     shutil.copytree(published / "scheduler", folder / "scheduler")
-    vocabulary = home() / "comfy" / "sd1_tokenizer"  # CLIP's
-    tokenizer = load_tokenizer(vocabulary, model_max_length=77)
+    if tiny:
+        tokenizer = clip_tokenizer()  # CLIP's takes a second to load
+    else:
+        vocabulary = home() / "comfy" / "sd1_tokenizer"  # CLIP's
+        tokenizer = load_tokenizer(vocabulary, model_max_length=77)
     tokenizer.save_pretrained(folder / "tokenizer")
     name = "StableDiffusionPipeline"
     if published == XL:

@@ -107,8 +107,8 @@ def encode_scenes(vae: AutoencoderKL, first_seed: int, counts: list[int]) -> tor
         samples = [
             draw_sample(first_seed + start + k, IMAGE_SIZE, count) for k, count in enumerate(block)
         ]
-        latents = vae.encode(to_tensor(samples)).latent_dist.mean
-        encoded.append(latents * vae.config.scaling_factor)
+        latents = vae.encode(to_tensor(samples).to(vae.device)).latent_dist.mean
+        encoded.append(latents.cpu() * vae.config.scaling_factor)
         if start % 3200 == 0:
             log.info("encoded %d of %d scenes", start, len(counts))
     return torch.cat(encoded)
@@ -135,8 +135,8 @@ def diffusion_loss(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Mean squared error of v = sqrt(a) noise - sqrt(1-a) latent (Salimans & Ho 2022)."""
-    noise = torch.randn(latents.shape, generator=generator)
-    times = torch.randint(len(alphas), (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    times = torch.randint(len(alphas), (len(latents),), generator=generator).to(latents.device)
     alpha = alphas[times].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alphas[times]).sqrt().view(-1, 1, 1, 1)
     noisy = alpha * latents + sigma * noise
@@ -157,6 +157,8 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     else:
         modules = new_modules(tokenizer)
     vae = AutoencoderKL.from_pretrained(folder / "vae").float().eval()
+    for module in (modules, vae):
+        module.to(options.device)
     modules.train()
     optimizer = torch.optim.AdamW(
         [
@@ -178,7 +180,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         decay=0.9995,
     )
     latents = load_latents(vae, options.singles, options.pairs)
-    alphas = new_scheduler().alphas_cumprod
+    alphas = new_scheduler().alphas_cumprod.to(options.device)
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
     for step in run.steps():
@@ -193,7 +195,8 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             for k in picks
         ]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        run.optimize(diffusion_loss(modules, latents[picks], ids, alphas, generator))
+        batch, ids = latents[picks].to(options.device), ids.to(options.device)
+        run.optimize(diffusion_loss(modules, batch, ids, alphas, generator))
 
 
 def _write(folder: Path, modules: DiffusionModules, tokenizer: CLIPTokenizer) -> None:
@@ -226,5 +229,6 @@ def main() -> None:
         singles=(14_000, "scenes of one thing"),
         pairs=(14_000, "scenes of two things"),
         alone=(40_000, "samples before scenes of two things are used"),
+        device="cpu",
     )
     train(DIFFUSION, options)

@@ -82,7 +82,8 @@ class Run:
         self.state_file = STATES / f"{name}.ema.pt"
         self.step = 0
         if self.state_file.exists():
-            state = torch.load(self.state_file, weights_only=True)
+            device = next(model.parameters()).device
+            state = torch.load(self.state_file, weights_only=True, map_location=device)
             self.step = state["step"]
             for key, part in self._parts().items():
                 part.load_state_dict(state[key])
