@@ -34,8 +34,8 @@ def stream_weights(model: nn.Module, device: torch.device) -> int:
         if not away:
             continue
         if size <= SMALL_BYTES or next(layer.children(), None) or any(p is first for p in away):
-            for parameter in away:
-                parameter.data = parameter.data.to(device)
+            # As Module.to, which replaces quantized weights: their data cannot be exchanged.
+            layer._apply(lambda tensor: tensor.to(device), recurse=False)
         else:
             streamed += size
             weights = _StreamedWeights(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kosmos_dreambooth.quantize.quantize_weights import quantized_copy
 from kosmos_dreambooth.shared import stream_weights as module
 from kosmos_dreambooth.shared.stream_weights import stream_weights
 from torch import nn
@@ -56,3 +57,17 @@ def test_a_layer_keeps_its_weights_when_its_forward_pass_fails() -> None:
         with pytest.raises(RuntimeError):
             model[2](torch.ones(3, 7, device=DEVICE))
         assert model[2].weight is own
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 1000], ids=["moved", "streamed"])
+def test_quantized_weights_are_moved_and_streamed(
+    small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL_BYTES", small_bytes)
+    meta = torch.device("meta")  # torchao's tensors cannot be on the pretend GPU
+    model = nn.Sequential(nn.Linear(8, 128), nn.Linear(128, 128))
+    quantized = quantized_copy(model, "int8", ["1"], torch.bfloat16)
+    streamed = stream_weights(quantized, meta)
+    assert (streamed > 0) is (small_bytes == 1000)
+    assert quantized(torch.ones(2, 8, dtype=torch.bfloat16, device=meta)).device == meta
+    assert quantized[1].weight.qdata.device == (CPU if streamed else meta)
