@@ -185,8 +185,12 @@ def launch(playwright: Playwright, path: str) -> Browser:
 
 
 def configure(context: BrowserContext, server: ComfyUI, *, vue: bool) -> None:
-    """Skip the welcome dialog, and select Vue or the canvas for drawing nodes."""
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue}
+    """Skip the dialogs for newcomers, and select Vue or the canvas for drawing nodes."""
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
+        "Comfy.VueNodes.Enabled": vue,
+    }
     context.request.post(f"{server.address}/api/settings", data=settings)
 
 

@@ -14,6 +14,7 @@ from kosmos_dreambooth.dev.demo.server_client import Client
 from tests.browser.conftest import FIRST_AND_LAST
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"), key=lambda file: file.name)
+WORKFLOWS.remove(ROOT / "workflows" / "exact_masks.json")  # it needs the weights of SAM3
 LONG_MS = 300_000
 SETTLE_MS = 700
 """A view moves, pictures load, and Vue draws what comes into sight."""
