@@ -51,7 +51,7 @@ class Architecture:
     """A diffusion model of ComfyUI: class, arguments, conditioning and latents.
 
     `conditioning` is the shape of the cross attention tensor without the batch; `tensors` are the
-    shapes of the others by their name in ComfyUI's CONDITIONING.
+    whole shapes of the others by their name in ComfyUI's CONDITIONING.
     """
 
     module: str
@@ -93,6 +93,34 @@ FLUX_2 = FLUX | {
     "global_modulation": True,
     "mlp_silu_act": True,
     "ops_bias": False,
+}
+CHROMA = {name: value for name, value in FLUX.items() if name != "guidance_embed"} | {
+    "in_channels": 64,
+    "out_channels": 64,
+    "vec_in_dim": None,
+    "hidden_size": 3072,
+    "num_heads": 24,
+    "in_dim": 64,
+    "out_dim": 3072,
+    "hidden_dim": 5120,
+    "n_layers": 5,
+}
+ANIMA = {
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 2048,
+    "num_blocks": 1,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "use_adaln_lora": True,
+    "rope_h_extrapolation_ratio": 4.0,
+    "rope_w_extrapolation_ratio": 4.0,
+    "rope_enable_fps_modulation": False,
 }
 UNET = {
     "image_size": 32,
@@ -154,12 +182,21 @@ ARCHITECTURES = {
             "pos_embed_max_size": 8,
             "pos_embed_scaling_factor": None,
         },
-        tensors={"pooled_output": (POOLED,)},
+        tensors={"pooled_output": (1, POOLED)},
     ),
     "Flux": Architecture(
-        "comfy.ldm.flux.model", "Flux", FLUX, tensors={"pooled_output": (POOLED,)}
+        "comfy.ldm.flux.model", "Flux", FLUX, tensors={"pooled_output": (1, POOLED)}
     ),
     "Flux.2": Architecture("comfy.ldm.flux.model", "Flux", FLUX_2, channels=128),
+    "Chroma": Architecture("comfy.ldm.chroma.model", "Chroma", CHROMA, precision="bf16"),
+    "Anima": Architecture(
+        "comfy.ldm.anima.model",
+        "Anima",
+        ANIMA,
+        conditioning=(TOKENS, 1024),
+        tensors={"t5xxl_ids": (TOKENS,), "t5xxl_weights": (TOKENS,)},
+        precision="bf16",
+    ),
     "Krea 2": Architecture(
         "comfy.ldm.krea2.model",
         "SingleStreamDiT",
@@ -185,14 +222,14 @@ ARCHITECTURES = {
         "comfy.ldm.lumina.model",
         "NextDiT",
         LUMINA_2,
-        tensors={"attention_mask": (TOKENS,)},
+        tensors={"attention_mask": (1, TOKENS)},
         precision="bf16",
     ),
     "Z-Image": Architecture(
         "comfy.ldm.lumina.model",
         "NextDiT",
         Z_IMAGE,
-        tensors={"attention_mask": (TOKENS,)},
+        tensors={"attention_mask": (1, TOKENS)},
         precision="bf16",
     ),
 }
@@ -288,9 +325,9 @@ def prepared_run(
 
     def conditioning() -> list[list[Any]]:
         others = {
-            name: torch.ones(1, *shape, dtype=torch.long)
-            if "mask" in name
-            else torch.randn(1, *shape, generator=source)
+            name: torch.ones(shape, dtype=torch.long)
+            if name.endswith(("_mask", "_ids"))
+            else torch.randn(shape, generator=source)
             for name, shape in architecture.tensors.items()
         }
         return [[torch.randn(1, *architecture.conditioning, generator=source), others]]

@@ -35,6 +35,9 @@ def import_comfyui(folder: str, *, cpu: bool) -> str:
     from comfy import model_management
 
     model_management.in_training = True  # since 0.16: only kernels that have gradients
+    from .kernel_gradients import register_gradients
+
+    register_gradients()
     return comfyui_version(path)
 
 
