@@ -30,6 +30,8 @@ from transformers import (
 )
 from transformers.models.clip import CLIPImageProcessor
 
+from ..pretend_gpu import DEVICE, pretend_gpu
+
 
 @pytest.fixture(scope="module")
 def captions(training_texts: list[str]) -> list[str]:
@@ -157,6 +159,10 @@ def test_a_dual_encoder_embeds_images_and_texts(dual_folder: Path) -> None:
     for vectors in (image_vectors, text_vectors):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
     torch.testing.assert_close(image_vectors[1:2], dual_encoder.embed_images(dual, images[1:2]))
+    with pretend_gpu():
+        dual.model.to(DEVICE)
+        torch.testing.assert_close(dual_encoder.embed_images(dual, images), image_vectors)
+        assert type(dual_encoder.embed_texts(dual, ["a dog"])) is torch.Tensor
 
 
 def test_another_or_a_broken_model_raises_a_user_error(

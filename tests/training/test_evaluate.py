@@ -29,6 +29,8 @@ from kosmos_dreambooth.training.run.train_loop import train
 from torchvision.transforms.functional import to_tensor
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
+from ..pretend_gpu import DEVICE, pretend_gpu
+
 
 def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=4, checkpoint_every=2, keep_checkpoints=2)
@@ -106,8 +108,12 @@ def test_a_dino_on_disk_scores_subjects_but_no_prompts(tmp_path: Path) -> None:
     Dinov2Model(config).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
     scorer = load_image_scorer(tmp_path)
-    vectors = scorer.embed_images(torch.rand(3, 40, 30, 3))
+    images = torch.rand(3, 40, 30, 3)
+    vectors = scorer.embed_images(images)
     assert vectors.shape == (3, 32)
+    with pretend_gpu():
+        scorer.model.to(DEVICE)
+        torch.testing.assert_close(scorer.embed_images(images), vectors)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     with pytest.raises(UserError, match="no text encoder"):
         scorer.score_prompts(torch.rand(1, 8, 8, 3), ["a dog"])
