@@ -1,13 +1,17 @@
-"""A node inside a subgraph has its panel too, and it is there again after a reload."""
+"""Subgraphs: panels of nodes inside, and the pack's blueprints."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
+from kosmos_dreambooth.dev.demo.comfy_cli import as_sent
+from kosmos_dreambooth.dev.demo.write_blueprints import BLUEPRINTS, Blueprint, subgraph_workflow
 
 from tests.browser.conftest import FIRST_AND_LAST, QUANTIZED, build
+from tests.host.test_blueprints import between_core_nodes
 
 WRAP = """() => {
     const node = app.graph.nodes.find((node) => node.type === 'Quantize');
@@ -41,4 +45,27 @@ def test_its_panel_is_there_and_there_again_after_a_reload(tab: Tab, tmp_path: P
     page.wait_for_function(ENTER)
     page.wait_for_selector(".kd-bars")
     assert page.inner_text(".kd-where") == told
+    assert tab.errors == []
+
+
+SENT = """async (workflow) => {
+    await app.loadGraphData(workflow);
+    return (await app.graphToPrompt()).output;
+}"""
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
+def test_the_browser_sends_a_blueprint_as_it_is_tested(
+    tab: Tab, blueprint: Blueprint, tmp_path: Path
+) -> None:
+    """tests/host/test_blueprints.py runs what comfy-cli makes of each."""
+    workflow = between_core_nodes(subgraph_workflow(blueprint))
+    file = tmp_path / "workflow.json"
+    file.write_text(json.dumps(workflow), encoding="utf-8")
+    sent = tab.page.evaluate(SENT, workflow)
+    expected = as_sent(tab.server, file)
+    for prompt in (sent, expected):
+        for node in prompt.values():
+            node.pop("_meta", None)
+    assert sent == expected
     assert tab.errors == []

@@ -92,4 +92,5 @@ def test_they_run_one_after_another(server: ComfyUI, client: Client, tmp_path: P
             shown[blueprint.name, output] = outcome, titles[name]
     assert "dog" in texts(*shown["Caption with boxes", "captions"])[0]
     assert len(images(server, *shown["Find and mask", "annotated"])) == 1
+    assert len(images(server, *shown["Teach a subject", "sheet"])) == 1
     assert len(images(server, *shown["Paint the subject", "image"])) == 4

@@ -325,6 +325,51 @@ def test_patches_of_blocks_of_a_small_model_are_named(
     assert "FreeU, Self-Attention Guidance" in graph.failure(client, "ksampler")
 
 
+@pytest.mark.parametrize("patch", ["FreeU_V2", "SelfAttentionGuidance"])
+@pytest.mark.usefixtures("narrow")
+def test_patches_of_blocks_work_on_a_model_of_cores_own_module(
+    server: ComfyUI, client: Client, patch: str
+) -> None:
+    """FreeU changes blocks of 640 and 1280 channels, of which this model has none."""
+    graph = add_cores(load_graph("narrow"), "euler", 2, 16)
+    plain = latents(server, graph.outputs(client), "core's")
+    graph.add("patch", patch, model=["core", 0]).set("ksampler", model=["patch", 0])
+    patched = latents(server, graph.outputs(client), "core's")
+    assert correlation(plain, patched) > 0.5
+    assert torch.equal(plain, patched) == (patch == "FreeU_V2")
+
+
+@pytest.mark.parametrize(("model", "cells"), [("sandbox", 8), ("narrow", 16)])
+def test_a_hook_of_a_lora_samples_as_its_loader(
+    server: ComfyUI, client: Client, narrow: str, model: str, cells: int
+) -> None:
+    name = f"{model}_hook.safetensors"
+    write_lora(
+        DIFFUSION if model == "sandbox" else server.base / "models" / "diffusers" / narrow,
+        server.base / "models" / "loras" / name,
+    )
+    loaded = add_cores(load_graph(model), "euler", 2, cells, name).outputs(client)
+    graph = add_cores(load_graph(model), "euler", 2, cells)
+    plain = latents(server, graph.outputs(client), "core's")
+    graph.add("hook", "CreateHookLora", lora_name=name, strength_model=1.0, strength_clip=1.0)
+    graph.add("hooked", "SetClipHooks", clip=["core", 1], hooks=["hook", 0])
+    for prompt in ("positive", "negative"):
+        graph.set(prompt, clip=["hooked", 0])
+    hooked = latents(server, graph.outputs(client), "core's")
+    assert correlation(latents(server, loaded, "core's"), hooked) >= 0.9999
+    assert correlation(plain, hooked) < 0.995
+
+
+def test_a_compiled_model_samples_the_same_latents(server: ComfyUI, client: Client) -> None:
+    """By a backend that needs no compiler; it traces and splits the graph as inductor does."""
+    graph = add_cores(load_graph("sandbox"), "euler", 2)
+    plain = latents(server, graph.outputs(client), "core's")
+    graph.add("compiled", "TorchCompileModel", model=["core", 0], backend="cudagraphs")
+    graph.set("ksampler", model=["compiled", 0])
+    compiled = latents(server, graph.outputs(client), "core's")
+    assert correlation(plain, compiled) >= 0.99999
+
+
 @pytest.mark.parametrize("model", ["sandbox", "narrow"])
 @pytest.mark.usefixtures("narrow")
 def test_core_saves_and_trains_the_model(server: ComfyUI, client: Client, model: str) -> None:
