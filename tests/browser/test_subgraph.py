@@ -64,8 +64,8 @@ def test_the_browser_sends_a_blueprint_as_it_is_tested(
     file.write_text(json.dumps(workflow), encoding="utf-8")
     sent = tab.page.evaluate(SENT, workflow)
     expected = as_sent(tab.server, file)
-    for prompt in (sent, expected):
-        for node in prompt.values():
-            node.pop("_meta", None)
-    assert sent == expected
+    inside = [key for key in expected if ":" in key]
+    assert {key: sent[key]["inputs"] for key in inside} == {
+        key: expected[key]["inputs"] for key in inside
+    }
     assert tab.errors == []

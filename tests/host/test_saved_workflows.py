@@ -15,7 +15,7 @@ from kosmos_dreambooth.dev.demo.comfyui_server import ROOT, ComfyUI
 from kosmos_dreambooth.dev.demo.playground import copy_inputs
 from kosmos_dreambooth.dev.demo.run_workflows import models_of, newer_comfyui
 from kosmos_dreambooth.dev.demo.server_client import Client
-from kosmos_dreambooth.dev.demo.write_blueprints import INPUT_NODE, OUTPUT_NODE, graphs
+from kosmos_dreambooth.dev.demo.write_blueprints import FOLDER, INPUT_NODE, OUTPUT_NODE, graphs
 
 from tests.host.node_schema import NOTES, fields, is_allowed, widget_values
 
@@ -95,6 +95,21 @@ def test_a_subgraph_s_node_has_its_inputs_and_outputs(file: Path) -> None:
             names = [(place["name"], place["type"]) for place in node[side]]
             inside = by_id[node["type"]][side]
             assert names == [(place["name"], place["type"]) for place in inside], node["title"]
+
+
+SUBGRAPHS = [*sorted((ROOT / "workflows").glob("*.json")), *sorted(FOLDER.glob("*.json"))]
+
+
+@pytest.mark.parametrize("file", SUBGRAPHS, ids=lambda file: file.stem)
+def test_a_promoted_widget_is_where_the_browser_has_it(known: dict[str, Any], file: Path) -> None:
+    """The browser finds it by its slot, and lists a node's sockets first, also newer ones."""
+    for graph in graphs(json.loads(file.read_text(encoding="utf-8")))[1:]:
+        by_id = {node["id"]: node for node in graph["nodes"]}
+        for _, source, _, target, slot, _ in graph["links"]:
+            node = by_id.get(target, {})
+            if source == INPUT_NODE and "widget" in node["inputs"][slot]:
+                listed = sorted(fields(known[node["type"]]), key=lambda field: field.is_widget)
+                assert node["inputs"][slot]["name"] == listed[slot].name, node["type"]
 
 
 @every_workflow
