@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .int4_packing import unpacked_int4
 from .quantize_weights import is_quantized
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,17 +29,19 @@ def dequantize(module: Model) -> Model:
     result = copy.deepcopy(module, {id(layer.weight): layer.weight for layer in layers.values()})
     for name, layer in layers.items():
         ordinary = nn.Linear(layer.in_features, layer.out_features, device="meta")
-        ordinary.weight = nn.Parameter(_dequantize_weight(layer.weight), requires_grad=False)
+        ordinary.weight = nn.Parameter(dequantized_weight(layer.weight), requires_grad=False)
         ordinary.bias = result.get_submodule(name).bias  # type: ignore[assignment]
         result.set_submodule(name, ordinary)
     return result
 
 
-def _dequantize_weight(weight: Tensor) -> Tensor:
-    """Return the values [out,in] of a quantized weight, in the dtype that it dequantizes to."""
-    from torchao.quantization import Float8Tensor, Int8Tensor
+def dequantized_weight(weight: Any) -> Tensor:
+    """Return the values [out,in] of torchao's quantized weight, in the dtype it dequantizes to."""
+    from torchao.quantization import Float8Tensor, Int4Tensor, Int8Tensor
 
     if isinstance(weight, Float8Tensor | Int8Tensor):
         return weight.dequantize(weight.dtype)
+    if isinstance(weight, Int4Tensor) and weight.act_pre_scale is None:
+        return unpacked_int4(weight)
     identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
     return functional.linear(identity, weight).t().contiguous()

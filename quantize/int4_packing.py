@@ -51,8 +51,7 @@ def to_cpu_int4(weight: Int4Tensor) -> Int4OpaqueTensor:
     """Return a portable weight [N,K] in the packing of this CPU, with the same values."""
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
-    low, high = (weight.qdata << 4) >> 4, weight.qdata >> 4
-    values = torch.stack([low, high], -1).flatten(1).to(torch.int32) + 8
+    values = _integers(weight).to(torch.int32) + 8
     return Int4OpaqueTensor(
         torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1),
         torch.stack([weight.scale, weight.zero_point], -1),
@@ -60,6 +59,18 @@ def to_cpu_int4(weight: Int4Tensor) -> Int4OpaqueTensor:
         weight.shape,
         weight.act_pre_scale,
     )
+
+
+def unpacked_int4(weight: Int4Tensor) -> torch.Tensor:
+    """Return the values [N,K] of a portable weight."""
+    groups = _integers(weight).unflatten(1, (-1, GROUP_SIZE)).to(weight.dtype)
+    scale, zero = (part.t().unsqueeze(-1) for part in (weight.scale, weight.zero_point))
+    return (groups * scale + zero).flatten(1)
+
+
+def _integers(weight: Int4Tensor) -> torch.Tensor:
+    """The values -8..7 of a portable weight, int8 [N,K]."""
+    return torch.stack([(weight.qdata << 4) >> 4, weight.qdata >> 4], -1).flatten(1)
 
 
 @contextmanager

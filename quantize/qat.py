@@ -20,8 +20,7 @@ from torchao.quantization.qat.linear import enable_linear_fake_quant
 from torchao.quantization.quant_primitives import ZeroPointDomain
 
 from .quantize_formats import GROUP_SIZE
-from .quantize_models import KEEP_LAYERS
-from .quantize_weights import select_layers
+from .quantize_weights import KEEP_LAYERS, select_layers
 
 FAKE_QUANTIZE_CONFIGS = {
     "int8": IntxFakeQuantizeConfig(torch.int8, "per_channel"),

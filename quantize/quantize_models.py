@@ -15,13 +15,15 @@ from ..shared.errors import UserError
 from .calibration import CalibrationRun, LayerInputs, record_layer_inputs
 from .hf_quantization_config import set_quantization_config
 from .quantize_formats import QUANTIZE_FORMATS, require_format
-from .quantize_weights import LayerSelection, quantized_copy, require_unquantized, select_layers
+from .quantize_weights import (
+    KEEP_LAYERS,
+    LayerSelection,
+    quantized_copy,
+    require_unquantized,
+    select_layers,
+)
 
 Model = TypeVar("Model", Kosmos, Diffusion)
-
-KEEP_LAYERS = ("lm_head", "time_emb")
-"""Parts of names of layers that are not quantized by default: a language model's output layer and
-a UNet's time embedding, which are small and affect every output."""
 
 UNQUANTIZED_REMEDY = "connect the original model, or use the quantized one unchanged"
 

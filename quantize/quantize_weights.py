@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +16,10 @@ from .quantize_formats import QUANTIZE_FORMATS, require_format
 from .quantized_linear import use_fast_cpu_kernels
 
 Model = TypeVar("Model", bound=nn.Module)
+
+KEEP_LAYERS = ("lm_head", "time_emb")
+"""Parts of names of layers that are not quantized by default: a language model's output layer and
+a UNet's time embedding, which are small and affect every output."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,28 @@ def quantized_copy(
         _quantize(result, name, layers, dtype, inputs or {}, on_layer)
         use_fast_cpu_kernels(result, name, device.type)
     return result.eval().requires_grad_(False)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def quantize_in_place(module: nn.Module, name: str, layers: Collection[str]) -> None:
+    """Quantize those of some layers on the CPU that suit the format and are not KEEP_LAYERS.
+
+    name: "int8" or "int4"; the weights can be moved to any device. Raises UserError when torchao is
+    missing, and when no layer is selected.
+    """
+    from .int4_packing import to_portable_int4
+
+    require_format(name, torch.device("cpu"))
+    suitable = select_layers(module, name, KEEP_LAYERS).quantized
+    selected = [path for path in suitable if path in layers]
+    if not selected:
+        raise UserError(
+            f"The model has no layers that {name} suits: train it without quantizing it."
+        )
+    _quantize(module, name, selected, QUANTIZE_FORMATS[name].dtype, {}, lambda: None)
+    for layer in map(module.get_submodule, selected) if name == "int4" else ():
+        layer.weight = nn.Parameter(to_portable_int4(layer.weight), requires_grad=False)
 
 
 def _cast(part: nn.Module, dtype: torch.dtype, shared: Mapping[int, object]) -> None:

@@ -51,6 +51,7 @@ class PretendGPU(TorchFunctionMode):
         self.peak = 0
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self._counted = 0
+        self._in_backward = False
 
     def used(self) -> int:
         """Return the bytes of the storages on the device that are still referenced."""
@@ -65,12 +66,17 @@ class PretendGPU(TorchFunctionMode):
         if func == torch.Tensor.data.__set__:
             return self._set_data(*args)
         if func == torch.Tensor.backward:
-            with self:  # gradient checkpointing computes in it
-                return _engine_run_backward(
-                    args[:1], (torch.ones(()),), False, False, (), accumulate_grad=True
-                )
+            self._in_backward = True
+            try:
+                with self:  # gradient checkpointing computes in it
+                    return _engine_run_backward(
+                        args[:1], (torch.ones(()),), False, False, (), accumulate_grad=True
+                    )
+            finally:
+                self._in_backward = False
         leaves = tree_flatten((args, kwargs))[0]
-        source = _common_device(name, args, leaves)
+        # autograd calls Python's backward functions with gradients that are on no device
+        source = _common_device(name, args, leaves, mixed=self._in_backward)
         target = _requested_device(name, args, kwargs)
         device = target or source or CPU
         generator = kwargs.get("generator")
@@ -130,8 +136,8 @@ def _device_of(tensor: torch.Tensor) -> torch.device:
     return DEVICE if isinstance(tensor, DeviceTensor) else CPU
 
 
-def _common_device(name: str, args: Any, leaves: list[Any]) -> torch.device | None:
-    """Return the device of a function's tensors; None without any. Raises for a mixture."""
+def _common_device(name: str, args: Any, leaves: list[Any], *, mixed: bool) -> torch.device | None:
+    """Return the device of a function's tensors; None without any. Raises unless `mixed` may be."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if not tensors:
         return None
@@ -143,7 +149,11 @@ def _common_device(name: str, args: Any, leaves: list[Any]) -> torch.device | No
     ):
         return first  # an index may be on the CPU, and one without dimensions is a number
     devices = {_device_of(one) for one in tensors}
-    if DEVICE in devices and any(one.ndim and _device_of(one) == CPU for one in tensors):
+    if (
+        DEVICE in devices
+        and not mixed
+        and any(one.ndim and _device_of(one) == CPU for one in tensors)
+    ):
         raise RuntimeError(f"Expected all tensors to be on the same device in {name}.")
     return DEVICE if DEVICE in devices else CPU
 

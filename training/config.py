@@ -16,6 +16,9 @@ OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "adafactor", "schedulefree")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 NO_QAT = "none"
 QAT_FORMATS = (NO_QAT, "int8", "int4")
+UNQUANTIZED = "none"
+BASE_FORMATS = (UNQUANTIZED, "int8", "int4")
+"""What the frozen base model of a run can be quantized to."""
 CHUNKS, TRUNCATE = "chunks", "truncate"
 SMALL_MODEL = 100_000_000
 """Stable Diffusion's UNets have 860 million parameters and more."""
@@ -329,6 +332,26 @@ class Options(CommonOptions):
         tooltip="Aspect ratio buckets: the sides of an image become multiples of this, 64 is "
         "usual, with about as many pixels as the square; each batch has one size. 0 crops the "
         "center square.",
+    )
+    offload_blocks: int = option(
+        0,
+        group=Group.BATCH,
+        bounds=(0, 1000),
+        resumable=True,
+        widget=33,
+        tooltip="Blocks of the diffusion model whose frozen weights stay in main memory (block "
+        "swap) and are copied to the GPU for their forward and backward passes: less GPU "
+        "memory, slower with each block, the same result. For lora, dora, lokr and loha.",
+    )
+    quantize_base: str = option(
+        UNQUANTIZED,
+        group=Group.BATCH,
+        choices=BASE_FORMATS,
+        widget=34,
+        tooltip="Quantizes the frozen weights of the diffusion model's blocks when it is loaded: "
+        "int8 needs half the memory of bf16 and changes little, int4 a third. For lora, "
+        "dora, lokr and loha; needs torchao. Not needed for a MODEL whose file is "
+        "quantized, which stays so.",
     )
     sample_prompts: str = option(
         "",

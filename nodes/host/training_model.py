@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ WIDTH_SETTINGS = ("context_dim", "context_in_dim", "cap_feat_dim", "joint_attent
 SMALL_RESOLUTION, RESOLUTION = 512, 1024
 """Sides of training images in pixels for Stable Diffusion 1 and 2, and for all later models."""
 DIGEST_VALUES = 16
+QUANTIZATION = "_quantization_metadata"
+"""The name in a file's metadata under which ComfyUI finds the formats of quantized layers."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,12 @@ def _write_weights(state: dict[str, Any], cache: Path, name: str) -> Path:
     """Write weights to a file named by their hash. Raises UserError when the disk is full."""
     from ...training.run.checkpoints import write_tensors
 
-    state = {key: value for key, value in state.items() if value.numel()}
+    state, formats = _plain_tensors(state)
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        values = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().data)
     file = cache / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         needed = sum(value.nbytes for value in state.values())
@@ -196,8 +200,26 @@ def _write_weights(state: dict[str, Any], cache: Path, name: str) -> Path:
                 f"The {name} takes {needed / 1e9:.1f} GB in {cache}, and {free / 1e9:.1f} GB are "
                 "free: free some disk space and queue again."
             )
-        write_tensors(file, state)
+        write_tensors(file, state, {QUANTIZATION: formats} if formats else None)
     return file
+
+
+def _plain_tensors(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+    """Return a state as a file has it, and what ComfyUI reads of its metadata about quantization.
+
+    Before 0.22 the state of a quantized model has ComfyUI's own tensors, and the formats beside.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    formats = ""
+    for key, value in state.items():
+        if key.endswith(QUANTIZATION):
+            formats = json.dumps(value)
+        elif hasattr(value, "_layout_params"):
+            tensors[key] = value._qdata
+            tensors[f"{key}_scale"] = value._layout_params["scale"]
+        else:
+            tensors[key] = value
+    return tensors, formats
 
 
 def parameter_count(model: ModelPatcher) -> int:

@@ -31,6 +31,7 @@ from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_results import metadata
 from .core_adapters import adapter_state_dict, inject_adapters
 from .denoiser import NO_MIN_SNR, PREVIEW_GUIDANCE, Denoiser
+from .frozen_layers import freeze_layers
 
 if TYPE_CHECKING:
     from ..comfyui.core_model import CoreModel
@@ -109,6 +110,7 @@ class CoreDenoiser(Denoiser):
         self.parameter_count = sum(p.numel() for p in model.layers.parameters())
         self._process = CoreForwardProcess(model)
         self.forward_process = self._process
+        freeze_layers(model.layers, config)
         inject_adapters(model.layers, config)
         self.modules = {"diffusion_model": model.layers, "model_sampling": model.sampling}
         self._conditioning: dict[str, Conditioning] = {}

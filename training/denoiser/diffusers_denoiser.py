@@ -28,6 +28,7 @@ from ..dreambooth.vocabulary_prompts import vocabulary_prompts
 from ..quantization_aware import prepare_qat
 from ..run.run_results import write_result
 from .denoiser import PREVIEW_GUIDANCE, Denoiser
+from .frozen_layers import cast_frozen_layers, freeze_layers
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -65,6 +66,7 @@ class DiffusersDenoiser(Denoiser):
     def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
         config, unet = self._config, diffusion.unet
         models = [part for name, part in diffusion.modules.items() if name != "vae"]
+        freeze_layers(unet, config)
         diffusion = prepare_qat(
             config.quantization_aware, models, lambda: self._select_parameters(diffusion)
         )
@@ -72,6 +74,7 @@ class DiffusersDenoiser(Denoiser):
             for weight in (p for model in models for p in model.parameters()):
                 if not weight.requires_grad:
                     weight.data = weight.data.to(self._frozen_dtype)
+            cast_frozen_layers(unet, self._frozen_dtype)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             for encoder in diffusion.text_encoders if config.encodes_text_each_step else ():

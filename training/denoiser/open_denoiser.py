@@ -77,8 +77,6 @@ def open_core_denoiser(
 
     diffusion = load_base(config, torch.float32) if config.loader == "ToComfyModel" else None
     model = open_model(config, dtype, diffusion)
-    model.layers.to(device)
-    model.sampling.to(device)
     vae = diffusion.vae if diffusion else None
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -87,7 +85,10 @@ def open_core_denoiser(
         return decode_with_file(Path(config.preview_vae), model.unscaled(latents))
 
     has_vae = vae is not None or Path(config.preview_vae).is_file()
-    return CoreDenoiser(run, config, model, decode if has_vae else None)
+    denoiser = CoreDenoiser(run, config, model, decode if has_vae else None)
+    for part in denoiser.modules.values():
+        part.to(device)
+    return denoiser
 
 
 def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:
