@@ -116,8 +116,8 @@ class DreamBoothTrain(io.ComfyNode):
                     "model",
                     optional=True,
                     tooltip="The base model from core's loaders, in place of a DIFFUSION: any "
-                    "image model that ComfyUI runs. It is trained with lora, dora, lokr or loha; "
-                    "switch train_text_encoder off.",
+                    "image model that ComfyUI runs. It is trained with lora, dora, lokr, loha or "
+                    "full; switch train_text_encoder off.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The MODEL's CLIP, which encodes all prompts."
@@ -197,7 +197,8 @@ class DreamBoothTrain(io.ComfyNode):
             resolution=resolution,
         )
         published = [publish_result(run)] if publish else []
-        remember_results(run_name, run.result, run.result_path(method), *published)
+        result = run.result_path(method, uses_comfyui=model is not None)
+        remember_results(run_name, run.result, result, *published)
         return io.NodeOutput(
             run_outputs.diffusion_output(run, dtype=diffusion.dtype if diffusion else None),
             run_outputs.lora_output(run),

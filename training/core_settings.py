@@ -24,8 +24,13 @@ def check_settings(config: TrainingConfig) -> None:
             "Class images for a MODEL are generated before its training: set PriorGenerator's when "
             "to before."
         )
-    if config.method in ("full", "embedding"):
+    if config.method == "embedding":
         raise UserError(
-            f"The method {config.method} is for a DIFFUSION: set method to lora, dora, lokr or "
-            "loha to train a MODEL."
+            "The method embedding is for a DIFFUSION: set method to lora, dora, lokr, loha or full "
+            "to train a MODEL."
+        )
+    if config.method == "full" and config.loader == "ToComfyModel":
+        raise UserError(
+            "All weights of a MODEL of ToComfyModel are trained as those of its DIFFUSION: connect "
+            "diffusion in place of model, or set method to lora."
         )

@@ -19,7 +19,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...shared.errors import UserError
-from ...training.comfyui.core_model import DISCRETE_SCHEDULES, IMAGE_MODELS
+from ...training.comfyui.core_model import DISCRETE_SCHEDULES, IMAGE_MODELS, PREFIX
 from ...training.comfyui.model_from_diffusion import SOURCE
 
 if TYPE_CHECKING:
@@ -211,8 +211,9 @@ def _plain_tensors(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]
     """
     tensors: dict[str, torch.Tensor] = {}
     formats = ""
-    for key, value in state.items():
-        if key.endswith(QUANTIZATION):
+    for name, value in state.items():
+        key = name.removeprefix(PREFIX)  # with it, UNETLoader does not see the mark "v_pred"
+        if key == QUANTIZATION:
             formats = json.dumps(value)
         elif hasattr(value, "_layout_params"):
             tensors[key] = value._qdata
@@ -357,6 +358,11 @@ def sample_images(
     )
     images = vae.decode(latents)
     return images.reshape(-1, *images.shape[-3:])
+
+
+def load_diffusion_model(file: Path) -> ModelPatcher:
+    """Return the MODEL of a file, as core's UNETLoader does."""
+    return comfy.sd.load_diffusion_model(str(file))
 
 
 def with_lora(model: ModelPatcher, lora: dict[str, torch.Tensor]) -> ModelPatcher:

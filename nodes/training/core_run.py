@@ -126,9 +126,10 @@ def generate_core_priors(
 def core_models_of_run(
     run: RunFolder, config: TrainingConfig, models: CoreModels, plan: EvaluationPlan
 ) -> OpenModel:
-    """Return what puts a run's LoRAs on its MODEL, to sample as `generate_core_priors` does.
+    """Return what opens a run's models, or puts its LoRAs on its MODEL, to sample from them.
 
-    Raises UserError when the MODEL is not the one that the run trained.
+    It samples as `generate_core_priors` does. Raises UserError when the MODEL is not the one
+    that the run trained.
     """
     from ...training.run.checkpoints import read_tensors
     from ...training.run.run_results import result_at
@@ -144,7 +145,9 @@ def core_models_of_run(
 
     def open_model(step: int | None) -> SampleImages:
         model = models.model
-        if step is not None:
+        if step is not None and config.method == "full":
+            model = host.load_diffusion_model(result_at(run, step))
+        elif step is not None:
             model = host.with_lora(model, read_tensors(result_at(run, step)))
 
         def sample_images(prompts: list[str], on_step: OnStep) -> torch.Tensor:

@@ -15,7 +15,7 @@ from .. import host
 from .run_monitor import RUNS_FOLDER
 
 PUBLISHED = "dreambooth"
-"""The folder for results below models/loras, embeddings, checkpoints and diffusers."""
+"""The folder for results below models/loras, embeddings, checkpoints, diffusers and so on."""
 
 CAPTIONERS = "kosmos"
 """The folder for results of runs of captions below models/loras."""
@@ -41,10 +41,12 @@ def publish(run: RunFolder) -> Path:
         target = host.model_save_path("loras", CAPTIONERS, f"{name_of(run)}.safetensors")
         link_or_copy(caption_results.result_at(run, config.steps), target)
         return target
-    method = read_as(TrainingConfig, run.config).method
-    if method == "full" and (checkpoint := _publish_checkpoint(run)):
-        return checkpoint
-    result, target = result_at(run, config.steps), _target(run, method)
+    trained = read_as(TrainingConfig, run.config)
+    if trained.method == "full" and not trained.uses_comfyui:
+        checkpoint = _publish_checkpoint(run)
+        if checkpoint is not None:
+            return checkpoint
+    result, target = result_at(run, config.steps), _target(run, trained)
     if result.is_file() and run.scores.exists():
         if not _is_newer(target, result, run.scores):
             write_with_scores(run, target)
@@ -62,18 +64,20 @@ def publish(run: RunFolder) -> Path:
 
 def publish_scores(run: RunFolder) -> None:
     """Publish a run's result again, with its scores, if it is published."""
-    method = read_as(TrainingConfig, run.config).method
-    targets = [_target(run, method), *([_checkpoint_target(run)] if method == "full" else [])]
+    config = read_as(TrainingConfig, run.config)
+    targets = [_target(run, config)]
+    if config.method == "full":
+        targets.append(_checkpoint_target(run))
     if run.is_finished() and any(target.exists() for target in targets):
         publish(run)
 
 
-def _target(run: RunFolder, method: str) -> Path:
+def _target(run: RunFolder, config: TrainingConfig) -> Path:
     """Return where a result is published that is no checkpoint file."""
-    kind = {"full": "diffusers", "embedding": "embeddings"}.get(method, "loras")
-    return (
-        host.model_folders(kind)[0] / PUBLISHED / f"{name_of(run)}{run.result_path(method).suffix}"
-    )
+    model = "diffusion_models" if config.uses_comfyui else "diffusers"
+    kind = {"full": model, "embedding": "embeddings"}.get(config.method, "loras")
+    result = run.result_path(config.method, uses_comfyui=config.uses_comfyui)
+    return host.model_folders(kind)[0] / PUBLISHED / f"{name_of(run)}{result.suffix}"
 
 
 def _is_newer(target: Path, *sources: Path) -> bool:

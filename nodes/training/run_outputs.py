@@ -55,7 +55,10 @@ def diffusion_output(
 
 
 def model_output(run: RunFolder, model: Any) -> object:
-    """Return a MODEL with the run's LoRA on it; a run on a DIFFUSION blocks it with a message."""
+    """Return a MODEL with the run's LoRA on it, or the one that was trained fully.
+
+    A run on a DIFFUSION blocks the output with a message.
+    """
     from safetensors.torch import load_file
 
     if model is None:
@@ -63,6 +66,8 @@ def model_output(run: RunFolder, model: Any) -> object:
             f"The run {run.path.name} trained a DIFFUSION: use the output trained, with To Comfy "
             "Model to get a MODEL."
         )
+    if read_as(TrainingConfig, run.config).method == "full":
+        return host.load_diffusion_model(run.core_model)
     return host.with_lora(model, load_file(run.lora))
 
 

@@ -75,7 +75,7 @@ def test_a_model_trains_as_the_diffusion_that_it_was_made_of(
         ({"clip": None}, "A MODEL needs its CLIP too"),
         ({"clip": None, "vae": None}, "A MODEL needs its CLIP and VAE too"),
         ({"train_text_encoder": True}, "train_text_encoder is for a DIFFUSION"),
-        ({"method": "full"}, "set method to lora, dora, lokr or loha"),
+        ({"method": "full"}, "connect diffusion in place of model"),
         ({"resolution": 33}, "this VAE needs a multiple of"),
     ],
 )

@@ -37,11 +37,12 @@ from kosmos_dreambooth.training.denoiser.core_denoiser import (
 )
 from kosmos_dreambooth.training.denoiser.open_denoiser import open_core_denoiser
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import training_prompts
+from kosmos_dreambooth.training.run import run_results
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from .conftest import CHANNELS, CONTEXT, POOLED
 
@@ -183,6 +184,32 @@ def test_a_model_is_trained_as_the_diffusion_that_it_was_made_of(comfy, tmp_path
     assert largest_error(*map(losses, runs)) < TOLERANCE
 
 
+def test_all_weights_of_a_model_are_trained(make_run, comfy, small_sd3, tmp_path: Path) -> None:
+    settings = {"method": "full", "preview_every": 0, "steps": 2, "gradient_checkpointing": True}
+    whole = prepared_run(make_run, tmp_path, small_sd3, "whole", **settings)
+    assert train(whole, StopRequest())
+    parts = prepared_run(make_run, tmp_path, small_sd3, "parts", **settings)
+    stop = StopRequest()
+    stop.requested = True
+    assert not train(parts, stop)
+    assert train(parts, StopRequest())
+    assert loss_curve(parts.events) == loss_curve(whole.events)
+
+    loaded = comfy.sd.load_diffusion_model(str(whole.core_model))
+    trained = loaded.model.diffusion_model.state_dict()
+    for name, value in load_file(small_sd3).items():
+        changed = name.endswith("attn.qkv.weight")
+        assert trained[name].dtype == value.dtype
+        assert not changed or not torch.equal(trained[name], value)
+    module = load_file(max(whole.checkpoints.glob("*.safetensors")))
+    for name, value in trained.items():
+        if f"weights.diffusion_model.{name}" in module:
+            assert torch.equal(value, module[f"weights.diffusion_model.{name}"])
+    again = run_results.result_at(whole, 2)
+    again.unlink()
+    assert load_file(run_results.result_at(whole, 2)).keys() == load_file(parts.core_model).keys()
+
+
 def test_gradient_checkpointing_changes_nothing(make_run, comfy, small_sd3, tmp_path) -> None:
     plain, checkpointed = (
         prepared_run(
@@ -284,7 +311,7 @@ def test_previews_are_decoded_by_the_vae_or_approximated_without_memory(
     ("settings", "sentence"),
     [
         ({"train_text_encoder": True}, "train_text_encoder is for a DIFFUSION"),
-        ({"method": "full"}, "set method to lora, dora, lokr or loha"),
+        ({"method": "embedding"}, "set method to lora, dora, lokr, loha or full"),
         ({"quantization_aware": "int8"}, "quantization_aware is for a DIFFUSION"),
         ({"base": "/nowhere/model.safetensors"}, "is not at /nowhere/model.safetensors any more"),
         ({"comfyui_version": "0.0.1"}, "was started with ComfyUI 0.0.1, and this is"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -12,9 +14,13 @@ import comfy.samplers
 import torch
 
 from .conditioning import Conditioning
+from .weights_dtype import weights_dtype
 
 IMAGE_MODELS = ("QwenImage", "Krea2", "JoyImage", "Anima", "CosmosT2IPredict2")
 """ComfyUI's image models whose latents have an axis of frames, as those of videos have."""
+
+PREFIX = "model.diffusion_model."
+"""What ComfyUI puts before the names of a diffusion model's weights in a checkpoint file."""
 
 
 DISCRETE_SCHEDULES = {
@@ -64,6 +70,26 @@ class CoreModel:
     def is_velocity(self) -> bool:
         """Whether the model predicts v."""
         return isinstance(self.sampling, comfy.model_sampling.V_PREDICTION)
+
+    @contextmanager
+    def other_layers(self, layers: torch.nn.Module) -> Iterator[None]:
+        """Compute with another module in place of `layers` for the duration of a `with` block."""
+        self.model.diffusion_model = layers
+        try:
+            yield
+        finally:
+            self.model.diffusion_model = self.layers
+
+    def state_dict_for_saving(self, base: Path) -> dict[str, torch.Tensor]:
+        """Return all weights by the keys of UNETLoader's files, in the precision of `base`."""
+        dtype = weights_dtype(base) or torch.float16
+        weights = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in self.layers.state_dict().items()
+        }
+        saved = self.model.model_config.process_unet_state_dict_for_saving(weights)
+        mark = {"v_pred": torch.tensor([])} if self.is_velocity else {}
+        return {name.removeprefix(PREFIX): value for name, value in saved.items()} | mark
 
     def set_shift(self, shift: float) -> None:
         """Set the shift of a flow's schedule, as ComfyUI's ModelSampling nodes do."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy.sd
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..config import TrainingConfig
 from .core_model import DISCRETE_SCHEDULES, CoreModel, discrete_schedule
 from .model_from_diffusion import model_from_diffusion
+from .weights_dtype import weights_dtype
 
 if TYPE_CHECKING:
     from ...diffusion.diffusion_model import Diffusion
 
-FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
-"""The names of dtypes in safetensors files."""
-SCALES = ("scale_weight", "weight_scale", "comfy_quant", "scaled_fp8")
-"""Names of what ComfyUI's kinds of quantized files have next to the weights."""
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def open_model(
@@ -46,25 +41,11 @@ def open_model(
 def _open(config: TrainingConfig, dtype: torch.dtype, diffusion: Diffusion | None) -> Any:
     if diffusion is not None:
         return model_from_diffusion(diffusion).model
-    options = {"dtype": float8_dtype(Path(config.base)) or dtype}
+    stored = weights_dtype(Path(config.base))
+    options = {"dtype": stored if stored in FLOAT8 else dtype}
     if config.loader == "CheckpointLoaderSimple":
         loaded = comfy.sd.load_checkpoint_guess_config(
             config.base, output_vae=False, output_clip=False, model_options=options
         )
         return loaded[0].model
     return comfy.sd.load_diffusion_model(config.base, model_options=options).model
-
-
-def float8_dtype(file: Path) -> torch.dtype | None:
-    """Return the float8 dtype of a file's weights, if most have one, without scales; else None."""
-    sizes: Counter[str] = Counter()
-    try:
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118
-                if name.endswith(SCALES):
-                    return None  # ComfyUI knows by the scales which layers are quantized
-                part = weights.get_slice(name)
-                sizes[part.get_dtype()] += math.prod(part.get_shape())
-    except (SafetensorError, OSError):
-        return None  # an older kind of file, without float8
-    return FLOAT8.get(max(sizes, key=sizes.__getitem__, default=""))

@@ -6,6 +6,7 @@ images are read from the run folder, where DreamBoothTrain has written them.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,7 @@ class CoreForwardProcess:
 
 
 class CoreDenoiser(Denoiser):
-    """A MODEL's diffusion model with adapters, and the conditioning in a run folder.
+    """A MODEL's diffusion model with adapters, or trained fully, and the conditioning of a run.
 
     `decode` maps sampled latents [1,C,h,w] to an image [1,H,W,3], float 0..1. Raises UserError for
     settings that only models of diffusers support.
@@ -111,9 +112,14 @@ class CoreDenoiser(Denoiser):
         self._process = CoreForwardProcess(model)
         self.forward_process = self._process
         freeze_layers(model.layers, config)
-        inject_adapters(model.layers, config)
+        if config.method == "full":
+            for weight in model.layers.parameters():
+                weight.requires_grad_(weight.is_floating_point())
+        else:
+            inject_adapters(model.layers, config)
         self.modules = {"diffusion_model": model.layers, "model_sampling": model.sampling}
         self._conditioning: dict[str, Conditioning] = {}
+        self._untrained: torch.nn.Module | None = None
 
     def vocabulary_prompts(self) -> list[str]:
         """Return prompts of random words of CLIP's vocabulary, which ComfyUI carries."""
@@ -172,7 +178,11 @@ class CoreDenoiser(Denoiser):
         return self._conditioning[prompt]
 
     def keep_untrained(self) -> None:
-        """Do nothing: the model without its adapters is the untrained one."""
+        """Copy a model that is trained fully; without its adapters a model is untrained."""
+        if self._config.method == "full":
+            self._untrained = copy.deepcopy(self._model.layers).requires_grad_(False)
+            for layer in self._untrained.modules():
+                layer.__dict__.pop("forward", None)  # of the checkpointed block it is a copy of
 
     def predict(
         self,
@@ -193,7 +203,10 @@ class CoreDenoiser(Denoiser):
         prompts: list[str],
         time_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the output without the adapters."""
+        """Return the output without the adapters, or of the copy."""
+        if self._untrained is not None:
+            with self._model.other_layers(self._untrained.to(noisy.device)):
+                return self.predict(noisy, indices, prompts, time_ids)
         with adapters_disabled(self._model.layers):
             return self.predict(noisy, indices, prompts, time_ids)
 
@@ -244,13 +257,16 @@ class CoreDenoiser(Denoiser):
         return image.clamp(0, 1)
 
     def write_result(self, run: RunFolder) -> None:
-        """Write the LoRA, and mark the run as finished."""
-        self.write_lora(run.lora)
+        """Write the LoRA or the model, and mark the run as finished."""
+        self.write_weights(run.result_path(self._config.method, uses_comfyui=True))
         run.mark_finished(self._config.steps)
 
-    def write_lora(self, path: Path) -> None:
-        """Write the adapters with the metadata of the run."""
-        tensors = adapter_state_dict(self._model.layers)
+    def write_weights(self, path: Path) -> None:
+        """Write the adapters, or the model in its file's precision, with the run's metadata."""
+        if self._config.method == "full":
+            tensors = self._model.state_dict_for_saving(Path(self._config.base))
+        else:
+            tensors = adapter_state_dict(self._model.layers)
         write_tensors(path, tensors, metadata(self._run, self._config))
 
 

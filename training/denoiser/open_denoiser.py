@@ -76,7 +76,8 @@ def open_core_denoiser(
     from ..comfyui.open_model import open_model
 
     diffusion = load_base(config, torch.float32) if config.loader == "ToComfyModel" else None
-    model = open_model(config, dtype, diffusion)
+    # Adam's updates of a trained weight would be rounded away in half precision.
+    model = open_model(config, torch.float32 if config.method == "full" else dtype, diffusion)
     vae = diffusion.vae if diffusion else None
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -100,13 +101,13 @@ def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:
 def write_core_result(
     path: Path, run: RunFolder, config: TrainingConfig, weights: dict[str, torch.Tensor]
 ) -> None:
-    """Write the LoRA of a checkpoint's weights, by their names in a run on a MODEL.
+    """Write the LoRA or the model of a checkpoint's weights, by their names in a run on a MODEL.
 
-    Only a DoRA needs the base model for it.
+    Only a DoRA or a whole model needs the base model for it.
     """
-    if config.method != "dora":
+    if config.method not in ("dora", "full"):
         write_tensors(path, saved_adapters(weights), metadata(run, config))
         return
     denoiser = open_core_denoiser(run, find_base(run, config), torch.device("cpu"), torch.float32)
     load_weights(torch.nn.ModuleDict(denoiser.modules), weights)
-    denoiser.write_lora(path)
+    denoiser.write_weights(path)

@@ -119,9 +119,15 @@ class RunFolder:
         """The result of the method "full", a diffusers folder."""
         return self.path / "model"
 
-    def result_path(self, method: str) -> Path:
-        """The result of a method of DreamBooth."""
-        return {"full": self.model, "embedding": self.embedding}.get(method, self.lora)
+    @property
+    def core_model(self) -> Path:
+        """The result of the method "full" on a MODEL, as core's loaders read it."""
+        return self.path / "model.safetensors"
+
+    def result_path(self, method: str, *, uses_comfyui: bool = False) -> Path:
+        """The result of a method of DreamBooth, on a DIFFUSION or on a MODEL (`uses_comfyui`)."""
+        model = self.core_model if uses_comfyui else self.model
+        return {"full": model, "embedding": self.embedding}.get(method, self.lora)
 
     @property
     def scores(self) -> Path:
@@ -177,8 +183,9 @@ class RunFolder:
         except UserError as error:
             return str(error)
         config = read_config(self.config)
-        method = config.method if isinstance(config, TrainingConfig) else "lora"
-        path = self.result_path(method)
+        path = self.lora
+        if isinstance(config, TrainingConfig):
+            path = self.result_path(config.method, uses_comfyui=config.uses_comfyui)
         if is_complete_model(path):
             return ""
         return f"{path} is missing or damaged: queue ResumeTraining, which writes it again."

@@ -83,7 +83,7 @@ def result_at(run: RunFolder, step: int) -> Path:
     no checkpoint of that step.
     """
     config = read_as(TrainingConfig, run.config)
-    target = run.result_path(config.method)
+    target = run.result_path(config.method, uses_comfyui=config.uses_comfyui)
     if not run.was_finished() or step != config.steps:
         target = run.path / "steps" / f"{step:08}" / target.name
     if is_complete_model(target):
