@@ -52,6 +52,7 @@ class DiffusersDenoiser(Denoiser):
         self.parameter_count = diffusion.unet.num_parameters()
         self._process = forward_process_for(diffusion.scheduler_config)
         self.forward_process = self._process
+        freeze_layers(diffusion.unet, config)
         self._untrained = share_weights(diffusion.unet) if config.uses_prior_teacher else None
         self.diffusion = self._make_trainable(diffusion)
         waiting = {"vae"}
@@ -66,7 +67,6 @@ class DiffusersDenoiser(Denoiser):
     def _make_trainable(self, diffusion: Diffusion) -> Diffusion:
         config, unet = self._config, diffusion.unet
         models = [part for name, part in diffusion.modules.items() if name != "vae"]
-        freeze_layers(unet, config)
         diffusion = prepare_qat(
             config.quantization_aware, models, lambda: self._select_parameters(diffusion)
         )

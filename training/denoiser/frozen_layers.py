@@ -145,9 +145,9 @@ class FrozenLinear(nn.Linear):
 class FrozenConv2d(nn.Conv2d):
     """A convolution without parameters of its own: `stored` is the layer that has them."""
 
-    def __new__(cls, layer: Any, *arguments: Any, **named: Any) -> Any:
+    def __new__(cls, layer: Any = None, *arguments: Any, **named: Any) -> Any:
         """Return an ordinary convolution for its arguments: peft makes its own of this class."""
-        if isinstance(layer, nn.Module):
+        if layer is None or isinstance(layer, nn.Module):  # None in a deepcopy
             return super().__new__(cls)
         return nn.Conv2d(layer, *arguments, **named)
 

@@ -62,7 +62,8 @@ def share_weights(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     What is done to one of the two models later (adapters, fake quantization, gradient
     checkpointing) does not affect the other, but moving and training the weights does.
     """
-    return copy.deepcopy(unet, {id(p): p for p in (*unet.parameters(), *unet.buffers())})
+    stored = [layer.stored for layer in unet.modules() if hasattr(layer, "stored")]  # frozen_layers
+    return copy.deepcopy(unet, {id(p): p for p in (*unet.parameters(), *unet.buffers(), *stored)})
 
 
 def adapter_layers(model: torch.nn.Module) -> list[BaseTunerLayer]:
