@@ -73,6 +73,17 @@ def test_the_worker_takes_the_base_model_from_its_command_line(
     assert base_of(run) == base
 
 
+def test_a_base_model_that_was_replaced_is_named(install: Install, epsilon_model: Path) -> None:
+    root, run = install
+    base = root / "models" / "diffusers" / "tiny"
+    original = base.rename(root / "original")
+    shutil.copytree(epsilon_model, base)
+    for use in (lambda: train(run, StopRequest()), lambda: load_result(run, torch.float32)):
+        with pytest.raises(UserError, match=r"tiny is another model than the one that the run run"):
+            use()
+    assert base_of(run, original) == original
+
+
 def test_a_path_may_be_relative_to_the_run(install: Install) -> None:
     root, run = install
     config = read_as(TrainingConfig, run.config)

@@ -47,13 +47,19 @@ def find_base(
             )
         return replace(found, base=str(base.resolve()))
     path = run.path / config.base
-    if path.exists():
+    if path.exists() and _has_hash(found, path, loras):
         return replace(found, base=str(path))
     if config.base.count("/") == 1 and not path.is_absolute():
         return found  # a hub id
     for candidate in _candidates(run, path, models):
         if _has_hash(found, candidate, loras):
             return replace(found, base=str(candidate))
+    if path.exists():
+        raise UserError(
+            f"{config.base} is another model than the one that the run {run.path.name} was started "
+            "with (base_hash in its config.yaml), such as the sandbox of another version: put that "
+            "one back, or start a new run."
+        )
     raise UserError(
         f"The base model of the run {run.path.name} is not at {config.base} any more and not among "
         "ComfyUI's models: put it back, or start training/worker.py with --base PATH."
