@@ -491,6 +491,11 @@ class TrainingConfig(Config, Options):
         return self.class_target == "model" and self.method != "embedding"
 
     @property
+    def trains_adapters_only(self) -> bool:
+        """Whether the diffusion model's weights are frozen, in adapters that are not rounded."""
+        return self.method not in ("full", "embedding") and self.quantization_aware == NO_QAT
+
+    @property
     def encodes_text_each_step(self) -> bool:
         """Whether gradients flow through the text encoder, so that it runs in every step."""
         return self.train_text_encoder or self.method == "embedding"

@@ -55,6 +55,10 @@ class Learner(LightningModule, ABC):
     def write_result(self, run: RunFolder) -> None:
         """Write the result into the run folder, and mark the run as finished."""
 
+    def frozen_blocks(self) -> list[torch.nn.Module]:
+        """Return the blocks whose frozen weights can be quantized or offloaded, in order."""
+        return []
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer, with the state of the checkpoint if the run is resumed."""
         optimizer = make_optimizer(self.config, self.parameter_groups())

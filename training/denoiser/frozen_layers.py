@@ -7,7 +7,7 @@ device and dequantized for a forward and again for a backward pass; autograd kee
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from ...quantize.dequantize import dequantized_weight
-from ...quantize.quantize_weights import quantize_in_place
+from ...quantize.quantize_weights import KEEP_LAYERS, quantize_in_place
 from ...shared.errors import UserError
 from ..config import NO_QAT, UNQUANTIZED, TrainingConfig
 
@@ -69,6 +69,29 @@ def model_blocks(model: nn.Module) -> list[nn.Module]:
     for part in model.children():
         blocks += part if isinstance(part, nn.ModuleList) else model_blocks(part)
     return blocks
+
+
+class FrozenBytes(NamedTuple):
+    """Bytes of frozen weights on their device: all, what int8 would save, the largest layer's."""
+
+    total: int
+    saved_by_int8: int
+    largest_layer: int
+
+
+def frozen_bytes(block: nn.Module) -> FrozenBytes:
+    """Measure the frozen layers of a block that `freeze_layers` could quantize or offload."""
+    sizes, saved = [0], 0
+    for name, layer in block.named_modules():
+        weight = layer._parameters.get("weight")
+        if isinstance(layer, FrozenLinear | FrozenConv2d):
+            sizes.append(layer.stored.device_bytes)
+        elif weight is not None and not weight.requires_grad and _frozen_kind(layer):
+            sizes.append(weight.nbytes)
+            if _is_linear(layer) and not any(part in name for part in KEEP_LAYERS):
+                scales = torch.float32.itemsize * len(weight)
+                saved += max(0, weight.nbytes - weight.numel() - scales)
+    return FrozenBytes(sum(sizes), saved, max(sizes))
 
 
 def cast_frozen_layers(model: nn.Module, dtype: torch.dtype) -> None:
@@ -199,6 +222,15 @@ class StoredLayer:
         self._layer = layer.requires_grad_(requires_grad=False)
         self._offloaded = offloaded
         self._device = layer.weight.device
+
+    @property
+    def device_bytes(self) -> int:
+        """The bytes of the weight, 0 when it stays in main memory."""
+        weight: Any = self._layer.weight
+        if self._offloaded:
+            return 0
+        names = weight.__tensor_flatten__()[0] if _is_packed(weight) else ()
+        return sum(getattr(weight, name).nbytes for name in names) or int(weight.nbytes)
 
     def apply(self, fn: Callable[[Any], Any]) -> None:
         """Move as `nn.Module.to` does."""

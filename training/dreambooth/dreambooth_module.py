@@ -13,6 +13,7 @@ from ..config import TrainingConfig, suggested_learning_rate
 from ..data.step_sampler import StepSample, StepSampler, choose_bucket
 from ..data.training_data import TrainingImages
 from ..denoiser.denoiser import Denoiser
+from ..denoiser.frozen_layers import model_blocks
 from ..denoiser.open_denoiser import open_for_training
 from ..learner import Learner, param_group
 from ..optim.optimizers import ParamGroup, peak_learning_rate
@@ -129,6 +130,13 @@ class DreamBoothModule(Learner):
         text = [p for name, p in trained if not name.startswith("unet.")]
         groups = [param_group(unet, self.peak_rate), param_group(text, text_rate)]
         return [one for one in groups if one["params"]]
+
+    def frozen_blocks(self) -> list[torch.nn.Module]:
+        """Return the blocks of the diffusion model when only adapters are trained."""
+        if not self.config.trains_adapters_only:
+            return []
+        parts = self.denoiser.modules
+        return model_blocks(parts["unet"] if "unet" in parts else parts["diffusion_model"])
 
     def on_fit_start(self) -> None:
         """Prefetch batches where a second thread or GPU can compute the teacher's predictions."""

@@ -66,7 +66,7 @@ def train(
     device, resume_from = trainer.strategy.root_device, checkpoints.latest(run.checkpoints)
     dtype = FROZEN_DTYPES.get(_precision(config), torch.float32)
     module: Learner
-    with _out_of_memory_named(config):
+    with _out_of_memory_named(config, device, while_loading=True):
         if isinstance(config, TrainingConfig):
             from ..dreambooth.dreambooth_module import prepare as prepare_dreambooth
 
@@ -79,6 +79,8 @@ def train(
             module = prepare_captions(run, config, device, report, resume_from, frozen_dtype=dtype)
         else:
             raise TypeError(f"{type(config).__name__} is no config of a task.")
+        module.to(device)
+    with _out_of_memory_named(config, device):
         report("training")
         batches = range(start * config.accumulation, config.steps * config.accumulation)
         trainer.fit(module, DataLoader(cast("Dataset[int]", batches), batch_size=None))
@@ -91,14 +93,19 @@ def train(
 
 
 @contextmanager
-def _out_of_memory_named(config: Config) -> Iterator[None]:
+def _out_of_memory_named(
+    config: Config, device: torch.device, *, while_loading: bool = False
+) -> Iterator[None]:
     """Raise a lack of memory in a `with` block as a UserError that says what to change."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"Out of memory: {suggest_change(config)}.") from error
+        if isinstance(error, MemoryError | OSError) or "DefaultCPUAllocator" in str(error):
+            device = torch.device("cpu")
+        advice = suggest_change(config, device, while_loading=while_loading)
+        raise UserError(f"Out of memory: {advice}.") from error
 
 
 def make_trainer(config: Config, callbacks: list[Callback]) -> Trainer:
