@@ -33,6 +33,7 @@ COLLAPSED = {
     "ConditioningCombine",
     "ConditioningSetMask",
     "EmptyLatentImage",
+    "EmptySD3LatentImage",
     "ImageBatch",
     "ImageFromBatch",
     "ImageStitch",

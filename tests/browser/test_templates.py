@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.demo.browser_tab import Tab
 from kosmos_dreambooth.dev.demo.comfyui_server import PACK_NAME, ROOT
+from kosmos_dreambooth.dev.demo.run_workflows import models_of
 
 from tests.browser.conftest import FIRST_AND_LAST
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"), key=lambda file: file.name)
-WORKFLOWS.remove(ROOT / "workflows" / "exact_masks.json")  # needs SAM3
+WORKFLOWS = [
+    file
+    for file in sorted((ROOT / "workflows").glob("*.json"), key=lambda file: file.name)
+    if not any(map(models_of, json.loads(file.read_text(encoding="utf-8"))["nodes"]))
+]
+"""Those that need no weights from elsewhere."""
 LONG_MS = 300_000
 SETTLE_MS = 700
 """A view moves, pictures load, and Vue draws what comes into sight."""

@@ -50,8 +50,13 @@ WORKFLOWS = {
     "textual_inversion": {"New scenes": 4, "In ComfyUI's own nodes": 2},
     "translate_captions": {"German captions": 16},
 }
-ELSEWHERE = {"exact_masks", "personalize_and_caption", "vision_alignment"}
-"""Run by test_exact_masks_workflow.py and two files that are named after the other ones."""
+ELSEWHERE = {
+    "exact_masks",
+    "personalize_and_caption",
+    "teach_a_subject_to_your_model",
+    "vision_alignment",
+}
+"""Each is run by a file of its own."""
 
 
 def test_every_workflow_is_tested() -> None:
