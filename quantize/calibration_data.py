@@ -11,7 +11,7 @@ from ..diffusion.sample.prompt_encoding import encode_tokens, tokenize
 from ..diffusion.sample.sample_images import sample
 from ..kosmos.generate.caption import BRIEF, caption
 from ..kosmos.kosmos_model import Kosmos
-from ..shared.batching import BatchOptions
+from ..shared.batching import CLOSE_PROGRAMS, BatchOptions, memory_remedy
 from .calibration import CalibrationRun
 from .compare_models import GUIDANCE, MAX_NEW_TOKENS, STEPS
 
@@ -34,6 +34,7 @@ def sampling_run(
 ) -> CalibrationRun:
     """Return a function that encodes and samples up to MAX_SAMPLES of the prompts."""
 
+    @memory_remedy(CLOSE_PROGRAMS)
     def run() -> None:
         # `sample` may take the text states from its cache, so the encoders are run here as well.
         encode_tokens(diffusion, tokenize(diffusion, prompts[:MAX_SAMPLES]).to(diffusion.device))

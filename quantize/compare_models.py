@@ -20,7 +20,7 @@ from ..kosmos.generate.kv_cache import PreallocatedCache
 from ..kosmos.grounding import parse
 from ..kosmos.kosmos_model import Kosmos
 from ..kosmos.prompt import Prompt, decode_text, tokenize
-from ..shared.batching import BatchOptions
+from ..shared.batching import CLOSE_PROGRAMS, BatchOptions, memory_remedy
 
 MAX_NEW_TOKENS = 48
 """Length limit of the captions that are compared."""
@@ -122,6 +122,7 @@ def _next_token_log_probs(
     return logits[0].float().log_softmax(-1).cpu()
 
 
+@memory_remedy(CLOSE_PROGRAMS)
 def compare_diffusion(
     before: Diffusion,
     after: Diffusion,

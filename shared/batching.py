@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -16,6 +17,25 @@ from .errors import UserError
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+CLOSE_PROGRAMS = "close other programs, or load the model with dtype fp16"
+
+
+class SingleItemError(UserError):
+    """Memory does not suffice for a single item; the message names the remedy."""
+
+    def __init__(self, remedy: str) -> None:
+        super().__init__(f"There is not enough memory for a single item: {remedy}.")
+
+
+@contextmanager
+def memory_remedy(remedy: str) -> Iterator[None]:
+    """Name another remedy in each SingleItemError of a `with` block or a decorated function."""
+    try:
+        yield
+    except SingleItemError as error:
+        raise SingleItemError(remedy) from error
 
 
 @dataclass(frozen=True)
@@ -41,14 +61,14 @@ def in_batches(
     size: int | Callable[[], int],
     work: Callable[[slice], Iterable[Result]],
     on_batch: Callable[[int, int], None] | None = None,
-    remedy: str = "close other programs, or load the model with dtype fp16",
+    remedy: str = CLOSE_PROGRAMS,
 ) -> Iterator[Result]:
     """Yield the results of `work(slice)` over consecutive slices of `range(total)`.
 
     Each slice is at most `size` long; a callable `size` is called before each batch. When memory
     runs out the size is halved, for the rest of the run, and the same items are tried again.
-    `on_batch` is as in `BatchOptions`. Raises UserError, which names the `remedy`, when a single
-    item does not fit.
+    `on_batch` is as in `BatchOptions`. Raises SingleItemError, which names the `remedy`, when a
+    single item does not fit.
     """
     done, limit = 0, total
     while done < total:
@@ -60,7 +80,7 @@ def in_batches(
             if on_batch is not None:
                 on_batch(done, total)
         elif count == 1:
-            raise UserError(f"There is not enough memory for a single item: {remedy}.")
+            raise SingleItemError(remedy)
         else:
             limit = count // 2
             logger.warning("Out of memory: continuing with batches of %d", limit)
@@ -72,7 +92,7 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
     try:
         return work()
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not (isinstance(error, SingleItemError) or is_out_of_memory(error)):
             raise
         return None
 

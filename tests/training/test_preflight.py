@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kosmos_dreambooth.diffusion.sample import sample_images
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as, read_config
 from kosmos_dreambooth.training.denoiser.frozen_layers import frozen_bytes
-from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
+from kosmos_dreambooth.training.dreambooth.dreambooth_module import prepare
 from kosmos_dreambooth.training.run import preflight, train_loop
 from kosmos_dreambooth.training.run.events import loss_curve, read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
@@ -45,7 +46,7 @@ def test_a_resumed_run_is_not_measured_again(make_run, tmp_path: Path) -> None:
 def test_a_run_that_does_not_fit_stops_before_the_first_step(
     make_run, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_free_memory", lambda device: -1)
+    monkeypatch.setattr(preflight, "_free_memory", lambda device: -(10**12))
     run = make_run(tmp_path, steps=2)
     with pytest.raises(UserError, match="switch gradient_checkpointing on"):
         train(run, StopRequest())
@@ -60,10 +61,10 @@ def test_previews_are_counted_and_change_nothing(
     assert train(plain, StopRequest())
     if not fits:
 
-        def out_of_memory(module: DreamBoothModule, *, brief: bool = False) -> torch.Tensor:
+        def out_of_memory(*_: object) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr(DreamBoothModule, "preview", out_of_memory)
+        monkeypatch.setattr(sample_images, "denoise", out_of_memory)
     run = make_run(tmp_path, "previews", steps=2, preview_every=1)
     assert train(run, StopRequest())
     (report,) = [event.text for event in read_events(run.events) if "GB" in (event.text or "")]

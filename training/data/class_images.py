@@ -15,6 +15,7 @@ from ...diffusion.load.device_parts import DeviceParts
 from ...diffusion.priors import generate_priors
 from ...diffusion.sample.sample_settings import SampleSettings
 from ...shared.atomic_files import atomic_folder
+from ...shared.batching import memory_remedy
 from ..config import TrainingConfig
 from ..run.run_folder import RunFolder
 from .subject import write_class_images
@@ -23,6 +24,7 @@ REPORT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 
 
+@memory_remedy("set PriorGenerator's when to before, which generates them in less memory")
 def provide_class_images(
     run: RunFolder,
     config: TrainingConfig,

@@ -18,6 +18,7 @@ from ...diffusion.sample.prompt_encoding import (
 )
 from ...diffusion.sample.sample_images import sample
 from ...diffusion.sample.unet_forward import unet_forward
+from ...shared.batching import memory_remedy
 from ...shared.errors import UserError
 from ..config import NO_QAT, TRUNCATE, TrainingConfig
 from ..dreambooth import textual_inversion
@@ -177,6 +178,7 @@ class DiffusersDenoiser(Denoiser):
             return encode_chunks(self.diffusion, ids)
         return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
 
+    @memory_remedy("lower the resolution of DreamBoothTrain, or set preview_every to 0")
     def preview(
         self, prompts: list[str], seed: int, side: int, *, steps: int
     ) -> list[torch.Tensor]:

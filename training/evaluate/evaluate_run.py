@@ -18,6 +18,7 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.sample.sample_images import sample
 from ...shared.atomic_files import write_text
+from ...shared.batching import CLOSE_PROGRAMS, memory_remedy
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..config_yaml import read_as
@@ -196,6 +197,7 @@ def diffusion_models(
             loaded = load_result(run, dtype, step)
         model = load_to_device(loaded)
 
+        @memory_remedy(CLOSE_PROGRAMS)
         def sample_images(prompts: list[str], on_step: OnStep) -> torch.Tensor:
             return sample(
                 model,

@@ -171,7 +171,7 @@ def suggest_change(
                     combined.remove(one)
                     excess -= one.saved_in_addition
             return ", and ".join(one.advice for one in combined)
-    advice = [one.advice for one in combined if one.saved_in_addition]
+    advice = [one.advice for one in combined]
     return ", and ".join([*advice, "use a smaller model, or a computer with more memory"])
 
 
