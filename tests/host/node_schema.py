@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 NOTES = {"MarkdownNote", "Note"}
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 Schema = dict[str, Any]
 
 
@@ -23,10 +23,15 @@ class Field(NamedTuple):
         return self.kind in WIDGETS and not self.options.get("forceInput")
 
     @property
+    def choices(self) -> list[Any]:
+        """The values of a combo; a dynamic one has further inputs for each."""
+        options = self.options.get("options", [])
+        return [option["key"] if isinstance(option, dict) else option for option in options]
+
+    @property
     def default(self) -> Any:
         """The value of a new node's widget, or None: a combo begins with its first choice."""
-        choices = self.options.get("options") or [None]
-        return self.options.get("default", choices[0])
+        return self.options.get("default", next(iter(self.choices), None))
 
 
 def fields(schema: Schema, *sections: str) -> list[Field]:
@@ -57,8 +62,8 @@ def widget_values(node: dict[str, Any], schema: Schema) -> Iterator[tuple[Field,
 
 def is_allowed(field: Field, value: Any) -> bool:
     """Tell whether a widget takes a value."""
-    if field.kind == "COMBO":
-        return value in field.options["options"]
+    if "COMBO" in field.kind:
+        return value in field.choices
     if field.kind in ("INT", "FLOAT"):
         low, high = field.options.get("min", value), field.options.get("max", value)
         return isinstance(value, int | float) and low <= value <= high

@@ -51,6 +51,7 @@ WORKFLOWS = {
     "translate_captions": {"German captions": 16},
 }
 ELSEWHERE = {
+    "captions_by_another_model",
     "exact_masks",
     "personalize_and_caption",
     "teach_a_subject_to_your_model",

@@ -17,6 +17,8 @@ from comfy_api.latest import ComfyExtension, io
 
 BOUNDING_BOX = io.Custom("BOUNDING_BOX")
 SUBJECT = io.Custom("SUBJECT_DATASET")
+LABELS = {15: "cat", 16: "dog"}
+"""The labels of COCO that a StandInDetector finds."""
 CONVERSIONS = {"as written": lambda value: value, "numpy": np.array, "tensor": torch.tensor}
 
 
@@ -159,6 +161,107 @@ class StandInSAM3(io.ComfyNode):
         return io.NodeOutput(torch.stack(masks), [[] for _ in image])
 
 
+class StandInVisionLanguageModel:
+    """What core's TextGenerate calls on a CLIP; the caption has the brightness of the image."""
+
+    def tokenize(self, text: str, image: torch.Tensor, **_: object) -> list[int]:
+        """Return the mean of an image [1,H,W,3], from 0 to 255."""
+        assert len(image) == 1, "an image at a time"
+        return [round(float(image.mean()) * 255)]
+
+    def generate(self, tokens: list[int], **_: object) -> list[int]:
+        """Return the tokens."""
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the caption."""
+        return f"A happy dog, brightness {tokens[0]}."
+
+
+class StandInCaptioner(io.ComfyNode):
+    """Gives a StandInVisionLanguageModel as a CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="StandInCaptioner", category="tests", inputs=[], outputs=[io.Clip.Output()]
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Make the model."""
+        return io.NodeOutput(StandInVisionLanguageModel())
+
+
+class StandInTextGenerate(io.ComfyNode):
+    """The signature of core's TextGenerate, without the settings of its sampling mode `on`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="StandInTextGenerate",
+            category="tests",
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default=""),
+                io.Image.Input("image", optional=True),
+                io.Image.Input("video", optional=True),
+                io.Audio.Input("audio", optional=True),
+                io.Int.Input("max_length", default=512, min=1, max=32768),
+                io.Combo.Input("sampling_mode", options=["on", "off"]),
+                io.Boolean.Input("thinking", optional=True, default=False),
+                io.Boolean.Input("use_default_template", optional=True, default=True),
+            ],
+            outputs=[io.String.Output(display_name="generated_text")],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, prompt: str, image: torch.Tensor, **_: object) -> io.NodeOutput:
+        """Caption the image."""
+        return io.NodeOutput(clip.decode(clip.generate(clip.tokenize(prompt, image=image))))
+
+
+class StandInRTDETR(io.ComfyNode):
+    """The signature of core's RTDETR_detect, which finds what a StandInDetector finds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="StandInRTDETR",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.Image.Input("image"),
+                io.Float.Input("threshold", default=0.5),
+                io.Combo.Input("class_name", options=["all", *LABELS.values()], default="all"),
+                io.Int.Input("max_detections", default=100),
+            ],
+            outputs=[BOUNDING_BOX.Output(display_name="bboxes")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, image: torch.Tensor, class_name: str, **_: object
+    ) -> io.NodeOutput:
+        """Detect one class, or all."""
+        _, height, width, _ = image.shape
+        found = model.model.diffusion_model(image, (width, height))
+        boxes = [
+            [
+                {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "label": LABELS[label]}
+                for (x0, y0, x1, y1), label in zip(
+                    of_image["boxes"].tolist(), of_image["labels"].tolist(), strict=True
+                )
+                if class_name in ("all", LABELS[label])
+            ]
+            for of_image in found
+        ]
+        return io.NodeOutput(boxes)
+
+
 class MasksOfSubject(io.ComfyNode):
     """The masks of a SUBJECT_DATASET, as a list of MASKs."""
 
@@ -183,7 +286,15 @@ class OtherPack(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """List the nodes."""
-        return [OtherBoxes, StandInCheckpoint, StandInSAM3, MasksOfSubject]
+        return [
+            OtherBoxes,
+            StandInCheckpoint,
+            StandInSAM3,
+            StandInCaptioner,
+            StandInTextGenerate,
+            StandInRTDETR,
+            MasksOfSubject,
+        ]
 
 
 async def comfy_entrypoint() -> OtherPack:
