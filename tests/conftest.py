@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from as_package import load
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from kosmos_dreambooth.dev.demo.server_client import Client
 
 load("shared.errors")
+
+# A busy machine is no failure.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

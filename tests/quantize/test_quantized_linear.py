@@ -33,7 +33,7 @@ def test_int8_equals_torchao(name: str, dtype: torch.dtype, count: int) -> None:
     assert torch.allclose(output.float(), expected.float(), atol=0.05, rtol=0.02)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 40), st.booleans())
 def test_int8_supports_every_size(columns: int, rows: int, count: int, bias: bool) -> None:
     original = layer(16 * columns, 16 * rows, bias=bias)

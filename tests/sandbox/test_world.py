@@ -54,7 +54,7 @@ seeds = st.integers(0, 2**31)
 
 
 @given(seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_boxes_hold_their_things_and_nothing_else(seed: int) -> None:
     sample = draw_sample(seed, 96)
     bare, _ = render(replace(sample.scene, things=()), 96)
@@ -70,13 +70,13 @@ def test_boxes_hold_their_things_and_nothing_else(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_seed_always_draws_the_same_image(seed: int) -> None:
     assert np.array_equal(draw_sample(seed, 48).pixels, draw_sample(seed, 48).pixels)
 
 
 @given(seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_captions_match_the_scene(seed: int) -> None:
     sample = draw_sample(seed, 16)
     kinds = {t.individual.kind for t in sample.scene.things}
@@ -90,7 +90,7 @@ def test_captions_match_the_scene(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_pack_parses_the_captioners_training_texts(seed: int) -> None:
     sample = draw_sample(seed, 16)
     told = parse("An image of" + grounded_text(brief(sample.scene, sample.boxes)))
@@ -100,7 +100,7 @@ def test_the_pack_parses_the_captioners_training_texts(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_short_exercises_are_answered_truly(seed: int) -> None:
     sample = draw_sample(seed, 16)
     prompt, answer = short_exercise(sample, np.random.default_rng(seed))
@@ -138,7 +138,7 @@ def described(sample: Sample, text: str) -> list[Thing]:
 
 
 @given(seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_absent_phrase_describes_nothing(seed: int) -> None:
     sample = draw_sample(seed, 16)
     phrase = absent_phrase(sample, np.random.default_rng(seed))

@@ -50,7 +50,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs)
 def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, config) -> None:
     path = tmp_path_factory.getbasetemp() / "config.yaml"
@@ -82,7 +82,7 @@ def test_the_help_page_describes_each_widget_of_training_options() -> None:
     assert {name for entry in entries for name in re.findall(r"\w+", entry)} <= widgets.keys()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.builds(CaptionConfig, base=texts, language=texts, prompt=texts, data=texts))
 def test_caption_runs_and_dreambooth_runs_do_not_continue_each_other(
     tmp_path_factory: pytest.TempPathFactory, config

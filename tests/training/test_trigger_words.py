@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from kosmos_dreambooth.training.data.trigger_words import (
@@ -61,7 +61,7 @@ TEXT = st.lists(
     | st.characters(exclude_categories=["Cs"]),
     max_size=8,
 ).map("".join)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=60)
 NOUNS = st.sampled_from(["dog", "fire truck", "puppy", "狗", "Straße", "c++", "bus"])
 
 

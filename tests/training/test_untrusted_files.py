@@ -86,7 +86,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(json_values)
 def test_json_is_read_as_it_was_written(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
