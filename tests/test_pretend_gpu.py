@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
-
-from .pretend_gpu import DEVICE, pretend_gpu
 
 
 def test_operations_stay_on_the_device_and_do_not_mix_devices() -> None:

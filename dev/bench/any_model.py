@@ -5,6 +5,7 @@ small as ComfyUI's detection allows. `COMFYUI_DIR` names the ComfyUI, which this
 A row shows the parameters, adapted layers, layers without a gradient, keys that the loader leaves
 unused, the losses of 3 steps, the largest difference between the trained model and ComfyUI's with
 the file loaded, relative to the file's effect, seconds, and the peak memory of the process.
+`--frozen` prints the tables of `frozen_memory` instead.
 """
 
 from __future__ import annotations
@@ -239,8 +240,15 @@ def main() -> None:
     """Print a row for each architecture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
-    names = parser.parse_args().names or list(ARCHITECTURES)
+    parser.add_argument("--frozen", action="store_true", help="memory of a frozen base instead")
+    arguments = parser.parse_args()
     import_comfyui(str(home()), cpu=True)
+    if arguments.frozen:
+        from .frozen_memory import print_tables
+
+        print_tables()
+        return
+    names = arguments.names or list(ARCHITECTURES)
     print("| model | parameters | layers | no gradient | unused | losses | error | s | GB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in names:

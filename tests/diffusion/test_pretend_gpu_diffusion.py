@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.diffusion.diffusion_model import Diffusion
 from kosmos_dreambooth.diffusion.load import device_parts
 from kosmos_dreambooth.diffusion.sample import vae_tiles
@@ -18,8 +19,6 @@ from kosmos_dreambooth.diffusion.sample.sample_settings import SampleSettings
 from kosmos_dreambooth.diffusion.sample.schedulers import SCHEDULERS
 from kosmos_dreambooth.shared import stream_weights
 from kosmos_dreambooth.shared.errors import UserError
-
-from ..pretend_gpu import DEVICE, pretend_gpu
 
 PROMPTS = ["a red dog", "a blue cat"]
 

@@ -11,8 +11,8 @@ PROBE = """
     import comfy.model_management as management
     from dataclasses import replace
 
-    sys.path.insert(0, ROOT + "/tests")
-    from pretend_gpu import DEVICE, pretend_gpu
+    pretend = as_package.load("dev.pretend_gpu")
+    DEVICE, pretend_gpu = pretend.DEVICE, pretend.pretend_gpu
 
     host = as_package.load("nodes.host")
     errors = as_package.load("shared.errors")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.dev.sandbox.tokenizers import KOSMOS_PIXELS, TEXT_LENGTH, clip_tokenizer
 from kosmos_dreambooth.drawing.similarity_matrix import CELL, draw_matrix
 from kosmos_dreambooth.kosmos.grounding import parse
@@ -29,8 +30,6 @@ from transformers import (
     SiglipModel,
 )
 from transformers.models.clip import CLIPImageProcessor
-
-from ..pretend_gpu import DEVICE, pretend_gpu
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.kosmos.generate.ask import ask
 from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.generate.decoding import Decoding
@@ -31,8 +32,6 @@ from kosmos_dreambooth.kosmos.insight.patches import encode_patches, patch_embed
 from kosmos_dreambooth.kosmos.kosmos_model import Kosmos
 from kosmos_dreambooth.kosmos.preprocess import preprocess
 from kosmos_dreambooth.kosmos.tokenized_caption import tokenize_caption
-
-from ..pretend_gpu import DEVICE, pretend_gpu
 
 Work = Callable[[Kosmos, torch.Tensor], object]
 

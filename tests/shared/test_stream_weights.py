@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import CPU, DEVICE, pretend_gpu
 from kosmos_dreambooth.quantize.quantize_weights import quantized_copy
 from kosmos_dreambooth.shared import stream_weights as module
 from kosmos_dreambooth.shared.stream_weights import stream_weights
 from torch import nn
-
-from ..pretend_gpu import CPU, DEVICE, pretend_gpu
 
 
 def build() -> nn.Sequential:

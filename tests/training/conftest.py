@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from kosmos_dreambooth.dev.demo.comfyui_server import home
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE
 from kosmos_dreambooth.training.comfyui.find_comfyui import import_comfyui
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
@@ -24,7 +25,6 @@ from safetensors.torch import save_file
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
 from tests.kosmos.conftest import sandbox_model, tiny_folder  # noqa: F401
-from tests.pretend_gpu import DEVICE
 
 RunMaker = Callable[..., RunFolder]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.kosmos.generate.caption import caption
 from kosmos_dreambooth.kosmos.generate.language import localized_prompt
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, parse
@@ -48,7 +49,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.kosmos.conftest import plain
-from tests.pretend_gpu import DEVICE, pretend_gpu
 from tests.training.conftest import train_on_pretend_gpu
 from tests.training.test_worker_process import send, state, work
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.dev.sandbox.draw_subject import TRAINING_BACKGROUNDS, portraits
 from kosmos_dreambooth.dev.sandbox.scene_pool import as_images
 from kosmos_dreambooth.dev.scores.retrieval_scores import distinct_scenes, true_caption
@@ -28,8 +29,6 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from torchvision.transforms.functional import to_tensor
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
-
-from ..pretend_gpu import DEVICE, pretend_gpu
 
 
 def test_every_checkpoint_is_scored_and_the_best_is_kept(make_run, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.bench.frozen_memory import steps_on_pretend_gpu
 from kosmos_dreambooth.dev.bench.quantized_files import KINDS, write_quantized
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
@@ -15,14 +15,12 @@ from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.denoiser.core_denoiser import CoreDenoiser
 from kosmos_dreambooth.training.denoiser.frozen_layers import FrozenConv2d, FrozenLinear
 from kosmos_dreambooth.training.denoiser.open_denoiser import open_core_denoiser
-from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule, prepare
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
-from ..pretend_gpu import DEVICE, PretendGPU, pretend_gpu
 from .conftest import CHANNELS, RunMaker
 from .test_core_denoiser import SIDE, prepared_run
 
@@ -96,27 +94,6 @@ def _lora_keys(denoiser: CoreDenoiser) -> set[str]:
     return {name.replace(".default", "") for name in names if ".lora_" in name}
 
 
-def steps_on_the_pretend_gpu(
-    run: RunFolder, dtype: torch.dtype
-) -> tuple[list[float], PretendGPU, DreamBoothModule]:
-    """Train two steps; return their losses, the GPU with its peak of memory, and the module."""
-    config = read_as(TrainingConfig, run.config)
-    with pretend_gpu() as gpu:
-        module = prepare(run, config, DEVICE, lambda _: None, None, frozen_dtype=dtype, leads=True)
-        module.trainer = SimpleNamespace(world_size=1, global_rank=0)  # type: ignore[assignment]
-        module.to(DEVICE)
-        optimizer = module.configure_optimizers()
-        losses = []
-        for step in range(2):
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                loss = module.training_step(step, 0)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
-        return losses, gpu, module
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_offloaded_blocks_need_less_memory_and_change_nothing(
     dtype: torch.dtype, make_run, comfy, small_sd3: Path, tmp_path: Path
@@ -126,7 +103,7 @@ def test_offloaded_blocks_need_less_memory_and_change_nothing(
         prepared_run(make_run, tmp_path, small_sd3, str(n), offload_blocks=n, **settings)
         for n in (0, 1, 2)
     ]
-    losses, gpus, _ = zip(*(steps_on_the_pretend_gpu(run, dtype) for run in runs), strict=True)
+    losses, gpus, _ = zip(*(steps_on_pretend_gpu(run, dtype) for run in runs), strict=True)
     assert losses[0] == losses[1] == losses[2]
     weights = load_file(small_sd3)
     in_blocks = sum(v.numel() for k, v in weights.items() if BLOCKS in k and v.ndim == 2)
@@ -139,7 +116,7 @@ def test_the_blocks_of_a_diffusion_are_offloaded_too(make_run: RunMaker, tmp_pat
     settings = {"train_text_encoder": False, "learning_rate": 3e-3, "batch_size": 1}
     runs = [make_run(tmp_path, str(n), offload_blocks=n, **settings) for n in (0, 99)]
     (plain, whole, _), (offloaded, gpu, module) = (
-        steps_on_the_pretend_gpu(run, torch.bfloat16) for run in runs
+        steps_on_pretend_gpu(run, torch.bfloat16) for run in runs
     )
     assert offloaded == plain
     assert gpu.peak < whole.peak

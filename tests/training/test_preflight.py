@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.diffusion.sample import sample_images
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
@@ -22,7 +23,6 @@ from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
-from ..pretend_gpu import DEVICE, pretend_gpu
 from .conftest import RunMaker, prepared
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kosmos_dreambooth.dev.pretend_gpu import DEVICE, pretend_gpu
 from kosmos_dreambooth.diffusion.load import device_parts
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as, read_config
@@ -16,7 +17,6 @@ from kosmos_dreambooth.training.run.events import read_events
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 
 from ..diffusion.conftest import EPSILON, write_model
-from ..pretend_gpu import DEVICE, pretend_gpu
 from .conftest import RunMaker, train_on_pretend_gpu, trained
 
 

@@ -63,7 +63,7 @@ class PretendGPU(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if func == torch.Tensor.data.__set__:
+        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             return self._set_data(*args)
         if func == torch.Tensor.backward:
             self._in_backward = True
@@ -97,14 +97,15 @@ class PretendGPU(TorchFunctionMode):
 
     def _set_data(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         with torch._C.DisableTorchFunctionSubclass():
-            torch.Tensor.data.__set__(tensor, value)
+            torch.Tensor.data.__set__(tensor, value)  # type: ignore[attr-defined]
         is_parameter = isinstance(tensor, torch.nn.Parameter)
         if isinstance(value, DeviceTensor):
             tensor.__class__ = DeviceTensor
             tensor._is_param = is_parameter
             self._count(tensor)
         elif isinstance(tensor, DeviceTensor):
-            tensor.__class__ = torch.nn.Parameter if is_parameter else torch.Tensor
+            plain: Any = torch.nn.Parameter if is_parameter else torch.Tensor
+            tensor.__class__ = plain
 
     def _placed(self, value: Any, device: torch.device, *, moved: bool) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -188,7 +189,7 @@ def pretend_gpu(budget: int | None = None) -> Iterator[PretendGPU]:
     """Enter a PretendGPU, which torch.cuda measures."""
     gpu = PretendGPU(budget)
     total = budget or 2**40
-    measured = {
+    measured: dict[str, Any] = {
         "memory_allocated": lambda *_: gpu.used(),
         "max_memory_allocated": lambda *_: gpu.peak,
         "reset_peak_memory_stats": lambda *_: setattr(gpu, "peak", gpu.used()),
