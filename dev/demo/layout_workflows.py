@@ -25,7 +25,7 @@ TITLE = 30
 SLOT, WIDGET = 20, 24
 """Height of an input or output, and of a widget."""
 COLLAPSED_WIDTH = 250
-GAP = 24
+GAP = 16
 """Between nodes, between a group's edge and its nodes, and between groups."""
 GROUP_TITLE = 40
 

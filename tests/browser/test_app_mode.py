@@ -1,4 +1,4 @@
-"""The workflow "Teach a subject" opens as an app: five inputs, Run, and the pictures."""
+"""The workflow "Teach a subject" opens as an app: five inputs, Run, and the images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = ROOT / "workflows" / "teach_a_subject.app.json"
 pytestmark = pytest.mark.parametrize("tab", FACES[-1:], indirect=True)
 
 
-def test_it_shows_five_inputs_and_the_pictures(tab: Tab, tmp_path: Path) -> None:
+def test_it_shows_five_inputs_and_the_images(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
     open_template(tab, FILE)
     labels = page.get_by_test_id("builder-widget-label")
@@ -34,5 +34,5 @@ def test_it_shows_five_inputs_and_the_pictures(tab: Tab, tmp_path: Path) -> None
     page.evaluate(HURRY)
     page.get_by_test_id("linear-run-button").get_by_role("button").last.click()
     page.get_by_test_id("linear-image-output").first.wait_for(timeout=LONG_MS)
-    tab.screenshot(tmp_path / "pictures.png")
+    tab.screenshot(tmp_path / "images.png")
     assert tab.errors == []
