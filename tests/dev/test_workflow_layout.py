@@ -14,6 +14,9 @@ from kosmos_dreambooth.dev.demo.comfyui_server import ROOT
 READABLE = 0.5
 """The zoom from which the frontends draw text; longer workflows fold nodes into subgraphs."""
 
+TITLE_WIDTH = 12.5
+"""Of a character of a group's title, in pixels of the graph: 24 points of a sans-serif font."""
+
 every_workflow = pytest.mark.parametrize(
     "workflow",
     [
@@ -49,6 +52,7 @@ def test_the_note_is_first_and_nodes_do_not_overlap(workflow: dict) -> None:
     for group in workflow["groups"]:
         x, y, width, height = group["bounding"]
         boxes[group["title"]] = (x, y, x + width, y + height)
+        assert len(group["title"]) * TITLE_WIDTH <= width, f"{group['title']} is cut off"
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
         inside = b[0] < a[0] and b[1] < a[1] and a[2] < b[2] and a[3] < b[3]
