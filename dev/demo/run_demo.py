@@ -97,7 +97,7 @@ def _run(console: Console) -> None:
         ]
     seconds = time.monotonic() - start
     took, caption = f"{seconds / 60:.1f} minutes", None
-    if run := outputs.run_before("Learn the subject", start_time):
+    if run := outputs.run_before("Train on the subject", start_time):
         folder = (server.output / RUNS_FOLDER / run).relative_to(ROOT)
         took = f"Trained in an earlier demo; everything else took {seconds:.0f} s"
         caption = f"Trained in an earlier demo: {folder} is reused; delete it to train again."
