@@ -84,7 +84,7 @@ def frozen_bytes(block: nn.Module) -> FrozenBytes:
     sizes, saved = [0], 0
     for name, layer in block.named_modules():
         weight = layer._parameters.get("weight")
-        if isinstance(layer, FrozenLinear | FrozenConv2d):
+        if isinstance(layer, _FrozenLayer):
             sizes.append(layer.stored.device_bytes)
         elif weight is not None and not weight.requires_grad and _frozen_kind(layer):
             sizes.append(weight.nbytes)
@@ -97,7 +97,7 @@ def frozen_bytes(block: nn.Module) -> FrozenBytes:
 def cast_frozen_layers(model: nn.Module, dtype: torch.dtype) -> None:
     """Store the frozen weights in a dtype; quantized ones stay."""
     for layer in model.modules():
-        if isinstance(layer, FrozenLinear | FrozenConv2d):
+        if isinstance(layer, _FrozenLayer):
             layer.stored.cast(dtype)
 
 
@@ -123,34 +123,43 @@ def _is_quantized_linear(layer: nn.Module) -> bool:
         return False
     weight: Any = layer.weight
     own_class = not isinstance(layer, nn.Linear) or hasattr(layer, "convert_weight")
-    packed = hasattr(weight, "__tensor_flatten__") or weight.dtype not in TRAINING_DTYPES
-    return own_class or packed
+    return own_class or _is_packed(weight) or weight.dtype not in TRAINING_DTYPES
 
 
-class FrozenLinear(nn.Linear):
-    """A linear layer without parameters of its own: `stored` is the layer that has them.
+class _FrozenLayer(nn.Module):
+    """A layer without parameters of its own: `stored` is the layer that has them.
 
-    `weight` and `bias` are dequantized values on the device.
+    `weight` [out,in] or [out,in,h,w] and `bias` [out] are dequantized values on the device.
     """
+
+    stored: StoredLayer
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight, [out,in] or [out,in,h,w]."""
+        return self.stored.weight()
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias, [out], or None."""
+        return self.stored.bias()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output for x [...,in] or [B,in,H,W]."""
+        return _FrozenProduct.apply(x, self)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> _FrozenLayer:
+        self.stored.apply(fn)
+        return self
+
+
+class FrozenLinear(_FrozenLayer, nn.Linear):  # type: ignore[misc, override]
+    """A linear layer: x W^T + b for x [...,in]."""
 
     def __init__(self, layer: Any, *, offloaded: bool) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.stored = StoredLayer(layer, offloaded=offloaded)
-
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """The weight, [out,in]."""
-        return self.stored.weight()
-
-    @property
-    def bias(self) -> torch.Tensor | None:  # type: ignore[override]
-        """The bias, [out], or None."""
-        return self.stored.bias()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x W^T + b for x [...,in]: [...,out]."""
-        return _FrozenProduct.apply(x, self)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the output in the dtype of x."""
@@ -160,13 +169,9 @@ class FrozenLinear(nn.Linear):
         """Return the gradient of the input [...,in] from that of the output [...,out]."""
         return (gradient.flatten(0, -2) @ self.stored.weight(gradient.dtype)).reshape(shape)
 
-    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FrozenLinear:
-        self.stored.apply(fn)
-        return self
 
-
-class FrozenConv2d(nn.Conv2d):
-    """A convolution without parameters of its own: `stored` is the layer that has them."""
+class FrozenConv2d(_FrozenLayer, nn.Conv2d):  # type: ignore[override]
+    """A convolution of x [B,in,H,W]."""
 
     def __new__(cls, layer: Any = None, *arguments: Any, **named: Any) -> Any:
         """Return an ordinary convolution for its arguments: peft makes its own of this class."""
@@ -180,36 +185,14 @@ class FrozenConv2d(nn.Conv2d):
             setattr(self, name, getattr(layer, name))
         self.stored = StoredLayer(layer, offloaded=offloaded)
 
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """The weight, [out,in,h,w]."""
-        return self.stored.weight()
-
-    @property
-    def bias(self) -> torch.Tensor | None:  # type: ignore[override]
-        """The bias, [out], or None."""
-        return self.stored.bias()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve x [B,in,H,W]."""
-        return _FrozenProduct.apply(x, self)
-
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the output in the dtype of x."""
         return self._conv_forward(x, self.stored.weight(x.dtype), self.stored.bias(x.dtype))
 
     def input_gradient(self, gradient: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Return the gradient of the input from that of the output."""
-        weight, geometry = self.stored.weight(gradient.dtype), self._geometry
-        return conv2d_input(shape, weight, gradient, *geometry)
-
-    @property
-    def _geometry(self) -> tuple[Any, ...]:
-        return self.stride, self.padding, self.dilation, self.groups
-
-    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> FrozenConv2d:
-        self.stored.apply(fn)
-        return self
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return conv2d_input(shape, self.stored.weight(gradient.dtype), gradient, *geometry)
 
 
 class StoredLayer:
