@@ -7,35 +7,29 @@ from pathlib import Path
 import pytest
 from kosmos_dreambooth.dev.bench.quantized_files import KINDS
 
+from tests.small_sd3 import write_sd3
+
 from .conftest import run_in_comfyui
 
 REOPENED = """
     import comfy.sd, comfy.ops, torch
-    import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
     from pathlib import Path
     from types import SimpleNamespace
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     source_of = as_package.load("nodes.host").model_source
     open_model = as_package.load("training.comfyui.open_model").open_model
     frozen_layers = as_package.load("training.denoiser.frozen_layers")
     write_quantized = as_package.load("dev.bench.quantized_files").write_quantized
     folder = Path(FOLDER)
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": 48, "out_features": 64}}
-    layers = mmdit.MMDiT(
-        input_size=None, depth=1, in_channels=16, adm_in_channels=32, num_patches=64,
-        context_embedder_config=embedder, pos_embed_max_size=8, pos_embed_scaling_factor=None,
-        operations=comfy.ops.disable_weight_init,
-    )
-    weights = {name: 0.05 * torch.randn_like(value) for name, value in layers.state_dict().items()}
-    save_file(weights, folder / "plain.safetensors")
+    weights = load_file(PLAIN)
     name = "joint_blocks.0.x_block.attn.qkv"
     found = {}
     for kind in KINDS:
         if kind == "int8" and not hasattr(comfy.ops, "QuantLinearFunc"):
             continue  # this ComfyUI opens no int8 files
         file = folder / f"{kind}.safetensors"
-        write_quantized(folder / "plain.safetensors", file, kind, "joint_blocks.")
+        write_quantized(Path(PLAIN), file, kind, "joint_blocks.")
         # On a CPU ComfyUI would cast it.
         options = {"dtype": torch.float8_e4m3fn} if kind == "fp8" else {}
         model = comfy.sd.load_diffusion_model(str(file), model_options=options)
@@ -55,7 +49,8 @@ REOPENED = """
 
 
 def test_a_quantized_model_is_written_and_opened_as_it_is(tmp_path: Path) -> None:
-    found = run_in_comfyui(REOPENED, FOLDER=str(tmp_path), KINDS=KINDS)
+    plain = write_sd3(tmp_path / "plain.safetensors")
+    found = run_in_comfyui(REOPENED, FOLDER=str(tmp_path), PLAIN=str(plain), KINDS=KINDS)
     assert {*KINDS} - {"int8"} <= found.keys()
     for kind, values in found.items():
         assert values["dtype"] == ("torch.int8" if kind == "int8" else "torch.float8_e4m3fn")

@@ -17,6 +17,8 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
+from tests.small_sd3 import write_sd3
+
 from .conftest import TINY_MODEL, Graph, run_folder, run_in_comfyui, texts, train_graph
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -129,29 +131,20 @@ def test_a_run_on_a_model_is_resumed_and_scored(client: Client) -> None:
 
 SOURCES = """
     import comfy.model_sampling, comfy.sd, comfy.ops, shutil, torch
-    import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
     from pathlib import Path
     from types import SimpleNamespace
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file
 
     host = as_package.load("nodes.host")
     source_of = host.model_source
     open_model = as_package.load("training.comfyui.open_model").open_model
     UserError = as_package.load("shared.errors").UserError
     folder = Path(FOLDER)
-    torch.manual_seed(0)
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": 48, "out_features": 64}}
-    layers = mmdit.MMDiT(
-        input_size=None, depth=1, in_channels=16, adm_in_channels=32, num_patches=64,
-        context_embedder_config=embedder, pos_embed_max_size=8, pos_embed_scaling_factor=None,
-        operations=comfy.ops.disable_weight_init,
-    )
-    weights = {name: 0.05 * torch.randn_like(value) for name, value in layers.state_dict().items()}
-    save_file(weights, folder / "sd3.safetensors")
+    weights = load_file(SD3)
     options = {"dtype": torch.float32}
 
     def load():
-        return comfy.sd.load_diffusion_model(str(folder / "sd3.safetensors"), model_options=options)
+        return comfy.sd.load_diffusion_model(SD3, model_options=options)
 
     def source_and_reopened(model):
         source = source_of(model, folder / "cache")
@@ -265,7 +258,8 @@ SOURCES = """
 
 
 def test_a_worker_opens_the_model_that_the_node_had(tmp_path: Path) -> None:
-    found = run_in_comfyui(SOURCES, FOLDER=str(tmp_path))
+    sd3 = write_sd3(tmp_path / "sd3.safetensors")
+    found = run_in_comfyui(SOURCES, FOLDER=str(tmp_path), SD3=str(sd3))
     assert found["loaders"] == ["UNETLoader"] * 3
     assert found["same"]
     assert found["kept"]

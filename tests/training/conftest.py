@@ -21,15 +21,12 @@ from kosmos_dreambooth.training.run.run_folder import RunFolder, open_run
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests.diffusion.conftest import EPSILON, VELOCITY, write_model
 from tests.kosmos.conftest import sandbox_model, tiny_folder  # noqa: F401
+from tests.small_sd3 import write_sd3
 
 RunMaker = Callable[..., RunFolder]
-
-CONTEXT, POOLED, CHANNELS = 48, 32, 16
-"""Widths of the small SD3's conditioning, and its latents' channels."""
 
 
 @pytest.fixture(scope="session")
@@ -159,33 +156,14 @@ def prepared(make_run: RunMaker, root: Path, **settings: object) -> DreamBoothMo
 def comfy() -> SimpleNamespace:
     """Return the modules of the ComfyUI that the tests use, imported into this process."""
     import_comfyui(str(home()), cpu=True)
-    import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
     import comfy.lora
     import comfy.ops
     import comfy.sd
 
-    return SimpleNamespace(mmdit=mmdit, lora=comfy.lora, ops=comfy.ops, sd=comfy.sd)
+    return SimpleNamespace(lora=comfy.lora, ops=comfy.ops, sd=comfy.sd)
 
 
 @pytest.fixture(scope="session")
-def small_sd3(comfy: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a small SD3's diffusion model as UNETLoader reads it."""
-    torch.manual_seed(0)
-    model = comfy.mmdit.MMDiT(
-        input_size=None,
-        depth=2,
-        in_channels=CHANNELS,
-        adm_in_channels=POOLED,
-        context_embedder_config={
-            "target": "torch.nn.Linear",
-            "params": {"in_features": CONTEXT, "out_features": 128},
-        },
-        num_patches=64,
-        pos_embed_max_size=8,
-        pos_embed_scaling_factor=None,
-        operations=comfy.ops.disable_weight_init,
-    )
-    weights = {name: 0.05 * torch.randn_like(value) for name, value in model.state_dict().items()}
-    file = tmp_path_factory.mktemp("sd3") / "sd3.safetensors"
-    save_file(weights, file)
-    return file
+    return write_sd3(tmp_path_factory.mktemp("sd3") / "sd3.safetensors", depth=2)

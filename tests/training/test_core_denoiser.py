@@ -42,9 +42,9 @@ from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from .conftest import CHANNELS, CONTEXT, POOLED
+from tests.small_sd3 import CHANNELS, CONTEXT, POOLED, write_tiny_vae
 
 SIDE = 8
 
@@ -269,10 +269,7 @@ def test_previews_are_decoded_by_the_vae_or_approximated_without_memory(
 ) -> None:
     import comfy.taesd.taesd
 
-    torch.manual_seed(1)
-    vae = comfy.taesd.taesd.TAESD(latent_channels=CHANNELS)
-    weights = {name: 0.1 * torch.randn_like(value) for name, value in vae.state_dict().items()}
-    save_file(weights, tmp_path / "vae.safetensors")
+    vae = write_tiny_vae(tmp_path / "vae.safetensors")
 
     def preview(name: str, **settings: object) -> torch.Tensor:
         run = prepared_run(make_run, tmp_path, small_sd3, name, steps=1, **settings)
@@ -282,7 +279,7 @@ def test_previews_are_decoded_by_the_vae_or_approximated_without_memory(
         [image] = denoiser.preview(["a sks dog"], 0, 16, steps=20)
         return image
 
-    with_vae = {"preview_vae": str(tmp_path / "vae.safetensors")}
+    with_vae = {"preview_vae": str(vae)}
     decoded, approximated = preview("decoded", **with_vae), preview("approximated")
     assert decoded.shape == (64, 64, 3)
     assert approximated.shape == (SIDE, SIDE, 3)

@@ -21,7 +21,9 @@ from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
 
-from .conftest import CHANNELS, RunMaker
+from tests.small_sd3 import CHANNELS
+
+from .conftest import RunMaker
 from .test_core_denoiser import SIDE, prepared_run
 
 CPU = torch.device("cpu")
