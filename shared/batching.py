@@ -22,20 +22,28 @@ Result = TypeVar("Result")
 CLOSE_PROGRAMS = "close other programs, or load the model with dtype fp16"
 
 
-class SingleItemError(UserError):
-    """Memory does not suffice for a single item; the message names the remedy."""
+SINGLE_ITEM = "a single item"
 
-    def __init__(self, remedy: str) -> None:
-        super().__init__(f"There is not enough memory for a single item: {remedy}.")
+
+class LowMemoryError(UserError):
+    """Memory does not suffice; the message names the task and the remedy."""
+
+    def __init__(self, remedy: str, task: str = SINGLE_ITEM) -> None:
+        super().__init__(f"There is not enough memory for {task}: {remedy}.")
 
 
 @contextmanager
-def memory_remedy(remedy: str) -> Iterator[None]:
-    """Name another remedy in each SingleItemError of a `with` block or a decorated function."""
+def memory_remedy(remedy: str, task: str = SINGLE_ITEM) -> Iterator[None]:
+    """Raise any lack of memory in a `with` block or a decorated function as a LowMemoryError.
+
+    A LowMemoryError is replaced too: who calls knows better what can be changed.
+    """
     try:
         yield
-    except SingleItemError as error:
-        raise SingleItemError(remedy) from error
+    except Exception as error:
+        if not (isinstance(error, LowMemoryError) or is_out_of_memory(error)):
+            raise
+        raise LowMemoryError(remedy, task) from error
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def in_batches(
 
     Each slice is at most `size` long; a callable `size` is called before each batch. When memory
     runs out the size is halved, for the rest of the run, and the same items are tried again.
-    `on_batch` is as in `BatchOptions`. Raises SingleItemError, which names the `remedy`, when a
+    `on_batch` is as in `BatchOptions`. Raises LowMemoryError, which names the `remedy`, when a
     single item does not fit.
     """
     done, limit = 0, total
@@ -80,7 +88,7 @@ def in_batches(
             if on_batch is not None:
                 on_batch(done, total)
         elif count == 1:
-            raise SingleItemError(remedy)
+            raise LowMemoryError(remedy)
         else:
             limit = count // 2
             logger.warning("Out of memory: continuing with batches of %d", limit)
@@ -92,7 +100,7 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
     try:
         return work()
     except Exception as error:
-        if not (isinstance(error, SingleItemError) or is_out_of_memory(error)):
+        if not (isinstance(error, LowMemoryError) or is_out_of_memory(error)):
             raise
         return None
 
@@ -108,8 +116,8 @@ OUT_OF_MEMORY = ("out of memory", "defaultcpuallocator", "alloc_failed", "alloca
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, is a lack of memory."""
-    while error is not None:
+    """Whether an error, or one that it was raised from, is a lack of memory without a remedy."""
+    while error is not None and not isinstance(error, LowMemoryError):
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...shared.batching import memory_remedy
 from ...shared.errors import UserError
 from ...training.comfyui.core_model import DISCRETE_SCHEDULES, IMAGE_MODELS, PREFIX
 from ...training.comfyui.model_from_diffusion import SOURCE
@@ -258,6 +259,7 @@ def vae_digest(vae: comfy.sd.VAE) -> str:
     return weights_digest(vae.first_stage_model)
 
 
+@memory_remedy("set the CLIP loader's device to cpu, or load a CLIP in fp8", "encoding the prompts")
 def encode_prompt(clip: comfy.sd.CLIP, prompt: str) -> list[list[Any]]:
     """Return a prompt's CONDITIONING, on the CPU. Raises UserError for a CLIP with hooks."""
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
@@ -295,6 +297,7 @@ def check_conditioning(model: ModelPatcher, conditioning: list[list[Any]]) -> No
         )
 
 
+@memory_remedy("lower the resolution, or close other programs", "encoding the images")
 @torch.inference_mode(False)
 def encode_images(model: ModelPatcher, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Encode images [N,H,W,3], float 0..1, to latents [N,C,h,w] in the MODEL's scale, on the CPU.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...shared.batching import in_batches
 from ...shared.errors import UserError
 from ...training.comfyui.find_comfyui import comfyui_version
 from ...training.config import TrainingConfig
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 CACHE = "dreambooth_models"
 """The folder below ComfyUI's output folder for the weights of MODELs that are in no file."""
+
+CLASS_IMAGES_REMEDY = "lower PriorGenerator's resolution, or close other programs"
 
 
 @dataclass(frozen=True)
@@ -105,19 +108,25 @@ def generate_core_priors(
 
     def generate(seeds: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         progress = host.Progress(len(seeds))
-        for first in range(0, len(seeds), batch_size):
-            batch = seeds[first : first + batch_size]
+
+        def sample_batch(batch: slice) -> Iterator[tuple[int, torch.Tensor]]:
             images = host.sample_images(
                 models.model,
                 models.vae,
                 conditionings,
-                batch,
+                seeds[batch],
                 (side, side),
                 steps=settings.steps,
                 guidance=settings.guidance,
             )
-            yield from zip(batch, images, strict=True)
-            progress.step(first + len(batch), images[0])
+            return zip(seeds[batch], images, strict=True)
+
+        def show(done: int, _: int) -> None:
+            progress.step(done, image)
+
+        batches = in_batches(len(seeds), batch_size, sample_batch, show, CLASS_IMAGES_REMEDY)
+        for seed, image in batches:
+            yield seed, image
 
     complete_priors(priors, recipe, (side, side), generate)
     return priors
@@ -220,7 +229,8 @@ def write_core_data(run: RunFolder, config: TrainingConfig, models: CoreModels) 
         host.check_conditioning(models.model, conditioning)
         return conditioning
 
-    host.check_conditioning(models.model, host.encode_prompt(models.clip, config.plain_caption))
+    if not run.latents.exists():
+        encode_prompt(config.plain_caption)  # a CLIP of another model is found before the images
     parts = load_training_images(run, config, encode, host.latent_side(models.vae))
     captions = [text for kind in parts for part in kind for text in part.captions]
     words = core_vocabulary_prompts(config) if config.other_words and parts[1] else []

@@ -9,7 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kosmos_dreambooth.shared.batching import in_batches, is_out_of_memory
+from kosmos_dreambooth.shared.batching import (
+    LowMemoryError,
+    in_batches,
+    is_out_of_memory,
+    memory_remedy,
+)
 from kosmos_dreambooth.shared.errors import UserError
 
 
@@ -93,3 +98,14 @@ def test_a_lack_of_memory_is_told_also_by_its_cause(error: Exception, expected: 
     misread = UserError("The file is damaged: copy it again.")
     misread.__cause__ = error
     assert is_out_of_memory(misread) is expected
+
+
+@pytest.mark.parametrize("error", [MemoryError(), LowMemoryError("buy some", "a batch")])
+def test_who_calls_names_the_task_and_its_remedy(error: Exception) -> None:
+    with (
+        pytest.raises(LowMemoryError) as raised,
+        memory_remedy("sell some", "a shop"),
+    ):
+        raise error
+    assert str(raised.value) == "There is not enough memory for a shop: sell some."
+    assert not is_out_of_memory(raised.value)

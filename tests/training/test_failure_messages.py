@@ -8,7 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from kosmos_dreambooth.shared.errors import UserError
+from kosmos_dreambooth.training.denoiser import diffusers_denoiser, open_denoiser
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.failure_messages import failure_message
 from kosmos_dreambooth.training.run.run_folder import RunFolder
@@ -94,6 +96,30 @@ def test_gpu_errors_become_one_sentence(text: str, remedy: str) -> None:
     message = failure_message(RuntimeError(f"{text}\nand a second line.\n"))
     assert remedy in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("work", "remedy"),
+    [
+        ("encode_with_diffusers", "for encoding the images: lower the resolution"),
+        ("load_base", "Out of memory: switch train_text_encoder off"),
+        ("write_result", "for writing the result: close other programs"),
+    ],
+)
+def test_a_lack_of_memory_has_the_remedy_of_the_phase(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, remedy: str
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    run = make_run(tmp_path, steps=2)
+    module = diffusers_denoiser if work == "write_result" else open_denoiser
+    with monkeypatch.context() as patched:
+        patched.setattr(module, work, out_of_memory)
+        with pytest.raises(UserError, match=remedy):
+            train(run, StopRequest())
+    assert train(run, StopRequest())
+    assert len(loss_curve(run.events)) == 2
 
 
 def test_a_run_that_another_process_trains_is_named(make_run, tmp_path: Path) -> None:

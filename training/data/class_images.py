@@ -24,7 +24,10 @@ REPORT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 
 
-@memory_remedy("set PriorGenerator's when to before, which generates them in less memory")
+@memory_remedy(
+    "set PriorGenerator's when to before, which generates them in less memory",
+    "generating class images",
+)
 def provide_class_images(
     run: RunFolder,
     config: TrainingConfig,

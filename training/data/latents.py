@@ -113,7 +113,7 @@ def encode_with_diffusers(vae: AutoencoderKL, images: Sequence[np.ndarray], size
         posterior = vae_tiles.encode(vae, pixels.to(vae.device, vae.dtype))
         return zip(posterior.mean.float().cpu(), posterior.std.float().cpu(), strict=True)
 
-    encoded = in_batches(len(images), ENCODE_BATCH, encode, remedy="lower the resolution")
+    encoded = in_batches(len(images), ENCODE_BATCH, encode)
     means, stds = map(torch.stack, zip(*encoded, strict=True))
     scale = vae.config.scaling_factor
     return Latents(means * scale, stds * scale)

@@ -178,7 +178,9 @@ class DiffusersDenoiser(Denoiser):
             return encode_chunks(self.diffusion, ids)
         return PromptEmbeds.join([self._prompt_embeds[prompt] for prompt in prompts]).to(device)
 
-    @memory_remedy("lower the resolution of DreamBoothTrain, or set preview_every to 0")
+    @memory_remedy(
+        "lower the resolution of DreamBoothTrain, or set preview_every to 0", "a preview"
+    )
     def preview(
         self, prompts: list[str], seed: int, side: int, *, steps: int
     ) -> list[torch.Tensor]:

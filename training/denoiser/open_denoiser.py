@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...diffusion.sample.latent_preview import decode_latents
+from ...shared.batching import memory_remedy
 from ...shared.errors import UserError
 from ..comfyui.find_comfyui import import_comfyui
 from ..config import TrainingConfig
@@ -43,6 +44,7 @@ def open_for_training(
 ) -> Opened:
     """Return a run's model with its subject images and class images, as `prepare` describes."""
     if config.uses_comfyui:
+        _check_version(config, device)
         denoiser = open_core_denoiser(run, config, device, frozen_dtype)
         return denoiser, *load_training_images(run, config, _not_encoded, 1)
     provide_class_images(
@@ -51,6 +53,7 @@ def open_for_training(
     diffusion = load_base(config, torch.float32)
     on_phase("encoding the images")
 
+    @memory_remedy("lower the resolution, or close other programs", "encoding the images")
     def encode(images: Sequence[np.ndarray], size: Size) -> Latents:
         return encode_with_diffusers(diffusion.vae.to(device), images, size)
 
@@ -64,14 +67,9 @@ def open_core_denoiser(
 ) -> CoreDenoiser:
     """Open the MODEL of a run in this process, on a device, with untrained adapters.
 
-    Raises UserError when its file or its ComfyUI is gone, or ComfyUI has another version.
+    Raises UserError when its file or its ComfyUI is gone.
     """
-    version = import_comfyui(config.comfyui, cpu=device.type == "cpu")
-    if version != config.comfyui_version:
-        raise UserError(
-            f"The run was started with ComfyUI {config.comfyui_version}, and this is {version}: "
-            "use that version, or start a new run with resume off."
-        )
+    import_comfyui(config.comfyui, cpu=device.type == "cpu")
     from ..comfyui.decode_latents import decode_with_file  # imports ComfyUI, known by now
     from ..comfyui.open_model import open_model
 
@@ -85,11 +83,21 @@ def open_core_denoiser(
             return decode_latents(vae, latents)
         return decode_with_file(Path(config.preview_vae), model.unscaled(latents))
 
-    has_vae = vae is not None or Path(config.preview_vae).is_file()
+    has_vae = vae is not None or config.preview_vae
     denoiser = CoreDenoiser(run, config, model, decode if has_vae else None)
     for part in denoiser.modules.values():
         part.to(device)
     return denoiser
+
+
+def _check_version(config: TrainingConfig, device: torch.device) -> None:
+    """Raise UserError when another ComfyUI started the run: its steps would not be the same."""
+    version = import_comfyui(config.comfyui, cpu=device.type == "cpu")
+    if version != config.comfyui_version:
+        raise UserError(
+            f"The run was started with ComfyUI {config.comfyui_version}, and this is {version}: "
+            "use that version, or start a new run with resume off."
+        )
 
 
 def _not_encoded(images: Sequence[np.ndarray], size: Size) -> Latents:

@@ -18,7 +18,7 @@ import torch
 from ...diffusion.diffusion_model import Diffusion
 from ...diffusion.sample.sample_images import sample
 from ...shared.atomic_files import write_text
-from ...shared.batching import CLOSE_PROGRAMS, memory_remedy
+from ...shared.batching import memory_remedy
 from ...shared.errors import UserError
 from ..config import TrainingConfig
 from ..config_yaml import read_as
@@ -145,6 +145,7 @@ def evaluate(
     class_prompts = [config.class_caption] * len(subject_prompts)
     steps_done = 0
 
+    @memory_remedy("close other programs, or start ComfyUI with --lowvram", "generating images")
     def generate(sample_images: SampleImages, prompts: list[str]) -> torch.Tensor:
         nonlocal steps_done
         before = steps_done
@@ -152,23 +153,26 @@ def evaluate(
         steps_done += len(prompts) * plan.steps
         return images
 
+    scoring = memory_remedy("choose smaller judges, or close other programs", "scoring images")
+    embed_images = scoring(subject_scorer.embed_images)
+    score_prompts = scoring(prompt_scorer.score_prompts)
     training_images = center_squares(read_images(run.images)[0], config.resolution)
-    subject = subject_scorer.embed_images(training_images)
+    subject = embed_images(training_images)
     distinct = list(dict.fromkeys(scored_prompts))
-    prompt_scorer.score_prompts(training_images[[0] * len(distinct)], distinct)
+    score_prompts(training_images[[0] * len(distinct)], distinct)
     base = open_model(None)
-    class_before = subject_scorer.embed_images(generate(base, class_prompts))
+    class_before = embed_images(generate(base, class_prompts))
     del base
     evaluated = []
     for step in steps:
         model = open_model(step)
         images = generate(model, subject_prompts)
-        class_after = subject_scorer.embed_images(generate(model, class_prompts))
+        class_after = embed_images(generate(model, class_prompts))
         drift = _mean_cosine(class_after, subject) - _mean_cosine(class_before, subject)
         scores = Scores(
             step=step,
-            subject=_mean_cosine(subject_scorer.embed_images(images), subject),
-            prompt=float(prompt_scorer.score_prompts(images, scored_prompts).mean()),
+            subject=_mean_cosine(embed_images(images), subject),
+            prompt=float(score_prompts(images, scored_prompts).mean()),
             drift=max(0.0, drift),
             diversity=mean_distance(class_after) / max(MIN_SCORE, mean_distance(class_before)),
         )
@@ -197,7 +201,6 @@ def diffusion_models(
             loaded = load_result(run, dtype, step)
         model = load_to_device(loaded)
 
-        @memory_remedy(CLOSE_PROGRAMS)
         def sample_images(prompts: list[str], on_step: OnStep) -> torch.Tensor:
             return sample(
                 model,

@@ -35,7 +35,7 @@ def failure_message(error: Exception) -> str:
         return f"The run could not be saved ({text}): free disk space"
     kind = type(error).__name__
     if is_out_of_memory(error):
-        return "Out of memory: lower batch_size, or set method to lora"
+        return "There is not enough memory to start the run: close other programs"
     for cause, advice in ADVICE.items():
         if cause in text:
             return advice.format(text[:MAX_LENGTH])

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from ...shared.atomic_files import write_text
-from ...shared.batching import is_out_of_memory
+from ...shared.batching import is_out_of_memory, memory_remedy
 from ...shared.errors import UserError
 from ..captions.caption_config import CaptionConfig
 from ..config import Config, TrainingConfig
@@ -87,8 +87,9 @@ def train(
     if max(start, steps.completed_steps) < config.steps:
         return False
     if is_leader:
-        load_weights(module, module.result_weights(trainer.optimizers[0]))
-        module.write_result(run)
+        with memory_remedy("close other programs, and queue again", "writing the result"):
+            load_weights(module, module.result_weights(trainer.optimizers[0]))
+            module.write_result(run)
     return True
 
 
