@@ -33,7 +33,8 @@ def test_values_come_one_ahead_in_order_from_a_second_thread() -> None:
     prefetcher.close()
     assert computed == [2, 3, 4]
     (thread,) = threads
-    assert thread.name.startswith("prefetch") and not thread.is_alive()
+    assert thread.name.startswith("prefetch")
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
