@@ -120,6 +120,16 @@ def given_captions(captions: Sequence[str], count: int) -> list[GroundedText]:
     return [GroundedText(text.strip()) for text in one_per_image(captions, count, "captions")]
 
 
+def shared_caption(captions: Sequence[str], count: int) -> list[str]:
+    """Return a sentence, or none, about one text for several images: captioners read batches so."""
+    if len(captions) != 1 or count == 1:
+        return []
+    return [
+        f"All {count} images have the one caption that is connected: to get one for each, give "
+        "them to the captioner as a list instead of a batch."
+    ]
+
+
 def given_captions_input() -> io.String.Input:
     """The socket for the texts of another captioner."""
     return io.String.Input(

@@ -16,6 +16,7 @@ from .caption_inputs import (
     file_format_input,
     given_captions,
     given_captions_input,
+    shared_caption,
     trigger_word_inputs,
     trigger_word_rule,
 )
@@ -172,7 +173,8 @@ class SaveCaptions(io.ComfyNode):
         if not caption_paths:
             raise UserError(errors[0])
         write_files(coco_files, overwrite=True)
-        host.show_text("\n".join([f"{len(caption_paths)} captions in {root}", *errors]))
+        notes = [*shared_caption(captions or [], len(images)), *errors]
+        host.show_text("\n".join([f"{len(caption_paths)} captions in {root}", *notes]))
         return io.NodeOutput(caption_paths)
 
 

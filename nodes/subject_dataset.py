@@ -15,6 +15,7 @@ from ..shared.images import one_per_image, to_rgb, to_uint8
 from ..training.data.subject import Subject, caption_from_templates, caption_with_token
 from ..training.data.trigger_words import TRIGGER_RULES, with_trigger_word
 from . import host
+from .caption_inputs import shared_caption
 from .image_inputs import grounded_texts, split_images, split_masks
 from .sockets import (
     DIFFUSION,
@@ -176,7 +177,8 @@ class SubjectDataset(io.ComfyNode):
         if crop and crop[0]:
             subject = _cropped(subject)
         model = diffusion[0] if diffusion else None
-        warnings = subject_warnings(
+        warnings = shared_caption(captions or [], len(images))
+        warnings += subject_warnings(
             subject, model.tokenizer if model else None, model.resolution if model else 0
         )
         report = "\n".join(warnings) or "No problems were found in the training set."

@@ -18,7 +18,7 @@ from kosmos_dreambooth.dev.demo.run_workflows import missing_models, models_of, 
 from kosmos_dreambooth.dev.demo.server_client import Client
 from PIL import Image
 
-from .conftest import Graph, images, node_schemas, texts
+from .conftest import Graph, images, node_schemas, noise_image, texts
 from .node_schema import Schema, fields
 
 WORKFLOW = ROOT / "workflows" / "captions_by_another_model.json"
@@ -107,3 +107,43 @@ def test_texts_and_boxes_become_training_data(
         assert not white[:, half + 1 :].any()
     assert len(images(server, outcome, titles["Captions and boxes"])) == 3
     assert len(images(server, outcome, titles["Training images"])) == 1
+
+
+def test_any_texts_of_core_s_qwen_become_captions(server: ComfyUI, client: Client) -> None:
+    """Core's Qwen3-VL has random weights here, so its texts can be anything."""
+    if "TextGenerate" not in node_schemas(client):
+        pytest.skip("this ComfyUI has no TextGenerate")
+    folder = server.input / "any_texts"
+    folder.mkdir()
+    for number, size in enumerate([(64, 96), (96, 64)]):
+        noise_image(*size, number).save(folder / f"{number}.png")
+    graph = Graph().add("read", "LoadImageDataSetFromFolder", folder=folder.name)
+    settings = {"prompt": "Describe it.", "max_length": 4, "sampling_mode": "off"}
+    graph.add("qwen", "RandomCaptioner")
+    graph.add("text", "TextGenerate", clip=["qwen", 0], image=["read", 0], **settings)
+    graph.add("written", "PreviewAny", source=["text", 0])
+    inputs = {"image": ["read", 0], "captions": ["text", 0]}
+    graph.add("save", "SaveCaptions", **inputs, folder=folder.name)
+    graph.add("subject", "SubjectDataset", **inputs, trigger_word="in front")
+    graph.add("captions", "PreviewAny", source=["subject", 1])
+    outcome = graph.outputs(client)
+    written = [text.strip() for text in texts(outcome, "written")]
+    assert len({*written}) == 2
+    files = sorted((server.output / folder.name).glob("*.txt"))
+    assert [file.read_text(encoding="utf-8").strip() for file in files] == written
+    for caption, text in zip(texts(outcome, "captions"), written, strict=True):
+        assert caption.startswith("sks")
+        assert text.split()[-1] in caption
+
+
+def test_a_caption_too_few_is_named_and_one_for_a_batch_is_reported(client: Client) -> None:
+    graph = Graph().add("two", "EmptyImage", width=64, height=64, batch_size=2)
+    graph.add("three", "EmptyImage", width=64, height=64, batch_size=3)
+    graph.add("text", "PrimitiveString", value="a dog")
+    inputs = {"image": ["two", 0], "captions": ["text", 0]}
+    graph.add("pair", "SubjectDataset", **inputs).add("report", "PreviewAny", source=["pair", 3])
+    assert "All 2 images have the one caption" in texts(graph.outputs(client), "report")[0]
+    for node in ("SubjectDataset", "SaveCaptions"):
+        graph.add("more", node, image=["three", 0], captions=["pair", 1])
+        graph.add("report", "PreviewAny", source=["more", 0])
+        assert "3 images but 2 entries in the captions input" in graph.failure(client, "more")

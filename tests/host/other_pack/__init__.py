@@ -7,6 +7,7 @@ our pack nor pytest.
 from __future__ import annotations
 
 import ast
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -194,6 +195,35 @@ class StandInCaptioner(io.ComfyNode):
         return io.NodeOutput(StandInVisionLanguageModel())
 
 
+class RandomCaptioner(io.ComfyNode):
+    """Core's Qwen3-VL as a CLIP, two layers with random weights; needs ComfyUI 0.33 or so."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="RandomCaptioner", category="tests", inputs=[], outputs=[io.Clip.Output()]
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Make the model: core chooses one by a name, here of a new entry of its tables."""
+        import comfy.sd
+        import comfy.supported_models_base
+        import comfy.text_encoders.qwen3vl as qwen3vl
+
+        sizes = {"hidden_size": 64, "intermediate_size": 64}
+        layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+        qwen3vl.QWEN3VL_CONFIGS["tiny"] = partial(qwen3vl.Qwen3VL_4BConfig, **sizes, **layers)
+        qwen3vl.QWEN3VL_VISION["tiny"] = {**sizes, "depth": 1, "deepstack_visual_indexes": [0]}
+        parts = qwen3vl.tokenizer("tiny"), qwen3vl.te(model_type="tiny")
+        clip = comfy.sd.CLIP(comfy.supported_models_base.ClipTarget(*parts))
+        torch.manual_seed(0)
+        for weight in clip.cond_stage_model.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        return io.NodeOutput(clip)
+
+
 class StandInTextGenerate(io.ComfyNode):
     """The signature of core's TextGenerate, without the settings of its sampling mode `on`."""
 
@@ -291,6 +321,7 @@ class OtherPack(ComfyExtension):
             StandInCheckpoint,
             StandInSAM3,
             StandInCaptioner,
+            RandomCaptioner,
             StandInTextGenerate,
             StandInRTDETR,
             MasksOfSubject,
