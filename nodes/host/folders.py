@@ -23,6 +23,9 @@ MODEL_FOLDER_MARKERS = {
 
 """For kinds of models that are folders: a file that each of them contains."""
 
+LEGACY_FOLDERS = {"diffusion_models": "unet"}
+"""For kinds of models with a folder of an earlier name, which ComfyUI lists first: that name."""
+
 OWN_KINDS = ("kosmos", "translation")
 """Model folders that are the pack's, not ComfyUI's."""
 
@@ -39,10 +42,15 @@ def view_address(file: Path) -> dict[str, str]:
 
 
 def model_folders(kind: str) -> list[Path]:
-    """Return ComfyUI's folders for models of a kind; registers the pack's own kinds."""
+    """Return ComfyUI's folders for models of a kind, the first for new ones.
+
+    Registers the pack's own kinds.
+    """
     if kind in OWN_KINDS:
         folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
-    return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+    legacy = Path(folder_paths.models_dir) / LEGACY_FOLDERS.get(kind, "")
+    return sorted(folders, key=lambda folder: folder == legacy)
 
 
 def list_models(kind: str) -> list[str]:

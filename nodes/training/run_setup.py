@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,10 @@ def train_subject(
         if not isinstance(diffusion, CoreModels):
             return open_run(root, name, config, subject, class_images, resume=resume)
         check_settings(config)
-        run = open_run(root, name, config, subject, class_images, resume=resume)
+        encode = partial(write_core_data, config=config, models=diffusion)
+        run = open_run(root, name, config, subject, class_images, resume=resume, encode=encode)
         if not run.is_finished():
-            write_core_data(run, config, diffusion)
+            encode(run)  # prompts of previews that are new
         return run
 
     return start_run(run_name, open_folder)

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
+from kosmos_dreambooth.shared.atomic_files import is_draft
 from kosmos_dreambooth.training.config_yaml import read_config
 from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
+from PIL import Image
 from safetensors.torch import load_file
 
-from tests.small_sd3 import write_sd3
+from tests.small_sd3 import CHANNELS, write_sd3, write_tiny_vae
 
-from .conftest import TINY_MODEL, Graph, run_folder, run_in_comfyui, texts, train_graph
+from .conftest import (
+    TINY_MODEL,
+    Graph,
+    latents,
+    noise_image,
+    run_folder,
+    run_in_comfyui,
+    texts,
+    train_graph,
+)
+from .test_full_disk import full_disk
+
+CACHE, RUNS_FOLDER = "dreambooth_models", "dreambooth"
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -129,8 +144,111 @@ def test_a_run_on_a_model_is_resumed_and_scored(client: Client) -> None:
     assert scores["step"] == 4
 
 
+@pytest.fixture
+def small_sd3(server: ComfyUI) -> str:
+    """Put a small SD3, for the tiny model's CLIP, and a VAE of its latents into models."""
+    name = "small_sd3.safetensors"
+    for kind, write in (
+        ("diffusion_models", partial(write_sd3, context=32)),
+        ("vae", write_tiny_vae),
+    ):
+        folder = server.base / "models" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / name)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"model": ["wide", 0]}, "is 32 wide and the MODEL reads 48: connect the CLIP"),
+        ({"vae": ["convert", 2]}, "have 4 channels and 2 axes and the MODEL reads 16 and 2"),
+    ],
+)
+def test_a_clip_or_vae_of_another_model_leaves_no_run(
+    server: ComfyUI, client: Client, small_sd3: str, inputs: dict[str, object], sentence: str
+) -> None:
+    write_sd3(server.base / "models" / "diffusion_models" / "wide_sd3.safetensors")
+    graph = core_graph("misfit", small_sd3, steps=1)
+    graph.add("wide", "UNETLoader", unet_name="wide_sd3.safetensors").set("train", **inputs)
+    assert sentence in graph.failure(client, "train")
+    assert list((server.output / "dreambooth").glob("*misfit*")) == []
+    assert not [f for f in (server.output / "dreambooth").iterdir() if is_draft(f.name)]
+
+
+@pytest.mark.parametrize("folder", [CACHE, RUNS_FOLDER])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    server: ComfyUI, client: Client, small_sd3: str, folder: str
+) -> None:
+    with full_disk(server.output / folder):
+        sentence = core_graph("no_space", small_sd3, steps=1).failure(client, "train")
+        assert [file.name for file in (server.output / folder).iterdir()] == ["filler"]
+    assert "free disk space" in sentence or "free some disk space" in sentence
+    assert str(server.output / folder) in sentence
+
+
+def core_graph(name: str, file: str, **settings: object) -> Graph:
+    """Train what core's loaders open ("model", "vae"), with the CLIP of the tiny model."""
+    graph = model_graph(name, **{"resolution": 64} | settings)
+    graph.add("model", "UNETLoader", unet_name=file).add("vae", "VAELoader", vae_name=file)
+    return graph.set("train", model=["model", 0], vae=["vae", 0])
+
+
+def test_all_weights_are_trained_stopped_resumed_scored_and_opened_by_core(
+    server: ComfyUI, client: Client, small_sd3: str
+) -> None:
+    settings = {"method": "full", "learning_rate": 1e-3, "options": ["options", 0]}
+    graph = core_graph("core_whole", small_sd3, steps=100_000, **settings)
+    graph.add("options", "TrainingOptions", preview_every=1)
+    for number, size in enumerate([(40, 90), (80, 64)]):
+        file = server.input / "mixed_sizes" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        noise_image(*size).save(file)
+    graph.add("image", "LoadImageDataSetFromFolder", folder="mixed_sizes")
+    assert graph.run(client, lambda outcome: bool(outcome.previews)).interrupted
+    run = RunFolder(server.output / "dreambooth" / "core_whole")
+    assert load_file(run.latents)["subject.mean"].shape == (2, CHANNELS, 8, 8)
+    steps = run.steps_saved() + 2
+    assert steps > 2
+    with Image.open(run.previews / "00000001.png") as preview:
+        assert preview.size == (64, 64)  # decoded: an approximation has the size of the latents
+
+    loaders = {key: graph[key] for key in ("load", "convert", "model", "vae")}
+    models = {"model": ["model", 0], "clip": ["convert", 1], "vae": ["vae", 0]}
+    resumed = Graph(loaders).add("open", "LoadTrainingRun", run="core_whole")
+    resumed.add("resume", "ResumeTraining", run=["open", 0], steps=steps)
+    scores = {"run": ["resume", 4], "prompts": "a {subject}", "count": 1, "steps": 1}
+    resumed.add("score", "EvaluateSubject", **models, **scores)
+    resumed.add("best", "PreviewAny", source=["score", 3])
+    assert int(texts(resumed.outputs(client), "best")[0]) in (steps - 2, steps)
+    assert len(loss_curve(run.events)) == steps
+
+    file = server.base / "models" / "diffusion_models" / "dreambooth" / "core_whole.safetensors"
+    base = load_file(server.base / "models" / "diffusion_models" / small_sd3)
+    trained = load_file(file)
+    assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {
+        k: (v.shape, v.dtype) for k, v in base.items()
+    }
+    graph.set("train", steps=steps)
+    graph.add("published", "UNETLoader", unet_name=f"dreambooth/{file.name}")
+    graph.add("text", "CLIPTextEncode", clip=["convert", 1], text="a sks dog")
+    graph.add("empty", "EmptySD3LatentImage", width=64, height=64)
+    inputs = {"positive": ["text", 0], "negative": ["text", 0], "latent_image": ["empty", 0]}
+    for name, link in (("base", "model"), ("output", "train"), ("file", "published")):
+        model = [link, 5 if link == "train" else 0]
+        graph.add(f"sample {name}", "KSampler", model=model, steps=2, cfg=1.0, **inputs)
+        graph.add(name, "SaveLatent", samples=[f"sample {name}", 0])
+    outcome = graph.outputs(client)
+    assert run_folder(outcome).path == run.path
+    of_base, of_output, of_file = (
+        latents(server, outcome, name) for name in ("base", "output", "file")
+    )
+    assert torch.equal(of_output, of_file)
+    assert (of_output - of_base).abs().mean() > 1e-3
+
+
 SOURCES = """
-    import comfy.model_sampling, comfy.sd, comfy.ops, shutil, torch
+    import comfy.model_sampling, comfy.sd, comfy.ops, resource, shutil, torch
     from pathlib import Path
     from types import SimpleNamespace
     from safetensors.torch import load_file
@@ -199,6 +317,15 @@ SOURCES = """
     def as_editor(model):
         model.model.concat_cond = lambda **inputs: inputs["noise"]
 
+    def with_full_disk(model):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        model.add_patches({f"{key}.weight": (torch.full((192, 64), 3.0),)}, 1.0)
+
+    cached = set((folder / "cache").iterdir())
+    full_disk = refusal(with_full_disk)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    left = [file.name for file in set((folder / "cache").iterdir()) - cached]
+
     def with_low_disk(model):
         shutil.disk_usage = lambda path: SimpleNamespace(free=0)
         model.add_patches({f"{key}.weight": (torch.full((192, 64), 2.0),)}, 1.0)
@@ -209,6 +336,9 @@ SOURCES = """
             encode_from_tokens_scheduled=lambda tokens: conditionings,
             patcher=SimpleNamespace(forced_hooks=hooks),
         )
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
     def encode(*latents):
         vae = SimpleNamespace(encode=lambda image: torch.zeros(1, *latents))
@@ -225,7 +355,9 @@ SOURCES = """
         "sigma": [float(opened.sigmas[499]), float(with_shift.sigmas[499])],
         "prediction": [plain.prediction, discrete.prediction],
         "velocity": [with_velocity.is_velocity, float(with_velocity.sigmas[-1])],
+        "left": left,
         "refusals": {
+            "could not be written (File too large): free disk space there": full_disk,
             "makes videos": refusal(as_video),
             "does not make images from text alone": refusal(as_sound),
             "is an inpainting or editing model": refusal(as_editor),
@@ -250,6 +382,17 @@ SOURCES = """
             ),
             "The CLIP has hooks": sentence(host.encode_prompt, hooked(1, 2), "a dog"),
             "which change it while": sentence(host.encode_prompt, hooked(1, hooks=print), "a dog"),
+            "for encoding the prompts: set the CLIP loader's device to cpu": sentence(
+                host.encode_prompt,
+                SimpleNamespace(tokenize=str, encode_from_tokens_scheduled=out_of_memory),
+                "a dog",
+            ),
+            "for encoding the images: lower the resolution": sentence(
+                host.encode_images,
+                load(),
+                SimpleNamespace(encode=out_of_memory),
+                torch.zeros(1, 8, 8, 3),
+            ),
             "4 channels and 2 axes and the MODEL reads 16 and 2": encode(4, 8, 8),
             "16 channels and 3 axes and the MODEL reads 16 and 2": encode(16, 1, 8, 8),
         },
@@ -267,6 +410,7 @@ def test_a_worker_opens_the_model_that_the_node_had(tmp_path: Path) -> None:
     assert found["other"]
     assert found["shift"] == [0.0, 5.0]
     assert found["sigma"] == pytest.approx([3 * 0.5 / (1 + 2 * 0.5), 5 * 0.5 / (1 + 4 * 0.5)])
+    assert found["left"] == []
     assert found["prediction"] == ["auto", "v_zero_snr"]
     assert found["velocity"] == [True, pytest.approx(4518.7, rel=1e-3)]
     for part, sentence in found["refusals"].items():

@@ -18,6 +18,8 @@ from kosmos_dreambooth.dev.bench.model_equality import (
 )
 from kosmos_dreambooth.dev.bench.resume_equality import differences, kill, moments
 from kosmos_dreambooth.dev.demo.comfyui_server import home
+from kosmos_dreambooth.diffusion.core_unet import CoreUNet
+from kosmos_dreambooth.diffusion.load.model_source import load_diffusion
 from kosmos_dreambooth.sandbox import DIFFUSION as SANDBOX
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.comfyui.conditioning import read_conditioning, write_conditioning
@@ -30,6 +32,7 @@ from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.data.latents import Latents
 from kosmos_dreambooth.training.data.training_data import load_training_images
+from kosmos_dreambooth.training.denoiser import core_denoiser
 from kosmos_dreambooth.training.denoiser.core_denoiser import (
     checkpoint_blocks,
     copy_norm_inputs,
@@ -43,6 +46,7 @@ from kosmos_dreambooth.training.run.run_folder import RunFolder
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors.torch import load_file
+from torch.utils.checkpoint import checkpoint
 
 from tests.small_sd3 import CHANNELS, CONTEXT, POOLED, write_tiny_vae
 
@@ -211,15 +215,35 @@ def test_all_weights_of_a_model_are_trained(make_run, comfy, small_sd3, tmp_path
 
 
 def test_gradient_checkpointing_changes_nothing(make_run, comfy, small_sd3, tmp_path) -> None:
-    plain, checkpointed = (
-        prepared_run(
-            make_run, tmp_path, small_sd3, str(on), preview_every=0, gradient_checkpointing=on
-        )
-        for on in (False, True)
-    )
-    assert train(plain, StopRequest())
-    assert train(checkpointed, StopRequest())
-    assert loss_curve(checkpointed.events) == loss_curve(plain.events)
+    curves = []
+    for on, offloaded in ((False, 0), (True, 0), (True, 1), (True, 99)):
+        settings = {"gradient_checkpointing": on, "offload_blocks": offloaded, "preview_every": 0}
+        run = prepared_run(make_run, tmp_path, small_sd3, f"{on}_{offloaded}", **settings)
+        assert train(run, StopRequest())
+        curves.append(loss_curve(run.events))
+    assert curves[1:] == curves[:1] * 3
+
+
+def test_all_blocks_of_a_diffusion_s_unet_are_checkpointed(
+    velocity_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CoreUNet(load_diffusion(velocity_model).unet.requires_grad_(True))
+    checkpointed = CoreUNet(plain._unet[0])
+    checkpoint_blocks(checkpointed)
+    calls = []
+
+    def counted(*inputs: object, **settings: object) -> object:
+        calls.append(inputs)
+        return checkpoint(*inputs, **settings)
+
+    monkeypatch.setattr(core_denoiser, "checkpoint", counted)
+    source = torch.Generator().manual_seed(0)
+    x, context = (torch.randn(shape, generator=source) for shape in ((2, 4, 8, 8), (2, 5, 32)))
+    for model in (plain, checkpointed):
+        model(x, torch.tensor([7, 700]), context).square().mean().backward()
+    assert len(calls) == 2 + 3 + 2  # down, the parts of the middle, and up
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 class _Overwriting(torch.nn.Module):
@@ -302,6 +326,21 @@ def test_previews_are_decoded_by_the_vae_or_approximated_without_memory(
     assert (tiled - decoded).abs().mean() < 0.1
     monkeypatch.setattr(comfy.taesd.taesd.TAESD, "decode", without_memory)
     torch.testing.assert_close(preview("without_memory", **with_vae), approximated)
+
+
+def test_a_preview_s_vae_that_is_gone_or_damaged_is_named_and_the_run_goes_on(
+    make_run, comfy, small_sd3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vae = tmp_path / "vae.safetensors"
+    settings = {"preview_vae": str(vae), "steps": 2, "preview_every": 1}
+    for content in (None, b"no weights"):
+        if content:
+            vae.write_bytes(content)
+        caplog.clear()
+        run = prepared_run(make_run, tmp_path, small_sd3, str(bool(content)), **settings)
+        assert train(run, StopRequest())
+        assert len([*run.previews.glob("*.png")]) == 2
+        assert f"queue DreamBoothTrain with the VAE to write {vae} again" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_results import metadata
 from .core_adapters import adapter_state_dict, inject_adapters
 from .denoiser import NO_MIN_SNR, PREVIEW_GUIDANCE, Denoiser
-from .frozen_layers import freeze_layers
+from .frozen_layers import freeze_layers, model_blocks
 
 if TYPE_CHECKING:
     from ..comfyui.core_model import CoreModel
@@ -235,8 +235,13 @@ class CoreDenoiser(Denoiser):
         if self._decode is not None:
             try:
                 return self._decode(sampled)[0]
-            except RuntimeError as error:  # out of memory, or a VAE that ComfyUI does not open
-                log.warning("The preview is approximated, as its VAE failed (%s).", error)
+            except Exception as error:  # out of memory, or a VAE that is gone or damaged
+                remedy = "lower the resolution, or close other programs"
+                if not is_out_of_memory(error):
+                    file = self._config.preview_vae
+                    remedy = f"queue DreamBoothTrain with the VAE to write {file} again"
+                message = "The preview is approximated, as its VAE cannot be used (%s): %s."
+                log.warning(message, error, remedy)
         return self._colours(sampled[0].float().cpu(), latents)
 
     def _colours(self, latent: torch.Tensor, latents: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -287,6 +292,8 @@ def checkpoint_blocks(model: torch.nn.Module) -> None:
                     checkpoint_blocks(torch.nn.ModuleList([block]))
                 else:
                     _checkpoint(block)
+        elif model_blocks(part):  # such as the middle block of diffusers' UNets
+            checkpoint_blocks(part)
 
 
 def _checkpoint(block: torch.nn.Module) -> None:

@@ -208,13 +208,18 @@ def open_run(
     class_pictures: Sequence[Path],
     *,
     resume: bool,
+    encode: Callable[[RunFolder], None] = lambda run: None,
 ) -> RunFolder:
-    """Return the folder of a DreamBooth run, found or created by `find_or_create`."""
+    """Return the folder of a DreamBooth run, found or created by `find_or_create`.
+
+    `encode` adds to the images of a new folder, of which nothing is left when it fails.
+    """
 
     def write_data(draft: RunFolder) -> None:
         write_subject(draft.images, subject)
         write_images(draft.masks, subject.masks)
         write_class_images(draft.class_images, class_pictures)
+        encode(draft)
 
     return find_or_create(root, name, config, write_data, resume=resume)
 
