@@ -191,11 +191,12 @@ def _token_caption(
     text: str, token: str, noun: str, phrases: Sequence[tuple[int, int]], rule: str
 ) -> str:
     """Return a caption, whose lines are alternatives, with the token in each of them."""
-    if rule != DESCRIPTION:
-        return with_trigger_word(text, token, noun, rule)
-    if phrases:
+    if rule == DESCRIPTION and phrases:
         return caption_with_token(text, token, noun, phrases)
-    return "\n".join(caption_with_token(line, token, noun) for line in text_lines(text))
+    lines = text_lines(text)  # a blank line would be an empty caption
+    if rule != DESCRIPTION:
+        return with_trigger_word("\n".join(lines), token, noun, rule)
+    return "\n".join(caption_with_token(line, token, noun) for line in lines)
 
 
 def _masks(
