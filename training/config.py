@@ -51,9 +51,8 @@ class CommonOptions:
         group=Group.OPTIMIZER,
         choices=OPTIMIZERS,
         widget=5,
-        tooltip="adamw8bit needs a quarter of adamw's memory on a GPU (package bitsandbytes), "
-        "adafactor less still; prodigy finds its own learning rate (prodigyopt); schedulefree "
-        "averages the weights (schedulefree).",
+        tooltip="adamw8bit needs a quarter of adamw's memory, adafactor less still; prodigy finds "
+        "its own learning rate (prodigyopt); schedulefree averages the weights (schedulefree).",
     )
     weight_decay: float = option(
         0.01,

@@ -4,7 +4,7 @@
 small as ComfyUI's detection allows. `COMFYUI_DIR` names the ComfyUI, which this Python can import.
 A row shows the parameters, adapted layers, layers without a gradient, keys that the loader leaves
 unused, the losses of 3 steps, the largest difference between the trained model and ComfyUI's with
-the file loaded, relative to the file's effect, seconds, and the peak memory of the process.
+the file loaded, relative to the file's effect, seconds of CPU time, and the process's peak memory.
 `--frozen` prints the tables of `frozen_memory` instead.
 """
 
@@ -260,9 +260,9 @@ def _row(architecture: Architecture, folder: Path) -> str:
     file = folder / "model.safetensors"
     parameters = write_weights(architecture, file)
     run = prepared_run(architecture, file, folder)
-    start = time.perf_counter()
+    start = time.process_time()
     train(run, StopRequest())
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     losses = ", ".join(f"{loss:.3f}" for loss in loss_curve(run.events))
     lora = load_file(run.lora)
     layers = {re.split(r"\.lora_", key)[0] for key in lora}
@@ -283,7 +283,7 @@ def write_weights(architecture: Architecture, file: Path) -> int:
     options = {"dtype": dtype, "device": CPU, "operations": comfy.ops.disable_weight_init}
     state = kind(**architecture.arguments, **options).state_dict()
     weights = {
-        name: torch.randn(value.shape, dtype=value.dtype) * value.shape[-1] ** -0.5
+        name: torch.randn(value.shape, dtype=value.dtype) * value[0].numel() ** -0.5
         if value.ndim > 1
         else torch.ones_like(value) + 0.1 * torch.randn_like(value)
         for name, value in state.items()

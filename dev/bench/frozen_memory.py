@@ -26,7 +26,7 @@ from ...training.run.stop_request import StopRequest
 from ...training.run.train_loop import train
 from ..pretend_gpu import DEVICE, PretendGPU, pretend_gpu
 from .any_model import ARCHITECTURES, CPU, WIDTH, prepared_run, write_weights
-from .quantized_files import write_quantized
+from .quantized_files import CORE_FORMATS, write_quantized
 
 DEPTH, STEPS = 8, 20
 SHOWN = (1, 5, 10, 15, 20)
@@ -53,7 +53,7 @@ def print_tables() -> None:
         plain = folder / "bf16.safetensors"
         parameters = write_weights(MODEL, plain)
         files = {"bf16": plain}
-        for kind in ("scaled fp8", "int8"):
+        for kind in ("scaled fp8", *CORE_FORMATS):
             files[f"{kind} file"] = folder / f"{kind}.safetensors"
             write_quantized(plain, files[f"{kind} file"], kind, "joint_blocks.")
         print(f"{parameters / 1e6:.1f} M parameters\n")

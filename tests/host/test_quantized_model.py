@@ -26,7 +26,7 @@ REOPENED = """
     name = "joint_blocks.0.x_block.attn.qkv"
     found = {}
     for kind in KINDS:
-        if kind == "int8" and not hasattr(comfy.ops, "QuantLinearFunc"):
+        if kind == "int8_tensorwise" and kind not in comfy.ops.QUANT_ALGOS:
             continue  # this ComfyUI opens no int8 files
         file = folder / f"{kind}.safetensors"
         write_quantized(Path(PLAIN), file, kind, "joint_blocks.")
@@ -49,10 +49,11 @@ REOPENED = """
 
 
 def test_a_quantized_model_is_written_and_opened_as_it_is(tmp_path: Path) -> None:
-    plain = write_sd3(tmp_path / "plain.safetensors")
-    found = run_in_comfyui(REOPENED, FOLDER=str(tmp_path), PLAIN=str(plain), KINDS=KINDS)
-    assert {*KINDS} - {"int8"} <= found.keys()
+    plain, kinds = write_sd3(tmp_path / "plain.safetensors"), [*KINDS, "int8_tensorwise"]
+    found = run_in_comfyui(REOPENED, FOLDER=str(tmp_path), PLAIN=str(plain), KINDS=kinds)
+    assert {*KINDS} <= found.keys()
     for kind, values in found.items():
-        assert values["dtype"] == ("torch.int8" if kind == "int8" else "torch.float8_e4m3fn")
+        int8 = kind == "int8_tensorwise"
+        assert values["dtype"] == ("torch.int8" if int8 else "torch.float8_e4m3fn")
         assert values["change"] == pytest.approx(0.02, abs=0.015)
         assert values["cached"] == "cache"

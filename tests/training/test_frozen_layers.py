@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from kosmos_dreambooth.dev.bench.frozen_memory import steps_on_pretend_gpu
-from kosmos_dreambooth.dev.bench.quantized_files import KINDS, write_quantized
+from kosmos_dreambooth.dev.bench.quantized_files import (
+    CORE_FORMATS,
+    KINDS,
+    write_quantized,
+)
 from kosmos_dreambooth.shared.errors import UserError
 from kosmos_dreambooth.training.config import TrainingConfig
 from kosmos_dreambooth.training.config_yaml import read_as
@@ -28,6 +32,9 @@ from .test_core_denoiser import SIDE, prepared_run
 
 CPU = torch.device("cpu")
 BLOCKS = "joint_blocks."
+FOUR_BITS = ("nvfp4", "convrot_w4a4", "asym_w4a8_int8")
+ROUNDS_INPUTS = ("int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8")
+"""Formats with which ComfyUI quantizes the inputs of a layer too, on a CPU."""
 
 
 def opened(run: RunFolder) -> CoreDenoiser:
@@ -54,21 +61,25 @@ def stored_bytes(denoiser: CoreDenoiser) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [*((kind, "lora") for kind in KINDS), *(("scaled fp8", m) for m in ("dora", "lokr", "loha"))],
+    [
+        *((kind, "lora") for kind in (*KINDS, *CORE_FORMATS)),
+        *(("scaled fp8", method) for method in ("dora", "lokr", "loha")),
+    ],
 )
 def test_a_quantized_file_stays_quantized(
     kind: str, method: str, make_run, comfy, small_sd3: Path, tmp_path: Path
 ) -> None:
-    if kind == "int8" and not hasattr(comfy.ops, "QuantLinearFunc"):
-        pytest.skip("this ComfyUI opens no int8 files")
+    if kind in CORE_FORMATS and kind not in comfy.ops.QUANT_ALGOS:
+        pytest.skip(f"this ComfyUI opens no {kind} files")
     file = tmp_path / "quantized.safetensors"
     write_quantized(small_sd3, file, kind, BLOCKS)
     run = prepared_run(make_run, tmp_path, file, preview_every=0, steps=2, method=method)
     denoiser = opened(run)
     weights = load_file(small_sd3)
     in_blocks = [value for key, value in weights.items() if BLOCKS in key and value.ndim == 2]
-    assert stored_bytes(denoiser) >= sum(value.numel() for value in in_blocks)
-    assert stored_bytes(denoiser) < 2 * sum(value.numel() for value in weights.values())
+    count, half = sum(value.numel() for value in in_blocks), kind in FOUR_BITS
+    assert stored_bytes(denoiser) >= (count / 2 if half else count)
+    assert stored_bytes(denoiser) < (count if half else 2 * count)
 
     # What it predicts is what ComfyUI computes with the file, and close to the original model.
     plain = opened(prepared_run(make_run, tmp_path, small_sd3, "plain"))
@@ -76,7 +87,7 @@ def test_a_quantized_file_stays_quantized(
     loaded = comfy.sd.load_diffusion_model(str(file))
     denoiser._model.model.diffusion_model = loaded.model.diffusion_model
     by_core = predicted(denoiser)
-    tolerance = 0.05 if kind == "int8" else 1e-3  # it quantizes the inputs too
+    tolerance = 0.05 if kind in ROUNDS_INPUTS else 1e-3
     assert (here - by_core).norm() < tolerance * by_core.norm()
     assert (here - original).norm() < 0.1 * original.norm()
 

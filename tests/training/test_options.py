@@ -21,6 +21,7 @@ from kosmos_dreambooth.training.data.latents import center_squares
 from kosmos_dreambooth.training.data.subject import read_images
 from kosmos_dreambooth.training.dreambooth import textual_inversion
 from kosmos_dreambooth.training.dreambooth.dreambooth_module import DreamBoothModule
+from kosmos_dreambooth.training.optim.adamw_8bit import AdamW8bit
 from kosmos_dreambooth.training.optim.optimizers import lr_schedule
 from kosmos_dreambooth.training.run import checkpoints
 from kosmos_dreambooth.training.run.events import Event, loss_curve, read_events
@@ -30,7 +31,7 @@ from kosmos_dreambooth.training.run.run_results import load_base, load_result
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.training.conftest import prepared, trained
 from tests.training.test_config import PLAIN
@@ -197,14 +198,48 @@ def test_a_resumed_run_with_options_is_bit_identical(make_run, tmp_path, options
     assert same(parts, whole)
 
 
-def test_a_resumed_run_with_8_bit_states_is_bit_identical(make_run, tmp_path: Path) -> None:
-    """bitsandbytes shares one quantization table among the states of all parameters."""
-    pytest.importorskip("bitsandbytes")
+def test_a_run_with_8_bit_states_resumes_bit_identically_and_needs_less(
+    make_run, tmp_path: Path
+) -> None:
     options = {"optimizer": "adamw8bit", "method": "full"}
     whole = trained(make_run, tmp_path / "whole", **options)
     parts = trained(make_run, tmp_path / "parts", stops=2, **options)
     assert same(parts, whole)
-    assert any(value.dtype == torch.uint8 for value in end_of(whole)[1].values())
+    plain = trained(make_run, tmp_path / "plain", method="full")
+    bytes_of = [
+        sum(v.nbytes for key, v in end_of(run)[1].items() if key.startswith("optimizer."))
+        for run in (whole, plain)
+    ]
+    assert bytes_of[0] < bytes_of[1] / 2
+    assert end_of(whole)[0] == pytest.approx(end_of(plain)[0], rel=0.02)
+
+
+def test_8_bit_states_move_weights_as_adamw_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, target = torch.randn(2, 64, 100, generator=generator)  # no multiple of 256 values
+    ends = []
+    for kind in (AdamW8bit, torch.optim.AdamW):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = kind([weight], lr=0.01)
+        for _ in range(50):
+            (weight - target).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(weight.detach())
+    assert (ends[0] - ends[1]).norm() < 0.05 * (ends[1] - start).norm()
+
+
+def test_8_bit_states_of_bitsandbytes_are_refused(make_run, tmp_path: Path) -> None:
+    options = {"steps": 4, "optimizer": "adamw8bit", "method": "full"}
+    run, stop = make_run(tmp_path, **options), StopRequest()
+    stop.requested = True
+    assert not train(run, stop)
+    path = checkpoints.latest(run.checkpoints)
+    assert path is not None
+    tensors = {re.sub("exp_avg$", "state1", key): value for key, value in load_file(path).items()}
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=r"states of bitsandbytes.* start a new run"):
+        train(run, StopRequest())
 
 
 def test_tensors_that_share_memory_are_all_written(tmp_path: Path) -> None:
@@ -398,7 +433,7 @@ def test_incompatible_options_raise_one_sentence(
     ("library", "options"),
     [
         ("prodigyopt", {"optimizer": "prodigy"}),
-        ("bitsandbytes", {"optimizer": "adamw8bit"}),
+        ("schedulefree", {"optimizer": "schedulefree"}),
         ("wandb", {"wandb": True}),
     ],
 )
@@ -406,7 +441,7 @@ def test_a_library_that_is_not_installed_is_named(
     make_run, tmp_path: Path, monkeypatch, library: str, options: dict
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=f"package {library}: install it"):
+    with pytest.raises(UserError, match=f"not installed: run .* pip install .*{library}"):
         train(make_run(tmp_path, **options), StopRequest())
 
 

@@ -1,17 +1,17 @@
-"""Optimizers by name, each from the library that maintains it, and learning rate schedules."""
+"""Optimizers by name, and learning rate schedules."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
 
 from ...shared.errors import UserError
+from ...shared.packages import require_packages
 from ..config import Config
+from .adamw_8bit import AdamW8bit
 from .zero_optimizer import shard_optimizer, shards_state
 
 ParamGroup = dict[str, Any]
@@ -37,28 +37,23 @@ def make_optimizer(config: Config, groups: list[ParamGroup]) -> torch.optim.Opti
 def _optimizer_class(config: Config) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """The class of the optimizer, and its arguments except `weight_decay`."""
     if config.optimizer == "adamw8bit":
-        return _import("bitsandbytes", "adamw8bit").optim.AdamW8bit, {}
+        return AdamW8bit, {}
     if config.optimizer == "prodigy":
-        prodigyopt = _import("prodigyopt", "prodigy")
+        require_packages("The optimizer prodigy", "prodigyopt>=1.1")
+        import prodigyopt
+
         return prodigyopt.Prodigy, {"use_bias_correction": True, "safeguard_warmup": True}
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
         return Adafactor, {"scale_parameter": False, "relative_step": False}
     if config.optimizer == "schedulefree":
-        return _import("schedulefree", "schedulefree").AdamWScheduleFree, {}
+        require_packages("The optimizer schedulefree", "schedulefree>=1.4")
+        import schedulefree
+
+        return schedulefree.AdamWScheduleFree, {}
     # A fused step unscales fp16 gradients itself, after gradient clipping.
     return torch.optim.AdamW, {"fused": config.precision != "fp16"}
-
-
-def _import(name: str, optimizer: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f'The optimizer "{optimizer}" needs the package {name}: install it into ComfyUI\'s '
-            "Python, or choose adamw."
-        ) from error
 
 
 def peak_learning_rate(config: Config, suggested: float) -> float:

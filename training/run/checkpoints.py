@@ -147,6 +147,11 @@ def restore(
     states: dict[torch.Tensor, dict[str, Any]] = {}
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[f"weights.{name}"])
+        if f"optimizer.{name}.state1" in tensors:
+            raise UserError(
+                f"{path} has the states of bitsandbytes' optimizer, which the pack no longer uses: "
+                "start a new run, with resume off."
+            )
         state = {
             key: value.clone().to(parameter.device)
             for key, value in _with_prefix(tensors, f"optimizer.{name}").items()

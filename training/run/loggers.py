@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.loggers import TensorBoardLogger
 from lightning.pytorch.loggers import WandbLogger
 
-from ...shared.errors import UserError
+from ...shared.packages import require_packages
 from ..config import Config
 from .events import Event
 from .run_folder import RunFolder
@@ -34,21 +34,16 @@ def make_loggers(run: RunFolder, config: Config, start: int) -> list[MetricLogge
 
 
 def _wandb_logger(run: RunFolder, config: Config) -> WandbLogger:
-    try:
-        logger = WandbLogger(
-            project=config.task,
-            name=run.path.name,
-            id=hashlib.sha256(str(run.path).encode()).hexdigest()[:16],
-            save_dir=run.path,
-            config=asdict(config),
-            mode=os.environ.get("WANDB_MODE", "offline"),
-        )
-        _ = logger.experiment  # starts the W&B run
-    except ImportError as error:
-        raise UserError(
-            "Logging to Weights & Biases needs the package wandb: install it into ComfyUI's "
-            "Python, or switch wandb off."
-        ) from error
+    require_packages("Logging to Weights & Biases", "wandb>=0.18")
+    logger = WandbLogger(
+        project=config.task,
+        name=run.path.name,
+        id=hashlib.sha256(str(run.path).encode()).hexdigest()[:16],
+        save_dir=run.path,
+        config=asdict(config),
+        mode=os.environ.get("WANDB_MODE", "offline"),
+    )
+    _ = logger.experiment  # starts the W&B run
     return logger
 
 

@@ -215,9 +215,8 @@ def _changes(
     state = STATE_BYTES[config.optimizer]
     small_state = STATE_BYTES["adamw8bit"]
     if state > small_state and (parameters or config.method == "full"):
-        choices = "adafactor or adamw8bit" if on_gpu else "adafactor"
         saved = float((state - small_state) * parameters)
-        yield _Change(f"set the optimizer to {choices}", saved, saved)
+        yield _Change("set the optimizer to adafactor or adamw8bit", saved, saved)
         found += saved
         state = small_state
     if config.method == "full":
