@@ -32,6 +32,7 @@ COMMANDS = {
     "score-ablation": "scores.ablation",
     "score-insight": "scores.insight_scores",
     "score-languages": "scores.language_scores",
+    "score-reconstruction": "scores.reconstruction_scores",
     "score-quantized": "scores.quantized_scores",
     "paper-grounding": "papers.phrase_grounding",
     "paper-refcoco": "papers.referring",

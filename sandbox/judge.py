@@ -18,7 +18,7 @@ from torch.nn import functional
 from . import JUDGE
 from .world.lexicon import BACKGROUNDS, COLOURS, KINDS
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 128
 """Height and width of the images that the judge classifies; others are resized."""
 NAMES = tuple(BACKGROUNDS)
 WEIGHTS = "model.safetensors"
@@ -33,15 +33,15 @@ class Prediction:
 
 
 class Judge(nn.Module):
-    """Images [B,3,64,64] in -1..1 to logits, and to unit vectors [B,64]."""
+    """Images [B,3,128,128] in -1..1 to logits, and to unit vectors [B,64]."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 48, 96, 128)
+        widths = (3, 16, 32, 64, 96, 128)
         layers: list[nn.Module] = []
         for k, (before, after) in enumerate(itertools.pairwise(widths)):
             layers += [
-                nn.Conv2d(before, after, 3, stride=2 if k < 3 else 1, padding=1),
+                nn.Conv2d(before, after, 3, stride=2 if k < 4 else 1, padding=1),
                 nn.BatchNorm2d(after),
                 nn.ReLU(),
                 nn.Conv2d(after, after, 3, padding=1),

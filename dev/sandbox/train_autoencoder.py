@@ -1,4 +1,4 @@
-"""Train the sandbox's AutoencoderKL: 64x64 images to 8x8 latents of 8 channels and back."""
+"""Train the sandbox's AutoencoderKL: 128x128 images to 16x16 latents of 8 channels and back."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from torch.nn import functional
 from ...sandbox import DIFFUSION
 from ...sandbox.world.individual import nearest_colour, shifted
 from ...sandbox.world.scene import Scene, draw_scene
-from .scene_pool import Pool, Sample, render_sample
+from .optimizer import MuonAdamW
+from .scene_pool import Sample, render_sample
 from .training_run import Budget, Run, parse_training_arguments, without_path
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 128
 
 
 def new_model() -> AutoencoderKL:
     """AutoencoderKL of four levels, so a factor of 8 between pixels and latents."""
     model = AutoencoderKL(
-        block_out_channels=(16, 24, 48, 96),
+        block_out_channels=(16, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
@@ -145,8 +146,12 @@ def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: b
     if decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = MuonAdamW(
+        [(model, 1.0)],
+        betas=(0.9, 0.99),
+        weight_decay=1e-3,
+        without_muon=(model.encoder.conv_in, model.decoder.conv_in, model.decoder.conv_out),
+    )
 
     def write() -> None:
         half = AutoencoderKL.from_config(without_path(model.config))
@@ -157,13 +162,15 @@ def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: b
 
     name = "decoder" if decoder_only else "autoencoder"
     run = Run(name, budget, model, optimizer, write, learning_rate=learning_rate)
-    fresh = budget.batch // 2
-    pool = Pool(IMAGE_SIZE, 20_000, fresh, budget.seed + 50_000_000 + run.step * fresh, draw_varied)
-    rng = np.random.default_rng((budget.seed, run.step))
-    for _ in run.steps():
-        true = to_tensor(pool.batch(budget.batch, rng))
-        latents = model.encode(true).latent_dist
-        loss = reconstruction_loss(model.decode(latents.sample()).sample, true)
+    first_seed = 50_000_000 + budget.seed * 10_000_000
+    for step in run.steps():
+        start = first_seed + step * budget.batch
+        samples = [draw_varied(start + k, IMAGE_SIZE) for k in range(budget.batch)]
+        true = to_tensor(samples).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = model.encode(true).latent_dist
+            reconstructed = model.decode(latents.sample()).sample
+        loss = reconstruction_loss(reconstructed.float(), true)
         if not decoder_only:
             loss = loss + 1e-5 * latents.kl().mean() / latents.mean[0].numel()
         run.optimize(loss)
@@ -192,7 +199,7 @@ def standardise(model: AutoencoderKL, count: int = 512) -> None:
 def main() -> None:
     """Train the autoencoder."""
     options = parse_training_arguments(
-        __doc__, minutes=20.0, batch=6, rate=2e-3, decoder_only=(False, "keep the encoder")
+        __doc__, minutes=40.0, batch=4, rate=3e-3, decoder_only=(False, "keep the encoder")
     )
     budget = Budget(options.minutes, options.batch, options.seed)
     train(DIFFUSION / "vae", budget, options.rate, decoder_only=options.decoder_only)

@@ -21,6 +21,7 @@ from ...sandbox import DIFFUSION
 from ...sandbox.world.captions import prompt
 from ...sandbox.world.lexicon import RARE_TOKENS
 from ...sandbox.world.scene import Scene, draw_scene
+from .optimizer import MuonAdamW
 from .scene_pool import draw_sample
 from .tokenizers import TEXT_LENGTH, clip_tokenizer
 from .train_autoencoder import IMAGE_SIZE, to_tensor
@@ -57,7 +58,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_modules(tokenizer: CLIPTokenizer) -> DiffusionModules:
-    """About 5 million parameters, attention at the two finer levels; 87 samples/s a CPU core."""
+    """About 6 million parameters, attention at 8x8 and 4x4; 70 samples/s a CPU core."""
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -77,8 +78,8 @@ def new_modules(tokenizer: CLIPTokenizer) -> DiffusionModules:
         in_channels=8,
         out_channels=8,
         block_out_channels=(64, 96, 128),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=128,
         attention_head_dim=4,
@@ -100,7 +101,7 @@ def random_prompt(scene: Scene, rng: np.random.Generator) -> str:
 
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, first_seed: int, counts: list[int]) -> torch.Tensor:
-    """Scaled latent means [N, 8, 8, 8] of drawn scenes; counts[k] things in the k-th."""
+    """Scaled latent means [N, 8, 16, 16] of drawn scenes; counts[k] things in the k-th."""
     encoded = []
     for start in range(0, len(counts), 64):
         block = counts[start : start + 64]
@@ -160,13 +161,12 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     for module in (modules, vae):
         module.to(options.device)
     modules.train()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": modules.unet.parameters(), "share": 1.0},
-            {"params": modules.text_encoder.parameters(), "share": 0.1},
-        ],
+    unet = modules.unet
+    optimizer = MuonAdamW(
+        [(unet, 1.0), (modules.text_encoder, 0.1)],
         betas=(0.9, 0.99),
-        weight_decay=1e-3,
+        weight_decay=1e-2,
+        without_muon=(unet.conv_in, unet.conv_out, unet.time_embedding),
     )
     budget = Budget(options.minutes, options.batch, options.seed)
     run = Run(
@@ -224,8 +224,8 @@ def main() -> None:
     options = parse_training_arguments(
         __doc__,
         minutes=90.0,
-        batch=16,
-        rate=1e-3,
+        batch=24,
+        rate=4e-3,
         singles=(14_000, "scenes of one thing"),
         pairs=(14_000, "scenes of two things"),
         alone=(40_000, "samples before scenes of two things are used"),

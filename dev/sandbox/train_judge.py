@@ -93,13 +93,15 @@ def train(folder: Path, minutes: float, seed: int) -> None:
             group["lr"] = 2e-3 * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
         scenes = pool.batch(40, rng)
         twins = _twins(FIRST_SEED + 50_000_000 + step * 100, 20)
-        images = to_tensor([*scenes, *twins])
-        with torch.no_grad():
-            mask = torch.from_numpy(rng.uniform(size=len(images)) < 0.25)
-            latents = vae.encode(images[mask]).latent_dist.mean
-            noise = 0.1 * torch.randn_like(latents) / vae.config.scaling_factor
-            images[mask] = vae.decode(latents + noise).sample.clamp(-1, 1)
-        kinds, colours, backgrounds, vectors = judge(images)
+        images = to_tensor([*scenes, *twins]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                mask = torch.from_numpy(rng.uniform(size=len(images)) < 0.25)
+                latents = vae.encode(images[mask]).latent_dist.mean
+                noise = 0.1 * torch.randn_like(latents) / vae.config.scaling_factor
+                images[mask] = vae.decode(latents + noise).sample.float().clamp(-1, 1)
+            outputs = judge(images)
+        kinds, colours, backgrounds, vectors = (output.float() for output in outputs)
         true_kinds, true_colours, true_backgrounds = _truth(scenes)
         count = len(scenes)
         colour_loss = functional.cross_entropy(

@@ -17,6 +17,7 @@ from torch import nn
 from ...as_package import ROOT
 from ...shared.atomic_files import atomic_write
 from ..command_line import parse_arguments
+from .optimizer import MuonAdamW
 from .training_record import add_to_record
 
 STATES = ROOT / ".cache" / "sandbox"
@@ -67,7 +68,7 @@ class Run:
         name: str,
         budget: Budget,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: MuonAdamW,
         write: Callable[[], None],
         *,
         learning_rate: float,
@@ -117,10 +118,9 @@ class Run:
 
     def optimize(self, loss: torch.Tensor) -> None:
         """Take one optimizer step, with gradients clipped to a norm of 1."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, 1.0)
         self.optimizer.step()
         self.ema.step(self.model.parameters())
         self.losses.append(loss.item())
