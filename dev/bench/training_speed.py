@@ -71,7 +71,7 @@ class Task:
     folder: Path
     steps: int
     batch: int = 1
-    side: int = 64
+    side: int = 128
     precision: str = "fp32"
     device: str = DEVICE
 
@@ -104,7 +104,7 @@ def main() -> None:
     options = parse_arguments(
         __doc__,
         size={"choices": ("sandbox", *SIZES), "default": "sandbox"},
-        side=(64, "pixels"),
+        side=(128, "pixels"),
         rows={"nargs": "+", "choices": ROWS, "default": ROWS},
         batch=(1, "where settings are equal"),
         steps=20,

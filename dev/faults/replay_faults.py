@@ -205,11 +205,11 @@ def prompt_with_embedding(folder: Path) -> bool:
 
 def long_training_caption(_: Path) -> bool:
     """A training caption that is longer than the text encoder reads."""
-    images = tuple(np.full((64, 64, 3), shade, np.uint8) for shade in (0, 90, 200))
+    images = tuple(np.full((128, 128, 3), shade, np.uint8) for shade in (0, 90, 200))
     subject = Subject(
         images, ("a sks dog", "a sks dog " + "in the snow " * 60, "sks"), "sks", "dog"
     )
-    warnings = " ".join(subject_warnings(subject, _diffusion().tokenizer, 64))
+    warnings = " ".join(subject_warnings(subject, _diffusion().tokenizer, 128))
     cut = truncate_at_word(_diffusion().tokenizer, subject.captions[1])
     return "caption of image 2" in warnings and cut.startswith("a sks dog in the snow")
 
@@ -297,7 +297,7 @@ def moved_run(folder: Path) -> bool:
     model = copytree(DIFFUSION, folder / "another name")
     config = TrainingConfig(
         data="pictures",
-        resolution=64,
+        resolution=128,
         token="sks",  # noqa: S106
         class_name="dog",
         base="/gone/model",

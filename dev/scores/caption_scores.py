@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ...kosmos.generate.caption import BRIEF, caption
 from ...kosmos.grounding import GroundedText
 from ...kosmos.kosmos_model import Kosmos
-from ...sandbox.judge import Judge
+from ...sandbox.judge import IMAGE_SIZE, Judge
 from ...sandbox.world.scene import HELD_OUT, Box, Scene
 from ...shared.batching import BatchOptions
 from ..sandbox.caption_facts import Facts, read_facts
@@ -70,7 +70,8 @@ def captions(kosmos: Kosmos, count: int) -> Iterator[Figure]:
 
 def judge_accuracy(judge: Judge, count: int) -> Iterator[Figure]:
     """The judge on drawn scenes of one or two things."""
-    samples = [draw_sample(HELD_OUT + 20_000_000 + k, 64, 1 + k % 2) for k in range(count)]
+    first = HELD_OUT + 20_000_000
+    samples = [draw_sample(first + k, IMAGE_SIZE, 1 + k % 2) for k in range(count)]
     facts = [true_facts(sample.scene) for sample in samples]
     pairs = list(zip(judge.classify(as_images(samples)), facts, strict=True))
     kinds = (frozenset(p.things) == t.kinds for p, t in pairs)

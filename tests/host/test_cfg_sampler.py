@@ -52,7 +52,7 @@ def prior_files(server: ComfyUI) -> set[Path]:
 
 def test_each_prompt_is_sampled_with_progress_and_previews(server: ComfyUI, client: Client) -> None:
     outcome = sample_graph().outputs(client)
-    assert [image.size for image in images(server, outcome, "save")] == [(64, 64)] * 4
+    assert [image.size for image in images(server, outcome, "save")] == [(128, 128)] * 4
     bars = [(step.done, step.total) for step in outcome.steps if step.node == "sample"]
     assert bars[-1] == (16, 16)
     assert sum(preview.node == "sample" for preview in outcome.previews) >= 2
@@ -70,7 +70,7 @@ def test_the_image_at_index_k_has_seed_plus_k(server: ComfyUI, client: Client) -
 
 def test_the_latent_has_the_shape_of_cores(server: ComfyUI, client: Client) -> None:
     graph = sample_graph().add("latent", "SaveLatent", samples=["sample", 2])
-    assert latents(server, graph.outputs(client), "latent").shape[::2] == (4, 8)
+    assert latents(server, graph.outputs(client), "latent").shape[::2] == (4, 16)
 
 
 def test_core_unloads_the_model_and_loads_it_again(server: ComfyUI, client: Client) -> None:

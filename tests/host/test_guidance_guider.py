@@ -31,7 +31,7 @@ def guider_graph(options: dict | None, guider: str = "GuidanceGuider") -> Graph:
         .add("noise", "RandomNoise", noise_seed=3)
         .add("sampler", "KSamplerSelect", sampler_name="euler")
         .add("sigmas", "BasicScheduler", model=["core", 0], scheduler="simple", steps=STEPS)
-        .add("empty", "EmptyLatentImage", width=64, height=64)
+        .add("empty", "EmptyLatentImage", width=128, height=128)
         .add("guider", guider, model=["core", 0], **conditioning, **{scale: 6.0})
         .add("custom", "SamplerCustomAdvanced", **custom)
         .add("ours", "SaveLatent", samples=["cfg", 2], filename_prefix="ours")
@@ -53,7 +53,7 @@ def test_a_guidance_below_one_is_refused(client: Client, scale: float) -> None:
 
 def test_latents_of_nan_are_refused(server: ComfyUI, client: Client) -> None:
     tensors = {
-        "latent_tensor": torch.full((1, 8, 8, 8), torch.nan),
+        "latent_tensor": torch.full((1, 8, 16, 16), torch.nan),
         "latent_format_version_0": torch.empty(0),
     }
     save_file(tensors, server.input / "nan.latent")

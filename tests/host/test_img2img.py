@@ -21,12 +21,12 @@ def input_files(server: ComfyUI) -> None:
     """Two images, one of a size that no latent has, and masks of a square and of another size."""
     for name, number in (("dawn.png", 1), ("dusk.png", 3)):
         image = Image.open(ROOT / "sandbox" / "subject" / f"sks_dog_{number}.png")
-        image.resize((64, 64)).save(server.input / name)
-    Image.open(server.input / "dawn.png").crop((0, 0, 60, 60)).save(server.input / "odd.png")
-    square = np.zeros((64, 64, 3), np.uint8)
-    square[16:48, 16:48] = 255
+        image.resize((128, 128)).save(server.input / name)
+    Image.open(server.input / "dawn.png").crop((0, 0, 124, 124)).save(server.input / "odd.png")
+    square = np.zeros((128, 128, 3), np.uint8)
+    square[32:96, 32:96] = 255
     Image.fromarray(square).save(server.input / "square.png")
-    Image.fromarray(square[:32]).save(server.input / "low.png")
+    Image.fromarray(square[:64]).save(server.input / "low.png")
 
 
 def img2img_graph(file: str = "dawn.png", mask: str | None = None, **settings: object) -> Graph:
@@ -74,8 +74,8 @@ def test_pixels_outside_the_mask_stay(server: ComfyUI, client: Client) -> None:
     dawn = pixels(Image.open(server.input / "dawn.png"))
     [inpainted] = sampled(server, client, img2img_graph(mask="square.png", denoise=1.0))
     changed = abs(inpainted - dawn).max(-1) > 1
-    assert changed[16:48, 16:48].mean() > 0.5
-    changed[16:48, 16:48] = False
+    assert changed[32:96, 32:96].mean() > 0.5
+    changed[32:96, 32:96] = False
     assert not changed.any()
 
 
@@ -106,9 +106,9 @@ def test_guidance_options_reach_the_sampler(server: ComfyUI, client: Client) -> 
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (img2img_graph("odd.png"), "60x60 pixels, but sandbox generates multiples of 8"),
-        (img2img_graph(mask="low.png"), "mask has the size 64x32 and the image 64x64"),
-        (img2img_graph(width=128), "set both to 0"),
+        (img2img_graph("odd.png"), "124x124 pixels, but sandbox generates multiples of 8"),
+        (img2img_graph(mask="low.png"), "mask has the size 128x64 and the image 128x128"),
+        (img2img_graph(width=256), "set both to 0"),
         (img2img_graph(denoise=0.06), "leaves no step to run"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_wrong_input_is_one_sentence(client: Client, graph: Graph, message: st
 
 def test_an_image_of_nan_is_refused(server: ComfyUI, client: Client) -> None:
     tensors = {
-        "latent_tensor": torch.full((1, 8, 8, 8), torch.nan),
+        "latent_tensor": torch.full((1, 8, 16, 16), torch.nan),
         "latent_format_version_0": torch.empty(0),
     }
     save_file(tensors, server.input / "broken.latent")

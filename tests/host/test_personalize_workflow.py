@@ -53,7 +53,7 @@ def test_every_image_is_saved_and_captioned(outcome: Outcome, graph: dict, serve
         for file in files:
             assert file.is_relative_to(server.output)
             with Image.open(file) as image:
-                assert image.size == (64, 64)
+                assert image.size == (128, 128)
 
 
 def test_training_captions_contain_the_trigger_word(outcome: Outcome, graph: dict) -> None:

@@ -121,8 +121,7 @@ def test_core_samples_what_a_quantized_model_samples(client: Client, server: Com
         graph.add("core", "ToComfyModel", diffusion=DIFFUSION)
         .add("positive", "CLIPTextEncode", clip=["core", 1], text="a dog")
         .add("negative", "CLIPTextEncode", clip=["core", 1], text="")
-        # Core divides by 8, the sandbox's VAE by another factor; both latents are 8x8.
-        .add("empty", "EmptyLatentImage", width=64, height=64)
+        .add("empty", "EmptyLatentImage", width=128, height=128)
         .add("ksampler", "KSampler", **inputs, sampler_name="ddim", scheduler="simple")
         .add("ours", "SaveLatent", samples=["sample", 2], filename_prefix="ours")
         .add("core's", "SaveLatent", samples=["ksampler", 0], filename_prefix="cores")

@@ -139,7 +139,7 @@ def load_graph(model: str, **inputs: object) -> Graph:
 
 
 def add_ours(
-    graph: Graph, scheduler: str, steps: int, side: int = 64, prompt: str = PROMPT
+    graph: Graph, scheduler: str, steps: int, side: int = 128, prompt: str = PROMPT
 ) -> Graph:
     """Sample with CFGSampler; "ours" saves the latents."""
     inputs = {"diffusion": ["load", 0], "prompt": prompt, "steps": steps, "guidance": 4.0}
@@ -152,7 +152,7 @@ def add_cores(
     graph: Graph,
     sampler: str,
     steps: int,
-    cells: int = 8,
+    cells: int = 16,
     lora: str | None = None,
     prompt: str = PROMPT,
 ) -> Graph:
@@ -178,7 +178,7 @@ def add_cores(
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
 @pytest.mark.parametrize(
     ("model", "steps", "side", "cells"),
-    [("sandbox", 8, 64, 8), ("narrow", 4, 32, 16), ("xl", 4, 64, 8)],
+    [("sandbox", 8, 128, 16), ("narrow", 4, 32, 16), ("xl", 4, 64, 8)],
     ids=["sandbox", "core's own UNet", "xl"],
 )
 @pytest.mark.usefixtures("narrow", "xl")
@@ -218,7 +218,7 @@ def test_core_reads_a_long_prompt_with_weights_and_an_embedding_the_same(
     assert correlation(plain, cores) < 0.99999
 
 
-@pytest.mark.parametrize(("model", "side", "cells"), [("sandbox", 64, 8), ("narrow", 32, 16)])
+@pytest.mark.parametrize(("model", "side", "cells"), [("sandbox", 128, 16), ("narrow", 32, 16)])
 def test_core_loads_every_layer_of_a_trained_lora(
     server: ComfyUI, client: Client, narrow: str, model: str, side: int, cells: int
 ) -> None:
@@ -377,7 +377,7 @@ def test_core_saves_and_trains_the_model(server: ComfyUI, client: Client, model:
     parts = {"model": ["core", 0], "clip": ["core", 1], "vae": ["core", 2]}
     graph.add("save", "CheckpointSave", **parts, filename_prefix=f"{model}_all")
     graph.add("save vae", "VAESave", vae=["core", 2], filename_prefix=f"{model}_vae")
-    graph.add("pixels", "EmptyImage", width=64, height=64, batch_size=2)
+    graph.add("pixels", "EmptyImage", width=128, height=128, batch_size=2)
     graph.add("encode", "VAEEncode", pixels=["pixels", 0], vae=["core", 2])
     graph.add("text", "CLIPTextEncode", clip=["core", 1], text=PROMPT)
     graph.add("each", "RebatchLatents", latents=["encode", 0], batch_size=1)

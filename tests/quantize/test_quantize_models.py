@@ -45,7 +45,7 @@ def prediction(diffusion: Diffusion) -> torch.Tensor:
     """The UNet's prediction for noise latents, float32."""
     generator = torch.Generator().manual_seed(0)
     config, dtype = diffusion.unet.config, diffusion.dtype
-    latents = torch.randn(2, config.in_channels, 8, 8, generator=generator).to(dtype)
+    latents = torch.randn(2, config.in_channels, 16, 16, generator=generator).to(dtype)
     text = torch.randn(2, 7, config.cross_attention_dim, generator=generator).to(dtype)
     with torch.no_grad():
         return diffusion.unet(latents, 500, text).sample.float()
