@@ -68,7 +68,7 @@ class Run:
         name: str,
         budget: Budget,
         model: nn.Module,
-        optimizer: MuonAdamW,
+        optimizer: MuonAdamW | torch.optim.Optimizer,
         write: Callable[[], None],
         *,
         learning_rate: float,
@@ -120,7 +120,7 @@ class Run:
         """Take one optimizer step, with gradients clipped to a norm of 1."""
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
         self.optimizer.step()
         self.ema.step(self.model.parameters())
         self.losses.append(loss.item())
