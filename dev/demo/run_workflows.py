@@ -14,12 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..bench.timing import environment
 from ..command_line import parse_arguments
 from .comfy_cli import WorkflowFailedError, run_workflow
 from .comfyui_server import ROOT, ComfyUI
 from .playground import copy_inputs
+from .run_demo import WorkflowOutputs
 from .server_client import Client
+from .thumbnails import QUALITY, SHOWN, draw_thumbnail
 from .write_blueprints import graphs
 
 FILES = {file.stem: file for file in sorted((ROOT / "workflows").glob("*.json"))}
@@ -27,8 +31,12 @@ FILES = {file.stem: file for file in sorted((ROOT / "workflows").glob("*.json"))
 
 def main() -> None:
     """Run the named workflows, or all; exit with status 1 if one fails."""
-    argument = {"nargs": "*", "help": f"of {', '.join(FILES)}"}
-    names = parse_arguments(__doc__, names=argument).names or list(FILES)
+    options = parse_arguments(
+        __doc__,
+        names={"nargs": "*", "help": f"of {', '.join(FILES)}"},
+        thumbnails=(False, "write workflows/<name>.jpg anew"),
+    )
+    names = options.names or list(FILES)
     if unknown := set(names) - set(FILES):
         sys.exit(f"There is no workflow {', '.join(sorted(unknown))}.")
     print("| workflow | nodes | images shown | seconds |\n|---|---|---|---|")
@@ -37,7 +45,7 @@ def main() -> None:
         copy_inputs(server.input)
         for name in names:
             try:
-                print(_row(server, FILES[name]), flush=True)
+                print(_row(server, FILES[name], thumbnail=options.thumbnails), flush=True)
             except WorkflowFailedError as error:
                 failed = True
                 print(f"| {name} | | | failed: {error} |", flush=True)
@@ -69,7 +77,7 @@ def missing_models(workflow: dict[str, Any], client: Client) -> str:
     )
 
 
-def _row(server: ComfyUI, file: Path) -> str:
+def _row(server: ComfyUI, file: Path, *, thumbnail: bool) -> str:
     workflow, client = json.loads(file.read_text(encoding="utf-8")), Client(server.address)
     nodes = len(workflow["nodes"])
     if lacking := newer_comfyui(workflow, client) or missing_models(workflow, client):
@@ -79,4 +87,9 @@ def _row(server: ComfyUI, file: Path) -> str:
     seconds = time.monotonic() - start
     outputs = client.get(f"/history/{prompt}")[prompt]["outputs"]
     images = sum(len(output.get("images", ())) for output in outputs.values())
+    if thumbnail and file.stem in SHOWN:
+        shown = WorkflowOutputs(server, prompt)
+        files = [f for title, count in SHOWN[file.stem].items() for f in shown.files(title)[:count]]
+        drawn = draw_thumbnail([Image.open(path) for path in files])
+        drawn.save(file.with_suffix(".jpg"), quality=QUALITY, optimize=True)
     return f"| {file.stem} | {nodes} | {images} | {seconds:.0f} |"
