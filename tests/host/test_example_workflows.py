@@ -87,4 +87,4 @@ def test_a_workflow_runs_and_shows_its_images(server: ComfyUI, client: Client, n
     for title, count in WORKFLOWS[name].items():
         shown = images(server, outcome, titles[title])
         assert len(shown) == count, title
-        assert all(image.width >= 64 for image in shown)
+        assert all(image.width >= 128 for image in shown)
