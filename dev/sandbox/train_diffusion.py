@@ -177,7 +177,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         lambda: _write(folder, modules, tokenizer),
         learning_rate=options.rate,
         schedule=lambda progress: 0.03 + 0.97 * min(1.0, 2 * (1 - progress)),
-        decay=0.9995,
+        decay=0.99,
     )
     latents = load_latents(vae, options.singles, options.pairs)
     alphas = new_scheduler().alphas_cumprod.to(options.device)
