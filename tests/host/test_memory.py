@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_streamed(facts: dict) -> None:
     assert facts["enough"]["on the device"] == ["unet", "vae", "text_encoder"]
     assert facts["scarce"]["on the device"] == ["vae"]
     assert facts["novram"]["on the device"] == []
-    assert facts["novram"]["peak"] < 3_000_000
+    assert facts["novram"]["peak"] < 8_000_000  # the UNet alone has 11 MB
     assert "vae" not in facts["cpu vae"]["on the device"]
 
 

@@ -3,6 +3,7 @@
 A state is stored as uint8 codes [N,256] in blocks of the flattened parameter, and the largest
 magnitude of each block, float32 [N,1]; a code is a place in a table of 256 values in -1..1 or 0..1.
 Updates are computed in float32. Parameters of fewer than 4096 values keep float32 states.
+torchao's implementation needs a compiler on the user's machine, bitsandbytes another package.
 """
 
 from __future__ import annotations
