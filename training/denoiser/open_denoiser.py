@@ -53,9 +53,10 @@ def open_for_training(
     diffusion = load_base(config, torch.float32)
     on_phase("encoding the images")
 
-    @memory_remedy("lower the resolution, or close other programs", "encoding the images")
     def encode(images: Sequence[np.ndarray], size: Size) -> Latents:
-        return encode_with_diffusers(diffusion.vae.to(device), images, size)
+        vae = diffusion.vae.to(device)
+        with memory_remedy("lower the resolution, or close other programs", "encoding the images"):
+            return encode_with_diffusers(vae, images, size)
 
     images = load_training_images(run, config, encode, diffusion.vae_factor)
     diffusion.vae.to("cpu")
