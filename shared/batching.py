@@ -20,8 +20,6 @@ Result = TypeVar("Result")
 
 
 CLOSE_PROGRAMS = "close other programs, or load the model with dtype fp16"
-
-
 SINGLE_ITEM = "a single item"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from .score_table import CARD, put_figures
 SHEET = ROOT / ".cache" / "reconstructions.png"
 COLUMNS = 10
 SCALE = 2
+WORST = 0.05
 
 
 @torch.no_grad()
@@ -51,11 +51,11 @@ def draw_sheet(images: torch.Tensor, others: torch.Tensor) -> Image.Image:
     return sheet.resize((sheet.width * SCALE, sheet.height * SCALE), Image.Resampling.NEAREST)
 
 
-def ratios_table(ratios: dict[str, torch.Tensor], worst: float = 0.05) -> Sequence[str]:
+def ratios_table(ratios: dict[str, torch.Tensor]) -> list[str]:
     """Rows of mean, the mean of the worst twentieth (one image at least), and the lowest."""
     lines = ["| images | of | mean PSNR | worst 5 % | lowest |", "|---|---|---|---|---|"]
     for name, values in ratios.items():
-        count = max(1, round(worst * len(values)))
+        count = max(1, round(WORST * len(values)))
         lowest = values.sort().values[:count]
         lines.append(
             f"| {name} | {len(values)} | {values.mean():.1f} dB | {lowest.mean():.1f} dB "
@@ -80,7 +80,8 @@ def main() -> None:
     results = {name: reconstruct(vae, batch) for name, batch in images.items()}
     lines = ratios_table({name: psnr(images[name], results[name]) for name in images})
     source = f"`python -m dev score-reconstruction --write` measured this ({environment()})."
-    print("\n".join([*lines, "", source]))
+    table = "\n".join([*lines, "", source])
+    print(table)
     Path(options.sheet).parent.mkdir(parents=True, exist_ok=True)
     shown = [
         torch.cat([batch[name] for name in images])[-2 * COLUMNS :] for batch in (images, results)
@@ -88,4 +89,4 @@ def main() -> None:
     draw_sheet(*shown).save(options.sheet)
     print(f"{options.sheet}: originals over reconstructions")
     if options.write:
-        put_figures(CARD, "\n".join([*lines, "", source]), "reconstructions")
+        put_figures(CARD, table, "reconstructions")
