@@ -23,8 +23,7 @@ class CoreUNet(torch.nn.Module):
         if unet.config.addition_embed_type == "text_time":
             copied.add_time_proj = torch.nn.Identity()  # ComfyUI has applied it
         self._unet = (copied,)  # in a tuple, so that it is not registered as a submodule
-        for name, child in copied.named_children():
-            self.add_module(name, child)
+        self._modules = copied._modules  # shared, so that adapters replace layers in both
 
     @property
     def dtype(self) -> torch.dtype:

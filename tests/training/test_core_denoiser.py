@@ -184,7 +184,7 @@ def test_a_killed_run_is_bit_identical(make_run, comfy, small_sd3, tmp_path: Pat
 
 
 def test_a_model_is_trained_as_the_diffusion_that_it_was_made_of(comfy, tmp_path: Path) -> None:
-    runs = runs_of_both_kinds(SANDBOX, tmp_path, steps=50, learning_rate=1e-6, batch_size=1)
+    runs = runs_of_both_kinds(SANDBOX, tmp_path, steps=50, batch_size=1)
     assert largest_error(*map(losses, runs)) < TOLERANCE
 
 

@@ -81,9 +81,15 @@ def _core_model(
     )
 
 
-CASTING_LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+class _Conv2d(comfy.ops.disable_weight_init.Conv2d):
+    """Core's convolution; adapters, of the same class, begin with diffusers' random weights."""
+
+    reset_parameters = torch.nn.Conv2d.reset_parameters
+
+
+CASTING_LAYERS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {torch.nn.Conv2d: _Conv2d} | {
     layer: getattr(comfy.ops.disable_weight_init, layer.__name__)
-    for layer in (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+    for layer in (torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm)
 }
 """Core's subclasses of PyTorch's layers: the same, until a `weight_function` or cast is set."""
 
