@@ -24,10 +24,16 @@ REOPENED = """
     folder = Path(FOLDER)
     weights = load_file(PLAIN)
     name = "joint_blocks.0.x_block.attn.qkv"
+
+    def stored(source, base):
+        config = SimpleNamespace(**vars(source) | {"base": str(base)})
+        layer = open_model(config, torch.float32, None).layers.get_submodule(name)
+        return layer, frozen_layers.StoredLayer(layer, offloaded=False).weight(torch.float32)
+
     found = {}
     for kind in KINDS:
-        if kind == "int8_tensorwise" and kind not in comfy.ops.QUANT_ALGOS:
-            continue  # this ComfyUI opens no int8 files
+        if kind in CORE_FORMATS and kind not in comfy.ops.QUANT_ALGOS:
+            continue  # this ComfyUI opens no such files
         file = folder / f"{kind}.safetensors"
         write_quantized(Path(PLAIN), file, kind, "joint_blocks.")
         # On a CPU ComfyUI would cast it.
@@ -35,13 +41,12 @@ REOPENED = """
         model = comfy.sd.load_diffusion_model(str(file), model_options=options)
         model.cached_patcher_init = None  # as before 0.16, and as for a MODEL with LoRAs
         source = source_of(model, folder / "cache")
-        opened = open_model(SimpleNamespace(**vars(source)), torch.float32, None).layers
-        stored = opened.get_submodule(name)
-        there = frozen_layers.StoredLayer(stored, offloaded=False).weight(torch.float32)
-        change = (there - weights[name + ".weight"]).norm() / weights[name + ".weight"].norm()
+        layer, weight = stored(source, source.base)
+        original = weights[name + ".weight"]
         found[kind] = {
-            "dtype": str(getattr(stored.weight, "_qdata", stored.weight).dtype),
-            "change": float(change),
+            "bytes": layer.weight.element_size() if kind == "fp8" else WIDTHS[kind],
+            "same": torch.equal(weight, stored(source, file)[1]),
+            "change": float((weight - original).norm() / original.norm()),
             "cached": Path(source.base).parent.name,
         }
     print(json.dumps(found))

@@ -33,7 +33,9 @@ from kosmos_dreambooth.training.config_yaml import read_as
 from kosmos_dreambooth.training.data.latents import Latents
 from kosmos_dreambooth.training.data.training_data import load_training_images
 from kosmos_dreambooth.training.denoiser import core_denoiser
+from kosmos_dreambooth.training.denoiser.core_adapters import adapter_state_dict
 from kosmos_dreambooth.training.denoiser.core_denoiser import (
+    CoreDenoiser,
     checkpoint_blocks,
     copy_norm_inputs,
     core_vocabulary_prompts,
@@ -153,6 +155,24 @@ def test_core_loads_what_a_run_trains(
     effect = (trained - before).abs().max()
     assert effect > 0
     assert (loaded - trained).abs().max() < 1e-3 * effect
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "lokr", "loha"])
+def test_layers_that_the_model_does_not_use_are_not_trained(
+    make_run, comfy, small_sd3: Path, tmp_path: Path, method: str
+) -> None:
+    run = prepared_run(make_run, tmp_path, small_sd3, method=method, preview_every=0)
+    config = read_as(TrainingConfig, run.config)
+    from kosmos_dreambooth.training.comfyui.core_model import CoreModel  # imports ComfyUI
+
+    model = comfy.sd.load_diffusion_model(str(small_sd3), model_options={"dtype": torch.float32})
+    model.model.diffusion_model.joint_blocks[0].unused = torch.nn.Linear(8, 8)
+    denoiser = CoreDenoiser(run, config, CoreModel(model.model))
+    assert any("unused" in key for key in adapter_state_dict(denoiser.modules["diffusion_model"]))
+    denoiser.encode_prompts([])
+    keys = adapter_state_dict(denoiser.modules["diffusion_model"])
+    assert any("qkv" in key for key in keys)
+    assert not any("unused" in key for key in keys)
 
 
 def test_a_stopped_run_resumes_bit_identically(make_run, comfy, small_sd3, tmp_path: Path) -> None:

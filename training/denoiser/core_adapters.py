@@ -70,15 +70,24 @@ def target_layers(model: torch.nn.Module, choice: str) -> list[str]:
     return names if choice == "all" else [name for name in names if ATTENTION.search(name)]
 
 
+def freeze_unused_adapters(model: torch.nn.Module) -> None:
+    """Freeze the adapters whose gradient is zero: the model does not use what they compute."""
+    for layer in adapter_layers(model):
+        gradients = [weight.grad for weight in layer.parameters() if weight.grad is not None]
+        if not any(gradient.any() for gradient in gradients):
+            layer.requires_grad_(requires_grad=False)
+
+
 def adapter_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the adapters' tensors, float32, by ComfyUI's keys."""
+    """Return the trained adapters' tensors, float32, by ComfyUI's keys."""
     parameters = {PREFIX + name: value for name, value in model.named_parameters()}
     tensors = saved_adapters({name: p for name, p in parameters.items() if p.requires_grad})
     names = {layer: name for name, layer in model.named_modules()}
     for layer in adapter_layers(model):
         if isinstance(layer, LoraLayer):
-            for adapter in layer.lora_magnitude_vector:
-                tensors[f"{PREFIX}{names[layer]}.dora_scale"] = dora_scale(layer, adapter)
+            for adapter, magnitude in layer.lora_magnitude_vector.items():
+                if magnitude.weight.requires_grad:
+                    tensors[f"{PREFIX}{names[layer]}.dora_scale"] = dora_scale(layer, adapter)
     return {key: tensor.detach().float() for key, tensor in tensors.items()}
 
 

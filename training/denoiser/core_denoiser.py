@@ -30,7 +30,7 @@ from ..dreambooth.prior_teacher import adapters_disabled
 from ..dreambooth.vocabulary_prompts import vocabulary_prompts
 from ..run.checkpoints import read_tensors, write_tensors
 from ..run.run_results import metadata
-from .core_adapters import adapter_state_dict, inject_adapters
+from .core_adapters import adapter_state_dict, freeze_unused_adapters, inject_adapters
 from .denoiser import NO_MIN_SNR, PREVIEW_GUIDANCE, Denoiser
 from .frozen_layers import freeze_layers, model_blocks
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRIED_SIDE = 16
+"""Largest side of the latents of a first gradient, which takes little memory."""
 IN_PLACE = "modified by an inplace operation"
 """Part of the error of autograd when a tensor that it needs was overwritten."""
 
@@ -138,7 +140,8 @@ class CoreDenoiser(Denoiser):
     def _try_step(self) -> None:
         """Compute a gradient, and copy the inputs of norms where the model overwrites them.
 
-        Raises UserError when the model cannot compute with the conditioning and latents.
+        Adapters without a gradient are frozen. Raises UserError when the model cannot compute with
+        the conditioning and latents.
         """
         try:
             self._compute_gradient()
@@ -154,14 +157,17 @@ class CoreDenoiser(Denoiser):
             self._compute_gradient()
 
     def _compute_gradient(self) -> None:
-        shape, prompt = self._latent_shape(), self._config.plain_caption
-        noisy = torch.randn(1, *shape, generator=generator(self._config.seed, "try"))
+        channels, *sides = self._latent_shape()
+        shape = 1, channels, *(min(side, TRIED_SIDE) for side in sides)
+        noisy = torch.randn(shape, generator=generator(self._config.seed, "try"))
         device = next(self._model.layers.parameters()).device
         indices = torch.tensor([self._process.num_timesteps // 2], device=device)
         sizes = add_time_ids(self._config.resolution, self._config.resolution)[None]
+        prompt = self._config.plain_caption
         try:
             with torch.enable_grad():
-                self.predict(noisy.to(device), indices, [prompt], sizes).square().mean().backward()
+                self.predict(noisy.to(device), indices, [prompt], sizes).square().sum().backward()
+            freeze_unused_adapters(self._model.layers)
         finally:
             self._model.layers.zero_grad(set_to_none=True)
 

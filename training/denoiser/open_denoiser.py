@@ -118,5 +118,8 @@ def write_core_result(
         write_tensors(path, saved_adapters(weights), metadata(run, config))
         return
     denoiser = open_core_denoiser(run, find_base(run, config), torch.device("cpu"), torch.float32)
-    load_weights(torch.nn.ModuleDict(denoiser.modules), weights)
+    module = torch.nn.ModuleDict(denoiser.modules)
+    load_weights(module, weights)
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(name in weights)
     denoiser.write_weights(path)
