@@ -91,7 +91,7 @@ def assert_one_sentence(failure: Failure) -> None:
 
     An output that a node blocks fails in the node that it is linked to.
     """
-    assert failure.kind.endswith(("UserError", "ExecutionBlocked")), failure
+    assert failure.kind.endswith(("UserError", "LowMemoryError", "ExecutionBlocked")), failure
     assert "\n" not in failure.sentence
     assert ". " not in failure.sentence
 

@@ -119,6 +119,11 @@ def test_the_model_generates_its_class_images_once(server: ComfyUI, client: Clie
     graph.set("priors", count=4).add("show", "PreviewImage", images=["priors", 1]).run(client)
     assert len(list(folder.glob("*.png"))) == 4
     assert {file: file.stat().st_mtime_ns for file in written} == written
+    graph.add("little", "VAEOfLittleMemory", vae=["convert", 2], images=2)
+    graph.set("priors", vae=["little", 0], count=9, batch_size=5).run(client)
+    assert len(list(folder.glob("*.png"))) == 9
+    sentence = graph.set("little", images=0).set("priors", count=10).failure(client, "priors")
+    assert "for a single item: lower PriorGenerator's resolution" in sentence
     graph.set("priors", when="during")
     assert "set when to before" in graph.failure(client, "priors")
 
@@ -134,8 +139,11 @@ def test_a_run_on_a_model_is_resumed_and_scored(client: Client) -> None:
     graph.add("score", "EvaluateSubject", **settings)
     graph.add("best", "PreviewAny", source=["score", 3])
     assert "connect that MODEL, its CLIP and its VAE" in graph.failure(client, "score")
-    graph.set("score", model=["convert", 0], clip=["convert", 1], vae=["convert", 2])
-    outcome = graph.run(client)
+    graph.add("little", "VAEOfLittleMemory", vae=["convert", 2], images=0)
+    graph.set("score", model=["convert", 0], clip=["convert", 1], vae=["little", 0])
+    sentence = graph.failure(client, "score")
+    assert "for generating images: close other programs, or start ComfyUI with --low" in sentence
+    outcome = graph.set("score", vae=["convert", 2]).run(client)
     run = run_folder(outcome)
     assert run.path == first.path
     assert len(loss_curve(run.events)) == 4

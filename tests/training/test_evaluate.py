@@ -61,6 +61,21 @@ def test_a_prompt_is_judged_without_the_token(make_run, tmp_path: Path) -> None:
     assert set(told) == {"a dog"}
 
 
+@pytest.mark.parametrize("method", ["embed_images", "score_prompts"])
+def test_a_lack_of_memory_for_scoring_names_the_judges(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def out_of_memory(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(JudgeScorer, method, out_of_memory)
+    run, plan = make_run(tmp_path, steps=1), EvaluationPlan(("a {subject}",), 1, steps=1)
+    train(run, StopRequest())
+    models = diffusion_models(run, plan, lambda model: model)
+    with pytest.raises(UserError, match="for scoring images: choose smaller judges"):
+        next(evaluate(run, plan, JudgeScorer(), JudgeScorer(), models, lambda *_: None))
+
+
 def test_no_measure_s_scale_decides_which_is_best() -> None:
     likelier = Scores(1, subject=0.8, prompt=0.30, drift=0.1, diversity=0.9)
     meeker = Scores(2, subject=0.6, prompt=0.32, drift=0.1, diversity=0.9)

@@ -7,6 +7,7 @@ our pack nor pytest.
 from __future__ import annotations
 
 import ast
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -311,6 +312,33 @@ class MasksOfSubject(io.ComfyNode):
         return io.NodeOutput([torch.from_numpy(mask)[None] / 255 for mask in subject.masks])
 
 
+class VAEOfLittleMemory(io.ComfyNode):
+    """A VAE that runs out of memory when it decodes more than some images."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="VAEOfLittleMemory",
+            category="tests",
+            inputs=[io.Vae.Input("vae"), io.Int.Input("images")],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, images: int) -> io.NodeOutput:
+        """Replace the method of a copy."""
+
+        def decode(latents: torch.Tensor) -> torch.Tensor:
+            if len(latents) > images:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return vae.decode(latents)
+
+        limited = copy(vae)
+        limited.decode = decode
+        return io.NodeOutput(limited)
+
+
 class OtherPack(ComfyExtension):
     """The pack's nodes."""
 
@@ -325,6 +353,7 @@ class OtherPack(ComfyExtension):
             StandInTextGenerate,
             StandInRTDETR,
             MasksOfSubject,
+            VAEOfLittleMemory,
         ]
 
 
