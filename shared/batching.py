@@ -96,10 +96,9 @@ def in_batches(
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
     """Return `work()`, or None when memory runs out; its tensors are freed then."""
     try:
-        return work()
-    except Exception as error:
-        if not (isinstance(error, LowMemoryError) or is_out_of_memory(error)):
-            raise
+        with memory_remedy(CLOSE_PROGRAMS):
+            return work()
+    except LowMemoryError:
         return None
 
 

@@ -79,18 +79,12 @@ def train_subject(
         derived["resolution"] = resolution or derived["resolution"]
     derived |= _subject_settings(subject, priors) | {"data": data}
     config = TrainingConfig(**(asdict(options) | derived | settings))
-
-    def open_folder(root: Path, name: str) -> RunFolder:
-        if not isinstance(diffusion, CoreModels):
-            return open_run(root, name, config, subject, class_images, resume=resume)
+    open_folder = partial(open_run, config=config, subject=subject, class_pictures=class_images)
+    if isinstance(diffusion, CoreModels):
         check_settings(config)
         encode = partial(write_core_data, config=config, models=diffusion)
-        run = open_run(root, name, config, subject, class_images, resume=resume, encode=encode)
-        if not run.is_finished():
-            encode(run)  # prompts of previews that are new
-        return run
-
-    return start_run(run_name, open_folder)
+        open_folder = partial(open_folder, encode=encode)
+    return start_run(run_name, partial(open_folder, resume=resume))
 
 
 def _parameters(diffusion: Diffusion | CoreModels) -> int:

@@ -191,11 +191,7 @@ class CoreDenoiser(Denoiser):
                 layer.__dict__.pop("forward", None)  # of the checkpointed block it is a copy of
 
     def predict(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the model's output, with gradients for the adapters."""
         conditioning = [self._conditioning_of(prompt) for prompt in prompts]
@@ -203,11 +199,7 @@ class CoreDenoiser(Denoiser):
 
     @torch.no_grad()
     def predict_untrained(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the output without the adapters, or of the copy."""
         if self._untrained is not None:

@@ -71,11 +71,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def predict(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the prediction [B,C,h,w] for noisy latents at timestep indices [B].
 
@@ -84,11 +80,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def predict_untrained(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the prediction of the model before training, without gradients."""
 

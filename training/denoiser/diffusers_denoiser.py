@@ -148,11 +148,7 @@ class DiffusersDenoiser(Denoiser):
         return True
 
     def predict(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the UNet's output, with gradients for what is trained."""
         embeds = self._embed(prompts, noisy.device)
@@ -160,11 +156,7 @@ class DiffusersDenoiser(Denoiser):
         return unet_forward(self.diffusion.unet, noisy, timesteps, embeds, time_ids)
 
     def predict_untrained(
-        self,
-        noisy: torch.Tensor,
-        indices: torch.Tensor,
-        prompts: list[str],
-        time_ids: torch.Tensor,
+        self, noisy: torch.Tensor, indices: torch.Tensor, prompts: list[str], time_ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the output of the UNet and text encoders before training."""
         if self._teacher is None:

@@ -212,7 +212,7 @@ def open_run(
 ) -> RunFolder:
     """Return the folder of a DreamBooth run, found or created by `find_or_create`.
 
-    `encode` adds to the images of a new folder, of which nothing is left when it fails.
+    `encode` adds what it lacks to an unfinished run; of a new one nothing is left when it fails.
     """
 
     def write_data(draft: RunFolder) -> None:
@@ -221,17 +221,24 @@ def open_run(
         write_class_images(draft.class_images, class_pictures)
         encode(draft)
 
-    return find_or_create(root, name, config, write_data, resume=resume)
+    return find_or_create(root, name, config, write_data, encode, resume=resume)
 
 
 def find_or_create(
-    root: Path, name: str, config: Config, write_data: Callable[[RunFolder], None], *, resume: bool
+    root: Path,
+    name: str,
+    config: Config,
+    write_data: Callable[[RunFolder], None],
+    add_data: Callable[[RunFolder], None] = lambda run: None,
+    *,
+    resume: bool,
 ) -> RunFolder:
     """Return the folder of the run that these settings resume, or create one with `write_data`.
 
-    Runs of one name are `name`, `name_2`, `name_3` and so on: other settings or images start a new
-    run. With `resume`, the first run that can be resumed is; `config` may have more steps than it
-    had. Raises UserError when the disk is full, and when another process trains that run.
+    `add_data` is called with a run that is resumed before its end. Runs of one name are `name`,
+    `name_2`, `name_3` and so on: other settings or images start a new run. With `resume`, the first
+    run that can be resumed is; `config` may have more steps than it had. Raises UserError when the
+    disk is full, and when another process trains that run.
     """
     for number in count(1):
         run = RunFolder(root / (name if number == 1 else f"{name}_{number}"))
@@ -245,6 +252,8 @@ def find_or_create(
         if resume and can_resume(run, config):
             with run.locked():
                 write_text(run.config, to_yaml(config.resuming(read_config(run.config))))
+                if not run.is_finished():
+                    add_data(run)
             return run
     raise AssertionError("count() never ends")
 
