@@ -35,10 +35,11 @@ class AskImage(io.ComfyNode):
                 io.Image.Input("image", tooltip="One image or a batch, of any size."),
                 io.String.Input(
                     "questions",
-                    default="how many are there?",
+                    default="what is in the picture?\nis there a dog?",
                     multiline=True,
-                    tooltip="One question per line. The sandbox understands 'what colour is the "
-                    "dog?' and 'how many are there?'.",
+                    tooltip="One question per line. The sandbox understands 'what is in the "
+                    "picture?', 'is there a dog?', 'what colour is the dog?', 'what is left of the "
+                    "dog?' (or right) and 'how many are there?'.",
                 ),
                 io.Int.Input(
                     "max_new_tokens",

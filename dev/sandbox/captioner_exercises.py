@@ -60,9 +60,14 @@ def detailed_caption(sample: Sample, rng: np.random.Generator) -> Exercise:
     return "<grounding>Describe this image in detail:", text
 
 
+def contents_exercise(sample: Sample, rng: np.random.Generator) -> Exercise:
+    """All things and the background, asked for by a question."""
+    return _asked(*contents_question(sample))
+
+
 def short_exercise(sample: Sample, rng: np.random.Generator) -> Exercise:
     """Ground a phrase, which may be absent, name a region, or answer a question."""
-    kind = rng.choice(("ground", "region", "question"), p=(0.4, 0.15, 0.45))
+    kind = rng.choice(("ground", "region", "question"), p=(0.4, 0.1, 0.5))
     k = int(rng.integers(len(sample.boxes)))
     thing, box = sample.scene.things[k], sample.boxes[k]
     if kind == "region":
@@ -73,7 +78,10 @@ def short_exercise(sample: Sample, rng: np.random.Generator) -> Exercise:
         phrase = absent_phrase(sample, rng) if absent else random_phrase(thing, rng)
         boxes = matching_boxes(sample, phrase)
         return f"<grounding><phrase> {phrase}</phrase>", object_text(boxes) if boxes else ""
-    question, answer = _question(sample, thing, rng)
+    return _asked(*_question(sample, thing, rng))
+
+
+def _asked(question: str, answer: str) -> Exercise:
     return f"<grounding>Question: {question} Answer:", f" {answer}"
 
 
@@ -157,15 +165,11 @@ def side_question(sample: Sample, thing: Thing, side: Literal["left", "right"]) 
 
 
 def _question(sample: Sample, thing: Thing, rng: np.random.Generator) -> Exercise:
-    kind = rng.choice(
-        ("colour", "side", "presence", "contents", "count"), p=(0.4, 0.2, 0.2, 0.1, 0.1)
-    )
+    kind = rng.choice(("colour", "side", "presence", "count"), p=(0.4, 0.25, 0.3, 0.05))
     if kind == "colour" and has_one(sample, thing):
         return colour_question(thing)
     if kind == "side" and has_one(sample, thing):
         return side_question(sample, thing, "left" if rng.uniform() < 0.5 else "right")
-    if kind == "contents":
-        return contents_question(sample)
     if kind == "count":
         return count_question(sample)
     absent = rng.uniform() < 0.5

@@ -14,7 +14,15 @@ from torch.nn import functional
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
 
 from ...sandbox import DIFFUSION, KOSMOS
-from .captioner_exercises import BINS, Exercise, brief_caption, detailed_caption, short_exercise
+from .captioner_exercises import (
+    BINS,
+    Exercise,
+    brief_caption,
+    contents_exercise,
+    detailed_caption,
+    short_exercise,
+)
+from .optimizer import MuonAdamW
 from .scene_pool import Pool, Sample
 from .tokenizers import KOSMOS_PIXELS, kosmos_processor, save
 from .train_autoencoder import IMAGE_SIZE, draw_varied, to_tensor
@@ -28,8 +36,14 @@ VISION_STEPS = 500
 """First steps of a new model, which train the vision tower only."""
 VISION_WEIGHT = 0.5
 """Weight of the vision loss next to the text loss."""
-SHARES = {brief_caption: 0.4, detailed_caption: 0.1, short_exercise: 0.5}
-"""Share of each kind of exercise."""
+LONG_SHARES = {brief_caption: 0.65, detailed_caption: 0.15, contents_exercise: 0.2}
+"""Share of each kind of long exercise."""
+LONG_EVERY = 3
+"""One in this many images of a batch gets a long exercise."""
+SHORT_EXERCISES = 3
+"""Short exercises per image: its embeddings are computed once for all of them."""
+FRESH = 10
+"""New images per step."""
 RECONSTRUCTED = 0.25
 """Share of images that pass through the diffusion model's autoencoder, at its size."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -154,7 +168,11 @@ class TextLoss:
         image_embeds: torch.Tensor,
         exercises: list[Exercise],
     ) -> torch.Tensor:
-        """Mean over the answers' tokens; image_embeds [B,QUERIES,C] from the connector."""
+        """Mean over the exercises of the mean over an answer's tokens.
+
+        image_embeds [B,QUERIES,C] come from the connector. With one mean over all tokens, "no"
+        and the end of text after an absent phrase would hardly count beside long answers.
+        """
         ids, slots, labels = tokenize(exercises, self.processor)
         logits = model(
             image_embeds=image_embeds,
@@ -166,11 +184,13 @@ class TextLoss:
         mask = labels[:, 1:] != -100
         true = labels[:, 1:][mask]
         log_probs = logits[:, :-1][mask].log_softmax(-1)
+        weights = (1 / mask.sum(1, keepdim=True)).expand_as(mask)[mask]
         places = (true >= self.first) & (true < self.first + len(self.targets))
         location_log_probs = log_probs[places, self.first : self.first + len(self.targets)]
-        loss = -(self.targets[true[places] - self.first] * location_log_probs).sum()
-        loss = loss + functional.nll_loss(log_probs[~places], true[~places], reduction="sum")
-        return loss / len(true)
+        losses = torch.empty_like(weights)
+        losses[places] = -(self.targets[true[places] - self.first] * location_log_probs).sum(-1)
+        losses[~places] = functional.nll_loss(log_probs[~places], true[~places], reduction="none")
+        return (weights * losses).sum() / len(exercises)
 
 
 def train(folder: Path, budget: Budget, learning_rate: float) -> None:
@@ -185,7 +205,7 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
         model = new_model(processor)
     vision_loss = VisionLoss(model)
     trained = nn.ModuleDict({"model": model, "vision_loss": vision_loss}).train()
-    optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = MuonAdamW([(trained, 1.0)], (0.9, 0.98), 0.02, (model.text_model.lm_head,))
 
     def write() -> None:
         half = Kosmos2ForConditionalGeneration(model.config)
@@ -200,18 +220,23 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
         write,
         learning_rate=learning_rate,
         trained=trained,
+        decay=0.99,
     )
-    text_loss, kinds = TextLoss(processor), list(SHARES)
+    text_loss, kinds = TextLoss(processor), list(LONG_SHARES)
     draw = ImageSource(AutoencoderKL.from_pretrained(DIFFUSION / "vae"))
-    pool = Pool(KOSMOS_PIXELS, 20_000, 24, first_seed=budget.seed + run.step * 24, draw=draw)
+    pool = Pool(KOSMOS_PIXELS, 20_000, FRESH, budget.seed + run.step * FRESH, draw)
     rng = np.random.default_rng((budget.seed, run.step))
     for step in run.steps():
         samples = pool.batch(budget.batch, rng)
         patches, embeds = encode_images(model, pixel_values(samples))
         loss = vision_loss(patches, embeds, samples) * VISION_WEIGHT
         if continued or step >= VISION_STEPS:
-            exercise = kinds[rng.choice(len(kinds), p=list(SHARES.values()))]
-            loss = loss + text_loss(model, embeds, [exercise(s, rng) for s in samples])
+            exercise = kinds[rng.choice(len(kinds), p=list(LONG_SHARES.values()))]
+            longer = [exercise(s, rng) for s in samples[::LONG_EVERY]]
+            shorter = [short_exercise(s, rng) for s in samples for _ in range(SHORT_EXERCISES)]
+            loss = loss + text_loss(model, embeds[::LONG_EVERY].contiguous(), longer)
+            repeated = embeds.repeat_interleave(SHORT_EXERCISES, dim=0)
+            loss = loss + text_loss(model, repeated, shorter)
         run.optimize(loss)
 
 

@@ -7,18 +7,20 @@ import json
 import pytest
 from kosmos_dreambooth.dev.demo.comfyui_server import ComfyUI
 from kosmos_dreambooth.dev.demo.server_client import Client
-from PIL import Image
 
 from tests.kosmos.translators import TEXTS, write_nllb
 
-from .conftest import Graph, texts
+from .conftest import Graph, scene, texts
+
+DOG_AND_HOUSE = 9170
+"""The seed of a scene with a red dog and a blue house."""
 
 
 def translate_graph(server: ComfyUI, translator: str, language: str) -> Graph:
     ground = {"phrases": "a red dog\na blue house", "verify": False}
     return (
         Graph()
-        .load_images(server.input, Image.new("RGB", (32, 32)), name="translate")
+        .load_images(server.input, scene(DOG_AND_HOUSE, count=2), name="translate")
         .add("model", "LoadKosmos")
         .add("ground", "GroundPhrase", kosmos=["model", 0], image=["images", 0], **ground)
         .add("translate", "TranslateCaption", grounding=["ground", 0])
@@ -58,4 +60,4 @@ def test_an_nllb_translates_and_keeps_the_boxes(client: Client, server: ComfyUI)
     outcome = graph.outputs(client)
     assert texts(outcome, "caption") == [TEXTS["a red dog, a blue house"][1]]
     (box,) = json.loads(texts(outcome, "boxes")[0])
-    assert 0 <= box[0] < box[2] <= 32
+    assert 0 <= box[0] < box[2] <= 112
