@@ -57,7 +57,7 @@ class FineTuneCaptions(io.ComfyNode):
                     tooltip="The captions' language. Afterwards choose the same language in "
                     "Grounded Caption.",
                 ),
-                run_schema.steps_input(400),
+                run_schema.steps_input(500),
                 run_schema.learning_rate_input(
                     "chosen by model size, 2e-4 for the published Kosmos-2"
                 ),

@@ -35,7 +35,7 @@ class CaptionConfig(Config):
     language: str = option(group=Group.SUBJECT)
     prompt: str = option(group=Group.SUBJECT)
     train_connector: bool = option(False, group=Group.PARAMETERS)
-    steps: int = 400
+    steps: int = 500
     batch_size: int = 8
     keep_english: float = option(0.3, group=Group.LOSS, bounds=(0.0, 1.0))
 
