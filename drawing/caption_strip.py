@@ -73,7 +73,8 @@ def draw_captioned(
     factor = math.ceil(MIN_SIDE / max(height, width))
     height, width = height * factor, width * factor
     sheet_width = max(width, height // 2)
-    font = load_font(max(round((height + width) / 64), MIN_FONT_SIZE))
+    text = "".join(run.text for caption in captions for run in caption)
+    font = load_font(max(round((height + width) / 64), MIN_FONT_SIZE), text)
     strips = [CaptionStrip(caption, sheet_width, font) for caption in captions]
     size = (sheet_width, height + max(strip.height for strip in strips))
     sheets = torch.empty(len(strips), size[1], size[0], 3)

@@ -120,7 +120,7 @@ def _cell(image: SheetImage, side: int, lines: Sequence[TextLine], text_height: 
     pen = ImageDraw.Draw(cell)
     top = side + 14
     for line in lines:
-        pen.text((0, top), line.text, line.colour, load_font(line.size))
+        pen.text((0, top), line.text, line.colour, load_font(line.size, line.text))
         top += line.size + LEADING
     for k, (name, value, colour) in enumerate(scores):
         _bar(pen, side + 14 + text_height + 8 + 24 * k, side, name, value, colour)
@@ -151,5 +151,5 @@ def _bar(
 
 
 def _wrap(text: str, size: int, width: int) -> list[str]:
-    lines = wrap_runs([TextRun(" ".join(text.split()), None)], width, load_font(size))
+    lines = wrap_runs([TextRun(" ".join(text.split()), None)], width, load_font(size, text))
     return ["".join(run.text for run in line) for line in lines if line]

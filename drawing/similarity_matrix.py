@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
@@ -41,7 +42,7 @@ def draw_matrix(
     """
     labelled = max(values.shape) <= MAX_LABELLED
     cell = CELL if labelled else SMALL_CELL
-    font = load_font(FONT_SIZE)
+    font = load_font(FONT_SIZE, "".join(chain(*labels)))
     heads: list[list[Image.Image]] = [[], []]
     if labelled:
         heads = [_heads(*pair, font) for pair in zip(labels, thumbnails, strict=True)]

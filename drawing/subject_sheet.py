@@ -25,7 +25,7 @@ def draw_subject_sheet(
     `images` are uint8 [H,W,3] of any sizes, and `masks`, if any, uint8 [H,W] of the same sizes.
     There are up to four images in a row.
     """
-    font = load_font(FONT_SIZE)
+    font = load_font(FONT_SIZE, "".join(captions))
     strips = [
         CaptionStrip([TextRun(" / ".join(caption.splitlines()), None)], SIDE, font)
         for caption in captions

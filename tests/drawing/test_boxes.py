@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kosmos_dreambooth.drawing.boxes import boxes_to_mask, draw_boxes, draw_boxes_batch
 from kosmos_dreambooth.drawing.labels import place_labels
-from kosmos_dreambooth.drawing.style import text_colour_on
+from kosmos_dreambooth.drawing.style import load_font, text_colour_on
 from kosmos_dreambooth.kosmos.grounding import Box, GroundedText, Phrase
 from PIL import ImageColor
 
@@ -126,3 +126,13 @@ def test_a_caption_without_boxes_has_an_empty_mask() -> None:
     assert boxes_to_mask([], 5, 7).shape == (5, 7)
     assert boxes_to_mask([], 5, 7).sum() == 0
     assert math.isclose(boxes_to_mask(SEEN.boxes, 100, 100).mean(), 0.2, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["ein grüner Vogel", "une étoile", "красная собака"])
+def test_captions_in_other_languages_are_readable(text: str) -> None:
+    font = load_font(20, text)
+    if font.getname()[0] == load_font(20).getname()[0]:
+        pytest.skip("no other font is installed")
+    box = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(char)) != box for char in text if char != " ")
+    assert load_font(20, "a green bird").getname() == load_font(20).getname()
