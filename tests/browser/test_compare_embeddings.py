@@ -10,7 +10,7 @@ from kosmos_dreambooth.dev.demo.browser_tab import Tab
 from tests.browser.conftest import build
 from tests.host.conftest import Graph, scene
 
-TEXTS = ["a red dog", "a blue boat", "a cup"]
+TEXTS = ["a red dog", "a blue boat", "a purple cup"]
 
 
 @pytest.fixture(scope="module")
