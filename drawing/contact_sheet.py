@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .caption_strip import TextRun, wrap_runs
 from .style import load_font
@@ -50,7 +50,12 @@ class TextLine(NamedTuple):
 
     text: str
     colour: Colour
-    size: int
+    font: ImageFont.FreeTypeFont
+
+    @property
+    def height(self) -> int:
+        """The distance to the next line, in pixels."""
+        return round(self.font.size) + LEADING
 
 
 def draw_sheet(title: str, text: str, rows: Sequence[SheetRow], footer: str) -> Image.Image:
@@ -87,7 +92,7 @@ def _row(row: SheetRow) -> Image.Image:
     columns = max(len(row.images), MIN_COLUMNS)
     side = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     texts = [_text_lines(image, side) for image in row.images]
-    text_height = max(sum(line.size + LEADING for line in lines) for lines in texts)
+    text_height = max(sum(line.height for line in lines) for lines in texts)
     cells = [
         _cell(image, side, lines, text_height)
         for image, lines in zip(row.images, texts, strict=True)
@@ -104,10 +109,7 @@ def _row(row: SheetRow) -> Image.Image:
 def _text_lines(image: SheetImage, side: int) -> list[TextLine]:
     """Return the lines of text below an image."""
     size = 22 if side > 300 else 19
-    lines = [TextLine(line, INK, size) for line in _wrap(image.prompt, size, side)]
-    return lines + [
-        TextLine(line, FAINT, size - 3) for line in _wrap(image.caption, size - 3, side)
-    ]
+    return _wrap(image.prompt, INK, size, side) + _wrap(image.caption, FAINT, size - 3, side)
 
 
 def _cell(image: SheetImage, side: int, lines: Sequence[TextLine], text_height: int) -> Image.Image:
@@ -120,8 +122,8 @@ def _cell(image: SheetImage, side: int, lines: Sequence[TextLine], text_height: 
     pen = ImageDraw.Draw(cell)
     top = side + 14
     for line in lines:
-        pen.text((0, top), line.text, line.colour, load_font(line.size, line.text))
-        top += line.size + LEADING
+        pen.text((0, top), line.text, line.colour, line.font)
+        top += line.height
     for k, (name, value, colour) in enumerate(scores):
         _bar(pen, side + 14 + text_height + 8 + 24 * k, side, name, value, colour)
     return cell
@@ -150,6 +152,7 @@ def _bar(
     pen.text((width, top), f"{value:.2f}", INK, load_font(16), anchor="ra")
 
 
-def _wrap(text: str, size: int, width: int) -> list[str]:
-    lines = wrap_runs([TextRun(" ".join(text.split()), None)], width, load_font(size, text))
-    return ["".join(run.text for run in line) for line in lines if line]
+def _wrap(text: str, colour: Colour, size: int, width: int) -> list[TextLine]:
+    font = load_font(size, text)
+    lines = wrap_runs([TextRun(" ".join(text.split()), None)], width, font)
+    return [TextLine("".join(run.text for run in line), colour, font) for line in lines if line]

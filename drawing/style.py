@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import cast
 
@@ -25,40 +26,35 @@ FONT_FILES = (
     "Hiragino Sans GB.ttc",
     "AppleSDGothicNeo.ttc",
 )
-"""Fonts of Linux, Windows and macOS for text that Pillow's own font, ASCII alone, cannot show."""
+"""Fonts of Linux, Windows and macOS for text that Pillow's own font cannot show."""
 NO_CHARACTER = "\uffff"
-"""Drawn as every character that a font lacks."""
+"""No font has a glyph for it, so it is drawn as the font's .notdef glyph."""
 
 
 def load_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     """Return a font, `size` pixels high: Pillow's own, or an installed one for other characters.
 
-    If none has all characters of `text`, it is one of those that lack the fewest.
+    It is the first of those that lack the fewest characters of `text`.
     """
     own = cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
     if text.isascii():
         return own
-    installed = [ImageFont.truetype(name, size) for name in _installed()]
-    return min((own, *installed), key=lambda font: _lacking(font, text))
+    installed = (font.font_variant(size=size) for font in _installed_fonts())
+    return min((own, *installed), key=lambda font: _count_missing_glyphs(font, text))
 
 
 @cache
-def _installed() -> list[str]:
-    return [name for name in FONT_FILES if _opens(name)]
+def _installed_fonts() -> list[ImageFont.FreeTypeFont]:
+    fonts = []
+    for name in FONT_FILES:
+        with suppress(OSError):
+            fonts.append(ImageFont.truetype(name))
+    return fonts
 
 
-def _opens(name: str) -> bool:
-    try:
-        ImageFont.truetype(name)
-    except OSError:
-        return False
-    return True
-
-
-def _lacking(font: ImageFont.FreeTypeFont, text: str) -> int:
-    """Return how many of the text's characters a font has no glyph for."""
-    box = bytes(font.getmask(NO_CHARACTER))
-    return sum(bytes(font.getmask(char)) == box for char in set(text) if not char.isspace())
+def _count_missing_glyphs(font: ImageFont.FreeTypeFont, text: str) -> int:
+    notdef = bytes(font.getmask(NO_CHARACTER))
+    return sum(bytes(font.getmask(char)) == notdef for char in set(text) if not char.isspace())
 
 
 def text_colour_on(background: str) -> str:
