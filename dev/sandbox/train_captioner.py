@@ -205,7 +205,7 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
         model = new_model(processor)
     vision_loss = VisionLoss(model)
     trained = nn.ModuleDict({"model": model, "vision_loss": vision_loss}).train()
-    optimizer = MuonAdamW([(trained, 1.0)], (0.9, 0.98), 0.02, (model.text_model.lm_head,))
+    optimizer = MuonAdamW([(trained, 1.0)], (0.9, 0.98), weight_decay=0.02)
 
     def write() -> None:
         half = Kosmos2ForConditionalGeneration(model.config)
