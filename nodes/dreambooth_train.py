@@ -72,7 +72,7 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Also train the text encoder. Higher subject similarity for more "
                     "memory.",
                 ),
-                run_schema.steps_input(700),
+                run_schema.steps_input(400),
                 run_schema.learning_rate_input(
                     "chosen by method and model size, 1e-4 (lora, dora) or 5e-6 (full) for Stable "
                     "Diffusion 1.5"

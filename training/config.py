@@ -265,7 +265,7 @@ class Options(CommonOptions):
         "when there are class images.",
     )
     class_caption_dropout: float = option(
-        0.5,
+        0.3,
         group=Group.LOSS,
         bounds=(0.0, 1.0),
         legacy=0.0,
@@ -286,7 +286,7 @@ class Options(CommonOptions):
         "token, which preserves the class in those scenes too. Only with class_target model.",
     )
     other_words: float = option(
-        0.4,
+        0.6,
         group=Group.LOSS,
         bounds=(0.0, 1.0),
         legacy=0.0,
@@ -375,7 +375,7 @@ class Config(CommonOptions, ABC):
 
     data: str = option(group=Group.SUBJECT)
     rank: int = option(16, group=Group.PARAMETERS, bounds=(1, 1024))
-    steps: int = option(700, group=Group.SCHEDULE, bounds=(1, 1_000_000), resumable=True)
+    steps: int = option(400, group=Group.SCHEDULE, bounds=(1, 1_000_000), resumable=True)
     learning_rate: float = option(0.0, group=Group.SCHEDULE, bounds=(0.0, 1.0))
     batch_size: int = option(4, group=Group.BATCH, bounds=(1, 256))
     device: str = option("auto", group=Group.BATCH, choices=("auto", "cpu"), resumable=True)

@@ -109,13 +109,22 @@ def test_the_teacher_is_used_for_the_subject_s_scenes_and_vocabulary_prompts(
     others = set(prompts_used) - {"", "a dog", "a dog by the sea"}
     assert len(set(prompts_used) - others) == 3
     config = read_as(TrainingConfig, run.config)
-    drawn = vocabulary_prompts(
-        load_diffusion(config.base).tokenizer.get_vocab(), config.token, config.seed
-    )
+    vocabulary = load_diffusion(config.base).tokenizer.get_vocab()
+    drawn = vocabulary_prompts(vocabulary, config.token, config.class_name, config.seed)
     assert len(drawn) == PROMPT_COUNT
     assert len(others) > 3
     assert others <= set(drawn)
     assert not any("sks" in prompt.split() for prompt in drawn)
+
+
+def test_every_other_vocabulary_prompt_has_the_class_beside_other_words() -> None:
+    vocabulary = ["red</w>", "blue</w>", "cat</w>", "sks</w>", "of</w>", "re"]
+    prompts = vocabulary_prompts(vocabulary, "sks", "shiba inu", 0)
+    words = [prompt.removeprefix("a ").replace("shiba inu", "dog").split() for prompt in prompts]
+    assert {len(each) for each in words} == {2, 3, 4, 5, 6}
+    assert {word for each in words for word in each} == {"red", "blue", "cat", "dog"}
+    assert [each.count("dog") for each in words] == [0, 1] * (PROMPT_COUNT // 2)
+    assert vocabulary_prompts(["cat</w>"], "sks", "dog", 0) == []
 
 
 def _latent(diffusion) -> tuple[int, int, int]:

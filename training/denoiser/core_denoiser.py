@@ -278,7 +278,7 @@ def core_vocabulary_prompts(config: TrainingConfig) -> list[str]:
     vocabulary = read_json(
         Path(config.vocabulary) / "vocab.json", "set vocabulary in config.yaml to a CLIP tokenizer"
     )
-    return vocabulary_prompts(vocabulary, config.token, config.seed)
+    return vocabulary_prompts(vocabulary, config.token, config.class_name, config.seed)
 
 
 def checkpoint_blocks(model: torch.nn.Module) -> None:

@@ -116,7 +116,8 @@ class DiffusersDenoiser(Denoiser):
     def vocabulary_prompts(self) -> list[str]:
         """Return prompts of random words of the tokenizer's vocabulary."""
         vocabulary = self.diffusion.tokenizer.get_vocab()
-        return vocabulary_prompts(vocabulary, self._config.token, self._config.seed)
+        config = self._config
+        return vocabulary_prompts(vocabulary, config.token, config.class_name, config.seed)
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Encode all prompts; keep their token ids where the text encoders run in each step."""
