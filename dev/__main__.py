@@ -23,6 +23,7 @@ COMMANDS = {
     "screenshots": "demo.panel_screenshots",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
+    "train-decoder": "sandbox.train_decoder",
     "train-captioner": "sandbox.train_captioner",
     "train-judge": "sandbox.train_judge",
     "draw-scenes": "sandbox.draw_scenes",

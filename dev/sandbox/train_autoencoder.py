@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from ...sandbox import DIFFUSION
-from ...sandbox.world.individual import nearest_colour, shifted
-from ...sandbox.world.scene import Scene, draw_scene
 from .optimizer import MuonAdamW
-from .scene_pool import Sample, render_sample
+from .scene_pool import Sample
 from .training_run import Budget, Run, parse_training_arguments, without_path
+from .varied_scenes import draw_varied
 
 IMAGE_SIZE = 128
 
@@ -92,33 +90,6 @@ def _pass_channels(conv: nn.Conv2d, kernel: torch.Tensor, inputs: int = 6) -> No
         conv.weight[channel, channel % inputs] = sign * kernel
 
 
-def draw_varied(seed: int, size: int) -> Sample:
-    """A scene of the world, one in four with colours and accessories that the world does not have.
-
-    They are needed to reconstruct subjects from outside the world, such as the demo's.
-    """
-    scene = draw_scene(seed)
-    rng = np.random.default_rng((seed, 1))
-    if rng.uniform() < 0.25:
-        tints = [shifted((0, 0, 0), 1, rng.integers(20, 250, 3).tolist()) for _ in range(4)]
-        things = tuple(
-            replace(
-                thing,
-                individual=replace(
-                    thing.individual,
-                    colour=nearest_colour(tints[0]),
-                    tint=tints[0],
-                    second=tints[1] if rng.uniform() < 0.5 else None,
-                    scarf=tints[2] if rng.uniform() < 0.5 else None,
-                    odd_ear=tints[3] if rng.uniform() < 0.5 else None,
-                ),
-            )
-            for thing in scene.things
-        )
-        scene = Scene(things, scene.background, scene.seed, scene.horizon)
-    return render_sample(scene, size)
-
-
 def to_tensor(samples: list[Sample]) -> torch.Tensor:
     """The samples' images, float32 [B,3,H,W] in -1..1."""
     pixels = torch.from_numpy(np.stack([s.pixels for s in samples]))
@@ -137,15 +108,12 @@ def reconstruction_loss(reconstructed: torch.Tensor, true: torch.Tensor) -> torc
     return loss
 
 
-def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: bool) -> None:
-    """Train; with `decoder_only` the latents, and so the diffusion model, stay the same."""
+def train(folder: Path, budget: Budget, learning_rate: float) -> None:
+    """Train, from the weights in `folder` if there are any."""
     torch.manual_seed(budget.seed)
     exists = (folder / "config.json").exists()
     model = AutoencoderKL.from_pretrained(folder) if exists else new_model()
     model.float().train()
-    if decoder_only:
-        model.encoder.requires_grad_(False)
-        model.quant_conv.requires_grad_(False)
     optimizer = MuonAdamW(
         [(model, 1.0)],
         betas=(0.9, 0.99),
@@ -156,12 +124,10 @@ def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: b
     def write() -> None:
         half = AutoencoderKL.from_config(without_path(model.config))
         half.load_state_dict(model.state_dict())
-        if not decoder_only:
-            standardise(half)
+        standardise(half)
         half.half().save_pretrained(folder)
 
-    name = "decoder" if decoder_only else "autoencoder"
-    run = Run(name, budget, model, optimizer, write, learning_rate=learning_rate)
+    run = Run("autoencoder", budget, model, optimizer, write, learning_rate=learning_rate)
     first_seed = 50_000_000 + budget.seed * 10_000_000
     for step in run.steps():
         start = first_seed + step * budget.batch
@@ -171,9 +137,7 @@ def train(folder: Path, budget: Budget, learning_rate: float, *, decoder_only: b
             latents = model.encode(true).latent_dist
             reconstructed = model.decode(latents.sample()).sample
         loss = reconstruction_loss(reconstructed.float(), true)
-        if not decoder_only:
-            loss = loss + 1e-5 * latents.kl().mean() / latents.mean[0].numel()
-        run.optimize(loss)
+        run.optimize(loss + 1e-5 * latents.kl().mean() / latents.mean[0].numel())
 
 
 @torch.no_grad()
@@ -198,8 +162,6 @@ def standardise(model: AutoencoderKL, count: int = 512) -> None:
 
 def main() -> None:
     """Train the autoencoder."""
-    options = parse_training_arguments(
-        __doc__, minutes=40.0, batch=4, rate=3e-3, decoder_only=(False, "keep the encoder")
-    )
+    options = parse_training_arguments(__doc__, minutes=40.0, batch=4, rate=3e-3)
     budget = Budget(options.minutes, options.batch, options.seed)
-    train(DIFFUSION / "vae", budget, options.rate, decoder_only=options.decoder_only)
+    train(DIFFUSION / "vae", budget, options.rate)

@@ -25,8 +25,9 @@ from .captioner_exercises import (
 from .optimizer import MuonAdamW
 from .scene_pool import Pool, Sample
 from .tokenizers import KOSMOS_PIXELS, kosmos_processor, save
-from .train_autoencoder import IMAGE_SIZE, draw_varied, to_tensor
+from .train_autoencoder import IMAGE_SIZE, to_tensor
 from .training_run import Budget, Run, parse_training_arguments
+from .varied_scenes import draw_varied
 from .vision_targets import VisionLoss
 
 QUERIES = 16

@@ -7,7 +7,11 @@ learning rate for the text encoder need the fewest samples until prompts are fol
 from __future__ import annotations
 
 import argparse
+import bisect
+import hashlib
+import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +26,11 @@ from ...sandbox.world.captions import prompt
 from ...sandbox.world.lexicon import RARE_TOKENS
 from ...sandbox.world.scene import Scene, draw_scene
 from .optimizer import MuonAdamW
-from .scene_pool import draw_sample
+from .scene_pool import render_sample
 from .tokenizers import TEXT_LENGTH, clip_tokenizer
 from .train_autoencoder import IMAGE_SIZE, to_tensor
 from .training_run import STATES, Budget, Run, parse_training_arguments, without_path
+from .varied_scenes import draw_varied_individual, varied_prompt
 
 log = logging.getLogger(__name__)
 
@@ -99,33 +104,55 @@ def random_prompt(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
-@torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, first_seed: int, counts: list[int]) -> torch.Tensor:
-    """Scaled latent means [N, 8, 16, 16] of drawn scenes; counts[k] things in the k-th."""
-    encoded = []
-    for start in range(0, len(counts), 64):
-        block = counts[start : start + 64]
-        samples = [
-            draw_sample(first_seed + start + k, IMAGE_SIZE, count) for k, count in enumerate(block)
-        ]
-        latents = vae.encode(to_tensor(samples).to(vae.device)).latent_dist.mean
-        encoded.append(latents.cpu() * vae.config.scaling_factor)
-        if start % 3200 == 0:
-            log.info("encoded %d of %d scenes", start, len(counts))
-    return torch.cat(encoded)
+class TrainingScenes:
+    """Scenes of one thing, of two, and of one varied individual, numbered in this order.
 
+    `counts` are their numbers. A scene is drawn again from its number when its prompt is needed.
+    """
 
-def load_latents(vae: AutoencoderKL, singles: int, pairs: int) -> torch.Tensor:
-    """The training set, encoded once and cached: first scenes of one thing, then of two."""
-    path = STATES / f"latents_{singles}_{pairs}.pt"
-    if path.exists():
-        cached = torch.load(path, weights_only=True)
-        if cached["scaling_factor"] == vae.config.scaling_factor:
-            return cached["latents"]
-    latents = encode_scenes(vae, FIRST_SEED, [1] * singles + [2] * pairs)
-    STATES.mkdir(parents=True, exist_ok=True)
-    torch.save({"scaling_factor": vae.config.scaling_factor, "latents": latents}, path)
-    return latents
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.counts = tuple(counts)
+        self.starts = (0, *itertools.accumulate(self.counts))
+
+    def scene(self, k: int) -> Scene:
+        """Return scene number `k`."""
+        part = bisect.bisect(self.starts, k) - 1
+        if part == len(self.counts) - 1:
+            return draw_varied_individual(FIRST_SEED + k)
+        return draw_scene(FIRST_SEED + k, part + 1)
+
+    def prompt(self, k: int, rng: np.random.Generator) -> str:
+        """Return a random prompt for scene number `k`."""
+        scene = self.scene(k)
+        varied = k >= self.starts[-2]
+        return varied_prompt(scene, rng) if varied else random_prompt(scene, rng)
+
+    def random_numbers(
+        self, parts: Sequence[int], size: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return the numbers [size] of random scenes of these parts, all equally likely."""
+        numbers = np.concatenate([np.arange(*self.starts[part : part + 2]) for part in parts])
+        return rng.choice(numbers, size)
+
+    @torch.no_grad()
+    def latents(self, vae: AutoencoderKL) -> torch.Tensor:
+        """Return the scaled latent means [N,8,16,16] of all scenes, encoded once and cached."""
+        weights = b"".join(p.detach().cpu().numpy().tobytes() for p in vae.encoder.parameters())
+        digest = hashlib.blake2b(weights + repr(self.counts).encode(), digest_size=4).hexdigest()
+        path = STATES / f"latents_{digest}.pt"
+        if path.exists():
+            return torch.load(path, weights_only=True)
+        encoded = []
+        for start in range(0, self.starts[-1], 64):
+            block = range(start, min(start + 64, self.starts[-1]))
+            samples = [render_sample(self.scene(k), IMAGE_SIZE) for k in block]
+            latents = vae.encode(to_tensor(samples).to(vae.device)).latent_dist.mean
+            encoded.append(latents.cpu() * vae.config.scaling_factor)
+            if start % 3200 == 0:
+                log.info("encoded %d of %d scenes", start, self.starts[-1])
+        STATES.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.cat(encoded), path)
+        return torch.cat(encoded)
 
 
 def diffusion_loss(
@@ -179,21 +206,15 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         schedule=lambda progress: 0.03 + 0.97 * min(1.0, 2 * (1 - progress)),
         decay=0.99,
     )
-    latents = load_latents(vae, options.singles, options.pairs)
+    scenes = TrainingScenes((options.singles, options.pairs, options.varied))
+    latents = scenes.latents(vae)
     alphas = new_scheduler().alphas_cumprod.to(options.device)
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
     for step in run.steps():
-        single = step * options.batch < options.alone
-        picks = rng.integers(options.singles if single else len(latents), size=options.batch)
-        texts = [
-            ""
-            if rng.uniform() < 0.1
-            else random_prompt(
-                draw_scene(FIRST_SEED + int(k), 1 if k < options.singles else 2), rng
-            )
-            for k in picks
-        ]
+        parts = (0,) if step * options.batch < options.alone else (0, 1, 2)
+        picks = scenes.random_numbers(parts, options.batch, rng)
+        texts = ["" if rng.uniform() < 0.1 else scenes.prompt(int(k), rng) for k in picks]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         batch, ids = latents[picks].to(options.device), ids.to(options.device)
         run.optimize(diffusion_loss(modules, batch, ids, alphas, generator))
@@ -228,7 +249,8 @@ def main() -> None:
         rate=4e-3,
         singles=(14_000, "scenes of one thing"),
         pairs=(14_000, "scenes of two things"),
-        alone=(40_000, "samples before scenes of two things are used"),
+        varied=(8_000, "scenes of one varied individual"),
+        alone=(40_000, "samples before the others are used"),
         device="cpu",
     )
     train(DIFFUSION, options)

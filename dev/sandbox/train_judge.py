@@ -20,9 +20,10 @@ from ...sandbox.world.individual import Individual, draw_individual
 from ...sandbox.world.lexicon import COLOURS, KINDS
 from ...sandbox.world.scene import place
 from .scene_pool import Pool, Sample, render_sample
-from .train_autoencoder import draw_varied, to_tensor
+from .train_autoencoder import to_tensor
 from .training_record import add_to_record
 from .training_run import parse_training_arguments
+from .varied_scenes import draw_varied
 
 log = logging.getLogger(__name__)
 

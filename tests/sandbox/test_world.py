@@ -27,8 +27,12 @@ from kosmos_dreambooth.dev.sandbox.draw_subject import (
 )
 from kosmos_dreambooth.dev.sandbox.scene_pool import Sample, draw_sample, render_sample
 from kosmos_dreambooth.dev.sandbox.tokenizers import clip_tokenizer, english_words, kosmos_processor
-from kosmos_dreambooth.dev.sandbox.train_autoencoder import draw_varied
 from kosmos_dreambooth.dev.sandbox.train_captioner import tokenize
+from kosmos_dreambooth.dev.sandbox.varied_scenes import (
+    draw_varied,
+    draw_varied_individual,
+    varied_prompt,
+)
 from kosmos_dreambooth.kosmos.grounding import parse
 from kosmos_dreambooth.sandbox.scenes import scenes
 from kosmos_dreambooth.sandbox.world.captions import brief, detailed, plain_text
@@ -211,10 +215,33 @@ def test_the_workflows_scenes_in_git_are_those_drawn() -> None:
             assert np.abs(np.asarray(kept).astype(int) - np.asarray(drawn)).max() <= 2
 
 
-def test_the_autoencoder_trains_on_other_clothes_but_not_on_the_subject() -> None:
-    worn = [t.individual for seed in range(300) for t in draw_varied(seed, 8).scene.things]
+def test_the_models_train_on_other_clothes_but_not_on_the_subject() -> None:
+    scenes = [draw_varied(seed, 8).scene for seed in range(300)]
+    scenes += [draw_varied_individual(seed) for seed in range(300)]
+    worn = [thing.individual for scene in scenes for thing in scene.things]
     assert any(one.scarf for one in worn)
     assert all(one.tint != SUBJECT.tint for one in worn)
+
+
+def test_a_varied_prompt_says_in_what_its_individual_differs() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        scene = draw_varied_individual(seed)
+        one = scene.things[0].individual
+        worn = {"belly": one.second, "scarf": one.scarf, "ear": one.odd_ear}
+        phrases = [
+            f"a {nearest_colour(tint)} {name}"
+            for name, tint in worn.items()
+            if tint and (one.kind == "dog" or name == "belly")
+        ]
+        text = varied_prompt(scene, rng)
+        start = f" {one.colour} {one.kind} with "
+        end = f" {BACKGROUNDS[scene.background]}"
+        assert start in text
+        assert text.endswith(end)
+        named = text.split(start)[1].removesuffix(end).split(" and ")
+        assert 1 <= len(named) <= 2
+        assert set(named) <= set(phrases)
 
 
 def test_every_word_of_the_world_is_one_token_for_both_models() -> None:
