@@ -252,7 +252,7 @@ def personalisation(
     yield figure('"a dog" is a dog to the judge, before', pooled["class_before"])
     yield figure('"a dog" is a dog to the judge, after', pooled["class_after"])
     yield figure("kinds generated for prompts about other things, before", others_before)
-    yield figure("kinds generated for prompts about other things, after", pooled["others"])
+    yield figure("kinds generated for prompts about other things, after", pooled["others"], 0.88)
     kept = [min(a, b) / max(a, b) for a, b in zip(before, after, strict=True)]
     yield Figure('diversity of "a dog" kept', sum(kept), len(kept), 0.90)
     log.info(
