@@ -42,12 +42,13 @@ def features(kosmos: Kosmos) -> torch.Tensor:
 
 
 def prediction(diffusion: Diffusion) -> torch.Tensor:
-    """The UNet's prediction for noise latents, float32."""
+    """The UNet's prediction for noise latents and two prompts, float32."""
     generator = torch.Generator().manual_seed(0)
     config, dtype = diffusion.unet.config, diffusion.dtype
     latents = torch.randn(2, config.in_channels, 16, 16, generator=generator).to(dtype)
-    text = torch.randn(2, 7, config.cross_attention_dim, generator=generator).to(dtype)
+    tokens = diffusion.tokenizer(["a dog", "a red cat"], padding="max_length", return_tensors="pt")
     with torch.no_grad():
+        text = diffusion.text_encoder(tokens.input_ids).last_hidden_state.to(dtype)
         return diffusion.unet(latents, 500, text).sample.float()
 
 
