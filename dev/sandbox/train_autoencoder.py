@@ -16,8 +16,8 @@ from torch.nn import functional
 from ...sandbox import DIFFUSION
 from .optimizer import MuonAdamW
 from .scene_pool import Sample
-from .training_run import Budget, Run, parse_training_arguments, without_path
-from .varied_scenes import draw_varied
+from .training_run import Budget, Run, copy_without_path, parse_training_arguments
+from .varied_scenes import draw_varied_sample
 
 IMAGE_SIZE = 128
 
@@ -122,16 +122,15 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
     )
 
     def write() -> None:
-        half = AutoencoderKL.from_config(without_path(model.config))
-        half.load_state_dict(model.state_dict())
-        standardise(half)
-        half.half().save_pretrained(folder)
+        saved = copy_without_path(model)
+        standardise(saved)
+        saved.half().save_pretrained(folder)
 
     run = Run("autoencoder", budget, model, optimizer, write, learning_rate=learning_rate)
     first_seed = 50_000_000 + budget.seed * 10_000_000
     for step in run.steps():
         start = first_seed + step * budget.batch
-        samples = [draw_varied(start + k, IMAGE_SIZE) for k in range(budget.batch)]
+        samples = [draw_varied_sample(start + k, IMAGE_SIZE) for k in range(budget.batch)]
         true = to_tensor(samples).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(true).latent_dist
@@ -147,7 +146,7 @@ def standardise(model: AutoencoderKL, count: int = 512) -> None:
     The shift and scale go into the two 1x1 convolutions around the latents. A diffusion model's
     loss weights all channels equally, so they should have one scale.
     """
-    samples = [draw_varied(60_000_000 + k, IMAGE_SIZE) for k in range(count)]
+    samples = [draw_varied_sample(60_000_000 + k, IMAGE_SIZE) for k in range(count)]
     latents = model.encode(to_tensor(samples)).latent_dist.mean
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)

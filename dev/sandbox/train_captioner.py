@@ -27,7 +27,7 @@ from .scene_pool import Pool, Sample
 from .tokenizers import KOSMOS_PIXELS, kosmos_processor, save
 from .train_autoencoder import IMAGE_SIZE, to_tensor
 from .training_run import Budget, Run, parse_training_arguments
-from .varied_scenes import draw_varied
+from .varied_scenes import draw_varied_sample
 from .vision_targets import VisionLoss
 
 QUERIES = 16
@@ -101,8 +101,8 @@ class ImageSource:
         """The scene of a seed, size x size pixels."""
         rng = np.random.default_rng((seed, 3))
         if rng.uniform() > RECONSTRUCTED:
-            return draw_varied(seed, size)
-        sample = draw_varied(seed, IMAGE_SIZE)
+            return draw_varied_sample(seed, size)
+        sample = draw_varied_sample(seed, IMAGE_SIZE)
         latents = self.autoencoder.encode(to_tensor([sample])).latent_dist.mean
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         decoded = self.autoencoder.decode(latents + rng.uniform(0, 0.25) * noise).sample[0]

@@ -10,46 +10,43 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL
 
+from ...diffusion.load.model_source import load_diffusion
 from ...sandbox import DIFFUSION
 from ...sandbox.world.scene import draw_scene
 from .optimizer import MuonAdamW
 from .scene_pool import render_sample
-from .tokenizers import clip_tokenizer
 from .train_autoencoder import IMAGE_SIZE, reconstruction_loss, to_tensor
 from .train_diffusion import new_scheduler, random_prompt
-from .training_run import Budget, Run, parse_training_arguments, without_path
-from .varied_scenes import SHARE, draw_varied_individual, varied_prompt
+from .training_run import Budget, Run, copy_without_path, parse_training_arguments
+from .varied_scenes import VARIED_SHARE, draw_varied_scene, varied_prompt
 
 FIRST_SEED = 70_000_000
 LEVELS = (80, 450)
 """Timesteps to which latents are noised: their scene stays, its details are drawn anew."""
 
 
-class Denoiser:
-    """Adds noise to latents and removes it with the diffusion model in `folder`."""
+class SDEdit:
+    """Adds noise to latents and denoises them (Meng et al. 2021, "SDEdit", arXiv:2108.01073)."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().eval()
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
-        self.text_encoder = encoder.float().eval()
-        self.tokenizer = clip_tokenizer()
+        self.diffusion = load_diffusion(folder)
         self.alphas = new_scheduler().alphas_cumprod
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         """Return latents [B,C,h,w] after two DDIM steps from one random level, without guidance."""
-        ids = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        states = self.text_encoder(ids.input_ids).last_hidden_state
+        unet, tokenizer = self.diffusion.unet, self.diffusion.tokenizer
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        states = self.diffusion.text_encoder(tokens.input_ids).last_hidden_state
         first = int(torch.randint(*LEVELS, (), generator=self.generator))
         clean, noise = latents, torch.randn(latents.shape, generator=self.generator)
         for level in (first, first // 3):
             alpha, sigma = self.alphas[level].sqrt(), (1 - self.alphas[level]).sqrt()
             noisy = alpha * clean + sigma * noise
-            velocity = self.unet(noisy, level, encoder_hidden_states=states).sample
+            velocity = unet(noisy, level, encoder_hidden_states=states).sample
             clean = alpha * noisy - sigma * velocity
             noise = sigma * noisy + alpha * velocity
         return clean
@@ -70,24 +67,22 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
     )
 
     def write() -> None:
-        half = AutoencoderKL.from_config(without_path(model.config))
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(folder / "vae")
+        copy_without_path(model).half().save_pretrained(folder / "vae")
 
     run = Run("decoder", budget, model, optimizer, write, learning_rate=learning_rate)
-    denoise = Denoiser(folder, budget.seed)
+    sdedit = SDEdit(folder, budget.seed)
     rng = np.random.default_rng((budget.seed, run.step))
     denoised = budget.batch // 2
     for step in run.steps():
         scenes, prompts = [], []
         for seed in range(FIRST_SEED + step * budget.batch, FIRST_SEED + (step + 1) * budget.batch):
-            varied = rng.uniform() < SHARE
-            scenes.append(draw_varied_individual(seed) if varied else draw_scene(seed))
+            varied = rng.uniform() < VARIED_SHARE
+            scenes.append(draw_varied_scene(seed) if varied else draw_scene(seed))
             prompts.append((varied_prompt if varied else random_prompt)(scenes[-1], rng))
         true = to_tensor([render_sample(scene, IMAGE_SIZE) for scene in scenes])
         with torch.no_grad():
             latents = model.encode(true).latent_dist.mean
-        latents[:denoised] = denoise(latents[:denoised], prompts[:denoised])
+        latents[:denoised] = sdedit(latents[:denoised], prompts[:denoised])
         with torch.autocast("cpu", torch.bfloat16):
             decoded = model.decode(latents.contiguous(memory_format=torch.channels_last)).sample
         run.optimize(reconstruction_loss(decoded.float(), true))

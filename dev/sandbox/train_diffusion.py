@@ -7,11 +7,9 @@ learning rate for the text encoder need the fewest samples until prompts are fol
 from __future__ import annotations
 
 import argparse
-import bisect
 import hashlib
-import itertools
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +27,8 @@ from .optimizer import MuonAdamW
 from .scene_pool import render_sample
 from .tokenizers import TEXT_LENGTH, clip_tokenizer
 from .train_autoencoder import IMAGE_SIZE, to_tensor
-from .training_run import STATES, Budget, Run, parse_training_arguments, without_path
-from .varied_scenes import draw_varied_individual, varied_prompt
+from .training_run import STATES, Budget, Run, copy_without_path, parse_training_arguments
+from .varied_scenes import draw_varied_scene, varied_prompt
 
 log = logging.getLogger(__name__)
 
@@ -104,55 +102,54 @@ def random_prompt(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
+@dataclass(frozen=True)
 class TrainingScenes:
-    """Scenes of one thing, of two, and of one varied individual, numbered in this order.
+    """Numbered scenes: first `singles` of one thing, `pairs` of two, `varied` of one varied thing.
 
-    `counts` are their numbers. A scene is drawn again from its number when its prompt is needed.
+    A scene is drawn from its number whenever it is needed.
     """
 
-    def __init__(self, counts: Sequence[int]) -> None:
-        self.counts = tuple(counts)
-        self.starts = (0, *itertools.accumulate(self.counts))
+    singles: int
+    pairs: int
+    varied: int
+
+    def __len__(self) -> int:
+        return self.singles + self.pairs + self.varied
+
+    def _is_varied(self, k: int) -> bool:
+        return k >= self.singles + self.pairs
 
     def scene(self, k: int) -> Scene:
         """Return scene number `k`."""
-        part = bisect.bisect(self.starts, k) - 1
-        if part == len(self.counts) - 1:
-            return draw_varied_individual(FIRST_SEED + k)
-        return draw_scene(FIRST_SEED + k, part + 1)
+        if self._is_varied(k):
+            return draw_varied_scene(FIRST_SEED + k)
+        return draw_scene(FIRST_SEED + k, 1 if k < self.singles else 2)
 
     def prompt(self, k: int, rng: np.random.Generator) -> str:
         """Return a random prompt for scene number `k`."""
-        scene = self.scene(k)
-        varied = k >= self.starts[-2]
-        return varied_prompt(scene, rng) if varied else random_prompt(scene, rng)
-
-    def random_numbers(
-        self, parts: Sequence[int], size: int, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Return the numbers [size] of random scenes of these parts, all equally likely."""
-        numbers = np.concatenate([np.arange(*self.starts[part : part + 2]) for part in parts])
-        return rng.choice(numbers, size)
+        write_prompt = varied_prompt if self._is_varied(k) else random_prompt
+        return write_prompt(self.scene(k), rng)
 
     @torch.no_grad()
     def latents(self, vae: AutoencoderKL) -> torch.Tensor:
         """Return the scaled latent means [N,8,16,16] of all scenes, encoded once and cached."""
         weights = b"".join(p.detach().cpu().numpy().tobytes() for p in vae.encoder.parameters())
-        digest = hashlib.blake2b(weights + repr(self.counts).encode(), digest_size=4).hexdigest()
+        digest = hashlib.blake2b(weights + repr(self).encode(), digest_size=4).hexdigest()
         path = STATES / f"latents_{digest}.pt"
         if path.exists():
             return torch.load(path, weights_only=True)
         encoded = []
-        for start in range(0, self.starts[-1], 64):
-            block = range(start, min(start + 64, self.starts[-1]))
+        for start in range(0, len(self), 64):
+            block = range(start, min(start + 64, len(self)))
             samples = [render_sample(self.scene(k), IMAGE_SIZE) for k in block]
             latents = vae.encode(to_tensor(samples).to(vae.device)).latent_dist.mean
             encoded.append(latents.cpu() * vae.config.scaling_factor)
             if start % 3200 == 0:
-                log.info("encoded %d of %d scenes", start, self.starts[-1])
+                log.info("encoded %d of %d scenes", start, len(self))
+        latents = torch.cat(encoded)
         STATES.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.cat(encoded), path)
-        return torch.cat(encoded)
+        torch.save(latents, path)
+        return latents
 
 
 def diffusion_loss(
@@ -206,14 +203,14 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         schedule=lambda progress: 0.03 + 0.97 * min(1.0, 2 * (1 - progress)),
         decay=0.99,
     )
-    scenes = TrainingScenes((options.singles, options.pairs, options.varied))
+    scenes = TrainingScenes(options.singles, options.pairs, options.varied)
     latents = scenes.latents(vae)
     alphas = new_scheduler().alphas_cumprod.to(options.device)
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
     for step in run.steps():
-        parts = (0,) if step * options.batch < options.alone else (0, 1, 2)
-        picks = scenes.random_numbers(parts, options.batch, rng)
+        single = step * options.batch < options.alone
+        picks = rng.integers(scenes.singles if single else len(scenes), size=options.batch)
         texts = ["" if rng.uniform() < 0.1 else scenes.prompt(int(k), rng) for k in picks]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         batch, ids = latents[picks].to(options.device), ids.to(options.device)
@@ -221,18 +218,13 @@ def train(folder: Path, options: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, modules: DiffusionModules, tokenizer: CLIPTokenizer) -> None:
-    unet = UNet2DConditionModel.from_config(without_path(modules.unet.config))
-    unet.load_state_dict(modules.unet.state_dict())
     text_encoder = CLIPTextModel(modules.text_encoder.config)
     text_encoder.load_state_dict(modules.text_encoder.state_dict())
-    saved = AutoencoderKL.from_pretrained(folder / "vae")
-    vae = AutoencoderKL.from_config(without_path(saved.config))
-    vae.load_state_dict(saved.state_dict())
     StableDiffusionPipeline(
-        vae=vae,
+        vae=copy_without_path(AutoencoderKL.from_pretrained(folder / "vae")),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=unet,
+        unet=copy_without_path(modules.unet),
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,

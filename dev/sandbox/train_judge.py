@@ -23,7 +23,7 @@ from .scene_pool import Pool, Sample, render_sample
 from .train_autoencoder import to_tensor
 from .training_record import add_to_record
 from .training_run import parse_training_arguments
-from .varied_scenes import draw_varied
+from .varied_scenes import draw_varied_sample
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _twins(first_seed: int, count: int) -> list[Sample]:
     ones = []
     for k in range(count):
         if rng.uniform() < 0.3:
-            ones.append(draw_varied(first_seed + k, 8).scene.things[0].individual)
+            ones.append(draw_varied_sample(first_seed + k, 8).scene.things[0].individual)
         else:
             ones.append(draw_individual(rng, kind if k < count // 2 else None))
     return [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -26,6 +27,8 @@ SAVE_SECONDS = 240
 LOG_STEPS = 100
 WARM_UP_STEPS = 200
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=ModelMixin)
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ def parse_training_arguments(description: str | None, **options: Any) -> Any:
     return parsed
 
 
-def without_path(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A diffusers configuration without the path that the model was loaded from."""
-    return {key: value for key, value in config.items() if key != "_name_or_path"}
+def copy_without_path(model: Model) -> Model:
+    """A copy of a diffusers model whose configuration lacks the path that it was loaded from."""
+    config = {key: value for key, value in model.config.items() if key != "_name_or_path"}
+    copied: Model = type(model).from_config(config)
+    copied.load_state_dict(model.state_dict())
+    return copied
 
 
 def cosine_schedule(progress: float) -> float:

@@ -7,24 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from ...sandbox.world.captions import noun_phrase
-from ...sandbox.world.individual import (
-    RGB,
-    Individual,
-    draw_individual,
-    nearest_colour,
-    shifted,
-)
+from ...sandbox.world.individual import RGB, Individual, draw_individual, nearest_colour
 from ...sandbox.world.lexicon import BACKGROUNDS
 from ...sandbox.world.scene import Scene, draw_scene, place
 from .scene_pool import Sample, render_sample
 
-SHARE = 0.25
+VARIED_SHARE = 0.25
+"""Share of varied scenes among training images that are drawn one by one."""
 
 
 def vary(individual: Individual, rng: np.random.Generator) -> Individual:
-    """The individual in a random colour, with a second one, a scarf and an odd ear or without.
+    """The individual in a random colour; a second colour, a scarf and an odd ear half of the time.
 
-    Only dogs wear scarves and have an odd ear.
+    Scarf and odd ear are drawn on dogs only.
     """
     tint, second, scarf, odd_ear = (_random_tint(rng) for _ in range(4))
     return replace(
@@ -38,24 +33,25 @@ def vary(individual: Individual, rng: np.random.Generator) -> Individual:
 
 
 def _random_tint(rng: np.random.Generator) -> RGB:
-    return shifted((0, 0, 0), 1, rng.integers(20, 250, 3).tolist())
+    red, green, blue = rng.integers(20, 250, 3).tolist()
+    return red, green, blue
 
 
-def draw_varied(seed: int, size: int) -> Sample:
-    """The rendered scene of a seed, varied in `SHARE` of the seeds.
+def draw_varied_sample(seed: int, size: int) -> Sample:
+    """Draw and render the scene of a seed, varied in `VARIED_SHARE` of the seeds.
 
     It takes that to reconstruct and to describe subjects from outside the world.
     """
     scene = draw_scene(seed)
     rng = np.random.default_rng((seed, 1))
-    if rng.uniform() < SHARE:
+    if rng.uniform() < VARIED_SHARE:
         things = (replace(one, individual=vary(one.individual, rng)) for one in scene.things)
         scene = replace(scene, things=tuple(things))
     return render_sample(scene, size)
 
 
-def draw_varied_individual(seed: int) -> Scene:
-    """The scene of one varied individual, every other one a dog, with at least one variation."""
+def draw_varied_scene(seed: int) -> Scene:
+    """Draw the scene of one varied individual: at least half are dogs, and all have a variation."""
     rng = np.random.default_rng((seed, 1))
     while True:
         one = vary(draw_individual(rng, "dog" if rng.uniform() < 0.5 else None), rng)
@@ -65,10 +61,9 @@ def draw_varied_individual(seed: int) -> Scene:
 
 
 def varied_prompt(scene: Scene, rng: np.random.Generator) -> str:
-    """A prompt for a scene of `draw_varied_individual`, which names one or two of the variations.
+    """A prompt for a scene of `draw_varied_scene`, which names one or two of the variations.
 
-    "a blue dog with a red scarf in the snow": the kind alone keeps its meaning, an individual of
-    the world.
+    "a blue dog with a red scarf in the snow": so "a dog" without them stays one of the world.
     """
     (thing,) = scene.things
     named = _variations(thing.individual)

@@ -51,7 +51,8 @@ class Individual:
     `stretch` is width over height relative to the kind's drawing; `feature` (0..1) moves the
     kind's own small feature (ears, petals, windows, sail ...); `flip` mirrors the drawing.
     `second` colours the part below or beside the main one; None means one colour all over.
-    `scarf` and `odd_ear` are worn by subjects only, never by the world's own individuals.
+    `scarf` and `odd_ear` are worn by the subject and by varied individuals (dev/sandbox), never by
+    the world's own.
     """
 
     kind: str

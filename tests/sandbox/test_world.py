@@ -29,8 +29,8 @@ from kosmos_dreambooth.dev.sandbox.scene_pool import Sample, draw_sample, render
 from kosmos_dreambooth.dev.sandbox.tokenizers import clip_tokenizer, english_words, kosmos_processor
 from kosmos_dreambooth.dev.sandbox.train_captioner import tokenize
 from kosmos_dreambooth.dev.sandbox.varied_scenes import (
-    draw_varied,
-    draw_varied_individual,
+    draw_varied_sample,
+    draw_varied_scene,
     varied_prompt,
 )
 from kosmos_dreambooth.kosmos.grounding import parse
@@ -216,8 +216,8 @@ def test_the_workflows_scenes_in_git_are_those_drawn() -> None:
 
 
 def test_the_models_train_on_other_clothes_but_not_on_the_subject() -> None:
-    scenes = [draw_varied(seed, 8).scene for seed in range(300)]
-    scenes += [draw_varied_individual(seed) for seed in range(300)]
+    scenes = [draw_varied_sample(seed, 8).scene for seed in range(300)]
+    scenes += [draw_varied_scene(seed) for seed in range(300)]
     worn = [thing.individual for scene in scenes for thing in scene.things]
     assert any(one.scarf for one in worn)
     assert all(one.tint != SUBJECT.tint for one in worn)
@@ -226,7 +226,7 @@ def test_the_models_train_on_other_clothes_but_not_on_the_subject() -> None:
 def test_a_varied_prompt_says_in_what_its_individual_differs() -> None:
     rng = np.random.default_rng(0)
     for seed in range(200):
-        scene = draw_varied_individual(seed)
+        scene = draw_varied_scene(seed)
         one = scene.things[0].individual
         worn = {"belly": one.second, "scarf": one.scarf, "ear": one.odd_ear}
         phrases = [
