@@ -80,4 +80,11 @@ class AskImage(io.ComfyNode):
             max_new_tokens=max_new_tokens,
             batching=batch_options(len(image) * len(lines), batch_size),
         )
+        host.show_text(
+            "\n".join(
+                f"{f'image {k}: ' if len(image) > 1 else ''}{line} {answer}"
+                for k, of_image in enumerate(answers, start=1)
+                for line, answer in zip(lines, of_image, strict=True)
+            )
+        )
         return io.NodeOutput([answer for of_image in answers for answer in of_image])

@@ -57,9 +57,14 @@ def ask_graph(server: ComfyUI, questions: str) -> Graph:
 
 def test_each_question_gets_an_answer_per_image(client: Client, server: ComfyUI) -> None:
     graph = ask_graph(server, "how many are there?\n\nwhat colour is the house?\n")
-    answers = texts(graph.outputs(client), "answers")
+    outcome = graph.outputs(client)
+    answers = texts(outcome, "answers")
     assert len(answers) == 4
     assert all(answers)
+    questions = ("how many are there?", "what colour is the house?")
+    asked = [f"image {image}: {question}" for image in (1, 2) for question in questions]
+    lines = [f"{question} {answer}" for question, answer in zip(asked, answers, strict=True)]
+    assert dict(outcome.texts)["ask"].splitlines() == lines
 
 
 def test_a_phrase_gets_boxes_masks_and_a_drawing(client: Client, server: ComfyUI) -> None:
