@@ -21,6 +21,7 @@ COMMANDS = {
     "layout-workflows": "demo.layout_workflows",
     "blueprints": "demo.write_blueprints",
     "screenshots": "demo.panel_screenshots",
+    "help-images": "demo.help_images",
     "train-autoencoder": "sandbox.train_autoencoder",
     "train-diffusion": "sandbox.train_diffusion",
     "train-decoder": "sandbox.train_decoder",

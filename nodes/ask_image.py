@@ -15,6 +15,9 @@ from .text_inputs import required_lines
 if TYPE_CHECKING:
     from ..kosmos.kosmos_model import Kosmos
 
+SHOWN = 50
+"""Answers that the node itself shows."""
+
 
 class AskImage(io.ComfyNode):
     """Visual question answering for a batch of images."""
@@ -80,11 +83,11 @@ class AskImage(io.ComfyNode):
             max_new_tokens=max_new_tokens,
             batching=batch_options(len(image) * len(lines), batch_size),
         )
-        host.show_text(
-            "\n".join(
-                f"{f'image {k}: ' if len(image) > 1 else ''}{line} {answer}"
-                for k, of_image in enumerate(answers, start=1)
-                for line, answer in zip(lines, of_image, strict=True)
-            )
-        )
+        shown = [
+            f"{f'image {k}: ' if len(image) > 1 else ''}{line} {answer}"
+            for k, of_image in enumerate(answers, start=1)
+            for line, answer in zip(lines, of_image, strict=True)
+        ]
+        rest = [f"... and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
+        host.show_text("\n".join(shown[:SHOWN] + rest))
         return io.NodeOutput([answer for of_image in answers for answer in of_image])

@@ -112,16 +112,20 @@ def main() -> None:
             print(f"docs/panel_{name}.jpg", flush=True)
 
 
-def _take(tab: Tab, shot: Shot) -> Image.Image:
-    """Run a workflow and return a screenshot of its panel."""
-    file = ROOT / "workflows" / f"{shot.workflow}.json"
+def run_workflow(tab: Tab, name: str) -> None:
+    """Open a saved workflow and run it to its end."""
+    file = ROOT / "workflows" / f"{name}.json"
     tab.page.evaluate(OPEN, json.loads(file.read_text(encoding="utf-8")))
-    node = tab.page.evaluate(FIRST, shot.kind)
-    tab.page.evaluate(SHRINK, node)
-    tab.frame(shot.kind)
     ended = tab.page.evaluate(ENDED)
     if ended != "execution_success":
         raise RuntimeError(f"{file.name} ended with {ended}.")
+
+
+def _take(tab: Tab, shot: Shot) -> Image.Image:
+    """Run a workflow and return a screenshot of its panel."""
+    run_workflow(tab, shot.workflow)
+    node = tab.page.evaluate(FIRST, shot.kind)
+    tab.page.evaluate(SHRINK, node)
     tab.frame(shot.kind)
     panel = tab.page.locator(f'[data-node-id="{node}"] .kd-panel')
     shot.interact(panel)
