@@ -490,6 +490,11 @@ class TrainingConfig(Config, Options):
         return self.class_target == "model" and self.method != "embedding"
 
     @property
+    def uses_other_words(self) -> bool:
+        """Whether class images may be trained with random words, if there are class images."""
+        return self.uses_prior_teacher and self.other_words > 0
+
+    @property
     def trains_adapters_only(self) -> bool:
         """Whether the diffusion model's weights are frozen, in adapters that are not rounded."""
         return self.method not in ("full", "embedding") and self.quantization_aware == NO_QAT

@@ -233,7 +233,7 @@ def write_core_data(run: RunFolder, config: TrainingConfig, models: CoreModels) 
         encode_prompt(config.plain_caption)  # a CLIP of another model is found before the images
     parts = load_training_images(run, config, encode, host.latent_side(models.vae))
     captions = [text for kind in parts for part in kind for text in part.captions]
-    words = core_vocabulary_prompts(config) if config.other_words and parts[1] else []
+    words = core_vocabulary_prompts(config) if config.uses_other_words and parts[1] else []
     prompts = training_prompts(config, captions, words)
     host.show_text(f"encoding {len(set(prompts))} prompts")
     encode_missing(run.conditioning, [*prompts, *config.preview_prompts], encode_prompt)

@@ -107,7 +107,8 @@ class DreamBoothModule(Learner):
         if class_images:
             self.buckets["class"] = class_images
         self._has_teacher = config.uses_prior_teacher and "class" in self.buckets
-        words = self.denoiser.vocabulary_prompts() if self._uses_other_words else []
+        uses_other_words = config.uses_other_words and "class" in self.buckets
+        words = self.denoiser.vocabulary_prompts() if uses_other_words else []
         self._vocabulary_prompts = words or [config.class_caption]
         parts = [bucket for kind in self.buckets.values() for bucket in kind]
         captions = [text for part in parts for text in part.captions]
@@ -115,10 +116,6 @@ class DreamBoothModule(Learner):
         if self._has_teacher:
             self.denoiser.keep_untrained()
         self._prefetcher: Prefetcher[list[_Batch]] | None = None
-
-    @property
-    def _uses_other_words(self) -> bool:
-        return self._has_teacher and self.config.other_words > 0
 
     def parameter_groups(self) -> list[ParamGroup]:
         """Return the trained parameters of UNet and text encoder, each with its peak rate."""
