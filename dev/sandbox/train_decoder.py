@@ -82,7 +82,8 @@ def train(folder: Path, budget: Budget, learning_rate: float) -> None:
         true = to_tensor([render_sample(scene, IMAGE_SIZE) for scene in scenes])
         with torch.no_grad():
             latents = model.encode(true).latent_dist.mean
-        latents[:denoised] = sdedit(latents[:denoised], prompts[:denoised])
+        scaled = latents[:denoised] * model.config.scaling_factor
+        latents[:denoised] = sdedit(scaled, prompts[:denoised]) / model.config.scaling_factor
         with torch.autocast("cpu", torch.bfloat16):
             decoded = model.decode(latents.contiguous(memory_format=torch.channels_last)).sample
         run.optimize(reconstruction_loss(decoded.float(), true))

@@ -174,7 +174,8 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     """Train for `options.minutes`, from the weights in `folder` if there are any."""
     tokenizer = clip_tokenizer()
     torch.manual_seed(options.seed)
-    if (folder / "unet" / "config.json").exists():
+    continued = (folder / "unet" / "config.json").exists()
+    if continued:
         modules = DiffusionModules(
             UNet2DConditionModel.from_pretrained(folder / "unet"),
             CLIPTextModel.from_pretrained(folder / "text_encoder"),
@@ -209,7 +210,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
     for step in run.steps():
-        single = step * options.batch < options.alone
+        single = not continued and step * options.batch < options.alone
         picks = rng.integers(scenes.singles if single else len(scenes), size=options.batch)
         texts = ["" if rng.uniform() < 0.1 else scenes.prompt(int(k), rng) for k in picks]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -242,7 +243,7 @@ def main() -> None:
         singles=(14_000, "scenes of one thing"),
         pairs=(14_000, "scenes of two things"),
         varied=(8_000, "scenes of one varied individual"),
-        alone=(40_000, "samples before the others are used"),
+        alone=(40_000, "samples of one thing first, when it starts anew"),
         device="cpu",
     )
     train(DIFFUSION, options)
