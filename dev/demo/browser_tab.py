@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,18 @@ class Tab:
         """Save a screenshot of the page."""
         self.page.evaluate(WAIT_FOR_IMAGES)
         self.page.screenshot(path=file)
+
+    def picture(self, box: Mapping[str, float], margin: int) -> Image.Image:
+        """Return a part of the page and its margin, RGB; `box` has x, y, width and height."""
+        png = self.page.screenshot(
+            clip={
+                "x": box["x"] - margin,
+                "y": box["y"] - margin,
+                "width": box["width"] + 2 * margin,
+                "height": box["height"] + 2 * margin,
+            }
+        )
+        return Image.open(io.BytesIO(png)).convert("RGB")
 
     def contrast(self, element: Locator) -> float:
         """Return the contrast (WCAG 2.1) of the lightest and the darkest pixel of an element."""

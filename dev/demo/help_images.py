@@ -6,15 +6,15 @@ after a run are drawn alone.
 
 from __future__ import annotations
 
-import io
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
 from ..command_line import parse_arguments
-from .browser_tab import WAIT_FOR_IMAGES, Tab, configure, server_and_browser
+from .browser_tab import Tab, configure, server_and_browser
 from .comfyui_server import ROOT
-from .panel_screenshots import PIXEL_RATIO, QUALITY, RUN_MS, run_workflow
+from .panel_screenshots import PIXEL_RATIO, QUALITY, RUN_MS, require_known, run_workflow
 from .playground import copy_inputs
 
 FOLDER = ROOT / "web" / "docs" / "images"
@@ -91,6 +91,11 @@ UNION = """(ids) => {
     return { x, y, width, height: Math.max(...boxes.map((b) => b.bottom)) - y };
 }"""
 
+LOADED = """() => {
+    const images = [...document.querySelectorAll('[data-node-id] img')];
+    return images.every((image) => image.complete);
+}"""
+
 
 def main() -> None:
     """Run the workflows, and write the images into web/docs/images/."""
@@ -99,10 +104,9 @@ def main() -> None:
         names={"nargs": "*", "help": "nodes; all by default"},
         frontend={"type": Path, "help": "folder of another frontend"},
     )
-    names = set(options.names) or {
-        *ALONE,
-        *(kind for group in IN_WORKFLOWS.values() for kind in group),
-    }
+    known = {*ALONE, *chain.from_iterable(IN_WORKFLOWS.values())}
+    require_known(options.names, known)
+    names = set(options.names) or known
     with server_and_browser(options.frontend) as (server, browser):
         copy_inputs(server.input)
         width, height = VIEWPORT
@@ -129,18 +133,10 @@ def _save(tab: Tab, kind: str) -> None:
     room = [VIEWPORT[0] - 2 * BARS, VIEWPORT[1] - 2 * BARS]
     shown = tab.page.evaluate(FRAME, [kind, BARS, BARS, *room])
     tab.page.wait_for_timeout(1000)  # nodes outside the viewport are drawn later
-    tab.page.evaluate(WAIT_FOR_IMAGES)
+    tab.page.wait_for_function(LOADED)
     box = tab.page.evaluate(UNION, shown)
-    png = tab.page.screenshot(
-        clip={
-            "x": box["x"] - MARGIN,
-            "y": box["y"] - MARGIN,
-            "width": box["width"] + 2 * MARGIN,
-            "height": box["height"] + 2 * MARGIN,
-        }
-    )
-    with Image.open(io.BytesIO(png)) as image:
-        image.thumbnail(LARGEST, Image.Resampling.LANCZOS)
-        file = FOLDER / f"{kind}.jpg"
-        image.convert("RGB").save(file, quality=QUALITY, optimize=True)
+    image = tab.picture(box, MARGIN)
+    image.thumbnail(LARGEST, Image.Resampling.LANCZOS)
+    file = FOLDER / f"{kind}.jpg"
+    image.save(file, quality=QUALITY, optimize=True)
     print(file.relative_to(ROOT), flush=True)

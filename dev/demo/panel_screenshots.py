@@ -6,9 +6,8 @@ interactive element.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,9 +92,10 @@ def main() -> None:
     """Run the workflows, and write the screenshots into docs/."""
     options = parse_arguments(
         __doc__,
-        names={"nargs": "*", "help": f"of {', '.join(SHOTS)}"},
+        names={"nargs": "*", "help": "panels; all by default"},
         frontend={"type": Path, "help": "folder of another frontend"},
     )
+    require_known(options.names, SHOTS)
     with server_and_browser(options.frontend) as (server, browser):
         copy_inputs(server.input)
         context = browser.new_context(
@@ -110,6 +110,12 @@ def main() -> None:
                 FOLDER / f"panel_{name}.jpg", quality=QUALITY, optimize=True
             )
             print(f"docs/panel_{name}.jpg", flush=True)
+
+
+def require_known(names: Iterable[str], known: Iterable[str]) -> None:
+    """Exit with a message that lists the known names if one is not among them."""
+    if unknown := set(names).difference(known):
+        raise SystemExit(f"{', '.join(sorted(unknown))}: choose of {', '.join(sorted(known))}.")
 
 
 def run_workflow(tab: Tab, name: str) -> None:
@@ -131,15 +137,5 @@ def _take(tab: Tab, shot: Shot) -> Image.Image:
     shot.interact(panel)
     tab.page.evaluate(WAIT_FOR_IMAGES)
     tab.page.wait_for_timeout(500)  # colours fade
-    box = panel.bounding_box()
-    if box is None:
-        raise RuntimeError(f"{shot.kind} shows no panel.")
-    png = tab.page.screenshot(
-        clip={
-            "x": box["x"] - MARGIN,
-            "y": box["y"] - MARGIN,
-            "width": box["width"] + 2 * MARGIN,
-            "height": box["height"] + 2 * MARGIN,
-        }
-    )
-    return Image.open(io.BytesIO(png)).convert("RGB")
+    box = panel.evaluate("(panel) => panel.getBoundingClientRect().toJSON()")
+    return tab.picture(box, MARGIN)
