@@ -110,7 +110,7 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip="Also save the result where ComfyUI's loaders list it: in "
                     "models/loras/dreambooth, or for full in models/checkpoints/dreambooth as fp16 "
                     "(in models/diffusers/dreambooth for small models that fit no checkpoint "
-                    "file).",
+                    "file). A fully trained MODEL goes to models/diffusion_models/dreambooth.",
                 ),
                 io.Model.Input(
                     "model",

@@ -45,8 +45,8 @@ class GroundPhrase(io.ComfyNode):
                     "verify",
                     default=True,
                     tooltip="Caption each box and drop it when the caption lacks the phrase's "
-                    "noun. Off: fewer passes, but the model returns a box even for a phrase that "
-                    "is not in the image.",
+                    "noun. Off: fewer passes, but the published Kosmos-2 returns a box even for a "
+                    "phrase that is not in the image.",
                 ),
                 batch_size_input("Phrases"),
             ],

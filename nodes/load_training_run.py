@@ -75,7 +75,8 @@ class LoadTrainingRun(io.ComfyNode):
                 ),
                 LORA_MODEL.Output(
                     display_name="lora",
-                    tooltip="The LoRA of the checkpoint, for a run with the method lora or dora.",
+                    tooltip="The LoRA of the checkpoint, for a run with the method lora, dora, "
+                    "lokr or loha.",
                 ),
                 LOSS_MAP.Output(display_name="loss_map", tooltip="The loss of each step so far."),
                 io.Image.Output(

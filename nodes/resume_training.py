@@ -78,7 +78,7 @@ class ResumeTraining(io.ComfyNode):
                 DIFFUSION.Output(display_name="trained", tooltip="The trained diffusion model."),
                 LORA_MODEL.Output(
                     display_name="lora",
-                    tooltip="The LoRA weights, for a run with the method lora or dora.",
+                    tooltip="The LoRA weights, for a run with the method lora, dora, lokr or loha.",
                 ),
                 run_schema.loss_map_output(),
                 run_schema.run_folder_output(),

@@ -30,8 +30,9 @@ class TrainingOptions(io.ComfyNode):
             search_aliases="optimizer, ema, lora training, dreambooth, min snr, "
             "learning rate schedule",
             advanced=" ".join(name for name, option in widgets if not option.basic),
-            description="The other settings of a training run, for DreamBoothTrain and "
-            "TextualInversionTrain. The defaults are what they use without this node.",
+            description="The other settings of a training run, for DreamBoothTrain, "
+            "TextualInversionTrain, FineTuneCaptions and ResumeTraining. The first three use the "
+            "defaults without this node, except that a run then has eight previews.",
             inputs=[
                 option_input(Options, name, optional=option.widget > REQUIRED)
                 for name, option in sorted(widgets, key=lambda widget: widget[1].widget)

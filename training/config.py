@@ -104,8 +104,8 @@ class CommonOptions:
         choices=("auto", "fp32", "bf16", "fp16"),
         widget=11,
         basic=True,
-        tooltip="Mixed precision. auto is bf16 on a GPU that supports it and fp32 elsewhere; fp16 "
-        "is for older GPUs.",
+        tooltip="Mixed precision. auto is bf16 on a GPU that computes in it, fp16 on an older GPU "
+        "and fp32 on a CPU.",
     )
     devices: int = option(
         1,
@@ -201,9 +201,9 @@ class Options(CommonOptions):
         group=Group.PARAMETERS,
         choices=("attention", "all"),
         widget=1,
-        tooltip="Layers that lora and dora adapt. attention makes a smaller file; all adapts "
-        "convolutions and feed-forward layers too, for higher subject similarity. Not used by "
-        "full.",
+        tooltip="Layers that lora, dora, lokr and loha adapt. attention makes a smaller file; all "
+        "adapts convolutions and feed-forward layers too, for higher subject similarity. Not used "
+        "by full.",
     )
     token_vectors: int = option(1, group=Group.PARAMETERS, bounds=(1, 32))
     text_learning_rate: float = option(
@@ -282,8 +282,9 @@ class Options(CommonOptions):
         legacy=0.0,
         widget=30,
         step=0.01,
-        tooltip="Probability that a class image is trained with a subject caption without the "
-        "token, which preserves the class in those scenes too. Only with class_target model.",
+        tooltip="Share of the class images with a prompt (see class_caption_dropout) that are "
+        "trained with a subject caption without the token, which preserves the class in those "
+        "scenes too. Only with class_target model.",
     )
     other_words: float = option(
         0.6,
@@ -292,9 +293,9 @@ class Options(CommonOptions):
         legacy=0.0,
         widget=31,
         step=0.01,
-        tooltip="Probability that a class image is trained with random words of the vocabulary "
-        "instead of the class caption, which preserves everything else. Only with class_target "
-        "model.",
+        tooltip="Share of the remaining class images (see class_scenes) that are trained with "
+        "random words of the vocabulary instead of the class caption, which preserves everything "
+        "else. Only with class_target model.",
     )
     plain_captions: float = option(
         0.4,
