@@ -20,7 +20,7 @@ from ...sandbox.world.lexicon import (
 
 KOSMOS_PIXELS = 112
 TEXT_LENGTH = 32
-"""Tokens that the painter's text encoder reads, begin and end included."""
+"""Tokens that the diffusion model's text encoder reads, begin and end included."""
 
 _GLUE = (
     "a an and the of in on at by is are there then it all this that one two three four to "
