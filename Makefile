@@ -34,7 +34,7 @@ check: setup .cache/types/kosmos_dreambooth ## style, formatting and types
 test: setup ## run all tests that need no browser
 	@.venv/bin/pytest --ignore tests/browser
 
-browser: setup .cache/frontend ## run the tests of the face, in a chromium that you installed
+browser: setup .cache/frontend ## run the browser tests, in a Chromium that you installed
 	@.venv/bin/pytest tests/browser
 
 gpu: setup ## test and measure the pack on an NVIDIA GPU, ten minutes
