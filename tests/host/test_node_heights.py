@@ -23,6 +23,7 @@ OPENING = 16
 """What a panel adds to its height when it opens: the spacing that a new node has."""
 
 WITH_TEXT = {
+    "AskImage",
     "AttentionMap",
     "CaptionFolder",
     "DreamBoothTrain",
