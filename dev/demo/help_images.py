@@ -39,7 +39,7 @@ IN_WORKFLOWS = {
     "quantize_and_compare": ("Quantize",),
     "translate_captions": ("FineTuneCaptions",),
     "textual_inversion": ("SubjectDataset", "TextualInversionTrain"),
-    "choose_the_best_checkpoint": ("DreamBoothTrain", "EvaluateSubject", "TrainingOptions"),
+    "choose_the_best_checkpoint": ("DreamBoothTrain", "EvaluateSubject"),
 }
 """The nodes that are shown in each workflow."""
 
@@ -57,6 +57,7 @@ ALONE = (
     "SaveCaptions",
     "SaveDiffusion",
     "ToComfyModel",
+    "TrainingOptions",
     "TranslateCaption",
 )
 
