@@ -81,4 +81,5 @@ def test_a_saved_inpainting_model_is_one(model: Diffusion, tmp_path: Path) -> No
     assert index["_class_name"].endswith("InpaintPipeline")
     again = load_diffusion(tmp_path / "copy")
     assert again.is_inpainting_model
-    assert torch.equal(sample(again, ["a dog"], steps=2), sample(model, ["a dog"], steps=2))
+    images = [sample(m, ["a dog"], steps=2) for m in (again, model)]
+    assert torch.allclose(*images, atol=1e-5)  # rounding depends on the alignment of memory
