@@ -11,6 +11,7 @@ from kosmos_dreambooth.dev.bench.resume_equality import differences
 from kosmos_dreambooth.training.dreambooth import dreambooth_module, prefetch
 from kosmos_dreambooth.training.dreambooth.prefetch import Prefetcher, spare_device, split_threads
 from kosmos_dreambooth.training.dreambooth.prior_teacher import PriorTeacher
+from kosmos_dreambooth.training.run.events import loss_curve
 from kosmos_dreambooth.training.run.stop_request import StopRequest
 from kosmos_dreambooth.training.run.train_loop import train
 
@@ -92,7 +93,9 @@ def test_the_teacher_s_copy_computes_on_another_device(
         return predict(self, *inputs)
 
     monkeypatch.setattr(PriorTeacher, "predict", record)
-    assert differences(trained(make_run, tmp_path / "other"), plain) == []
+    # A copy lies elsewhere in memory, on which the last bit of a matrix product may depend.
+    losses = loss_curve(trained(make_run, tmp_path / "other").events)
+    assert losses == pytest.approx(loss_curve(plain.events), rel=1e-4)
     assert set(devices) == {other}
 
 
