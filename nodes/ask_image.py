@@ -83,11 +83,12 @@ class AskImage(io.ComfyNode):
             max_new_tokens=max_new_tokens,
             batching=batch_options(len(image) * len(lines), batch_size),
         )
-        shown = [
+        report = [
             f"{f'image {k}: ' if len(image) > 1 else ''}{line} {answer}"
             for k, of_image in enumerate(answers, start=1)
             for line, answer in zip(lines, of_image, strict=True)
         ]
-        rest = [f"... and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
-        host.show_text("\n".join(shown[:SHOWN] + rest))
+        if len(report) > SHOWN:
+            report[SHOWN:] = [f"... and {len(report) - SHOWN} more"]
+        host.show_text("\n".join(report))
         return io.NodeOutput([answer for of_image in answers for answer in of_image])

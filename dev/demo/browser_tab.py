@@ -166,8 +166,8 @@ class Tab:
         self.page.evaluate(WAIT_FOR_IMAGES)
         self.page.screenshot(path=file)
 
-    def picture(self, box: Mapping[str, float], margin: int) -> Image.Image:
-        """Return a part of the page and its margin, RGB; `box` has x, y, width and height."""
+    def clipped_screenshot(self, box: Mapping[str, float], margin: int) -> Image.Image:
+        """Return a part of the page, RGB: a box (x, y, width, height; CSS pixels) and a margin."""
         png = self.page.screenshot(
             clip={
                 "x": box["x"] - margin,

@@ -12,10 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..command_line import parse_arguments
-from .browser_tab import Tab, configure, server_and_browser
+from .browser_tab import Tab
 from .comfyui_server import ROOT
-from .panel_screenshots import PIXEL_RATIO, QUALITY, RUN_MS, require_known, run_workflow
-from .playground import copy_inputs
+from .panel_screenshots import QUALITY, opened_tab, require_known, run_workflow
 
 FOLDER = ROOT / "web" / "docs" / "images"
 VIEWPORT = (1600, 1600)
@@ -91,11 +90,13 @@ UNION = """(ids) => {
     const width = Math.max(...boxes.map((b) => b.right)) - x;
     return { x, y, width, height: Math.max(...boxes.map((b) => b.bottom)) - y };
 }"""
+"""The smallest box of the page around nodes."""
 
 LOADED = """() => {
     const images = [...document.querySelectorAll('[data-node-id] img')];
     return images.every((image) => image.complete);
 }"""
+"""Whether the images in all nodes, core's too, are loaded."""
 
 
 def main() -> None:
@@ -108,16 +109,7 @@ def main() -> None:
     known = {*ALONE, *chain.from_iterable(IN_WORKFLOWS.values())}
     require_known(options.names, known)
     names = set(options.names) or known
-    with server_and_browser(options.frontend) as (server, browser):
-        copy_inputs(server.input)
-        width, height = VIEWPORT
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, device_scale_factor=PIXEL_RATIO
-        )
-        configure(context, server, vue=True)
-        tab = Tab(context.new_page(), server)
-        tab.page.set_default_timeout(RUN_MS)
-        tab.open()
+    with opened_tab(options.frontend, *VIEWPORT) as tab:
         for kind in names.intersection(ALONE):
             tab.page.evaluate(PLACE_ALONE, kind)
             _save(tab, kind)
@@ -136,7 +128,7 @@ def _save(tab: Tab, kind: str) -> None:
     tab.page.wait_for_timeout(1000)  # nodes outside the viewport are drawn later
     tab.page.wait_for_function(LOADED)
     box = tab.page.evaluate(UNION, shown)
-    image = tab.picture(box, MARGIN)
+    image = tab.clipped_screenshot(box, MARGIN)
     image.thumbnail(LARGEST, Image.Resampling.LANCZOS)
     file = FOLDER / f"{kind}.jpg"
     image.save(file, quality=QUALITY, optimize=True)

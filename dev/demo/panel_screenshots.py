@@ -7,7 +7,8 @@ interactive element.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,20 +97,27 @@ def main() -> None:
         frontend={"type": Path, "help": "folder of another frontend"},
     )
     require_known(options.names, SHOTS)
-    with server_and_browser(options.frontend) as (server, browser):
-        copy_inputs(server.input)
-        context = browser.new_context(
-            viewport={"width": 1400, "height": 1500}, device_scale_factor=PIXEL_RATIO
-        )
-        configure(context, server, vue=True)
-        tab = Tab(context.new_page(), server)
-        tab.page.set_default_timeout(RUN_MS)
-        tab.open()
+    with opened_tab(options.frontend, 1400, 1500) as tab:
         for name in options.names or SHOTS:
             _take(tab, SHOTS[name]).save(
                 FOLDER / f"panel_{name}.jpg", quality=QUALITY, optimize=True
             )
             print(f"docs/panel_{name}.jpg", flush=True)
+
+
+@contextmanager
+def opened_tab(frontend: Path | None, width: int, height: int) -> Iterator[Tab]:
+    """Open a new ComfyUI with the sandbox's images in a page of a size, with Vue nodes."""
+    with server_and_browser(frontend) as (server, browser):
+        copy_inputs(server.input)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, device_scale_factor=PIXEL_RATIO
+        )
+        configure(context, server, vue=True)
+        tab = Tab(context.new_page(), server)
+        tab.page.set_default_timeout(RUN_MS)
+        tab.open()
+        yield tab
 
 
 def require_known(names: Iterable[str], known: Iterable[str]) -> None:
@@ -138,4 +146,4 @@ def _take(tab: Tab, shot: Shot) -> Image.Image:
     tab.page.evaluate(WAIT_FOR_IMAGES)
     tab.page.wait_for_timeout(500)  # colours fade
     box = panel.evaluate("(panel) => panel.getBoundingClientRect().toJSON()")
-    return tab.picture(box, MARGIN)
+    return tab.clipped_screenshot(box, MARGIN)

@@ -155,7 +155,7 @@ def subgraph_workflow(blueprint: Blueprint) -> dict[str, Any]:
         outputs.append({"name": name, "type": kind})
     for order, node in enumerate(nodes.values()):
         node |= {"pos": [COLUMN * order, 0], "flags": {}, "order": order}
-        node.pop("title", None)  # it may name the workflow's values
+        node.pop("title", None)  # "Masks of the cats" need not hold here
         for index, place in enumerate(node["inputs"]):
             place["link"] = next(iter(_links_at(links, "target", node["id"], index)), None)
         for index, place in enumerate(node["outputs"]):

@@ -82,4 +82,4 @@ def test_a_saved_inpainting_model_is_one(model: Diffusion, tmp_path: Path) -> No
     again = load_diffusion(tmp_path / "copy")
     assert again.is_inpainting_model
     images = [sample(m, ["a dog"], steps=2) for m in (again, model)]
-    assert torch.allclose(*images, atol=1e-5)  # rounding depends on the alignment of memory
+    assert torch.allclose(*images, atol=1e-5)  # up to 1e-6 on an Intel CPU

@@ -20,7 +20,7 @@ def test_a_saved_folder_generates_the_same_images(velocity_diffusion, tmp_path):
     again = load_diffusion(tmp_path / "a" / "copy")
     prompts = ["a red dog"]
     images = [sample(m, prompts, steps=3) for m in (again, velocity_diffusion)]
-    assert torch.allclose(*images, atol=1e-5)  # rounding depends on the alignment of memory
+    assert torch.allclose(*images, atol=1e-5)  # up to 1e-6 on an Intel CPU
     assert again.scheduler_config["prediction_type"] == "v_prediction"
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "a" / "copy")
     assert pipeline.unet.config.cross_attention_dim == 32
@@ -34,7 +34,7 @@ def test_a_saved_folder_keeps_what_its_scheduler_leaves_open(diffusion, tmp_path
     again = load_diffusion(tmp_path / "copy")
     assert again.scheduler_config == config
     images = [sample(m, ["a red dog"], steps=3, scheduler=scheduler) for m in (model, again)]
-    assert torch.allclose(*images, atol=1e-5)  # rounding depends on the alignment of memory
+    assert torch.allclose(*images, atol=1e-5)  # up to 1e-6 on an Intel CPU
 
 
 def test_a_saved_xl_folder_is_the_same_model(xl_diffusion, tmp_path):
@@ -42,7 +42,7 @@ def test_a_saved_xl_folder_is_the_same_model(xl_diffusion, tmp_path):
     again = load_diffusion(tmp_path / "copy")
     prompts = ["a red dog"]
     images = [sample(m, prompts, steps=3) for m in (again, xl_diffusion)]
-    assert torch.allclose(*images, atol=1e-5)  # rounding depends on the alignment of memory
+    assert torch.allclose(*images, atol=1e-5)  # up to 1e-6 on an Intel CPU
     before = fingerprint(again)
     assert fingerprint(load_diffusion(zero_a_weight(tmp_path / "copy"))) != before
 

@@ -93,7 +93,7 @@ def test_the_teacher_s_copy_computes_on_another_device(
         return predict(self, *inputs)
 
     monkeypatch.setattr(PriorTeacher, "predict", record)
-    # A copy lies elsewhere in memory, on which the last bit of a matrix product may depend.
+    # The last bits differ at times on an Intel CPU; the cause is not known.
     losses = loss_curve(trained(make_run, tmp_path / "other").events)
     assert losses == pytest.approx(loss_curve(plain.events), rel=1e-4)
     assert set(devices) == {other}

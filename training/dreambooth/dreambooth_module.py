@@ -107,8 +107,7 @@ class DreamBoothModule(Learner):
         if class_images:
             self.buckets["class"] = class_images
         self._has_teacher = config.uses_prior_teacher and "class" in self.buckets
-        uses_other_words = config.uses_other_words and "class" in self.buckets
-        words = self.denoiser.vocabulary_prompts() if uses_other_words else []
+        words = denoiser.vocabulary_prompts() if config.uses_other_words and class_images else []
         self._vocabulary_prompts = words or [config.class_caption]
         parts = [bucket for kind in self.buckets.values() for bucket in kind]
         captions = [text for part in parts for text in part.captions]
